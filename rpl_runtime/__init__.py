@@ -1,0 +1,1 @@
+"""Relay policy runtime: a bundle in, motion out. Needs neither torch nor mujoco."""

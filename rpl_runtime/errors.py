@@ -1,0 +1,110 @@
+"""Every error of the project, in one tree; each names the gRPC status that carries it.
+
+    RelayError                       INTERNAL
+    ├── InvalidInput                 INVALID_ARGUMENT     a NaN, a wrong size, a value out of range
+    │   └── InvalidGoal              INVALID_ARGUMENT     an unknown element, an empty goal
+    ├── ProtocolViolation            FAILED_PRECONDITION  a message at the wrong moment
+    │   └── StepOutOfOrder           OUT_OF_RANGE         a gap or a repeat in a robot's steps
+    ├── RobotLeased                  ALREADY_EXISTS       the robot already runs on a stream
+    ├── BundleError                  FAILED_PRECONDITION  a bundle that cannot be used
+    │   ├── BundleNotFound           NOT_FOUND            no bundle there
+    │   ├── BundleCorrupt            DATA_LOSS            a digest that does not match
+    │   ├── UnsupportedSchema        UNIMPLEMENTED        a manifest of another schema version
+    │   └── MismatchedPair           FAILED_PRECONDITION  a high level with another low level
+    ├── DemonstrationError           INVALID_ARGUMENT     recordings that cannot be learned from
+    ├── TrainingError                FAILED_PRECONDITION  a run that cannot go on
+    ├── ParityError                  FAILED_PRECONDITION  exported graphs that differ from their modules
+    ├── ServerUnavailable            UNAVAILABLE          nobody answers at the address
+    ├── AddressInUse                 UNAVAILABLE          the port is taken
+    └── MissingExtra                 FAILED_PRECONDITION  an optional dependency is not installed
+
+A message is one sentence: what was wrong, what was got, what is allowed. Foreign exceptions are translated
+once, where they enter. Status names are strings so that this module needs no gRPC.
+"""
+
+import importlib
+from types import ModuleType
+
+
+class RelayError(Exception):
+    """Root of the tree."""
+
+    status = "INTERNAL"
+
+
+class InvalidInput(RelayError):
+    status = "INVALID_ARGUMENT"
+
+
+class InvalidGoal(InvalidInput):
+    pass
+
+
+class ProtocolViolation(RelayError):
+    status = "FAILED_PRECONDITION"
+
+
+class StepOutOfOrder(ProtocolViolation):
+    status = "OUT_OF_RANGE"
+
+
+class RobotLeased(RelayError):
+    status = "ALREADY_EXISTS"
+
+
+class BundleError(RelayError):
+    status = "FAILED_PRECONDITION"
+
+
+class BundleNotFound(BundleError):
+    status = "NOT_FOUND"
+
+
+class BundleCorrupt(BundleError):
+    status = "DATA_LOSS"
+
+
+class UnsupportedSchema(BundleError):
+    status = "UNIMPLEMENTED"
+
+
+class MismatchedPair(BundleError):
+    pass
+
+
+class DemonstrationError(RelayError):
+    status = "INVALID_ARGUMENT"
+
+
+class TrainingError(RelayError):
+    status = "FAILED_PRECONDITION"
+
+
+class ParityError(RelayError):
+    status = "FAILED_PRECONDITION"
+
+
+class ServerUnavailable(RelayError):
+    status = "UNAVAILABLE"
+
+
+class AddressInUse(RelayError):
+    status = "UNAVAILABLE"
+
+
+class MissingExtra(RelayError):
+    status = "FAILED_PRECONDITION"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module that an optional extra installs.
+
+    Raises:
+        MissingExtra: the module is not installed; the message names the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"this needs {error.name}, which is not installed: pip install 'relay-policy[{extra}]'"
+        ) from error

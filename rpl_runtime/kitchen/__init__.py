@@ -1,0 +1,1 @@
+"""The kitchen: the table of its elements, and (with the `sim` extra) its simulator."""

@@ -1,0 +1,120 @@
+"""The kitchen's seven elements: the one home of every index, goal value and threshold.
+
+In: nothing. Out: the layout of the kitchen's 30-number state, its elements, the joint limits of its arm,
+and the compound goals of the relay-policy-learning paper. It knows neither simulator nor policy.
+
+Values are those of gymnasium-robotics' FrankaKitchen-v1 (Apache-2.0); a test compares them with it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidGoal
+
+PERIOD = 0.08  # [s] one control step: 40 physics steps of 2 ms
+EPISODE_STEPS = 280  # the protocol's episode: 22.4 s
+DONE_DISTANCE = 0.3  # an element is done when |qpos - goal| is below this; mixed units, the environment's own
+MAX_TARGET_STEP = 0.16  # [rad, m] how far one step moves a set-point from the last reading: 2 rad/s x 0.08 s
+
+ROBOT_DIM = 9
+STATE_DIM = 30
+OBJECT_DIMS = tuple(range(ROBOT_DIM, STATE_DIM))
+
+# (name, unit, lowest, highest) of each state dimension. Arm and fingers: the joint bounds to which
+# FrankaKitchen-v1 clips its set-points. Objects: the joint ranges of its model, the kettle's pose being free.
+_STATE = (
+    ("panda_joint1", "rad", -2.9, 2.9),
+    ("panda_joint2", "rad", -1.8, 1.8),
+    ("panda_joint3", "rad", -2.9, 2.9),
+    ("panda_joint4", "rad", -3.1, 0.0),
+    ("panda_joint5", "rad", -2.9, 2.9),
+    ("panda_joint6", "rad", 0.0, 3.8),
+    ("panda_joint7", "rad", -2.9, 2.9),
+    ("finger_left", "m", 0.0, 0.04),
+    ("finger_right", "m", 0.0, 0.04),
+    ("bottom_right_knob", "rad", -1.57, 0.0),
+    ("bottom_right_burner", "m", -0.01, 0.0),
+    ("bottom_left_knob", "rad", -1.57, 0.0),
+    ("bottom_left_burner", "m", -0.01, 0.0),
+    ("top_right_knob", "rad", -1.57, 0.0),
+    ("top_right_burner", "m", -0.01, 0.0),
+    ("top_left_knob", "rad", -1.57, 0.0),
+    ("top_left_burner", "m", -0.01, 0.0),
+    ("light_switch", "rad", -0.7, 0.0),
+    ("light", "m", -0.05, 0.0),
+    ("slide_cabinet", "m", 0.0, 0.44),
+    ("left_hinge_door", "rad", -1.57, 0.0),
+    ("right_hinge_door", "rad", 0.0, 1.57),
+    ("microwave_door", "rad", -2.094, 0.0),
+    ("kettle_x", "m", -2.0, 2.0),
+    ("kettle_y", "m", -2.0, 2.0),
+    ("kettle_z", "m", 0.0, 4.0),
+    ("kettle_qw", "1", -1.0, 1.0),
+    ("kettle_qx", "1", -1.0, 1.0),
+    ("kettle_qy", "1", -1.0, 1.0),
+    ("kettle_qz", "1", -1.0, 1.0),
+)
+STATE_NAMES = tuple(name for name, *_ in _STATE)
+STATE_UNITS = tuple(unit for _, unit, *_ in _STATE)
+_RANGE = np.array([bounds for _, _, *bounds in _STATE], dtype=np.float32)  # (30, 2)
+TARGET_LOW, TARGET_HIGH = _RANGE[:ROBOT_DIM].T.copy()  # (9,) each [rad, m]
+# Noise and soft joint stops carry a reading a little past its range; one past these bounds is a fault.
+_SLACK = 0.05 + 0.1 * (_RANGE[:, 1] - _RANGE[:, 0])
+STATE_LOW = _RANGE[:, 0] - _SLACK  # (30,) [rad, m]
+STATE_HIGH = _RANGE[:, 1] + _SLACK  # (30,) [rad, m]
+
+
+@dataclass(frozen=True)
+class Element:
+    """One thing in the kitchen that can be brought to its goal."""
+
+    name: str
+    letter: str  # how the compound goals below abbreviate it
+    dims: tuple[int, ...]  # its dimensions of the state
+    goal: tuple[float, ...]  # [rad, m, quaternion wxyz] where it is done
+
+    def distance(self, state: np.ndarray) -> float:
+        """Norm of (state - goal) over the element's dimensions, for a state (30,)."""
+        return float(np.linalg.norm(np.asarray(state)[list(self.dims)] - np.asarray(self.goal)))
+
+    def is_done(self, state: np.ndarray) -> bool:
+        """Whether a state (30,) has the element within the environment's threshold of its goal."""
+        return self.distance(state) < DONE_DISTANCE
+
+
+# In the order in which the human demonstrators always work.
+ELEMENTS = {
+    element.name: element
+    for element in (
+        Element("microwave", "m", (22,), (-0.75,)),
+        Element("kettle", "k", tuple(range(23, 30)), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
+        Element("bottom burner", "b", (11, 12), (-0.88, -0.01)),
+        Element("top burner", "t", (15, 16), (-0.92, -0.01)),
+        Element("light switch", "l", (17, 18), (-0.69, -0.05)),
+        Element("slide cabinet", "s", (19,), (0.37,)),
+        Element("hinge cabinet", "h", (20, 21), (0.0, 1.45)),
+    )
+}
+
+
+def compound_goal(letters: str) -> tuple[str, ...]:
+    """The element names that a string of letters such as ``"mkbs"`` stands for.
+
+    Raises:
+        InvalidGoal: a letter names no element.
+    """
+    by_letter = {element.letter: name for name, element in ELEMENTS.items()}
+    unknown = sorted(set(letters) - set(by_letter))
+    if unknown:
+        raise InvalidGoal(f"no element has the letter {', '.join(unknown)}; allowed are {', '.join(by_letter)}")
+    return tuple(by_letter[letter] for letter in letters)
+
+
+# The 17 compound goals of the paper (from the folders of the released demonstrations), the seven more that
+# occur in the human data, and the eleven sets of four that occur nowhere.
+PAPER_GOALS = tuple(
+    "kbsh kbls klsh kbts ktls mbsh mbls mkbh mkbs mksh mkls mkth mktl mbth mbts btsh btls".split()
+)
+OTHER_HUMAN_GOALS = tuple("kbth kbtl kblh mbtl mklh mtlh mlsh".split())
+UNSEEN_GOALS = tuple("mkbt mkbl mkts mblh mtls mtsh ktlh ktsh btlh blsh tlsh".split())

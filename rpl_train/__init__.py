@@ -1,0 +1,1 @@
+"""Relay policy training: demonstrations in, bundle out. Needs the `train` extra."""

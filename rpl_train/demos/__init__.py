@@ -1,0 +1,1 @@
+"""Demonstrations: what one is, and where they come from."""

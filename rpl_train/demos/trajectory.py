@@ -1,0 +1,108 @@
+"""A demonstration, and the folder of demonstrations that training reads.
+
+In: arrays, or a folder of `.npz` files. Out: `Trajectory` values and their digest. It does not know where the
+recordings come from; the importers beside it do.
+"""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rpl_runtime.errors import DemonstrationError
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """One demonstration: what was observed at each step and the target that was commanded there.
+
+    Raises:
+        DemonstrationError: the shapes disagree, a number is not finite, or there are fewer than two steps.
+    """
+
+    states: np.ndarray  # (T, n) float32, as observed when the target was chosen
+    targets: np.ndarray  # (T, m) float32 [rad, m] joint position targets, the clean intention
+    elements: tuple[str, ...] = ()  # in the order they were worked on, where the source says so
+    source: str = ""  # the recording it comes from
+
+    def __post_init__(self) -> None:
+        states, targets = self.states, self.targets
+        if states.ndim != 2 or targets.ndim != 2 or len(states) != len(targets) or len(states) < 2:
+            raise DemonstrationError(
+                f"{self.source or 'a demonstration'}: states (T, n) and targets (T, m) need the same T >= 2; "
+                f"got {states.shape} and {targets.shape}"
+            )
+        for name, array in (("state", states), ("target", targets)):
+            bad = np.argwhere(~np.isfinite(array))
+            if len(bad):
+                step, dim = bad[0]
+                raise DemonstrationError(
+                    f"{self.source or 'a demonstration'}: {name} {dim} at step {step} is {array[step, dim]}; "
+                    "every number must be finite"
+                )
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def save(trajectory: Trajectory, path: Path) -> None:
+    """Write one `.npz`; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.savez_compressed(
+                file,
+                states=trajectory.states,
+                targets=trajectory.targets,
+                elements=np.array(trajectory.elements, dtype=np.str_),
+                source=np.array(trajectory.source, dtype=np.str_),
+            )
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def load(path: Path) -> Trajectory:
+    """Read one `.npz` written by `save`.
+
+    Raises:
+        DemonstrationError: the file is not one, or what it holds is no demonstration.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Trajectory(
+                states=file["states"].astype(np.float32),
+                targets=file["targets"].astype(np.float32),
+                elements=tuple(str(name) for name in file["elements"]),
+                source=str(file["source"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DemonstrationError(f"{path} is not a demonstration written by `rpl demos`: {error}") from error
+
+
+def load_folder(folder: Path) -> list[Trajectory]:
+    """Every demonstration in a folder, in the order of the file names.
+
+    Raises:
+        DemonstrationError: the folder holds none, or one of them cannot be read.
+    """
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        raise DemonstrationError(f"{folder} holds no demonstrations (*.npz); `rpl demos import` writes them")
+    return [load(path) for path in paths]
+
+
+def digest(trajectories: Iterable[Trajectory]) -> str:
+    """SHA-256 over the numbers of the demonstrations in their order; what provenance records."""
+    total = hashlib.sha256()
+    for trajectory in trajectories:
+        total.update(np.ascontiguousarray(trajectory.states, dtype="<f4").tobytes())
+        total.update(np.ascontiguousarray(trajectory.targets, dtype="<f4").tobytes())
+    return total.hexdigest()
