@@ -1,16 +1,15 @@
 """The kitchen's seven elements: the one home of every index, goal value and threshold.
 
 In: nothing. Out: the layout of the kitchen's 30-number state, its elements, the joint limits of its arm,
-and the compound goals of the relay-policy-learning paper. It knows neither simulator nor policy.
+and the compound goals of the relay-policy-learning paper. It does not know the simulator or any policy.
 
 Values are those of gymnasium-robotics' FrankaKitchen-v1 (Apache-2.0); a test compares them with it.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from rpl_runtime.errors import InvalidGoal
+from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
 
 PERIOD = 0.08  # [s] one control step: 40 physics steps of 2 ms
 EPISODE_STEPS = 280  # the protocol's episode: 22.4 s
@@ -65,37 +64,21 @@ STATE_LOW = _RANGE[:, 0] - _SLACK  # (30,) [rad, m]
 STATE_HIGH = _RANGE[:, 1] + _SLACK  # (30,) [rad, m]
 
 
-@dataclass(frozen=True)
-class Element:
-    """One thing in the kitchen that can be brought to its goal."""
-
-    name: str
-    letter: str  # how the compound goals below abbreviate it
-    dims: tuple[int, ...]  # its dimensions of the state
-    goal: tuple[float, ...]  # [rad, m, quaternion wxyz] where it is done
-
-    def distance(self, state: np.ndarray) -> float:
-        """Norm of (state - goal) over the element's dimensions, for a state (30,)."""
-        return float(np.linalg.norm(np.asarray(state)[list(self.dims)] - np.asarray(self.goal)))
-
-    def is_done(self, state: np.ndarray) -> bool:
-        """Whether a state (30,) has the element within the environment's threshold of its goal."""
-        return self.distance(state) < DONE_DISTANCE
+def _element(dims: tuple[int, ...], *goal: float) -> ElementSpec:
+    return ElementSpec(dims=dims, goal=goal, tolerance=DONE_DISTANCE)
 
 
-# In the order in which the human demonstrators always work.
+# In the order in which the human demonstrators always work. Goals in [rad, m, quaternion wxyz].
 ELEMENTS = {
-    element.name: element
-    for element in (
-        Element("microwave", "m", (22,), (-0.75,)),
-        Element("kettle", "k", tuple(range(23, 30)), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
-        Element("bottom burner", "b", (11, 12), (-0.88, -0.01)),
-        Element("top burner", "t", (15, 16), (-0.92, -0.01)),
-        Element("light switch", "l", (17, 18), (-0.69, -0.05)),
-        Element("slide cabinet", "s", (19,), (0.37,)),
-        Element("hinge cabinet", "h", (20, 21), (0.0, 1.45)),
-    )
+    "microwave": _element((22,), -0.75),
+    "kettle": _element(tuple(range(23, 30)), -0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06),
+    "bottom burner": _element((11, 12), -0.88, -0.01),
+    "top burner": _element((15, 16), -0.92, -0.01),
+    "light switch": _element((17, 18), -0.69, -0.05),
+    "slide cabinet": _element((19,), 0.37),
+    "hinge cabinet": _element((20, 21), 0.0, 1.45),
 }
+_BY_LETTER = {name[0]: name for name in ELEMENTS}  # the initials differ
 
 
 def compound_goal(letters: str) -> tuple[str, ...]:
@@ -104,17 +87,43 @@ def compound_goal(letters: str) -> tuple[str, ...]:
     Raises:
         InvalidGoal: a letter names no element.
     """
-    by_letter = {element.letter: name for name, element in ELEMENTS.items()}
-    unknown = sorted(set(letters) - set(by_letter))
+    unknown = sorted(set(letters) - set(_BY_LETTER))
     if unknown:
-        raise InvalidGoal(f"no element has the letter {', '.join(unknown)}; allowed are {', '.join(by_letter)}")
-    return tuple(by_letter[letter] for letter in letters)
+        raise InvalidGoal(f"no element has the letter {', '.join(unknown)}; allowed are {', '.join(_BY_LETTER)}")
+    return tuple(_BY_LETTER[letter] for letter in letters)
 
 
 # The 17 compound goals of the paper (from the folders of the released demonstrations), the seven more that
 # occur in the human data, and the eleven sets of four that occur nowhere.
-PAPER_GOALS = tuple(
-    "kbsh kbls klsh kbts ktls mbsh mbls mkbh mkbs mksh mkls mkth mktl mbth mbts btsh btls".split()
+PAPER_GOALS = (
+    *("kbsh", "kbls", "klsh", "kbts", "ktls", "mbsh", "mbls", "mkbh", "mkbs"),
+    *("mksh", "mkls", "mkth", "mktl", "mbth", "mbts", "btsh", "btls"),
 )
-OTHER_HUMAN_GOALS = tuple("kbth kbtl kblh mbtl mklh mtlh mlsh".split())
-UNSEEN_GOALS = tuple("mkbt mkbl mkts mblh mtls mtsh ktlh ktsh btlh blsh tlsh".split())
+OTHER_HUMAN_GOALS = ("kbth", "kbtl", "kblh", "mbtl", "mklh", "mtlh", "mlsh")
+UNSEEN_GOALS = ("mkbt", "mkbl", "mkts", "mblh", "mtls", "mtsh", "ktlh", "ktsh", "btlh", "blsh", "tlsh")
+
+
+def kitchen_spec(name: str, horizon: int, high_noise: int, low_noise: int) -> PolicySpec:
+    """The spec of a policy for this kitchen."""
+    return PolicySpec(
+        name=name,
+        description="Brings any set of the kitchen's seven elements to its goal with a 9-DoF Franka.",
+        state=VectorSpec(names=STATE_NAMES, units=STATE_UNITS, low=_floats(STATE_LOW), high=_floats(STATE_HIGH)),
+        action=VectorSpec(
+            names=STATE_NAMES[:ROBOT_DIM],
+            units=STATE_UNITS[:ROBOT_DIM],
+            low=_floats(TARGET_LOW),
+            high=_floats(TARGET_HIGH),
+        ),
+        horizon=horizon,
+        period_s=PERIOD,
+        high_noise=high_noise,
+        low_noise=low_noise,
+        elements=ELEMENTS,
+        library={letters: compound_goal(letters) for letters in PAPER_GOALS},
+        goal_dims=OBJECT_DIMS,
+    )
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,99 @@
+"""Both levels of a bundle as one ONNX Runtime policy.
+
+In: a checked bundle, then batches of arrays. Out: subgoals and actions. It does not know steps, goals by name or
+the wire; the relay loop above it does.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.errors import BundleError, MismatchedPair
+
+
+class OnnxPolicy:
+    """`plan` and `act` of a bundle (the `Levels` protocol of the relay loop).
+
+    Raises:
+        MismatchedPair: the two graphs do not belong to each other or to the manifest.
+        BundleError: a graph cannot be loaded or has another signature than the manifest says.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.spec = bundle.spec
+        n, m = self.spec.state.dim, self.spec.action.dim
+        noises = self.spec.high_noise, self.spec.low_noise
+        self._high = _session(bundle.high, {"state": n, "goal": n, "mask": n, "noise": noises[0]}, {"subgoal": n})
+        self._low = _session(bundle.low, {"state": n, "subgoal": n, "noise": noises[1]}, {"action": m})
+        _check_pair(bundle.manifest.pair_id, high=self._high, low=self._low)
+
+    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
+        return self._high.run(None, {"state": state, "goal": goal, "mask": mask, "noise": noise})[0]  # type: ignore[return-value]
+
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
+        return self._low.run(None, {"state": state, "subgoal": subgoal, "noise": noise})[0]  # type: ignore[return-value]
+
+    def warm_up(self) -> None:
+        """Run both levels once, so that the first robot does not pay for lazy initialisation."""
+        spec = self.spec
+        state = np.zeros((1, spec.state.dim), dtype=np.float32)
+        self.plan(state, state, state, np.zeros((1, spec.high_noise), dtype=np.float32))
+        self.act(state, state, np.zeros((1, spec.low_noise), dtype=np.float32))
+
+
+def graph_metadata(path: Path) -> dict[str, Any]:
+    """What a graph file says of itself, read from its ONNX metadata.
+
+    Raises:
+        BundleError: the file is no ONNX graph.
+    """
+    return _metadata(_load(path))
+
+
+def _load(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # One row through small layers is faster on the calling thread than handed to a pool, and many servers share
+    # a machine: no worker threads, so nothing spins either.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class but this one
+        raise BundleError(
+            f"{path} is not a graph that ONNX Runtime {onnxruntime.__version__} loads: {error}"
+        ) from error
+
+
+def _session(path: Path, inputs: dict[str, int], outputs: dict[str, int]) -> onnxruntime.InferenceSession:
+    session = _load(path)
+    for what, nodes, expected in (
+        ("inputs", session.get_inputs(), inputs),
+        ("outputs", session.get_outputs(), outputs),
+    ):
+        found = {node.name: tuple(node.shape[1:]) for node in nodes if node.type == "tensor(float)"}
+        if len(found) != len(nodes) or found != {name: (dim,) for name, dim in expected.items()}:
+            got = ", ".join(f"{node.name} {node.type}{node.shape}" for node in nodes)
+            asked = ", ".join(f"{name} (batch, {dim})" for name, dim in expected.items())
+            raise BundleError(f"{path} has {what} {got}; the manifest asks for float32 {asked}")
+    return session
+
+
+def _check_pair(pair_id: str, **sessions: onnxruntime.InferenceSession) -> None:
+    for level, session in sessions.items():
+        metadata = _metadata(session)
+        if metadata.get("pair_id") != pair_id or metadata.get("level") != level:
+            raise MismatchedPair(
+                f"{level}.onnx says it is the {metadata.get('level')} level of pair "
+                f"{str(metadata.get('pair_id'))[:12]}; the manifest names pair {pair_id[:12]}"
+            )
+
+
+def _metadata(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}

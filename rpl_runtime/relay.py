@@ -1,0 +1,262 @@
+"""The relay loop: a new subgoal every H steps, an action every step, whatever was reached.
+
+In: states of a batch of robots, each at its own step. Out: a `Decision` for each. It does no I/O, reads no clock
+and does not know what kind of policy it runs: anything with `plan` and `act` will do, the served graphs and the
+torch modules in training alike.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
+from rpl_runtime.spec import PolicySpec, ResolvedGoal
+
+
+class Levels(Protocol):
+    """Both levels of a policy over a batch of B rows, all arrays float32."""
+
+    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n)."""
+        ...
+
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, subgoal (B, n) and noise (B, low_noise) -> action (B, m)."""
+        ...
+
+
+class Resume(NamedTuple):
+    """Where a broken run goes on: everything the loop held about the robot."""
+
+    step: int  # the next step to decide
+    subgoal: np.ndarray  # (n,) the subgoal of the step before it
+    age: int  # steps for which that subgoal has been followed, 1..H
+    upcoming: np.ndarray | None = None  # (n,) the next subgoal, where plan_lead has it planned already
+
+
+class Decision(NamedTuple):
+    """What the loop decided, one row for each robot of the batch."""
+
+    action: np.ndarray  # (B, m)
+    subgoal: np.ndarray  # (B, n) the subgoal followed
+    replanned: np.ndarray  # (B,) bool, whether that subgoal is new at this step
+    age: np.ndarray  # (B,) int, steps since it took effect
+    upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, for rows that planned ahead at this step
+
+
+@dataclass
+class _Run:
+    goal: ResolvedGoal
+    seed: int | None  # None: the mode
+    key: int
+    step: int = 0  # the next step to decide
+    planned_at: int = 0
+    subgoal: np.ndarray | None = None  # None: plan at once
+    upcoming: np.ndarray | None = None
+
+
+class RelayLoop:
+    """Step, goal and subgoal of each robot, and the rule that turns a state into an action.
+
+    Args:
+        levels: the policy.
+        spec: its dimensions, horizon and accepted states.
+        plan_lead: L >= 0. The plan for step t is asked for with the state of step t - L, except at the start and
+            after a change of goal, where it is asked for at once. L < horizon.
+
+    Raises:
+        InvalidInput: plan_lead is out of range.
+    """
+
+    def __init__(self, levels: Levels, spec: PolicySpec, plan_lead: int = 0) -> None:
+        if not 0 <= plan_lead < spec.horizon:
+            raise InvalidInput(f"plan_lead is {plan_lead}; allowed is 0 to {spec.horizon - 1}")
+        self._levels = levels
+        self._spec = spec
+        self._lead = plan_lead
+        self._runs: dict[str, _Run] = {}
+
+    @property
+    def robots(self) -> frozenset[str]:
+        """The robots with a run."""
+        return frozenset(self._runs)
+
+    def start(self, robot: str, goal: ResolvedGoal, seed: int | None = None, resume: Resume | None = None) -> None:
+        """Begin a run at step 0, or where `resume` says. A seed samples both levels; None takes their modes.
+
+        Raises:
+            ProtocolViolation: the robot has a run already.
+            InvalidInput: the resume point is impossible.
+        """
+        if robot in self._runs:
+            raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")
+        run = _Run(goal, seed, robot_key(robot))
+        if resume is not None:
+            self._check_resume(resume)
+            run.step = resume.step
+            run.planned_at = resume.step - resume.age
+            run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
+            run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
+        self._runs[robot] = run
+
+    def set_goal(self, robot: str, goal: ResolvedGoal) -> None:
+        """Change a robot's goal; its next step replans at once.
+
+        Raises:
+            ProtocolViolation: the robot has no run.
+        """
+        run = self._run(robot)
+        run.goal, run.subgoal, run.upcoming = goal, None, None
+
+    def finish(self, robot: str) -> int:
+        """End a robot's run. Returns the number of steps it has reached.
+
+        Raises:
+            ProtocolViolation: the robot has no run.
+        """
+        self._run(robot)
+        return self._runs.pop(robot).step
+
+    def faults(
+        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
+    ) -> dict[int, RelayError]:
+        """What is wrong with each row of a batch, by row; `step` takes the batch when this is empty."""
+        found: dict[int, RelayError] = {}
+        seen: set[str] = set()
+        for row, (robot, step, state) in enumerate(zip(robots, steps, states, strict=True)):
+            try:
+                run = self._run(robot)
+                if robot in seen:
+                    raise StepOutOfOrder(f"robot {robot!r} appears twice in one message; one step at a time")
+                if step != run.step:
+                    raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
+                self._spec.state.check("state", state)
+                seen.add(robot)
+            except RelayError as error:
+                found[row] = error
+        return found
+
+    def step(self, robots: Sequence[str], steps: Sequence[int], states: np.ndarray) -> Decision:
+        """Decide one step for each robot of the batch, states (B, n). Either all rows advance or none.
+
+        Raises:
+            RelayError: the first fault of the batch, as `faults` reports it.
+        """
+        for error in self.faults(robots, steps, states).values():
+            raise error
+        states = np.asarray(states, dtype=np.float32)
+        runs = [self._runs[robot] for robot in robots]
+        phases = [self._phase(run) for run in runs]
+        plans = self._plan(runs, phases, states)
+
+        subgoals = np.stack([plans[row] if p.subgoal is None else p.subgoal for row, p in enumerate(phases)])
+        noise = _noise_rows("low", [(run, run.step) for run in runs], self._spec.low_noise)
+        action = _finite("action", self._levels.act(states, subgoals, noise))
+
+        decision = Decision(
+            action=action,
+            subgoal=subgoals,
+            replanned=np.array([phase.planned_at == run.step for run, phase in zip(runs, phases, strict=True)]),
+            age=np.array([run.step - phase.planned_at for run, phase in zip(runs, phases, strict=True)]),
+            upcoming={row: plan for row, plan in plans.items() if phases[row].subgoal is not None},
+        )
+        for row, (run, phase) in enumerate(zip(runs, phases, strict=True)):
+            run.upcoming = decision.upcoming.get(row, phase.upcoming)
+            run.subgoal, run.planned_at = subgoals[row], phase.planned_at
+            run.step += 1
+        return decision
+
+    def _phase(self, run: _Run) -> "_Phase":
+        """Where a run stands at its next step: which subgoal it follows and which plan it asks for."""
+        age, horizon = run.step - run.planned_at, self._spec.horizon
+        if run.subgoal is None or (age == horizon and run.upcoming is None):
+            return _Phase(None, run.step, None, asks_for=run.step)
+        if age == horizon:
+            return _Phase(run.upcoming, run.step, None, asks_for=None)
+        ahead = run.step + self._lead if self._lead and age == horizon - self._lead else None
+        return _Phase(run.subgoal, run.planned_at, run.upcoming, asks_for=ahead)
+
+    def _plan(self, runs: list[_Run], phases: list["_Phase"], states: np.ndarray) -> dict[int, np.ndarray]:
+        """One call of the high level for every row that asks for a plan: row -> subgoal (n,)."""
+        asking = [
+            (row, run, p.asks_for)
+            for row, (run, p) in enumerate(zip(runs, phases, strict=True))
+            if p.asks_for is not None
+        ]
+        if not asking:
+            return {}
+        rows = [row for row, _, _ in asking]
+        goals = np.stack([run.goal.state for _, run, _ in asking])
+        masks = np.stack([run.goal.mask for _, run, _ in asking])
+        noise = _noise_rows("high", [(run, step) for _, run, step in asking], self._spec.high_noise)
+        subgoals = _finite("subgoal", self._levels.plan(states[rows], goals, masks, noise))
+        return dict(zip(rows, subgoals, strict=True))
+
+    def _run(self, robot: str) -> _Run:
+        try:
+            return self._runs[robot]
+        except KeyError:
+            raise ProtocolViolation(f"robot {robot!r} has no run; send a Start first") from None
+
+    def _check_resume(self, resume: Resume) -> None:
+        horizon = self._spec.horizon
+        if not 1 <= resume.age <= min(horizon, resume.step):
+            raise InvalidInput(
+                f"a resume at step {resume.step} names a subgoal {resume.age} steps old; "
+                f"allowed is 1 to {min(horizon, resume.step)}"
+            )
+        if self._lead and resume.age > horizon - self._lead and resume.upcoming is None:
+            raise InvalidInput(
+                f"a resume {resume.age} steps into a subgoal needs the upcoming subgoal too: with plan_lead "
+                f"{self._lead} it is planned at step {horizon - self._lead}"
+            )
+        for subgoal in (resume.subgoal, resume.upcoming):
+            if subgoal is None:
+                continue
+            if np.shape(subgoal) != (self._spec.state.dim,) or not np.isfinite(subgoal).all():
+                raise InvalidInput(
+                    f"a subgoal is {self._spec.state.dim} finite numbers; got {np.size(subgoal)} of which "
+                    f"{np.isfinite(subgoal).sum()} are finite"
+                )
+
+
+class _Phase(NamedTuple):
+    subgoal: np.ndarray | None  # the subgoal to follow, None where the plan asked for now is it
+    planned_at: int  # the step at which it took effect
+    upcoming: np.ndarray | None
+    asks_for: int | None  # the step for which a plan is asked now
+
+
+def noise(seed: int, robot_key: int, level: Literal["high", "low"], step: int, size: int) -> np.ndarray:
+    """Standard normal noise (size,) float32 that depends on nothing but its arguments.
+
+    Philox is counter-based (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011), so any step of
+    any run is drawn without drawing the ones before it, wherever it is computed.
+    """
+    bits = np.random.Philox(key=[seed, robot_key], counter=[0, step, _LEVELS[level], 0])
+    return np.random.Generator(bits).standard_normal(size, dtype=np.float32)
+
+
+_LEVELS = {"high": 0, "low": 1}
+
+
+def _noise_rows(level: Literal["high", "low"], runs: list[tuple[_Run, int]], size: int) -> np.ndarray:
+    rows = np.zeros((len(runs), size), dtype=np.float32)
+    for row, (run, step) in enumerate(runs):
+        if run.seed is not None:
+            rows[row] = noise(run.seed, run.key, level, step, size)
+    return rows
+
+
+def robot_key(robot: str) -> int:
+    """A robot's 64-bit key in the noise generator, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(robot.encode(), digest_size=8).digest(), "little")
+
+
+def _finite(what: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise RelayError(f"the policy returned a {what} that is not finite; the run cannot go on with it")
+    return values

@@ -1,0 +1,156 @@
+"""What a bi-level policy is, independent of any domain: its dimensions, clock, limits and goal vocabulary.
+
+In: the fields below, from a manifest or from whoever exports a policy. Out: `PolicySpec`, and goals resolved
+into a goal state and a mask. It does not know graphs, files or the wire.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rpl_runtime.errors import InvalidGoal, InvalidInput
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class VectorSpec(_Frozen):
+    """A named vector: one name, unit, lowest and highest accepted value for each dimension."""
+
+    names: tuple[str, ...] = Field(min_length=1)
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def dim(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """low and high as float32 arrays (dim,) each."""
+        return np.array(self.low, dtype=np.float32), np.array(self.high, dtype=np.float32)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sizes = {len(self.names), len(self.units), len(self.low), len(self.high)}
+        if len(sizes) != 1 or len(set(self.names)) != self.dim:
+            raise ValueError("names (each once), units, low and high need one entry for each dimension")
+        if any(low > high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError("low must not exceed high")
+        return self
+
+    def check(self, what: str, value: np.ndarray) -> np.ndarray:
+        """`value` as float32 (dim,), if it is finite, of the right size and inside the accepted range.
+
+        Raises:
+            InvalidInput: it is not; the message names the first dimension at fault.
+        """
+        vector = np.asarray(value, dtype=np.float32)
+        if vector.shape != (self.dim,):
+            raise InvalidInput(f"the {what} has shape {vector.shape}; this policy's is ({self.dim},)")
+        # A NaN fails both comparisons, so one pass finds every fault.
+        low, high = self.bounds
+        inside = (vector >= low) & (vector <= high)
+        if inside.all():
+            return vector
+        at = int(np.argmin(inside))
+        got = f"the {what} has {self.names[at]} = {vector[at]:.6g} {self.units[at]}"
+        raise InvalidInput(f"{got}; allowed is a finite number from {self.low[at]:.6g} to {self.high[at]:.6g}")
+
+
+class ElementSpec(_Frozen):
+    """One thing a goal can name: the state dimensions it fixes and their goal values."""
+
+    dims: tuple[int, ...] = Field(min_length=1)
+    goal: tuple[float, ...]
+    tolerance: float = Field(gt=0)  # done when the distance is below this
+
+    def distance(self, state: np.ndarray) -> float:
+        """Norm of (state - goal) over the element's dimensions, for a state (n,)."""
+        return float(np.linalg.norm(np.asarray(state)[list(self.dims)] - self.goal))
+
+    def is_done(self, state: np.ndarray) -> bool:
+        """Whether a state (n,) has the element within its tolerance of its goal."""
+        return self.distance(state) < self.tolerance
+
+
+class ResolvedGoal(NamedTuple):
+    """A goal as the policy sees it, fixed for a whole run."""
+
+    state: np.ndarray  # (n,) float32 goal state
+    mask: np.ndarray  # (n,) float32, 1 where a dimension counts, 0 elsewhere
+
+
+class PolicySpec(_Frozen):
+    """The contract of one bi-level policy.
+
+    Its graphs are `high(state, goal, mask, noise) -> subgoal` and `low(state, subgoal, noise) -> action`, each
+    with a free batch dimension first and float32 throughout.
+    """
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    state: VectorSpec
+    action: VectorSpec
+    horizon: int = Field(ge=1)  # steps a subgoal is kept
+    period_s: float = Field(gt=0)  # [s] one control step
+    high_noise: int = Field(ge=0)  # size of the high level's noise input
+    low_noise: int = Field(ge=0)
+    elements: dict[str, ElementSpec] = {}
+    library: dict[str, tuple[str, ...]] = {}  # named compound goals, each a set of elements
+    # The dimensions that count when a goal is a whole state.
+    goal_dims: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, element in self.elements.items():
+            if len(element.dims) != len(element.goal) or any(not 0 <= d < self.state.dim for d in element.dims):
+                raise ValueError(f"element {name!r} needs one goal value for each of its state dimensions")
+        if any(not 0 <= d < self.state.dim for d in self.goal_dims):
+            raise ValueError(f"goal_dims must lie in 0..{self.state.dim - 1}")
+        for name, goal in self.library.items():
+            if not goal or set(goal) - set(self.elements):
+                raise ValueError(f"compound goal {name!r} must name elements of this policy")
+        return self
+
+    def resolve(self, elements: Sequence[str], start: np.ndarray) -> ResolvedGoal:
+        """The goal "these elements done, the rest as at the start", for a start state (n,).
+
+        Raises:
+            InvalidGoal: no element is named, one is named twice, or one is unknown.
+            InvalidInput: the start state is not acceptable.
+        """
+        allowed = ", ".join(self.elements) or "none: this policy takes whole goal states"
+        if not elements:
+            raise InvalidGoal(f"the goal names no element; allowed are {allowed}")
+        unknown = [name for name in elements if name not in self.elements]
+        if unknown:
+            raise InvalidGoal(f"unknown element {', '.join(map(repr, unknown))}; allowed are {allowed}")
+        if len(set(elements)) != len(elements):
+            raise InvalidGoal(f"the goal names an element twice: {', '.join(elements)}; each may be named once")
+        goal = self.state.check("start state", start).copy()
+        mask = np.zeros_like(goal)
+        for name in elements:
+            element = self.elements[name]
+            goal[list(element.dims)] = element.goal
+            mask[list(element.dims)] = 1.0
+        return ResolvedGoal(goal, mask)
+
+    def resolve_state(self, goal: np.ndarray) -> ResolvedGoal:
+        """The goal "reach this whole state (n,)", counted over `goal_dims`.
+
+        Raises:
+            InvalidInput: the goal state is not acceptable.
+        """
+        mask = np.zeros(self.state.dim, dtype=np.float32)
+        mask[list(self.goal_dims)] = 1.0
+        return ResolvedGoal(self.state.check("goal state", goal), mask)
+
+    def done(self, state: np.ndarray) -> frozenset[str]:
+        """The elements that a state (n,) has within their tolerance."""
+        return frozenset(name for name, element in self.elements.items() if element.is_done(state))

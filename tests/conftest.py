@@ -1,0 +1,1 @@
+"""Fixtures shared by the tests: small policies, and bundles made of them."""
