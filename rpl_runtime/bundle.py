@@ -140,7 +140,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _canonical(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(content: dict[str, Any]) -> str:

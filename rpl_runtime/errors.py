@@ -30,10 +30,12 @@ class RelayError(Exception):
     """Root of the tree."""
 
     status = "INTERNAL"
+    exit_code = 1  # 2 bad input, 3 an unusable bundle, 4 no server or no port, 1 anything else
 
 
 class InvalidInput(RelayError):
     status = "INVALID_ARGUMENT"
+    exit_code = 2
 
 
 class InvalidGoal(InvalidInput):
@@ -54,6 +56,7 @@ class RobotLeased(RelayError):
 
 class BundleError(RelayError):
     status = "FAILED_PRECONDITION"
+    exit_code = 3
 
 
 class BundleNotFound(BundleError):
@@ -74,6 +77,7 @@ class MismatchedPair(BundleError):
 
 class DemonstrationError(RelayError):
     status = "INVALID_ARGUMENT"
+    exit_code = 2
 
 
 class TrainingError(RelayError):
@@ -86,10 +90,12 @@ class ParityError(RelayError):
 
 class ServerUnavailable(RelayError):
     status = "UNAVAILABLE"
+    exit_code = 4
 
 
 class AddressInUse(RelayError):
     status = "UNAVAILABLE"
+    exit_code = 4
 
 
 class MissingExtra(RelayError):
