@@ -12,6 +12,7 @@ from rpl_runtime.errors import InvalidGoal
 from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
 
 PERIOD = 0.08  # [s] one control step: 40 physics steps of 2 ms
+HORIZON = 30  # steps for which a subgoal is kept: the paper's H
 EPISODE_STEPS = 280  # the protocol's episode: 22.4 s
 DONE_DISTANCE = 0.3  # an element is done when |qpos - goal| is below this; mixed units, the environment's own
 MAX_TARGET_STEP = 0.16  # [rad, m] how far one step moves a set-point from the last reading: 2 rad/s x 0.08 s
@@ -103,8 +104,10 @@ OTHER_HUMAN_GOALS = ("kbth", "kbtl", "kblh", "mbtl", "mklh", "mtlh", "mlsh")
 UNSEEN_GOALS = ("mkbt", "mkbl", "mkts", "mblh", "mtls", "mtsh", "ktlh", "ktsh", "btlh", "blsh", "tlsh")
 
 
-def kitchen_spec(name: str, horizon: int, high_noise: int, low_noise: int) -> PolicySpec:
-    """The spec of a policy for this kitchen."""
+def kitchen_spec(
+    name: str, horizon: int = HORIZON, high_noise: int = STATE_DIM, low_noise: int = ROBOT_DIM
+) -> PolicySpec:
+    """The spec of a policy for this kitchen, by default one with a Gaussian at each level."""
     return PolicySpec(
         name=name,
         description="Brings any set of the kitchen's seven elements to its goal with a 9-DoF Franka.",

@@ -53,8 +53,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[st
             names = np.asarray(file["infos/elements"]).tolist() if "infos/elements" in file else []
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DemonstrationError(f"{path} is truncated or not in D4RL's layout, {_LAYOUT}: {error}") from error
-    steps = len(observations)
-    if observations.shape != (steps, 2 * STATE_DIM) or actions.shape != (steps, ROBOT_DIM) or len(terminals) != steps:
+    steps = terminals.size
+    if observations.shape != (steps, 2 * STATE_DIM) or actions.shape != (steps, ROBOT_DIM) or terminals.ndim != 1:
         raise DemonstrationError(
             f"{path} has observations {observations.shape}, actions {actions.shape} and terminals "
             f"{terminals.shape}; D4RL's kitchen has {_LAYOUT}"

@@ -76,7 +76,7 @@ def load(path: Path) -> Trajectory:
         DemonstrationError: the file is not one, or what it holds is no demonstration.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return Trajectory(
                 states=file["states"].astype(np.float32),
                 targets=file["targets"].astype(np.float32),

@@ -1,0 +1,65 @@
+"""What demonstrations hold, as numbers and as tables.
+
+In: demonstrations. Out: a `Summary`. It does not know what they will be used for.
+"""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rpl_runtime.kitchen.elements import ELEMENTS, PERIOD
+from rpl_train.demos.sources import Demonstrations
+
+
+class Summary(NamedTuple):
+    sources: list[dict[str, Any]]
+    episodes: int
+    steps: int
+    length: dict[str, float]  # [steps] shortest, median and longest episode
+    complete: int  # episodes that end with every element they name done
+    done_at_end: dict[str, int]  # element -> episodes that end with it done
+    sequences: dict[str, int]  # elements in the order they were worked on -> episodes
+
+
+def summarise(demonstrations: Demonstrations) -> Summary:
+    """Count what demonstrations hold."""
+    trajectories = demonstrations.trajectories
+    lengths = [len(trajectory) for trajectory in trajectories]
+    ends = [{name for name, element in ELEMENTS.items() if element.is_done(t.states[-1])} for t in trajectories]
+    sequences = Counter(", ".join(trajectory.elements) for trajectory in trajectories)
+    return Summary(
+        sources=demonstrations.sources,
+        episodes=len(trajectories),
+        steps=sum(lengths),
+        length={"min": min(lengths), "median": float(np.median(lengths)), "max": max(lengths)},
+        complete=sum(set(t.elements) <= end for t, end in zip(trajectories, ends, strict=True)),
+        done_at_end={name: sum(name in end for end in ends) for name in ELEMENTS},
+        sequences=dict(sequences.most_common()),
+    )
+
+
+def print_summary(summary: Summary) -> None:
+    """Print a summary as tables."""
+    console = Console()
+    sources = Table("source", "episodes", "steps", "digest", "licence", title="Demonstrations", title_justify="left")
+    for source in summary.sources:
+        counts = str(source["episodes"]), str(source["steps"])
+        sources.add_row(source["name"], *counts, source["digest"][:12], source["licence"])
+    console.print(sources)
+    length = summary.length
+    console.print(
+        f"{summary.episodes} episodes, {summary.steps} steps ({summary.steps * PERIOD / 60:.1f} min); "
+        f"{length['min']:.0f} to {length['max']:.0f} steps each, median {length['median']:.0f}; "
+        f"{summary.complete} end with all their elements done\n"
+    )
+    done = Table("element", "done at the end", title="Elements", title_justify="left")
+    for name, count in summary.done_at_end.items():
+        done.add_row(name, str(count))
+    console.print(done)
+    sequences = Table("sequence", "episodes", title="Sequences", title_justify="left")
+    for sequence, count in summary.sequences.items():
+        sequences.add_row(sequence, str(count))
+    console.print(sequences)

@@ -1,0 +1,86 @@
+"""The kitchen simulator: exact targets, seeds, threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.kitchen.elements import MAX_TARGET_STEP
+from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
+
+
+@pytest.fixture(scope="module")
+def kitchens():
+    made = [Kitchen(), Kitchen()]
+    yield made
+    for kitchen in made:
+        kitchen.close()
+
+
+@pytest.fixture
+def kitchen(kitchens):
+    return kitchens[0]
+
+
+def play(kitchen: Kitchen, seed: int, steps: int = 15) -> np.ndarray:
+    state = kitchen.reset(seed, PERTURBED)
+    rng = np.random.default_rng(seed)
+    states = [state]
+    for _ in range(steps):
+        state = kitchen.step(state[:9] + rng.uniform(-0.1, 0.1, 9))
+        states.append(state)
+    return np.array(states)
+
+
+def test_a_seed_fixes_an_episode(kitchen):
+    assert np.array_equal(play(kitchen, 3), play(kitchen, 3))
+    assert not np.array_equal(play(kitchen, 3), play(kitchen, 4))
+
+
+def test_kitchens_in_threads_are_kitchens_in_turn(kitchens):
+    alone = [play(kitchens[0], seed) for seed in (5, 6)]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(play, kitchens, (5, 6)))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_a_target_within_reach_is_commanded_exactly_and_one_beyond_is_clipped(kitchen):
+    state = kitchen.reset(0)
+    target = state[:9].astype(np.float64)
+    target[0] += 0.9 * MAX_TARGET_STEP
+    target[1] += 5 * MAX_TARGET_STEP
+    kitchen.step(target)
+    assert kitchen.data.ctrl[0] == pytest.approx(target[0], abs=1e-6)
+    assert kitchen.data.ctrl[1] == pytest.approx(state[1] + MAX_TARGET_STEP, abs=1e-6)
+
+
+def test_starts_lie_where_they_are_asked_for(kitchen):
+    nominal = kitchen.reset(1, NOMINAL) if kitchen.reset(0) is not None else None
+    true = []
+    for seed in range(20):
+        kitchen.reset(seed, PERTURBED)
+        true.append(kitchen.qpos)
+    away = np.abs(np.array(true) - nominal)
+    assert away[:, :7].max() <= PERTURBED.arm + 0.002  # the nominal reading has noise of its own
+    assert away[:, :7].max() > PERTURBED.arm / 2
+    assert away[:, 23:25].max() <= PERTURBED.kettle + 0.002
+    assert away[:, 9:23].max() < 0.002
+
+
+def test_it_can_start_from_any_configuration(kitchen):
+    play(kitchen, 2)
+    wanted = kitchen.qpos
+    kitchen.reset(9)
+    state = kitchen.restore(wanted, seed=0)
+    assert np.array_equal(kitchen.qpos, wanted)
+    assert state == pytest.approx(wanted, abs=2e-3)
+
+
+@pytest.mark.parametrize("target", [np.zeros(8), np.full(9, np.nan), np.zeros((1, 9))])
+def test_a_bad_target_is_refused_and_moves_nothing(kitchen, target):
+    kitchen.reset(0)
+    before = kitchen.qpos
+    with pytest.raises(InvalidInput, match="9 finite numbers"):
+        kitchen.step(target)
+    assert np.array_equal(kitchen.qpos, before)
