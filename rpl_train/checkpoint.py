@@ -1,0 +1,175 @@
+"""What a training run keeps on disk: JSON for its settings, safetensors for its numbers, never a pickle.
+
+    run.json                  the spec, networks, statistics and provenance
+    LEVEL.safetensors         the weights of a finished level
+    LEVEL.resume.safetensors  weights, optimiser state and step of one under way
+
+In: modules and optimisers. Out: files that appear whole or not at all, and modules loaded from them. It does not
+know how a level is trained.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rpl_runtime.errors import TrainingError
+from rpl_runtime.manifest import Provenance, Statistics
+from rpl_runtime.spec import PolicySpec
+from rpl_train.networks import HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
+
+RUN = "run.json"
+LevelName = Literal["high", "low"]
+LEVELS: tuple[LevelName, ...] = ("high", "low")
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds: everything but the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: PolicySpec
+    networks: NetworkConfig
+    statistics: Statistics
+    targets: TargetStatistics
+    provenance: Provenance
+
+
+class TrainedRun(NamedTuple):
+    policy: RelayPolicy
+    record: RunRecord
+
+
+def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel:
+    """An untrained level of a run."""
+    if level == "high":
+        return HighLevel(record.spec, record.statistics, record.networks.high_hidden)
+    return LowLevel(record.spec, record.statistics, record.targets, record.networks.low_hidden)
+
+
+def open_run(run: Path, record: RunRecord) -> None:
+    """Begin a run in a folder, or go on with the same one.
+
+    Raises:
+        TrainingError: the folder holds a run with other settings.
+    """
+    text = record.model_dump_json(indent=1) + "\n"
+    path = run / RUN
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        staging = path.with_suffix(".tmp")
+        staging.write_text(text)
+        os.replace(staging, path)
+        return
+    found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
+    different = [
+        name for name in ("spec", "networks", "statistics", "targets") if getattr(found, name) != getattr(record, name)
+    ]
+    different += [
+        key for key, value in record.provenance.settings.items() if found.provenance.settings.get(key) != value
+    ]
+    if different:
+        raise TrainingError(
+            f"{run} holds a run with other settings ({', '.join(different)}); continue it with its own "
+            "settings or choose another folder"
+        )
+
+
+def read_run(run: Path) -> RunRecord:
+    """Read `run.json`.
+
+    Raises:
+        TrainingError: it is missing or damaged.
+    """
+    try:
+        return RunRecord.model_validate_json((run / RUN).read_bytes())
+    except FileNotFoundError:
+        raise TrainingError(f"{run} holds no {RUN}; a run is a folder written by `rpl imitate`") from None
+    except ValidationError as error:
+        raise TrainingError(f"{run / RUN} is damaged: {error.errors()[0]['msg']}") from error
+
+
+def load_run(run: Path) -> TrainedRun:
+    """Both levels of a finished run.
+
+    Raises:
+        TrainingError: the run is missing, unfinished or damaged.
+    """
+    record = read_run(run)
+    high, low = (build_level(level, record) for level in LEVELS)
+    for level, module in zip(LEVELS, (high, low), strict=True):
+        load_weights(run / f"{level}.safetensors", module)
+    return TrainedRun(RelayPolicy(high, low), record)
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write a module's weights and buffers."""
+    _save(path, module.state_dict())
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Fill a module from a file.
+
+    Raises:
+        TrainingError: the file is missing, damaged, or of another architecture.
+    """
+    _fill(path, module, _load(path))
+
+
+def save_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """Write all that a broken run needs to end in the same weights as an unbroken one."""
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+    _save(path, tensors | {"step": torch.tensor(step)})
+
+
+def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Restore what `save_progress` wrote. Returns the step to go on with, 0 where nothing was saved yet.
+
+    Raises:
+        TrainingError: the file is damaged or of another architecture.
+    """
+    if not path.exists():
+        return 0
+    tensors = _load(path)
+    _fill(path, module, {name[7:]: value for name, value in tensors.items() if name.startswith("module.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return int(tensors["step"])
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, staging)
+        os.replace(staging, path)
+    except SafetensorError as error:
+        raise TrainingError(f"{path} cannot be written: {error}") from error
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise TrainingError(f"{path} does not exist; the run has not finished this level") from None
+    except SafetensorError as error:
+        raise TrainingError(f"{path} is damaged: {error}") from error
+
+
+def _fill(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} holds the weights of another architecture: {error}") from error

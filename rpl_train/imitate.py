@@ -1,0 +1,182 @@
+"""Relay imitation learning: both levels maximise the likelihood of what the demonstrations did.
+
+In: demonstrations. Out: a run folder with the weights of both levels (Algorithm 1's first phase, Gupta et al.,
+CoRL 2019). It does not know simulators, graphs or servers.
+
+Batches depend on the seed and the step alone, so a run that was broken off ends in the same weights as one that
+was not, and the levels, which share nothing, are trained side by side.
+"""
+
+import math
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from rpl_runtime.errors import TrainingError
+from rpl_runtime.manifest import Provenance
+from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.spec import PolicySpec
+from rpl_train.checkpoint import (
+    LEVELS,
+    LevelName,
+    RunRecord,
+    TrainedRun,
+    build_level,
+    load_progress,
+    load_run,
+    open_run,
+    save_progress,
+    save_weights,
+)
+from rpl_train.demos.sources import Demonstrations
+from rpl_train.demos.trajectory import Trajectory
+from rpl_train.networks import HighLevel, LowLevel, NetworkConfig, TargetStatistics
+from rpl_train.pool import HighBatch, LowBatch, Pool, PoolConfig
+
+_PACKAGES = ("relay-policy", "torch", "numpy")
+_WARM_UP = 200  # [steps]
+_NO_EFFECT = ("checkpoint_every", "report_every", "jobs")  # on the weights
+
+Progress = Callable[[LevelName, int, float], None]  # level, steps done, recent loss
+
+
+@dataclass(frozen=True)
+class ImitateConfig:
+    """How both levels are imitated."""
+
+    steps: int = 20_000  # optimiser steps of each level
+    batch: int = 512
+    learning_rate: float = 1e-3  # at its peak; a cosine takes it to zero
+    seed: int = 0
+    checkpoint_every: int = 1_000  # [steps]
+    report_every: int = 100  # [steps]
+    jobs: int = 2  # processes; levels are trained side by side where there are two
+    networks: NetworkConfig = field(default_factory=NetworkConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+def imitate(
+    demonstrations: Demonstrations, spec: PolicySpec, run: Path, config: ImitateConfig, progress: Progress
+) -> TrainedRun:
+    """Train both levels into the folder `run`, or go on where it was broken off.
+
+    Raises:
+        DemonstrationError: the demonstrations do not fit the spec.
+        TrainingError: the folder holds another run, or a loss is not finite.
+    """
+    pool = Pool(demonstrations.trajectories, spec, config.pool)
+    settings = asdict(config)
+    for name in _NO_EFFECT:
+        del settings[name]
+    record = RunRecord(
+        spec=spec,
+        networks=config.networks,
+        statistics=pool.statistics,
+        targets=TargetStatistics(*(tuple(map(float, f(pool.targets, axis=0))) for f in (np.mean, np.std))),
+        provenance=Provenance(
+            command=command(),
+            commit=commit(),
+            seeds=(config.seed,),
+            data=tuple(demonstrations.sources),
+            settings=settings,
+            packages=versions(_PACKAGES),
+        ),
+    )
+    open_run(run, record)
+    train = partial(_train_level, demonstrations.trajectories, record, run, config)
+    if config.jobs == 1:
+        for level in LEVELS:
+            train(level, progress)
+    else:
+        _side_by_side(train, progress)
+    return load_run(run)
+
+
+def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:
+    """Train each level in a process of its own; what they report is passed on from this one."""
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(len(LEVELS), mp_context=context) as executor:
+        reports = manager.Queue()
+        running: set[Future[None]] = {executor.submit(train, level, _Report(reports)) for level in LEVELS}
+        while running:
+            finished, running = wait(running, timeout=0.2)
+            while not reports.empty():
+                progress(*reports.get())
+            for future in finished:
+                future.result()
+
+
+@dataclass(frozen=True)
+class _Report:
+    reports: Any
+
+    def __call__(self, level: LevelName, step: int, loss: float) -> None:
+        self.reports.put((level, step, loss))
+
+
+def _train_level(
+    demonstrations: Sequence[Trajectory],
+    record: RunRecord,
+    run: Path,
+    config: ImitateConfig,
+    level: LevelName,
+    progress: Progress,
+) -> None:
+    if (run / f"{level}.safetensors").exists():
+        progress(level, config.steps, math.nan)
+        return
+    torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
+    pool = Pool(demonstrations, record.spec, config.pool)
+    draw = pool.high_batch if level == "high" else pool.low_batch
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        module = build_level(level, record)
+    optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
+    resume = run / f"{level}.resume.safetensors"
+    first = load_progress(resume, module, optimiser)
+    recent = []
+    with SummaryWriter(str(run / "tensorboard" / level)) as board:
+        for step in range(first, config.steps):
+            batch = draw(np.random.default_rng([config.seed, LEVELS.index(level), step]), config.batch)
+            recent.append(_descend(module, optimiser, batch, _learning_rate(config, step)))
+            if not math.isfinite(recent[-1]):
+                raise TrainingError(
+                    f"the {level} level's loss is {recent[-1]} at step {step}; the checkpoint of step "
+                    f"{step - step % config.checkpoint_every} is the last good one"
+                )
+            if (step + 1) % config.checkpoint_every == 0:
+                save_progress(resume, module, optimiser, step + 1)
+            if (step + 1) % config.report_every == 0 or step + 1 == config.steps:
+                loss = sum(recent) / len(recent)
+                board.add_scalar("negative log-likelihood", loss, step + 1)
+                progress(level, step + 1, loss)
+                recent.clear()
+    save_weights(run / f"{level}.safetensors", module)
+    resume.unlink(missing_ok=True)
+
+
+def _descend(
+    module: HighLevel | LowLevel, optimiser: torch.optim.Optimizer, batch: LowBatch | HighBatch, rate: float
+) -> float:
+    """One step of gradient descent on the negative log-likelihood. Returns it."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    loss = -module.log_prob(*map(torch.from_numpy, batch)).mean()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.item()
+
+
+def _learning_rate(config: ImitateConfig, step: int) -> float:
+    """A short linear warm-up, then a cosine to zero."""
+    warm_up = min(1.0, (step + 1) / _WARM_UP)
+    return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / config.steps))

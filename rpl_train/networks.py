@@ -1,0 +1,158 @@
+"""The two levels of a relay policy as torch modules: goal-conditioned Gaussians over an MLP.
+
+In: a `PolicySpec` and the statistics of the demonstrations. Out: `RelayPolicy`, whose levels take raw states and
+give raw subgoals and position targets; normalisation is inside. It does not know how they are trained.
+
+The high level sees what is left to do, mask * (goal - state): an element that is done and one that nobody asked
+for look alike, so what it learns of one compound goal carries over to others.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rpl_runtime.manifest import Statistics
+from rpl_runtime.spec import PolicySpec
+
+_STD_FLOOR = 0.01  # [rad, m] a dimension that hardly moves is sensor noise; dividing by less would amplify it
+_MIN_LOG_STD = -5.0
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of both levels."""
+
+    high_hidden: tuple[int, ...] = (512, 512)
+    low_hidden: tuple[int, ...] = (512, 512)
+
+
+class TargetStatistics(NamedTuple):
+    """How the demonstrations' position targets are distributed, one number for each dimension."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Gaussian(NamedTuple):
+    """A diagonal normal distribution over a level's normalised output."""
+
+    mean: Tensor  # (B, d)
+    log_std: Tensor  # (d,)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-likelihood (B,) of normalised values (B, d), without the constant."""
+        return -(((value - self.mean) * torch.exp(-self.log_std)) ** 2 / 2 + self.log_std).sum(-1)
+
+
+class Level(nn.Module):
+    """What both levels share: an MLP for the mean, a state-independent standard deviation, an output scaling."""
+
+    log_std: nn.Parameter
+    scale: Tensor
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], scale: np.ndarray) -> None:
+        super().__init__()
+        widths = (inputs, *hidden)
+        layers: list[nn.Module] = []
+        for width_in, width_out in pairwise(widths):
+            layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.Linear(widths[-1], len(scale)))
+        self.log_std = nn.Parameter(torch.full((len(scale),), -1.0))
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))
+
+    def _gaussian(self, features: Tensor) -> Gaussian:
+        return Gaussian(self.body(features), self.log_std.clamp(min=_MIN_LOG_STD))
+
+    def _sample(self, features: Tensor, noise: Tensor) -> Tensor:
+        gaussian = self._gaussian(features)
+        return (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
+
+
+class HighLevel(Level):
+    """high(state, goal, mask, noise) -> subgoal, a whole state; the MLP predicts its difference from the state."""
+
+    state_mean: Tensor
+    goal_dims: Tensor
+
+    def __init__(self, spec: PolicySpec, statistics: Statistics, hidden: tuple[int, ...]) -> None:
+        std = np.maximum(statistics.std, _STD_FLOOR)
+        super().__init__(spec.state.dim + len(spec.goal_dims), hidden, std)
+        self.register_buffer("state_mean", torch.tensor(statistics.mean))
+        self.register_buffer("goal_dims", torch.tensor(spec.goal_dims))
+
+    def features(self, state: Tensor, goal: Tensor, mask: Tensor) -> Tensor:
+        """(B, n) each -> (B, n + goal dimensions)."""
+        left = (mask * (goal - state) / self.scale)[:, self.goal_dims]
+        return torch.cat([(state - self.state_mean) / self.scale, left], dim=1)
+
+    def distribution(self, state: Tensor, goal: Tensor, mask: Tensor) -> Gaussian:
+        """Over (subgoal - state) / scale."""
+        return self._gaussian(self.features(state, goal, mask))
+
+    def log_prob(self, state: Tensor, goal: Tensor, mask: Tensor, subgoal: Tensor) -> Tensor:
+        """Log-likelihood (B,) of subgoals (B, n)."""
+        return self.distribution(state, goal, mask).log_prob((subgoal - state) / self.scale)
+
+    def forward(self, state: Tensor, goal: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """(B, n) each -> subgoal (B, n)."""
+        return state + self._sample(self.features(state, goal, mask), noise)
+
+
+class LowLevel(Level):
+    """low(state, subgoal, noise) -> action, a position target inside the action's limits."""
+
+    state_mean: Tensor
+    state_scale: Tensor
+    target_mean: Tensor
+    target_low: Tensor
+    target_high: Tensor
+
+    def __init__(
+        self, spec: PolicySpec, statistics: Statistics, targets: TargetStatistics, hidden: tuple[int, ...]
+    ) -> None:
+        super().__init__(2 * spec.state.dim, hidden, np.maximum(targets.std, _STD_FLOOR))
+        self.register_buffer("state_mean", torch.tensor(statistics.mean))
+        self.register_buffer(
+            "state_scale", torch.as_tensor(np.maximum(statistics.std, _STD_FLOOR), dtype=torch.float32)
+        )
+        self.register_buffer("target_mean", torch.tensor(targets.mean))
+        self.register_buffer("target_low", torch.tensor(spec.action.low))
+        self.register_buffer("target_high", torch.tensor(spec.action.high))
+
+    def features(self, state: Tensor, subgoal: Tensor) -> Tensor:
+        """(B, n) each -> (B, 2n)."""
+        return torch.cat([(state - self.state_mean) / self.state_scale, (subgoal - state) / self.state_scale], dim=1)
+
+    def distribution(self, state: Tensor, subgoal: Tensor) -> Gaussian:
+        """Over (target - mean target) / scale."""
+        return self._gaussian(self.features(state, subgoal))
+
+    def log_prob(self, state: Tensor, subgoal: Tensor, target: Tensor) -> Tensor:
+        """Log-likelihood (B,) of position targets (B, m)."""
+        return self.distribution(state, subgoal).log_prob((target - self.target_mean) / self.scale)
+
+    def forward(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
+        """state, subgoal (B, n) and noise (B, m) -> target (B, m)."""
+        target = self.target_mean + self._sample(self.features(state, subgoal), noise)
+        return torch.clamp(target, self.target_low, self.target_high)
+
+
+class RelayPolicy:
+    """Both levels; `plan` and `act` make it a policy for the relay loop."""
+
+    def __init__(self, high: nn.Module, low: nn.Module) -> None:
+        self.high, self.low = high.eval(), low.eval()
+
+    @torch.inference_mode()
+    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
+        return self.high(*map(torch.from_numpy, (state, goal, mask, noise))).numpy()
+
+    @torch.inference_mode()
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
+        return self.low(*map(torch.from_numpy, (state, subgoal, noise))).numpy()

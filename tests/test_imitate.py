@@ -1,0 +1,91 @@
+"""Relay imitation learning: what it learns, and that a broken run ends as an unbroken one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from demonstrations import STEPS, drawer_demonstrations, drawer_spec
+from safetensors.torch import load_file
+
+from rpl_runtime.errors import TrainingError
+from rpl_runtime.relay import RelayLoop
+from rpl_train.demos.sources import Demonstrations
+from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.networks import NetworkConfig
+from rpl_train.pool import PoolConfig
+
+POOL = PoolConfig(low_window=4, high_window=STEPS)
+SMALL = ImitateConfig(steps=40, batch=32, checkpoint_every=10, jobs=1, networks=NetworkConfig((16,), (16,)), pool=POOL)
+
+
+def quiet(level, step, loss):
+    pass
+
+
+def weights(run):
+    return {f"{level}.{k}": v for level in ("high", "low") for k, v in load_file(run / f"{level}.safetensors").items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+class Break(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def test_a_broken_run_ends_in_the_same_weights(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    imitate(demonstrations, spec, tmp_path / "whole", SMALL, quiet)
+
+    def break_at(broken_level, broken_step):
+        def progress(level, step, loss):
+            if (level, step) == (broken_level, broken_step):
+                raise Break
+
+        return progress
+
+    often = replace(SMALL, report_every=5)
+    for level, step in (("high", 25), ("low", 15), ("low", 35)):
+        with pytest.raises(Break):
+            imitate(demonstrations, spec, tmp_path / "broken", often, break_at(level, step))
+    imitate(demonstrations, spec, tmp_path / "broken", often, quiet)
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
+def test_levels_trained_side_by_side_are_those_trained_in_turn(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    seen = set()
+    imitate(demonstrations, spec, tmp_path / "one", SMALL, quiet)
+    imitate(demonstrations, spec, tmp_path / "two", replace(SMALL, jobs=2), lambda level, *_: seen.add(level))
+    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert seen == {"high", "low"}
+
+
+def test_a_folder_keeps_one_run(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    imitate(demonstrations, spec, tmp_path, SMALL, quiet)
+    with pytest.raises(TrainingError, match=r"other settings \(.*seed"):
+        imitate(demonstrations, spec, tmp_path, replace(SMALL, seed=1), quiet)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    made = drawer_demonstrations()
+    made.trajectories[0].targets[3] = np.nan  # past the importers' own check
+    with pytest.raises(TrainingError, match=r"level's loss is nan at step"):
+        imitate(Demonstrations(made.trajectories, made.sources), drawer_spec(), tmp_path, SMALL, quiet)
+
+
+def test_it_learns_to_open_what_is_named(tmp_path):
+    spec = drawer_spec()
+    config = replace(SMALL, steps=800, batch=128, networks=NetworkConfig((64,), (64,)))
+    policy, _ = imitate(drawer_demonstrations(24), spec, tmp_path, config, quiet)
+    for goal in (("first drawer",), ("first drawer", "second drawer")):
+        state = np.zeros(3, dtype=np.float32)
+        loop = RelayLoop(policy, spec)
+        loop.start("hand", spec.resolve(goal, state))
+        for step in range(40):
+            wanted = loop.step(["hand"], [step], state[None]).subgoal[0] - state
+            wanted[np.abs(wanted) < 0.1] = 0  # a world in which subgoals come true, with a little friction
+            state = np.clip(state + np.clip(wanted, -0.25, 0.25), 0, (2, 1, 1))
+        assert spec.done(state) == set(goal)
