@@ -1,0 +1,39 @@
+# Everything happens in .venv; a stamp file for each set of extras keeps set-up from being repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+export MUJOCO_GL ?= osmesa
+
+.PHONY: demo test lint proto clean
+
+demo: $(VENV)/.demo
+	@sh .ci/install-gl || true
+	$(BIN)/rpl evaluate models/kitchen --episodes 1 --output demo --video demo/kitchen.mp4 --sheet demo/kitchen.png
+
+test: $(VENV)/.dev lint
+	@sh .ci/install-gl || true
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+proto: $(VENV)/.dev
+	$(BIN)/python proto/generate.py
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[sim]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch
+	$(PIP) --editable '.[sim,train,dev]'
+	@touch $@
