@@ -93,23 +93,37 @@ def write_bundle(path: Path, manifest: Manifest, high: bytes, low: bytes) -> Bun
     Raises:
         BundleError: something else stands at the path.
     """
+    digests = {HIGH: hashlib.sha256(high).hexdigest(), LOW: hashlib.sha256(low).hexdigest()}
+    manifest = manifest.model_copy(update={"files": digests})
+    content = manifest.model_dump(mode="json")
+    card = _seal_card(render_card(manifest, _digest(content), None).encode())
+    return store_files(path, {MANIFEST: _seal_json(content), HIGH: high, LOW: low, CARD: card})
+
+
+def read_files(bundle: Bundle) -> dict[str, bytes]:
+    """The content of every file of a bundle, by name."""
+    return {name: _read(bundle.path, name) for name in FILES if (bundle.path / name).exists()}
+
+
+def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
+    """Write the files of a bundle, checked, whole or not at all.
+
+    Raises:
+        BundleError: something else stands at the path, a name is no bundle's, or the files are no sound bundle.
+    """
     path = Path(path)
     if path.exists() and not (path / MANIFEST).is_file() and any(path.iterdir() if path.is_dir() else [path]):
         raise BundleError(f"{path} exists and is not a bundle; choose another path or remove it")
-    files = {HIGH: hashlib.sha256(high).hexdigest(), LOW: hashlib.sha256(low).hexdigest()}
-    manifest = manifest.model_copy(update={"files": files})
-    content = manifest.model_dump(mode="json")
+    if unknown := set(files) - set(FILES):
+        raise BundleError(f"a bundle has no file {sorted(unknown)[0]!r}; its files are {', '.join(FILES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        (staging / MANIFEST).write_bytes(_seal_json(content))
-        (staging / HIGH).write_bytes(high)
-        (staging / LOW).write_bytes(low)
-        (staging / CARD).write_bytes(_seal_card(render_card(manifest, _digest(content), None)))
+        for name, content in files.items():
+            (staging / name).write_bytes(content)
         staging.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(staging, path)
+        load_bundle(staging)
+        _swap(staging, path)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -117,10 +131,19 @@ def write_bundle(path: Path, manifest: Manifest, high: bytes, low: bytes) -> Bun
 
 
 def attach_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
-    """Put what was measured beside the policy it was measured on, and into its card."""
+    """Put what was measured beside the policy it was measured on, and into its card.
+
+    Raises:
+        BundleError: it was measured on another bundle.
+    """
     content = {"bundle_digest": bundle.digest} | evaluation
+    if content["bundle_digest"] != bundle.digest:
+        raise BundleError(
+            f"the evaluation was measured on bundle {str(content['bundle_digest'])[:12]}; "
+            f"{bundle.path} is {bundle.digest[:12]}, and takes only its own"
+        )
     _replace(bundle.path / EVALUATION, _seal_json(content))
-    _replace(bundle.path / CARD, _seal_card(render_card(bundle.manifest, bundle.digest, content)))
+    _replace(bundle.path / CARD, _seal_card(render_card(bundle.manifest, bundle.digest, content).encode()))
     return load_bundle(bundle.path)
 
 
@@ -131,6 +154,20 @@ def _read(path: Path, name: str) -> bytes:
         raise BundleNotFound(f"{path} holds no {name}; a bundle is a folder written by `rpl export`") from None
     except OSError as error:
         raise BundleError(f"{path / name} cannot be read: {error.strerror}") from error
+
+
+def _swap(staging: Path, path: Path) -> None:
+    """Put a finished folder in the place of an older one, which stands beside it until the new one is there."""
+    older = staging.with_name(f"{staging.name}.older")
+    if path.exists():
+        os.replace(path, older)
+    try:
+        os.replace(staging, path)
+    except BaseException:
+        if older.exists():
+            os.replace(older, path)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -153,16 +190,15 @@ def _seal_json(content: dict[str, Any]) -> bytes:
 
 def _unseal_json(raw: bytes, path: Path, check: Callable[[dict[str, Any], Path], None] | None = None) -> dict[str, Any]:
     try:
-        sealed = json.loads(raw)
-    except ValueError as error:
-        raise BundleCorrupt(f"{path} is not JSON: {error}") from error
-    if not isinstance(sealed, dict):
-        raise BundleCorrupt(f"{path} holds a JSON {type(sealed).__name__}; expected an object")
+        sealed = dict(json.loads(raw))
+        content = {key: value for key, value in sealed.items() if key != "digest"}
+        resealed = _seal_json(content)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BundleCorrupt(f"{path} is not the JSON object that a bundle holds: {error}") from error
     if check is not None:
         check(sealed, path)
-    content = {key: value for key, value in sealed.items() if key != "digest"}
     # Comparing the bytes, not the parsed values, finds a change anywhere in the file.
-    if raw != _seal_json(content):
+    if raw != resealed:
         raise BundleCorrupt(f"{path} is not what its own digest says; fetch or export the bundle again")
     return content
 
@@ -177,7 +213,7 @@ def _check_version(sealed: dict[str, Any], path: Path) -> None:
 
 def _read_evaluation(path: Path, digest: str) -> dict[str, Any] | None:
     card = path / CARD
-    if card.exists() and _seal_card(_SEAL.sub("", card.read_text())) != card.read_bytes():
+    if card.exists() and _seal_card(_SEAL.sub(b"", _read(path, CARD))) != _read(path, CARD):
         raise BundleCorrupt(f"{card} is not what its own digest says; fetch or export the bundle again")
     if not (path / EVALUATION).exists():
         return None
@@ -190,8 +226,8 @@ def _read_evaluation(path: Path, digest: str) -> dict[str, Any] | None:
     return content
 
 
-_SEAL = re.compile(r"<!-- sha256 of the text above: [0-9a-f]{64} -->\n\Z")
+_SEAL = re.compile(rb"<!-- sha256 of the text above: [0-9a-f]{64} -->\n\Z")
 
 
-def _seal_card(text: str) -> bytes:
-    return f"{text}<!-- sha256 of the text above: {hashlib.sha256(text.encode()).hexdigest()} -->\n".encode()
+def _seal_card(text: bytes) -> bytes:
+    return text + f"<!-- sha256 of the text above: {hashlib.sha256(text).hexdigest()} -->\n".encode()

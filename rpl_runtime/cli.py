@@ -4,13 +4,23 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no s
 130 interrupted.
 """
 
+import json
+import os
 import sys
+from contextlib import ExitStack, closing
+from enum import StrEnum
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from rpl_runtime.errors import RelayError
+from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
+
+if TYPE_CHECKING:
+    from rpl_runtime.evaluate import EvaluateConfig
 
 app = typer.Typer(
     help="Train, export, serve and run relay policies.",
@@ -33,10 +43,266 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    Console(stderr=True).print("[bold red]error:[/]", message, highlight=False, soft_wrap=True, markup=True)
+    # Escaped: units such as [rad] in a message are not markup.
+    Console(stderr=True).print("[bold red]error:[/]", escape(message), highlight=False, soft_wrap=True)
     sys.exit(code)
+
+
+_ADDRESS = "127.0.0.1:50051"
 
 
 @app.callback()
 def _root() -> None:
     """Keeps `rpl` a group of commands."""
+
+
+@app.command("inspect")
+def inspect_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Verify a bundle and say what it is: sizes, units, limits, clock, goals, origin, results."""
+    from rpl_runtime.inspection import inspect_bundle, print_facts
+
+    facts = inspect_bundle(bundle)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        print_facts(facts)
+
+
+@app.command("serve")
+def serve_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = _ADDRESS,
+) -> None:
+    """Serve a bundle over gRPC until Ctrl-C or SIGTERM."""
+    # gRPC's own lines about a port that is taken would stand beside our sentence about it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from rpl_runtime.bundle import load_bundle
+    from rpl_runtime.report import print_serving
+    from rpl_runtime.server import ServerConfig, serve
+
+    loaded = load_bundle(bundle)
+    serve(loaded, ServerConfig(address), on_ready=lambda bound: print_serving(loaded, bound))
+
+
+class RobotKind(StrEnum):
+    KITCHEN = "kitchen"
+
+
+class StartKind(StrEnum):
+    NOMINAL = "nominal"
+    PERTURBED = "perturbed"
+
+
+@app.command("run")
+def run_command(
+    goal: Annotated[str, typer.Option(help="Elements with commas between them, or a compound goal such as mkbs.")],
+    robot: Annotated[RobotKind, typer.Option(help="What to drive.")] = RobotKind.KITCHEN,
+    address: Annotated[str | None, typer.Option(help=f"HOST:PORT of a server; default {_ADDRESS}.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw the start and sample the policy with it; without: start 0, the mode.")
+    ] = None,
+    start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.NOMINAL,
+    steps: Annotated[int | None, typer.Option(help="Default: an episode, 280 steps of 0.08 s.")] = None,
+    robot_id: Annotated[str, typer.Option(help="The robot's name on the server.")] = "kitchen",
+    record_to: Annotated[
+        Path | None, typer.Option("--record", help="Add the run to the Minari data set in this folder, named NAME-vN.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Drive a robot by a served policy. Exits with 0 if every element of the goal was done, with 1 if not."""
+    from rpl_runtime.client import Client
+    from rpl_runtime.hosting import hosting
+    from rpl_runtime.kitchen.elements import EPISODE_STEPS
+    from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
+    from rpl_runtime.recording import check_record, record, recording_of
+    from rpl_runtime.report import print_run, run_facts, run_progress
+    from rpl_runtime.robots.kitchen import KitchenRobot
+    from rpl_runtime.run import RunConfig, parse_goal, run
+
+    if address is not None and bundle is not None:
+        raise typer.BadParameter("--address and --bundle exclude each other")
+    if record_to:
+        check_record(record_to)
+    with ExitStack() as stack:
+        where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
+        client = stack.enter_context(Client(where))
+        control = stack.enter_context(client.control())
+        spec = control.model.spec
+        elements = parse_goal(goal, spec)
+        kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if start is StartKind.PERTURBED else NOMINAL)))
+        config = RunConfig(elements, steps or EPISODE_STEPS, robot_id, seed, start_seed=seed or 0)
+        on_step = stack.enter_context(run_progress(config.steps, elements))
+        result = run(kitchen, control, config, on_step)
+    if record_to:
+        source = f"{spec.name}, bundle {result.digest[:12]}, seed {seed}"
+        about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": "rpl run"}
+        record([recording_of(result, elements, source)], record_to, about)
+    facts = run_facts(result, elements, spec)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        print_run(facts, spec.period_s)
+    raise typer.Exit(0 if facts["success"] else 1)
+
+
+class Starts(StrEnum):
+    NOMINAL = "nominal"
+    PERTURBED = "perturbed"
+    BOTH = "both"
+
+
+@app.command("evaluate")
+def evaluate_command(
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder; a server is started for it.")] = None,
+    address: Annotated[str | None, typer.Option(help="HOST:PORT of a running server to evaluate instead.")] = None,
+    saved: Annotated[
+        Path | None, typer.Option("--from", help="Run nothing: print and draw this evaluation.json again.")
+    ] = None,
+    goals: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="paper (17 goals, the default), human (7 more that people played), unseen (11 that nobody did), "
+            "all35, letters such as mkbs, or elements with commas between them. Repeat it for several."
+        ),
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of each goal from each start.")] = 20,
+    start: Annotated[
+        Starts, typer.Option(help="perturbed: each arm joint +-0.05 rad, the kettle +-0.02 m in x and y.")
+    ] = Starts.BOTH,
+    seed: Annotated[int, typer.Option(help="First seed of the episodes; training stays below 1000000.")] = 1_000_000,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample both levels instead of taking their modes.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(help="Simulators side by side, by default one a core; results do not depend on it.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for evaluation.json, results.png and the episodes; go on there if broken off."),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the results here (.png, .svg, .pdf).")] = None,
+    video: Annotated[Path | None, typer.Option(help="Film one more episode, its subgoals translucent (.mp4).")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="The same in one picture, a tile for each subgoal (.png).")] = None,
+    video_goal: Annotated[str | None, typer.Option(help="The goal to film, by default the first.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the results into the bundle and its card.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Measure a policy in the kitchen, through gRPC: steps done and success of each goal.
+
+    FrankaKitchen-v1 at its default noise, 280 steps, each goal four named elements. "ever" counts an element that
+    was done at any step, "end" one that is done at the last. Intervals are 95 % bootstrap over goals.
+    """
+    if sum(given is not None for given in (bundle, address, saved)) != 1:
+        raise typer.BadParameter("give one of them: a BUNDLE, an --address, or a file --from which to draw")
+    if write and bundle is None:
+        raise typer.BadParameter("--write needs the BUNDLE to write into")
+    from rpl_runtime.evaluate import EvaluateConfig
+    from rpl_runtime.hosting import hosting
+    from rpl_runtime.results import print_results
+
+    with ExitStack() as stack:
+        if saved is not None:
+            content = _read_evaluation(saved)
+            _keep(content, output, picture)
+        else:
+            starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
+            cores = jobs or os.cpu_count() or 1
+            config = EvaluateConfig(tuple(goals or ["paper"]), episodes, starts, seed=seed, sample=sample, jobs=cores)
+            where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
+            content = _evaluate(where, config, output)
+            _keep(content, output, picture, bundle if write else None)
+            if video or sheet:
+                _film(where, config, video_goal, video, sheet)
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        print_results(content)
+
+
+def _keep(content: dict[str, Any], output: Path | None, picture: Path | None, bundle: Path | None = None) -> None:
+    """Put an evaluation into a folder, a picture and a bundle."""
+    from rpl_runtime.bundle import attach_evaluation, load_bundle
+    from rpl_runtime.figures import draw_results
+
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+    for path in (picture, output and output / "results.png"):
+        if path is not None:
+            draw_results(content, path)
+    if bundle is not None:
+        attach_evaluation(load_bundle(bundle), content)
+
+
+def _evaluate(address: str, config: "EvaluateConfig", output: Path | None) -> dict[str, Any]:
+    """Evaluate with a progress bar on stderr."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rpl_runtime.evaluate import evaluate, plan_tasks
+    from rpl_runtime.results import Episode
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    steps: list[int] = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("episodes", total=len(plan_tasks(config)))
+
+        def on_episode(episode: Episode) -> None:
+            steps.append(len(episode.first_done))
+            progress.update(
+                bar, advance=1, description=f"episodes, {sum(steps) / len(steps):.2f} elements done in each"
+            )
+
+        journal = None if output is None else output / "episodes.jsonl"
+        return evaluate(address, config, journal, on_episode).content
+
+
+def _film(address: str, config: "EvaluateConfig", goal: str | None, video: Path | None, sheet: Path | None) -> None:
+    """Film an episode; where rendering is not possible, say what it takes and go on."""
+    from dataclasses import replace
+
+    from rpl_runtime.evaluate import plan_tasks
+    from rpl_runtime.film import film
+
+    task = plan_tasks(replace(config, goals=(goal or config.goals[0],)))[0]
+    console = Console(stderr=True)
+    try:
+        with console.status(f"filming {task.goal}"):
+            film(address, task, video, sheet, config)
+    except MissingExtra as error:
+        console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON ({error}); expected an evaluation.json of `rpl evaluate`") from error
+
+
+@app.command("bench")
+def bench_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    steps: Annotated[int, typer.Option(help="Steps of each unpaced measurement.")] = 5000,
+    paced_steps: Annotated[int, typer.Option(help="Steps at the policy's own rate; 1000 take 80 s at 12.5 Hz.")] = 1000,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here as well.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure what the runtime costs: the relay loop beside bare inference, gRPC beside a bare echo.
+
+    Client and servers run in processes of their own and are measured in turns. Exits with 1 where a requirement is
+    missed; whatever else the machine does is in the numbers.
+    """
+    from rpl_runtime.bench import BenchConfig, bench, bench_table
+
+    with Console(stderr=True).status("measuring"):
+        result = bench(bundle, BenchConfig(steps, paced_steps))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result.content, indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(result.content, indent=1))
+    else:
+        Console().print(bench_table(result.content))
+    raise typer.Exit(0 if result.met else 1)

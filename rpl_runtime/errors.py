@@ -12,6 +12,7 @@
     │   ├── UnsupportedSchema        UNIMPLEMENTED        a manifest of another schema version
     │   └── MismatchedPair           FAILED_PRECONDITION  a high level with another low level
     ├── DemonstrationError           INVALID_ARGUMENT     recordings that cannot be learned from
+    ├── RecordingError               FAILED_PRECONDITION  an episode that cannot be kept
     ├── TrainingError                FAILED_PRECONDITION  a run that cannot go on
     ├── ParityError                  FAILED_PRECONDITION  exported graphs that differ from their modules
     ├── ServerUnavailable            UNAVAILABLE          nobody answers at the address
@@ -80,6 +81,10 @@ class DemonstrationError(RelayError):
     exit_code = 2
 
 
+class RecordingError(RelayError):
+    status = "FAILED_PRECONDITION"
+
+
 class TrainingError(RelayError):
     status = "FAILED_PRECONDITION"
 
@@ -100,6 +105,14 @@ class AddressInUse(RelayError):
 
 class MissingExtra(RelayError):
     status = "FAILED_PRECONDITION"
+
+
+def error_named(name: str) -> type[RelayError]:
+    """The class of the tree with this name; the root for a name that is not in it."""
+    tree: list[type[RelayError]] = [RelayError]
+    for error in tree:
+        tree += error.__subclasses__()
+    return next((error for error in tree if error.__name__ == name), RelayError)
 
 
 def require(module: str, extra: str) -> ModuleType:

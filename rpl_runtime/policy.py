@@ -33,11 +33,11 @@ class OnnxPolicy:
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
-        return self._high.run(None, {"state": state, "goal": goal, "mask": mask, "noise": noise})[0]  # type: ignore[return-value]
+        return self._high.run(["subgoal"], {"state": state, "goal": goal, "mask": mask, "noise": noise})[0]  # type: ignore[return-value]
 
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
-        return self._low.run(None, {"state": state, "subgoal": subgoal, "noise": noise})[0]  # type: ignore[return-value]
+        return self._low.run(["action"], {"state": state, "subgoal": subgoal, "noise": noise})[0]  # type: ignore[return-value]
 
     def warm_up(self) -> None:
         """Run both levels once, so that the first robot does not pay for lazy initialisation."""
@@ -77,7 +77,12 @@ def _session(path: Path, inputs: dict[str, int], outputs: dict[str, int]) -> onn
         ("inputs", session.get_inputs(), inputs),
         ("outputs", session.get_outputs(), outputs),
     ):
-        found = {node.name: tuple(node.shape[1:]) for node in nodes if node.type == "tensor(float)"}
+        # A free dimension is a name or None in a node's shape, a fixed one a number.
+        found = {
+            node.name: tuple(node.shape[1:])
+            for node in nodes
+            if node.type == "tensor(float)" and node.shape and not isinstance(node.shape[0], int)
+        }
         if len(found) != len(nodes) or found != {name: (dim,) for name, dim in expected.items()}:
             got = ", ".join(f"{node.name} {node.type}{node.shape}" for node in nodes)
             asked = ", ".join(f"{name} (batch, {dim})" for name, dim in expected.items())
@@ -96,4 +101,8 @@ def _check_pair(pair_id: str, **sessions: onnxruntime.InferenceSession) -> None:
 
 
 def _metadata(session: onnxruntime.InferenceSession) -> dict[str, Any]:
-    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    found = session.get_modelmeta().custom_metadata_map
+    try:
+        return {key: json.loads(value) for key, value in found.items()}
+    except ValueError as error:
+        raise BundleError(f"a graph's metadata is not JSON: {error}; expected what `rpl export` writes") from error

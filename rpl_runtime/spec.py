@@ -50,9 +50,7 @@ class VectorSpec(_Frozen):
         Raises:
             InvalidInput: it is not; the message names the first dimension at fault.
         """
-        vector = np.asarray(value, dtype=np.float32)
-        if vector.shape != (self.dim,):
-            raise InvalidInput(f"the {what} has shape {vector.shape}; this policy's is ({self.dim},)")
+        vector = self._sized(what, value)
         # A NaN fails both comparisons, so one pass finds every fault.
         low, high = self.bounds
         inside = (vector >= low) & (vector <= high)
@@ -61,6 +59,25 @@ class VectorSpec(_Frozen):
         at = int(np.argmin(inside))
         got = f"the {what} has {self.names[at]} = {vector[at]:.6g} {self.units[at]}"
         raise InvalidInput(f"{got}; allowed is a finite number from {self.low[at]:.6g} to {self.high[at]:.6g}")
+
+    def check_finite(self, what: str, value: np.ndarray) -> np.ndarray:
+        """`value` as float32 (dim,), if it is finite and of the right size; it may lie outside the range.
+
+        Raises:
+            InvalidInput: it is not; the message names the first dimension at fault.
+        """
+        vector = self._sized(what, value)
+        finite = np.isfinite(vector)
+        if finite.all():
+            return vector
+        at = int(np.argmin(finite))
+        raise InvalidInput(f"the {what} has {self.names[at]} = {vector[at]}; allowed is a finite number")
+
+    def _sized(self, what: str, value: np.ndarray) -> np.ndarray:
+        vector = np.asarray(value, dtype=np.float32)
+        if vector.shape != (self.dim,):
+            raise InvalidInput(f"the {what} has shape {vector.shape}; this policy's is ({self.dim},)")
+        return vector
 
 
 class ElementSpec(_Frozen):
@@ -150,6 +167,21 @@ class PolicySpec(_Frozen):
         mask = np.zeros(self.state.dim, dtype=np.float32)
         mask[list(self.goal_dims)] = 1.0
         return ResolvedGoal(self.state.check("goal state", goal), mask)
+
+    def check_goal(self, goal: ResolvedGoal) -> ResolvedGoal:
+        """A goal that was resolved before, taken as it is.
+
+        Raises:
+            InvalidInput: its state or mask is not acceptable.
+            InvalidGoal: no dimension counts.
+        """
+        state = self.state.check_finite("goal state", goal.state)
+        mask = self.state.check_finite("goal mask", goal.mask)
+        if not np.isin(mask, (0.0, 1.0)).all():
+            raise InvalidInput("the goal mask has values other than 0 and 1; allowed are those two")
+        if not mask.any():
+            raise InvalidGoal("the goal mask is 0 everywhere; at least one dimension must count")
+        return ResolvedGoal(state, mask)
 
     def done(self, state: np.ndarray) -> frozenset[str]:
         """The elements that a state (n,) has within their tolerance."""

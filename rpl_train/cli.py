@@ -1,7 +1,193 @@
-"""The training commands of `rpl`, added to its app through the entry-point group `rpl.commands`."""
+"""The training commands of `rpl`, added to its app through the entry-point group `rpl.commands`.
+
+Commands import what they need when they run: a missing extra is one sentence, and `rpl --help` stays instant.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rpl_runtime.errors import require
+
+if TYPE_CHECKING:
+    from rpl_train.checkpoint import TrainedRun
+    from rpl_train.demos.sources import Demonstrations
+    from rpl_train.demos.trajectory import Trajectory
+    from rpl_train.imitate import ImitateConfig
+
+Recordings = Annotated[
+    list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or HDF5 file in D4RL's layout; repeat it.")
+]
+AnyRecordings = Annotated[
+    list[Path],
+    typer.Argument(
+        help="HDF5 files in D4RL's kitchen layout, raw logs (.mjl) or folders of them, Minari data sets by folder or "
+        "by name (D4RL/kitchen/complete-v2), folders written by `rpl demos`."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of weights and batches.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
+
 
 def register(app: typer.Typer) -> None:
-    """Add the training commands; importing torch is left to the commands that need it."""
+    """Add the training commands to `rpl`."""
+    demos = typer.Typer(help="Demonstrations: import recordings, look at them, export them.", no_args_is_help=True)
+    demos.command("import")(demos_import)
+    demos.command("info")(demos_info)
+    demos.command("export")(demos_export)
+    app.add_typer(demos, name="demos")
+    app.command("imitate")(imitate_command)
+    app.command("export")(export_command)
+
+
+def demos_import(
+    recordings: AnyRecordings,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one .npz per demonstration.")],
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Play the targets through the physics, and keep the states it answers.")
+    ] = False,
+) -> None:
+    """Turn public recordings into a folder of demonstrations with position targets."""
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.demos.trajectory import save_folder
+
+    demonstrations = load_demonstrations(recordings)
+    trajectories = _replay(demonstrations) if replay else demonstrations.trajectories
+    save_folder(trajectories, out)
+    for sentence in (sentence for source in demonstrations.sources for sentence in source.get("left_out", ())):
+        typer.echo(f"left out: {sentence}", err=True)
+    typer.echo(f"{len(trajectories)} demonstrations written to {out}")
+
+
+def _replay(demonstrations: "Demonstrations") -> "list[Trajectory]":
+    """Replay demonstrations under a progress bar, and print what they complete."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from rpl_train.demos.replay import replay, replay_table
+
+    trajectories = demonstrations.trajectories
+    with Progress(console=Console(stderr=True)) as bars:
+        task = bars.add_task("replaying", total=len(trajectories))
+        result = replay(trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: bars.advance(task))
+    Console().print(replay_table(result))
+    return result.trajectories
+
+
+def demos_info(
+    recordings: AnyRecordings,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say what demonstrations hold: how many, how long, which elements in which order."""
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.demos.summary import print_summary, summarise
+
+    summary = summarise(load_demonstrations(recordings))
+    if as_json:
+        typer.echo(json.dumps(summary._asdict(), indent=1))
+    else:
+        print_summary(summary)
+
+
+def demos_export(
+    recordings: AnyRecordings,
+    minari: Annotated[
+        Path, typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that is there grows.")
+    ],
+) -> None:
+    """Write demonstrations as a Minari data set, which keeps their position targets."""
+    from rpl_train.demos.minari_io import export_minari
+    from rpl_train.demos.sources import load_demonstrations
+
+    demonstrations = load_demonstrations(recordings)
+    licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)
+    held = export_minari(demonstrations.trajectories, minari, "; ".join(licences))
+    typer.echo(f"{len(demonstrations.trajectories)} demonstrations written to {minari}, which now holds {held}")
+
+
+def imitate_command(
+    run: Annotated[Path, typer.Argument(help="Folder of the run; one that was broken off goes on there.")],
+    demos: Recordings,
+    steps: Steps = 20_000,
+    seed: Seed = 0,
+    jobs: Jobs = 2,
+) -> None:
+    """Relay imitation learning of both levels.
+
+    Checkpoints are written on the way: run the same command again to go on. Watch the losses with
+    `tensorboard --logdir RUN`.
+    """
+    require("torch", "train")
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.imitate import ImitateConfig
+
+    _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs))
+    typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
+
+
+def _imitate(demonstrations: "Demonstrations", run: Path, config: "ImitateConfig") -> "TrainedRun":
+    """Imitate the kitchen's demonstrations under a progress bar for each level."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rpl_runtime.kitchen.elements import kitchen_spec
+    from rpl_train.checkpoint import LEVELS
+    from rpl_train.imitate import imitate
+
+    columns = (
+        TextColumn("{task.description:>4} level"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+    )
+    with Progress(*columns) as bars:
+        tasks = {level: bars.add_task(level, total=config.steps, loss=float("nan")) for level in LEVELS}
+        return imitate(
+            demonstrations,
+            kitchen_spec("kitchen"),
+            run,
+            config,
+            lambda level, step, loss: bars.update(tasks[level], completed=step, loss=loss),
+        )
+
+
+def export_command(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="[RUN] BUNDLE", help="The run (not with --from), and the bundle to write.")
+    ],
+    factory: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MODULE:FACTORY", help="A function that returns (high, low, spec) instead."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Make a bundle of a trained run, or of anyone's two torch modules.
+
+    Nothing is written where the graphs differ from the modules over whole episodes.
+    """
+    if len(paths) != (1 if factory else 2):
+        wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
+        raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
+    require("torch", "train")
+    require("onnxscript", "train")
+    from rich.console import Console
+
+    from rpl_train.checkpoint import load_run
+    from rpl_train.export import export, result_table
+    from rpl_train.factory import load_factory
+
+    with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
+        if factory:
+            custom = load_factory(factory)
+            result = export(custom.policy, custom.spec, custom.provenance, paths[0])
+        else:
+            policy, record = load_run(paths[0])
+            result = export(policy, record.spec, record.provenance, paths[1], record.statistics)
+    if as_json:
+        typer.echo(json.dumps(result.facts(), indent=1))
+    else:
+        Console(markup=False, highlight=False).print(result_table(result))

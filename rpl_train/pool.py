@@ -3,7 +3,9 @@
 In: demonstrations and the spec whose elements goals may name. Out: batches that depend on nothing but the
 generator they are drawn with. It does not know networks or losses.
 
-Three things are done to a tuple as Algorithms 2 and 3 give it, each switched by a number in `PoolConfig`:
+Recordings stop when their last element is done, and what comes after is for the policy to guess. So each is held at
+its end for a while: its last state, with the position targets that keep it. Then three things are done to a tuple as
+Algorithms 2 and 3 give it, each switched by a number in `PoolConfig`:
 
 - Perturb and correct: the state is moved by noise while the position target stays, so the target leads back.
 - Goals by name: half of the high level's goals are the episode's end with its done elements named and set to
@@ -14,7 +16,7 @@ Three things are done to a tuple as Algorithms 2 and 3 give it, each switched by
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +42,7 @@ class PoolConfig:
     subgoal_noise: float = 0.0  # on what the low level is asked to reach
     named_goals: float = 0.5  # the share of the high level's goals given by element names
     counterfactual: float = 0.5  # the share of resting elements that are swapped
+    hold: int = 30  # [steps] appended to each demonstration in which nothing moves any more
 
 
 class LowBatch(NamedTuple):
@@ -65,6 +68,9 @@ class Pool:
     def __init__(self, demonstrations: Sequence[Trajectory], spec: PolicySpec, config: PoolConfig) -> None:
         _check(demonstrations, spec)
         self.spec, self.config = spec, config
+        commanded = [spec.state.names.index(name) for name in spec.action.names if name in spec.state.names]
+        if config.hold and len(commanded) == spec.action.dim:
+            demonstrations = [_held(demonstration, commanded, config.hold) for demonstration in demonstrations]
         lengths = [len(demonstration) for demonstration in demonstrations]
         self.states = np.concatenate([demonstration.states for demonstration in demonstrations])  # (N, n)
         self.targets = np.concatenate([demonstration.targets for demonstration in demonstrations])  # (N, m)
@@ -83,8 +89,8 @@ class Pool:
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         self._rests()
         scale = np.maximum(self.states.std(0), 0.01)
-        commanded = np.isin(spec.state.names, spec.action.names)
-        self._noise = np.where(commanded, config.robot_noise, config.object_noise) * scale
+        self._noise = config.object_noise * scale
+        self._noise[commanded] = config.robot_noise * scale[commanded]
         self._subgoal_noise = config.subgoal_noise * scale
 
     def _rests(self) -> None:
@@ -190,6 +196,16 @@ class Pool:
         """Normal noise (size, n) whose amplitude differs from row to row, from nothing to `scale`."""
         amplitude = rng.random((size, 1), dtype=np.float32)
         return amplitude * rng.standard_normal((size, len(scale)), dtype=np.float32) * scale.astype(np.float32)
+
+
+def _held(demonstration: Trajectory, commanded: list[int], steps: int) -> Trajectory:
+    """The demonstration, followed by steps in which the robot stays where it is."""
+    last = demonstration.states[-1]
+    return replace(
+        demonstration,
+        states=np.vstack([demonstration.states, np.tile(last, (steps, 1))]),
+        targets=np.vstack([demonstration.targets, np.tile(last[commanded], (steps, 1))]),
+    )
 
 
 def _check(demonstrations: Sequence[Trajectory], spec: PolicySpec) -> None:

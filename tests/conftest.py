@@ -1,1 +1,42 @@
 """Fixtures shared by the tests: small policies, and bundles made of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import policies
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.client import Client
+from rpl_runtime.server import serving
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of 5 states and 2 actions, to be read only."""
+    return policies.tiny_bundle(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def kitchen_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the kitchen's sizes, untrained, to be read only."""
+    return policies.kitchen_bundle(tmp_path_factory.mktemp("kitchen") / "bundle")
+
+
+@pytest.fixture
+def own_bundle(tmp_path: Path) -> Bundle:
+    """A tiny bundle that the test may damage."""
+    return policies.tiny_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def tiny_address(tiny_bundle: Bundle) -> Iterator[str]:
+    """The address of a server of the tiny bundle in this process."""
+    with serving(tiny_bundle) as address:
+        yield address
+
+
+@pytest.fixture
+def tiny_client(tiny_address: str) -> Iterator[Client]:
+    with Client(tiny_address) as client:
+        yield client

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.relay import RelayLoop
-from rpl_train.demos.sources import Demonstrations
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.pool import PoolConfig
@@ -70,10 +69,8 @@ def test_a_folder_keeps_one_run(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    made = drawer_demonstrations()
-    made.trajectories[0].targets[3] = np.nan  # past the importers' own check
-    with pytest.raises(TrainingError, match=r"level's loss is nan at step"):
-        imitate(Demonstrations(made.trajectories, made.sources), drawer_spec(), tmp_path, SMALL, quiet)
+    with pytest.raises(TrainingError, match=r"level's loss is (nan|inf) at step"):
+        imitate(drawer_demonstrations(), drawer_spec(), tmp_path, replace(SMALL, learning_rate=1e30), quiet)
 
 
 def test_it_learns_to_open_what_is_named(tmp_path):

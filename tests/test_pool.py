@@ -9,7 +9,14 @@ from rpl_train.demos.trajectory import Trajectory
 from rpl_train.pool import Pool, PoolConfig
 
 PLAIN = PoolConfig(
-    low_window=4, high_window=STEPS, robot_noise=0, object_noise=0, subgoal_noise=0, named_goals=0, counterfactual=0
+    low_window=4,
+    high_window=STEPS,
+    hold=0,
+    robot_noise=0,
+    object_noise=0,
+    subgoal_noise=0,
+    named_goals=0,
+    counterfactual=0,
 )
 
 

@@ -21,15 +21,15 @@ ROBOT_DIM = 9
 STATE_DIM = 30
 OBJECT_DIMS = tuple(range(ROBOT_DIM, STATE_DIM))
 
-# (name, unit, lowest, highest) of each state dimension. Arm and fingers: the joint bounds to which
-# FrankaKitchen-v1 clips its set-points. Objects: the joint ranges of its model, the kettle's pose being free.
+# (name, unit, lowest, highest) of each state dimension: where FrankaKitchen-v1's model or its set-points can take
+# it. The kettle's pose is free, so it may be knocked anywhere in the room.
 _STATE = (
     ("panda_joint1", "rad", -2.9, 2.9),
     ("panda_joint2", "rad", -1.8, 1.8),
     ("panda_joint3", "rad", -2.9, 2.9),
     ("panda_joint4", "rad", -3.1, 0.0),
     ("panda_joint5", "rad", -2.9, 2.9),
-    ("panda_joint6", "rad", 0.0, 3.8),
+    ("panda_joint6", "rad", -1.66, 3.8),
     ("panda_joint7", "rad", -2.9, 2.9),
     ("finger_left", "m", 0.0, 0.04),
     ("finger_right", "m", 0.0, 0.04),
@@ -47,9 +47,9 @@ _STATE = (
     ("left_hinge_door", "rad", -1.57, 0.0),
     ("right_hinge_door", "rad", 0.0, 1.57),
     ("microwave_door", "rad", -2.094, 0.0),
-    ("kettle_x", "m", -2.0, 2.0),
-    ("kettle_y", "m", -2.0, 2.0),
-    ("kettle_z", "m", 0.0, 4.0),
+    ("kettle_x", "m", -5.0, 5.0),
+    ("kettle_y", "m", -5.0, 5.0),
+    ("kettle_z", "m", -1.0, 5.0),
     ("kettle_qw", "1", -1.0, 1.0),
     ("kettle_qx", "1", -1.0, 1.0),
     ("kettle_qy", "1", -1.0, 1.0),
@@ -58,11 +58,14 @@ _STATE = (
 STATE_NAMES = tuple(name for name, *_ in _STATE)
 STATE_UNITS = tuple(unit for _, unit, *_ in _STATE)
 _RANGE = np.array([bounds for _, _, *bounds in _STATE], dtype=np.float32)  # (30, 2)
-TARGET_LOW, TARGET_HIGH = _RANGE[:ROBOT_DIM].T.copy()  # (9,) each [rad, m]
-# Noise and soft joint stops carry a reading a little past its range; one past these bounds is a fault.
-_SLACK = 0.05 + 0.1 * (_RANGE[:, 1] - _RANGE[:, 0])
-STATE_LOW = _RANGE[:, 0] - _SLACK  # (30,) [rad, m]
-STATE_HIGH = _RANGE[:, 1] + _SLACK  # (30,) [rad, m]
+# (9,) [rad, m]: the joint bounds to which FrankaKitchen-v1 clips set-points. Its joint 6 goes lower than that.
+TARGET_LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0], dtype=np.float32)
+TARGET_HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04], dtype=np.float32)
+# Noise and soft joint stops carry a reading past its range, an object's further than the arm's; one past these
+# bounds is a fault.
+_SLACK = np.where(np.arange(STATE_DIM) < ROBOT_DIM, 0.1, 0.25) * (0.5 + _RANGE[:, 1] - _RANGE[:, 0])
+STATE_LOW = (_RANGE[:, 0] - _SLACK).astype(np.float32)  # (30,) [rad, m]
+STATE_HIGH = (_RANGE[:, 1] + _SLACK).astype(np.float32)  # (30,) [rad, m]
 
 
 def _element(dims: tuple[int, ...], *goal: float) -> ElementSpec:
@@ -92,6 +95,16 @@ def compound_goal(letters: str) -> tuple[str, ...]:
     if unknown:
         raise InvalidGoal(f"no element has the letter {', '.join(unknown)}; allowed are {', '.join(_BY_LETTER)}")
     return tuple(_BY_LETTER[letter] for letter in letters)
+
+
+def completed_in_order(states: np.ndarray) -> tuple[str, ...]:
+    """The elements that a sequence of states (T, 30) brings to their goal, in the order in which it reaches them."""
+    first_done = {
+        name: next((step for step, state in enumerate(states) if element.is_done(state)), None)
+        for name, element in ELEMENTS.items()
+    }
+    reached = [(step, name) for name, step in first_done.items() if step is not None]
+    return tuple(name for _, name in sorted(reached))
 
 
 # The 17 compound goals of the paper (from the folders of the released demonstrations), the seven more that

@@ -1,0 +1,203 @@
+"""A bundle is whole, unchanged and its own, or it is refused with one clear sentence."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import policies
+from rpl_runtime import bundle as bundle_module
+from rpl_runtime.bundle import CARD, EVALUATION, FILES, HIGH, LOW, MANIFEST, Bundle, attach_evaluation, load_bundle
+from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, MismatchedPair, UnsupportedSchema
+from rpl_runtime.policy import OnnxPolicy
+
+EVALUATED = {"starts": {"nominal": {"mean_steps_ever": 3.5, "tiny": 1e-05}}, "seeds": [1, 2]}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with all five files, to be read only."""
+    path = tmp_path_factory.mktemp("evaluated") / "bundle"
+    return attach_evaluation(policies.tiny_bundle(path), EVALUATED)
+
+
+def reseal(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest as someone would who knows how it is sealed."""
+    content = json.loads(path.read_bytes())
+    del content["digest"]
+    change(content)
+    digest = hashlib.sha256((json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()).hexdigest()
+    path.write_text(json.dumps(content | {"digest": digest}, indent=1, ensure_ascii=False) + "\n")
+
+
+def snapshot(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_bundle_is_its_five_files(evaluated: Bundle) -> None:
+    assert {file.name for file in evaluated.path.iterdir()} == set(FILES)
+    assert load_bundle(evaluated.path) == evaluated
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_changed_byte_anywhere_is_found(evaluated: Bundle, name: str, place: float, flip: int) -> None:
+    file = evaluated.path / name
+    sound = file.read_bytes()
+    damaged = bytearray(sound)
+    damaged[int(place * len(sound))] ^= flip
+    try:
+        file.write_bytes(damaged)
+        with pytest.raises(BundleError) as caught:
+            load_bundle(evaluated.path)
+        assert isinstance(caught.value, BundleCorrupt | UnsupportedSchema)
+        assert "\n" not in str(caught.value)
+    finally:
+        file.write_bytes(sound)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-1], lambda raw: raw + b"\n", lambda raw: b"", lambda raw: b"[[]]"]
+)
+def test_a_truncated_or_longer_file_is_found(own_bundle: Bundle, name: str, damage: Callable[[bytes], bytes]) -> None:
+    bundle = attach_evaluation(own_bundle, EVALUATED)
+    (bundle.path / name).write_bytes(damage((bundle.path / name).read_bytes()))
+    with pytest.raises(BundleCorrupt, match=name):
+        load_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("1e-05", "1e905"), lambda text: text.replace("3.5", "NaN")]
+)
+def test_a_number_that_is_not_finite_is_found(own_bundle: Bundle, change: Callable[[str], str]) -> None:
+    file = attach_evaluation(own_bundle, EVALUATED).path / EVALUATION
+    assert change(file.read_text()) != file.read_text()
+    file.write_text(change(file.read_text()))
+    with pytest.raises(BundleCorrupt, match="not the JSON object"):
+        load_bundle(own_bundle.path)
+
+
+def test_two_sound_graphs_in_each_others_place(own_bundle: Bundle) -> None:
+    high, low = own_bundle.high.read_bytes(), own_bundle.low.read_bytes()
+    own_bundle.high.write_bytes(low)
+    own_bundle.low.write_bytes(high)
+    with pytest.raises(BundleCorrupt, match=r"high\.onnx has digest"):
+        load_bundle(own_bundle.path)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, HIGH, LOW])
+def test_a_missing_file(own_bundle: Bundle, name: str) -> None:
+    (own_bundle.path / name).unlink()
+    with pytest.raises(BundleNotFound, match=f"holds no {name}"):
+        load_bundle(own_bundle.path)
+
+
+def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(BundleNotFound, match="a bundle is a folder written by `rpl export`"):
+            load_bundle(path)
+
+
+def test_a_newer_schema(own_bundle: Bundle) -> None:
+    reseal(own_bundle.path / MANIFEST, lambda content: content.update(schema_version=2, novelty={"from": "the future"}))
+    with pytest.raises(UnsupportedSchema, match="schema version 2; this version of relay-policy reads 1"):
+        load_bundle(own_bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda content: content.pop("pair_id"), "pair_id"),
+        (lambda content: content["spec"].update(horizon=0), "spec.horizon"),
+        (lambda content: content.update(surprise=1), "surprise"),
+    ],
+)
+def test_a_sound_manifest_that_makes_no_sense(own_bundle: Bundle, change: Callable, where: str) -> None:
+    reseal(own_bundle.path / MANIFEST, change)
+    with pytest.raises(BundleError, match=f"cannot be used: {where}"):
+        load_bundle(own_bundle.path)
+
+
+def test_a_high_level_with_another_low_level(own_bundle: Bundle, tmp_path: Path) -> None:
+    other = policies.tiny_bundle(tmp_path / "other", seed=1)
+    shutil.copy(other.low, own_bundle.low)
+    files = {LOW: hashlib.sha256(own_bundle.low.read_bytes()).hexdigest()}
+    reseal(own_bundle.path / MANIFEST, lambda content: content["files"].update(files))
+    with pytest.raises(MismatchedPair, match=r"low\.onnx says it is the low level of pair"):
+        OnnxPolicy(load_bundle(own_bundle.path))
+
+
+@pytest.mark.parametrize("fatal_call", [0, 1])
+def test_an_interrupted_write_leaves_the_older_bundle(
+    own_bundle: Bundle, fatal_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, calls = snapshot(own_bundle.path), iter(range(10))
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if next(calls) == fatal_call:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(bundle_module.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        policies.tiny_bundle(own_bundle.path, seed=1)
+    assert snapshot(own_bundle.path) == before
+    assert list(own_bundle.path.parent.iterdir()) == [own_bundle.path]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_space(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "render_card", out_of_space)
+    with pytest.raises(OSError, match="No space left"):
+        policies.tiny_bundle(tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_bundle_replaces_an_older_one_whole(own_bundle: Bundle) -> None:
+    attach_evaluation(own_bundle, EVALUATED)
+    newer = policies.tiny_bundle(own_bundle.path, seed=1)
+    assert newer.digest != own_bundle.digest
+    assert newer.evaluation is None
+    assert list(own_bundle.path.parent.iterdir()) == [own_bundle.path]
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("irreplaceable")
+    for path in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(BundleError, match="exists and is not a bundle"):
+            policies.tiny_bundle(path)
+    assert (tmp_path / "thesis.tex").read_text() == "irreplaceable"
+
+
+def test_an_evaluation_comes_back_as_it_was(own_bundle: Bundle) -> None:
+    assert own_bundle.evaluation is None
+    bundle = attach_evaluation(own_bundle, EVALUATED)
+    assert bundle.evaluation == {"bundle_digest": own_bundle.digest} | EVALUATED
+    assert bundle.digest == own_bundle.digest
+    assert "3.5" in (bundle.path / CARD).read_text()
+    assert attach_evaluation(bundle, {"starts": {}}).evaluation == {"bundle_digest": own_bundle.digest, "starts": {}}
+
+
+def test_an_evaluation_of_another_bundle(own_bundle: Bundle, tmp_path: Path) -> None:
+    other = attach_evaluation(policies.tiny_bundle(tmp_path / "other", seed=1), EVALUATED)
+    before = snapshot(own_bundle.path)
+    assert other.evaluation is not None
+    with pytest.raises(BundleError, match="takes only its own"):
+        attach_evaluation(own_bundle, other.evaluation)
+    assert snapshot(own_bundle.path) == before
+
+    shutil.copy(other.path / EVALUATION, own_bundle.path)
+    with pytest.raises(BundleCorrupt, match="was measured on bundle"):
+        load_bundle(own_bundle.path)

@@ -1,0 +1,58 @@
+"""`rpl inspect`, as it is typed."""
+
+import json
+
+import pytest
+
+from rpl_runtime import cli
+from rpl_runtime.bundle import Bundle, attach_evaluation
+
+EVALUATION = {"starts": {"nominal": {"mean_steps_ever": 3.5, "success_ever": 0.61, "goals": {"home": {}}}, "odd": {}}}
+
+
+def rpl(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run `rpl` in this process; returns its exit code."""
+    monkeypatch.setattr("sys.argv", ["rpl", *arguments])
+    monkeypatch.setenv("COLUMNS", "150")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_it_prints_what_a_person_needs(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach_evaluation(own_bundle, EVALUATION)
+    assert rpl("inspect", str(own_bundle.path), monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    for fact in (
+        *(own_bundle.digest, own_bundle.manifest.pair_id, "0.05 s (20 Hz)", "4 steps (0.2 s)"),
+        *("heading", "m/s", "rad/s", "door 1.5", "home", "parameters", "parity", "every digest matches"),
+        *(
+            "nominal start: 3.50 elements ever done, all of them in 61%, mean of 1 goals",
+            "odd start: no means recorded",
+        ),
+    ):
+        assert fact in printed
+
+
+def test_json_holds_the_same(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rpl("inspect", "--json", str(own_bundle.path), monkeypatch=monkeypatch) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["digest"] == own_bundle.digest
+    assert facts["spec"] == own_bundle.spec.model_dump(mode="json")
+    assert facts["graphs"]["high"]["bytes"] == own_bundle.high.stat().st_size
+    assert (facts["rate_hz"], facts["evaluation"]) == (20.0, None)
+
+
+def test_a_damaged_bundle_is_one_sentence_and_exit_code_3(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_bundle.low.write_bytes(b"")
+    assert rpl("inspect", str(own_bundle.path), monkeypatch=monkeypatch) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "low.onnx has digest" in captured.err

@@ -1,0 +1,110 @@
+"""A bundle as ONNX Runtime runs it, and graphs that do not fit their manifest."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import policies
+from rpl_runtime.bundle import Bundle, load_bundle, write_bundle
+from rpl_runtime.errors import BundleError, MismatchedPair
+from rpl_runtime.policy import OnnxPolicy, graph_metadata
+
+
+def rewrite(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], object]) -> Bundle:
+    """The bundle with one graph changed and everything sealed anew."""
+    graphs = {name: onnx.load(bundle.path / f"{name}.onnx") for name in ("high", "low")}
+    change(graphs[level])
+    high, low = (graph.SerializeToString() for graph in graphs.values())
+    return write_bundle(bundle.path, bundle.manifest, high, low)
+
+
+def rows(bundle: Bundle, batch: int) -> dict[str, np.ndarray]:
+    rng, spec = np.random.default_rng(batch), bundle.spec
+    sizes = {"state": spec.state.dim, "goal": spec.state.dim, "mask": spec.state.dim, "noise": spec.high_noise}
+    return {name: rng.normal(size=(batch, size)).astype(np.float32) for name, size in sizes.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_rows_of_a_batch_do_not_touch_each_other(tiny_bundle: Bundle, batch: int) -> None:
+    policy, inputs = OnnxPolicy(tiny_bundle), rows(tiny_bundle, batch)
+    subgoal = policy.plan(**inputs)
+    action = policy.act(inputs["state"], subgoal, inputs["noise"][:, :2])
+    assert (subgoal.shape, action.shape) == ((batch, 5), (batch, 2))
+    last = {name: value[-1:] for name, value in inputs.items()}
+    np.testing.assert_allclose(policy.plan(**last), subgoal[-1:], atol=1e-6)
+    np.testing.assert_allclose(policy.act(last["state"], subgoal[-1:], last["noise"][:, :2]), action[-1:], atol=1e-6)
+
+
+def test_every_input_reaches_the_output(tiny_bundle: Bundle) -> None:
+    policy, inputs = OnnxPolicy(tiny_bundle), rows(tiny_bundle, 1)
+    subgoal = policy.plan(**inputs)
+    for name in inputs:
+        assert not np.array_equal(policy.plan(**inputs | {name: inputs[name] + 1}), subgoal), name
+
+
+def test_warm_up_takes_any_sizes(tmp_path: Path) -> None:
+    for noise in (0, 4):
+        spec = policies.tiny_spec(high_noise=noise, low_noise=noise)
+        OnnxPolicy(policies.tiny_bundle(tmp_path / str(noise), spec)).warm_up()
+
+
+def _rename_input(graph: onnx.ModelProto) -> None:
+    graph.graph.input[0].name = graph.graph.node[0].input[0] = "observation"
+
+
+def _fix_batch(graph: onnx.ModelProto) -> None:
+    for value in graph.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+
+
+@pytest.mark.parametrize("change", [_rename_input, _fix_batch])
+def test_a_graph_with_another_signature(own_bundle: Bundle, change: Callable[[onnx.ModelProto], object]) -> None:
+    bundle = rewrite(own_bundle, "high", change)
+    with pytest.raises(
+        BundleError, match=r"high\.onnx has inputs .*; the manifest asks for float32 state \(batch, 5\)"
+    ):
+        OnnxPolicy(bundle)
+
+
+def test_a_manifest_with_other_noise_sizes(own_bundle: Bundle) -> None:
+    spec = own_bundle.spec.model_copy(update={"high_noise": 7})
+    manifest = own_bundle.manifest.model_copy(update={"spec": spec})
+    bundle = write_bundle(own_bundle.path, manifest, own_bundle.high.read_bytes(), own_bundle.low.read_bytes())
+    with pytest.raises(BundleError, match=r"noise \(batch, 7\)"):
+        OnnxPolicy(bundle)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"level": "high"}, "low.onnx says it is the high level"),
+        ({"pair_id": "0" * 64}, "of pair 000000000000; the manifest names pair"),
+        ({}, "low.onnx says it is the None level of pair None"),
+    ],
+)
+def test_a_graph_of_another_pair(own_bundle: Bundle, facts: dict[str, str], message: str) -> None:
+    sound = graph_metadata(own_bundle.low) if facts else {}
+    props = {key: json.dumps(value) for key, value in (sound | facts).items()}
+
+    def relabel(graph: onnx.ModelProto) -> None:
+        del graph.metadata_props[:]
+        onnx.helper.set_model_props(graph, props)
+
+    with pytest.raises(MismatchedPair, match=message):
+        OnnxPolicy(rewrite(own_bundle, "low", relabel))
+
+
+def test_metadata_that_is_not_ours(own_bundle: Bundle) -> None:
+    bundle = rewrite(own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, {"author": "someone else"}))
+    with pytest.raises(BundleError, match="metadata is not JSON"):
+        OnnxPolicy(bundle)
+
+
+def test_a_file_that_is_no_graph(own_bundle: Bundle) -> None:
+    bundle = write_bundle(own_bundle.path, own_bundle.manifest, b"\x00" * 100, own_bundle.low.read_bytes())
+    with pytest.raises(BundleError, match="not a graph that ONNX Runtime"):
+        OnnxPolicy(load_bundle(bundle.path))
