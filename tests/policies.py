@@ -47,7 +47,7 @@ def tiny_bundle(path: Path, spec: PolicySpec | None = None, seed: int = 0) -> Bu
     """Write a bundle of `spec` (by default `tiny_spec()`): one random layer for each level, the seed's own."""
     spec = spec or tiny_spec()
     rng = np.random.default_rng(seed)
-    n, m = spec.state.dim, spec.action.dim
+    n = spec.state.dim
     high_inputs = {"state": n, "goal": n, "mask": n, "noise": spec.high_noise}
     low_inputs = {"state": n, "subgoal": n, "noise": spec.low_noise}
     graphs = {

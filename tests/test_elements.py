@@ -46,7 +46,7 @@ def test_the_limits_are_the_environments():
     bounds = kitchen._env.robot_env.robot_pos_bound[:9]
     assert np.stack([TARGET_LOW, TARGET_HIGH], axis=1) == pytest.approx(bounds, abs=1e-6)
     model = kitchen.model
-    for joint in range(9, 23):
+    for joint in range(23):
         low, high = model.jnt_range[joint]
         address = model.jnt_qposadr[joint]
         assert STATE_LOW[address] < low <= high < STATE_HIGH[address]

@@ -1,0 +1,88 @@
+"""What both levels promise, whatever they have learned."""
+
+import numpy as np
+import pytest
+import torch
+from demonstrations import drawer_spec
+
+from rpl_runtime.manifest import Statistics
+from rpl_train.networks import HighLevel, LowLevel, RelayPolicy, TargetStatistics
+
+SPEC = drawer_spec()
+STATISTICS = Statistics(mean=(0.5, 0.2, 0.3), std=(0.4, 0.3, 1e-9), low=(0, 0, 0), high=(1, 1, 1))
+
+
+@pytest.fixture
+def high():
+    torch.manual_seed(0)
+    return HighLevel(SPEC, STATISTICS, (16,))
+
+
+@pytest.fixture
+def low():
+    torch.manual_seed(0)
+    return LowLevel(SPEC, STATISTICS, TargetStatistics((0.5,), (0.4,)), (16,))
+
+
+def batch(*sizes: int, rows: int = 6) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(rows, size, generator=generator) for size in sizes]
+
+
+def test_zero_noise_is_the_most_likely_behaviour(high, low):
+    state, goal, subgoal = batch(3, 3, 3)
+    mask = torch.ones(6, 3)
+    mode = high(state, goal, mask, torch.zeros(6, 3))
+    assert (high.log_prob(state, goal, mask, mode) > high.log_prob(state, goal, mask, mode + 0.01)).all()
+    action = low(state, subgoal, torch.zeros(6, 1))
+    assert (low.log_prob(state, subgoal, action) > low.log_prob(state, subgoal, action + 0.01)).all()
+
+
+def test_log_likelihood_is_that_of_a_normal_distribution(low):
+    state, subgoal, target = batch(3, 3, 1)
+    gaussian = low.distribution(state, subgoal)
+    reference = torch.distributions.Normal(gaussian.mean, gaussian.log_std.exp())
+    expected = reference.log_prob((target - low.target_mean) / low.scale).sum(-1)
+    constant = 0.5 * np.log(2 * np.pi)
+    assert torch.allclose(low.log_prob(state, subgoal, target), expected + constant, atol=1e-5)
+
+
+def test_samples_have_the_standard_deviation_they_say(low):
+    state, subgoal = (x[:1].repeat(4000, 1) for x in batch(3, 3))
+    noise = torch.randn(4000, 1, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        low.log_std.fill_(-3.0)
+        spread = low(state, subgoal, noise).std() / low.scale
+    assert spread.item() == pytest.approx(np.exp(-3.0), rel=0.05)
+
+
+def test_what_nobody_asked_for_does_not_matter(high):
+    state, goal, other = batch(3, 3, 3)
+    mask = torch.tensor([0.0, 1.0, 0.0]).repeat(6, 1)
+    mixed = torch.where(mask > 0, goal, other)
+    noise = torch.zeros(6, 3)
+    assert torch.equal(high(state, goal, mask, noise), high(state, mixed, mask, noise))
+
+
+def test_what_is_done_looks_like_what_nobody_asked_for(high):
+    state, goal = batch(3, 3)
+    done = torch.where(torch.tensor([False, True, False]), state, goal)
+    noise = torch.zeros(6, 3)
+    asked, unasked = torch.tensor([0.0, 1.0, 1.0]).repeat(6, 1), torch.tensor([0.0, 0.0, 1.0]).repeat(6, 1)
+    assert torch.equal(high(state, done, asked, noise), high(state, done, unasked, noise))
+
+
+def test_targets_stay_inside_the_limits(low):
+    state, subgoal = batch(3, 3)
+    targets = low(state, subgoal, 1e6 * torch.ones(6, 1))
+    assert (targets <= SPEC.action.high[0]).all()
+    assert (low(state, subgoal, -1e6 * torch.ones(6, 1)) >= SPEC.action.low[0]).all()
+
+
+def test_a_policy_is_its_levels(high, low):
+    policy = RelayPolicy(high, low)
+    state, goal, noise = (x.numpy() for x in batch(3, 3, 3))
+    mask = np.ones((6, 3), np.float32)
+    expected = high(*map(torch.from_numpy, (state, goal, mask, noise))).detach().numpy()
+    assert np.array_equal(policy.plan(state, goal, mask, noise), expected)
+    assert policy.act(state, goal, noise[:, :1]).shape == (6, 1)
