@@ -52,6 +52,7 @@ class _Run:
     goal: ResolvedGoal
     seed: int | None  # None: the mode
     key: int
+    lead: int = 0  # plan_lead
     step: int = 0  # the next step to decide
     planned_at: int = 0
     subgoal: np.ndarray | None = None  # None: plan at once
@@ -64,38 +65,45 @@ class RelayLoop:
     Args:
         levels: the policy.
         spec: its dimensions, horizon and accepted states.
-        plan_lead: L >= 0. The plan for step t is asked for with the state of step t - L, except at the start and
-            after a change of goal, where it is asked for at once. L < horizon.
-
-    Raises:
-        InvalidInput: plan_lead is out of range.
     """
 
-    def __init__(self, levels: Levels, spec: PolicySpec, plan_lead: int = 0) -> None:
-        if not 0 <= plan_lead < spec.horizon:
-            raise InvalidInput(f"plan_lead is {plan_lead}; allowed is 0 to {spec.horizon - 1}")
+    def __init__(self, levels: Levels, spec: PolicySpec) -> None:
         self._levels = levels
         self._spec = spec
-        self._lead = plan_lead
         self._runs: dict[str, _Run] = {}
+        self._noise = _NoiseSource()
 
     @property
     def robots(self) -> frozenset[str]:
         """The robots with a run."""
         return frozenset(self._runs)
 
-    def start(self, robot: str, goal: ResolvedGoal, seed: int | None = None, resume: Resume | None = None) -> None:
+    def start(
+        self,
+        robot: str,
+        goal: ResolvedGoal,
+        seed: int | None = None,
+        plan_lead: int = 0,
+        resume: Resume | None = None,
+    ) -> None:
         """Begin a run at step 0, or where `resume` says. A seed samples both levels; None takes their modes.
+
+        With plan_lead L the plan for step t is asked for with the state of step t - L, except at the start and
+        after a change of goal, where it is asked for at once.
 
         Raises:
             ProtocolViolation: the robot has a run already.
-            InvalidInput: the resume point is impossible.
+            InvalidInput: the seed or plan_lead is out of range, or the resume point is impossible.
         """
         if robot in self._runs:
             raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")
-        run = _Run(goal, seed, robot_key(robot))
+        if seed is not None and not 0 <= seed < 2**64:
+            raise InvalidInput(f"the seed is {seed}; allowed is 0 to 2**64 - 1")
+        if not 0 <= plan_lead < self._spec.horizon:
+            raise InvalidInput(f"plan_lead is {plan_lead}; allowed is 0 to {self._spec.horizon - 1}")
+        run = _Run(goal, seed, robot_key(robot), plan_lead)
         if resume is not None:
-            self._check_resume(resume)
+            self._check_resume(resume, plan_lead)
             run.step = resume.step
             run.planned_at = resume.step - resume.age
             run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
@@ -139,7 +147,7 @@ class RelayLoop:
                 found[row] = error
         return found
 
-    def step(self, robots: Sequence[str], steps: Sequence[int], states: np.ndarray) -> Decision:
+    def step(self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray) -> Decision:
         """Decide one step for each robot of the batch, states (B, n). Either all rows advance or none.
 
         Raises:
@@ -152,22 +160,19 @@ class RelayLoop:
         phases = [self._phase(run) for run in runs]
         plans = self._plan(runs, phases, states)
 
-        subgoals = np.stack([plans[row] if p.subgoal is None else p.subgoal for row, p in enumerate(phases)])
-        noise = _noise_rows("low", [(run, run.step) for run in runs], self._spec.low_noise)
+        subgoals = np.empty_like(states)
+        for row, phase in enumerate(phases):
+            subgoals[row] = plans[row] if phase.subgoal is None else phase.subgoal
+        noise = self._noise_rows("low", [(run, run.step) for run in runs], self._spec.low_noise)
         action = _finite("action", self._levels.act(states, subgoals, noise))
 
-        decision = Decision(
-            action=action,
-            subgoal=subgoals,
-            replanned=np.array([phase.planned_at == run.step for run, phase in zip(runs, phases, strict=True)]),
-            age=np.array([run.step - phase.planned_at for run, phase in zip(runs, phases, strict=True)]),
-            upcoming={row: plan for row, plan in plans.items() if phases[row].subgoal is not None},
-        )
+        age = np.array([run.step - phase.planned_at for run, phase in zip(runs, phases, strict=True)])
+        upcoming = {row: plan for row, plan in plans.items() if phases[row].subgoal is not None}
         for row, (run, phase) in enumerate(zip(runs, phases, strict=True)):
-            run.upcoming = decision.upcoming.get(row, phase.upcoming)
+            run.upcoming = upcoming.get(row, phase.upcoming)
             run.subgoal, run.planned_at = subgoals[row], phase.planned_at
             run.step += 1
-        return decision
+        return Decision(action, subgoals, age == 0, age, upcoming)
 
     def _phase(self, run: _Run) -> "_Phase":
         """Where a run stands at its next step: which subgoal it follows and which plan it asks for."""
@@ -176,7 +181,7 @@ class RelayLoop:
             return _Phase(None, run.step, None, asks_for=run.step)
         if age == horizon:
             return _Phase(run.upcoming, run.step, None, asks_for=None)
-        ahead = run.step + self._lead if self._lead and age == horizon - self._lead else None
+        ahead = run.step + run.lead if run.lead and age == horizon - run.lead else None
         return _Phase(run.subgoal, run.planned_at, run.upcoming, asks_for=ahead)
 
     def _plan(self, runs: list[_Run], phases: list["_Phase"], states: np.ndarray) -> dict[int, np.ndarray]:
@@ -189,11 +194,18 @@ class RelayLoop:
         if not asking:
             return {}
         rows = [row for row, _, _ in asking]
-        goals = np.stack([run.goal.state for _, run, _ in asking])
-        masks = np.stack([run.goal.mask for _, run, _ in asking])
-        noise = _noise_rows("high", [(run, step) for _, run, step in asking], self._spec.high_noise)
+        goals = np.array([run.goal.state for _, run, _ in asking])  # np.stack is many times slower for few rows
+        masks = np.array([run.goal.mask for _, run, _ in asking])
+        noise = self._noise_rows("high", [(run, step) for _, run, step in asking], self._spec.high_noise)
         subgoals = _finite("subgoal", self._levels.plan(states[rows], goals, masks, noise))
         return dict(zip(rows, subgoals, strict=True))
+
+    def _noise_rows(self, level: Literal["high", "low"], runs: list[tuple[_Run, int]], size: int) -> np.ndarray:
+        rows = np.zeros((len(runs), size), dtype=np.float32)
+        for row, (run, step) in enumerate(runs):
+            if run.seed is not None:
+                rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
+        return rows
 
     def _run(self, robot: str) -> _Run:
         try:
@@ -201,26 +213,23 @@ class RelayLoop:
         except KeyError:
             raise ProtocolViolation(f"robot {robot!r} has no run; send a Start first") from None
 
-    def _check_resume(self, resume: Resume) -> None:
+    def _check_resume(self, resume: Resume, lead: int) -> None:
         horizon = self._spec.horizon
         if not 1 <= resume.age <= min(horizon, resume.step):
             raise InvalidInput(
                 f"a resume at step {resume.step} names a subgoal {resume.age} steps old; "
                 f"allowed is 1 to {min(horizon, resume.step)}"
             )
-        if self._lead and resume.age > horizon - self._lead and resume.upcoming is None:
+        if lead and resume.age > horizon - lead and resume.upcoming is None:
             raise InvalidInput(
                 f"a resume {resume.age} steps into a subgoal needs the upcoming subgoal too: with plan_lead "
-                f"{self._lead} it is planned at step {horizon - self._lead}"
+                f"{lead} it is planned at step {horizon - lead}"
             )
+        if not lead and resume.upcoming is not None:
+            raise InvalidInput("a resume with an upcoming subgoal needs a plan_lead; with 0 nothing is planned ahead")
         for subgoal in (resume.subgoal, resume.upcoming):
-            if subgoal is None:
-                continue
-            if np.shape(subgoal) != (self._spec.state.dim,) or not np.isfinite(subgoal).all():
-                raise InvalidInput(
-                    f"a subgoal is {self._spec.state.dim} finite numbers; got {np.size(subgoal)} of which "
-                    f"{np.isfinite(subgoal).sum()} are finite"
-                )
+            if subgoal is not None:
+                self._spec.state.check_finite("subgoal", subgoal)
 
 
 class _Phase(NamedTuple):
@@ -230,25 +239,33 @@ class _Phase(NamedTuple):
     asks_for: int | None  # the step for which a plan is asked now
 
 
-def noise(seed: int, robot_key: int, level: Literal["high", "low"], step: int, size: int) -> np.ndarray:
-    """Standard normal noise (size,) float32 that depends on nothing but its arguments.
+class _NoiseSource:
+    """Standard normal noise that depends on nothing but the arguments it is asked with.
 
     Philox is counter-based (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011), so any step of
     any run is drawn without drawing the ones before it, wherever it is computed.
     """
-    bits = np.random.Philox(key=[seed, robot_key], counter=[0, step, _LEVELS[level], 0])
-    return np.random.Generator(bits).standard_normal(size, dtype=np.float32)
+
+    def __init__(self) -> None:
+        # Moving one generator's counter takes a quarter of the time of making a generator, which asks the
+        # system for entropy even where a key is given.
+        self._bits = np.random.Philox(key=0)
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def draw(self, seed: int, robot_key: int, level: Literal["high", "low"], step: int, size: int) -> np.ndarray:
+        self._state["state"]["key"][:] = seed, robot_key
+        self._state["state"]["counter"][:] = 0, step, _LEVELS[level], 0
+        self._bits.state = self._state
+        return self._generator.standard_normal(size, dtype=np.float32)
 
 
 _LEVELS = {"high": 0, "low": 1}
 
 
-def _noise_rows(level: Literal["high", "low"], runs: list[tuple[_Run, int]], size: int) -> np.ndarray:
-    rows = np.zeros((len(runs), size), dtype=np.float32)
-    for row, (run, step) in enumerate(runs):
-        if run.seed is not None:
-            rows[row] = noise(run.seed, run.key, level, step, size)
-    return rows
+def noise(seed: int, robot_key: int, level: Literal["high", "low"], step: int, size: int) -> np.ndarray:
+    """The standard normal noise (size,) float32 of one step, as a loop draws it; for calling a level by hand."""
+    return _NoiseSource().draw(seed, robot_key, level, step, size)
 
 
 def robot_key(robot: str) -> int:

@@ -1,0 +1,106 @@
+"""A kitchen driven by a relay policy server, written from the proto file and the README alone.
+
+It imports nothing of this project: the stubs come from proto/rpl/v1/relay.proto by grpcio-tools, the kitchen from
+gymnasium-robotics. Start a server with `rpl serve models/kitchen`, then
+
+    python examples/proto_only_client.py --goal microwave --goal kettle
+"""
+
+import argparse
+import importlib
+import queue
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+PROTOS = Path(__file__).parent.parent / "proto"
+MAX_STEP = 0.16  # [rad, m] FrankaKitchen-v1 moves a set-point by action * 2 rad/s * 0.08 s from the last reading
+
+
+def generate(folder: str) -> tuple[Any, Any]:
+    """Generate the stubs into a folder and import them: (messages, service)."""
+    from grpc_tools import protoc
+
+    arguments = ["protoc", f"-I{PROTOS}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
+    if protoc.main([*arguments, "rpl/v1/relay.proto"]) != 0:
+        raise SystemExit("protoc failed")
+    sys.path.insert(0, folder)
+    return importlib.import_module("rpl.v1.relay_pb2"), importlib.import_module("rpl.v1.relay_pb2_grpc")
+
+
+def make_kitchen() -> Any:
+    from gymnasium_robotics.envs.franka_kitchen.kitchen_env import KitchenEnv
+
+    return KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
+
+
+def state_of(observation: dict[str, Any]) -> np.ndarray:
+    """The policy's 30 numbers: robot positions 9, then object positions 21 (velocities stand between)."""
+    values = observation["observation"]
+    return np.concatenate([values[:9], values[18:39]]).astype(np.float32)
+
+
+class Robot:
+    """One robot on one Control stream: a request out, a reply in."""
+
+    def __init__(self, pb: Any, stub: Any, name: str) -> None:
+        self._pb, self._name = pb, name
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._replies = stub.Control(iter(self._requests.get, None))
+
+    def ask(self, **kind: Any) -> Any:
+        row = self._pb.RequestRow(robot=self._name, **kind)
+        self._requests.put(self._pb.ControlRequest(rows=[row]))
+        [reply] = next(self._replies).rows
+        if reply.HasField("refusal"):
+            raise SystemExit(f"{reply.refusal.reason}: {reply.refusal.message}")
+        return getattr(reply, reply.WhichOneof("kind"))
+
+    def close(self) -> None:
+        self._requests.put(None)
+
+
+def run_episode(pb: Any, stub: Any, goal: list[str], steps: int) -> dict[str, bool]:
+    """Drive one episode. Returns each element of the goal and whether it was ever done."""
+    spec = stub.Describe(pb.DescribeRequest()).spec
+    elements = {element.name: element for element in spec.elements if element.name in goal}
+    kitchen = make_kitchen()
+    observation, _ = kitchen.reset(seed=0)
+    robot = Robot(pb, stub, "example")
+    state = state_of(observation)
+    robot.ask(start=pb.Start(goal=pb.Goal(elements=pb.ElementSet(names=goal)), state=state.tolist()))
+    done = dict.fromkeys(goal, False)
+    for step in range(steps):
+        seen = pb.Observation(step=step, state=state.tolist(), observed_ns=time.monotonic_ns())
+        target = np.array(robot.ask(observation=seen).target)
+        observation, *_ = kitchen.step(np.clip((target - state[:9]) / MAX_STEP, -1.0, 1.0))
+        state = state_of(observation)
+        for name, element in elements.items():
+            distance = np.linalg.norm(state[list(element.dims)] - np.array(element.goal))
+            done[name] |= bool(distance < element.tolerance)
+    robot.ask(finish=pb.Finish())
+    robot.close()
+    kitchen.close()
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Drive the kitchen for one episode.")
+    parser.add_argument("--address", default="127.0.0.1:50051")
+    parser.add_argument("--goal", action="append", required=True, help="an element's name; may be given again")
+    parser.add_argument("--steps", type=int, default=280)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, grpc.insecure_channel(arguments.address) as channel:
+        pb, service = generate(folder)
+        done = run_episode(pb, service.RelayPolicyStub(channel), arguments.goal, arguments.steps)
+    for name, was in done.items():
+        print(f"{name}: {'done' if was else 'not done'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""Messages to bytes and back: the one module that knows both protobuf and numpy.
+
+In: the values of messages.py, or bytes from anyone. Out: the other. Unpacking checks form only (is it a message of
+rpl.v1, does a row name its robot and its kind); whether a value is acceptable is for the policy's spec to say.
+It does not know gRPC channels, runs or policies.
+
+What is wrong with a single row of Control comes back as an error in that row's place, so that the others go on.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named
+from rpl_runtime.messages import (
+    NOTHING,
+    Action,
+    Finish,
+    Finished,
+    Goal,
+    GoalSet,
+    Observation,
+    Reply,
+    Request,
+    SetGoal,
+    StageTimes,
+    Start,
+    Started,
+)
+from rpl_runtime.relay import Resume
+from rpl_runtime.spec import PolicySpec, ResolvedGoal
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
+MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows
+MAX_ROBOT_NAME = 128  # [characters]
+
+_M = TypeVar("_M", bound=Message)
+
+
+def status_of(error: RelayError) -> grpc.StatusCode:
+    """The gRPC status that carries an error."""
+    return grpc.StatusCode[error.status]
+
+
+# ------------------------------------------------------------------------------------------------ Control
+
+
+def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
+    """One message of a Control stream, a (robot, request) for each row.
+
+    Raises:
+        InvalidInput: a value does not fit its field.
+    """
+    message = pb.ControlRequest()
+    try:
+        for robot, request in rows:
+            _fill_request(message.rows.add(robot=robot), request)
+        return message.SerializeToString()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(f"the request cannot be sent: {error}") from error
+
+
+def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
+    """The rows of one message of a Control stream, each the robot and its request or what is wrong with it.
+
+    Raises:
+        InvalidInput: the bytes are no ControlRequest.
+        ProtocolViolation: there is no row, or one names no robot or no kind.
+    """
+    message = _parse(pb.ControlRequest, raw)
+    if not message.rows:
+        raise ProtocolViolation("the message has no rows; a ControlRequest carries at least one")
+    rows: list[tuple[str, Request | RelayError]] = []
+    for row in message.rows:
+        kind = row.WhichOneof("kind")
+        if not row.robot or kind is None:
+            missing = "kind" if row.robot else "robot id"
+            raise ProtocolViolation(f"row {len(rows)} has no {missing}; every row names its robot and its kind")
+        try:
+            if len(row.robot) > MAX_ROBOT_NAME:
+                raise InvalidInput(f"a robot id has {len(row.robot)} characters; allowed are 1 to {MAX_ROBOT_NAME}")
+            rows.append((row.robot, _UNPACK_REQUEST[kind](getattr(row, kind))))
+        except RelayError as error:
+            rows.append((row.robot, error))
+    return rows
+
+
+def pack_reply(rows: Sequence[tuple[str, Reply]], times: StageTimes) -> bytes:
+    """One reply of a Control stream, a (robot, reply) for each row; an error becomes a refusal."""
+    message = pb.ControlReply()
+    stages = message.times
+    stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
+    for robot, reply in rows:
+        _fill_reply(message.rows.add(robot=robot), reply)
+    return message.SerializeToString()
+
+
+def unpack_reply(raw: bytes) -> list[tuple[str, Reply]]:
+    """The rows of one reply of a Control stream.
+
+    Raises:
+        ProtocolViolation: the bytes are no ControlReply, or a row has no kind.
+    """
+    message = _parse(pb.ControlReply, raw, ProtocolViolation)
+    times = StageTimes(message.times.decode_us, message.times.plan_us, message.times.act_us, message.times.total_us)
+    return [(row.robot, _unpack_reply_row(row, times)) for row in message.rows]
+
+
+# The messages of every step are filled in place: assembling them from parts copies each part.
+
+
+def _fill_request(row: pb.RequestRow, request: Request) -> None:
+    match request:
+        case Observation():
+            seen = row.observation
+            seen.step = request.step
+            seen.state.extend(request.state.tolist())
+            seen.observed_ns = request.observed_ns
+        case Start():
+            row.start.plan_lead = request.plan_lead
+            row.start.state.extend(request.state.tolist())
+            _fill_goal(row.start.goal, request.goal)
+            if request.seed is not None:
+                row.start.seed = request.seed
+            if request.resume is not None:
+                _fill_resume(row.start.resume, request.resume)
+        case SetGoal():
+            row.set_goal.state.extend(request.state.tolist())
+            _fill_goal(row.set_goal.goal, request.goal)
+        case Finish():
+            row.finish.SetInParent()
+
+
+def _unpack_start(start: pb.Start) -> Start:
+    resume = _unpack_resume(start.resume) if start.HasField("resume") else None
+    goal = _unpack_goal(start.goal)
+    if resume is not None and not isinstance(goal, ResolvedGoal):
+        raise InvalidInput("a resume needs the resolved goal of the run it goes on with, as Started returned it")
+    seed = start.seed if start.HasField("seed") else None
+    return Start(goal, _vector(start.state), seed, start.plan_lead, resume)
+
+
+_UNPACK_REQUEST: dict[str, Callable[..., Request]] = {
+    "observation": lambda row: Observation(row.step, _vector(row.state), row.observed_ns),
+    "start": _unpack_start,
+    "set_goal": lambda row: SetGoal(_unpack_goal(row.goal), _vector(row.state)),
+    "finish": lambda row: Finish(),
+}
+
+
+def _fill_reply(row: pb.ReplyRow, reply: Reply) -> None:
+    match reply:
+        case Action():
+            action = row.action
+            action.target.extend(reply.target.tolist())
+            action.age = reply.age
+            action.valid_until_ns = reply.valid_until_ns
+            if reply.replanned:
+                action.replanned = True
+                action.subgoal.extend(reply.subgoal.tolist())
+            if reply.upcoming is not None:
+                action.upcoming.extend(reply.upcoming.tolist())
+        case Started():
+            started = row.started
+            started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
+            _fill_resolved(started.goal, reply.goal)
+        case GoalSet():
+            _fill_resolved(row.goal_set.goal, reply.goal)
+        case Finished():
+            row.finished.steps = reply.steps
+            row.finished.SetInParent()  # a zero alone would leave the row without its kind
+        case RelayError():
+            row.refusal.code = status_of(reply).value[0]
+            row.refusal.reason = type(reply).__name__
+            row.refusal.message = str(reply)
+
+
+def _unpack_reply_row(row: pb.ReplyRow, times: StageTimes) -> Reply:
+    match row.WhichOneof("kind"):
+        case "action":
+            action = row.action
+            return Action(
+                target=_vector(action.target),
+                subgoal=_vector(action.subgoal) if action.replanned else NOTHING,
+                age=action.age,
+                replanned=action.replanned,
+                valid_until_ns=action.valid_until_ns,
+                upcoming=_vector(action.upcoming) if action.upcoming else None,
+                times=times,
+            )
+        case "started":
+            started = row.started
+            return Started(_unpack_resolved(started.goal), started.digest, started.period_s, started.horizon)
+        case "goal_set":
+            return GoalSet(_unpack_resolved(row.goal_set.goal))
+        case "finished":
+            return Finished(row.finished.steps)
+        case "refusal":
+            return error_named(row.refusal.reason)(row.refusal.message)
+        case _:
+            raise ProtocolViolation(f"the server's reply to robot {row.robot!r} has no kind that this client knows")
+
+
+def _fill_goal(field: pb.Goal, goal: Goal) -> None:
+    if isinstance(goal, ResolvedGoal):
+        _fill_resolved(field.resolved, goal)
+    elif isinstance(goal, np.ndarray):
+        field.state.SetInParent()
+        field.state.values.extend(goal.tolist())
+    else:
+        field.elements.SetInParent()
+        field.elements.names.extend(goal)
+
+
+def _unpack_goal(goal: pb.Goal) -> Goal:
+    match goal.WhichOneof("kind"):
+        case "elements":
+            return tuple(goal.elements.names)
+        case "state":
+            return _vector(goal.state.values)
+        case "resolved":
+            return _unpack_resolved(goal.resolved)
+        case _:
+            raise InvalidGoal("the goal is empty; it needs elements, a whole state or a resolved goal")
+
+
+def _fill_resolved(field: pb.ResolvedGoal, goal: ResolvedGoal) -> None:
+    field.SetInParent()
+    field.state.extend(goal.state.tolist())
+    field.mask.extend(goal.mask.tolist())
+
+
+def _unpack_resolved(goal: pb.ResolvedGoal) -> ResolvedGoal:
+    return ResolvedGoal(_vector(goal.state), _vector(goal.mask))
+
+
+def _fill_resume(field: pb.ResumePoint, resume: Resume) -> None:
+    field.step, field.age = resume.step, resume.age
+    field.subgoal.extend(_flat(resume.subgoal))
+    if resume.upcoming is not None:
+        field.upcoming.extend(_flat(resume.upcoming))
+    field.SetInParent()
+
+
+def _unpack_resume(resume: pb.ResumePoint) -> Resume:
+    if resume.step >= 2**31:  # a run from there could outgrow its field
+        raise InvalidInput(f"a resume names step {resume.step}; allowed is 1 to {2**31 - 1}")
+    upcoming = _vector(resume.upcoming) if resume.upcoming else None
+    return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming)
+
+
+def _vector(values: Sequence[float]) -> np.ndarray:
+    return np.fromiter(values, np.float32, len(values))
+
+
+# ------------------------------------------------------------------------------------------- Plan and Act
+
+
+def pack_plan_request(state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> bytes:
+    """state, goal, mask (B, n) and noise (B, high_noise)."""
+    return pb.PlanRequest(
+        batch=len(state), state=_flat(state), goal=_flat(goal), mask=_flat(mask), noise=_flat(noise)
+    ).SerializeToString()
+
+
+def unpack_plan_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """state, goal, mask (B, n) and noise (B, high_noise).
+
+    Raises:
+        InvalidInput: the bytes are no PlanRequest, or a matrix is not of this policy's size.
+    """
+    request, n = _parse(pb.PlanRequest, raw), spec.state.dim
+    return (
+        _matrix("state", request.state, request.batch, n),
+        _matrix("goal", request.goal, request.batch, n),
+        _matrix("mask", request.mask, request.batch, n),
+        _matrix("noise", request.noise, request.batch, spec.high_noise),
+    )
+
+
+def pack_act_request(state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> bytes:
+    """state, subgoal (B, n) and noise (B, low_noise)."""
+    return pb.ActRequest(
+        batch=len(state), state=_flat(state), subgoal=_flat(subgoal), noise=_flat(noise)
+    ).SerializeToString()
+
+
+def unpack_act_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """state, subgoal (B, n) and noise (B, low_noise).
+
+    Raises:
+        InvalidInput: the bytes are no ActRequest, or a matrix is not of this policy's size.
+    """
+    request, n = _parse(pb.ActRequest, raw), spec.state.dim
+    return (
+        _matrix("state", request.state, request.batch, n),
+        _matrix("subgoal", request.subgoal, request.batch, n),
+        _matrix("noise", request.noise, request.batch, spec.low_noise),
+    )
+
+
+def pack_subgoals(subgoal: np.ndarray) -> bytes:
+    """The reply of Plan: subgoal (B, n)."""
+    return pb.PlanReply(subgoal=_flat(subgoal)).SerializeToString()
+
+
+def unpack_subgoals(raw: bytes, batch: int) -> np.ndarray:
+    """Subgoal (B, n)."""
+    return _rows(_parse(pb.PlanReply, raw, ProtocolViolation).subgoal, batch)
+
+
+def pack_actions(action: np.ndarray) -> bytes:
+    """The reply of Act: action (B, m)."""
+    return pb.ActReply(action=_flat(action)).SerializeToString()
+
+
+def unpack_actions(raw: bytes, batch: int) -> np.ndarray:
+    """Action (B, m)."""
+    return _rows(_parse(pb.ActReply, raw, ProtocolViolation).action, batch)
+
+
+def _flat(matrix: np.ndarray) -> list[float]:
+    return np.asarray(matrix, dtype=np.float32).ravel().tolist()
+
+
+def _matrix(what: str, values: Sequence[float], batch: int, width: int) -> np.ndarray:
+    if batch < 1 or len(values) != batch * width:
+        raise InvalidInput(
+            f"the {what} has {len(values)} numbers for a batch of {batch}; this policy's has {width} for each row, "
+            f"and a batch at least one row"
+        )
+    return _vector(values).reshape(batch, width)
+
+
+def _rows(values: Sequence[float], batch: int) -> np.ndarray:
+    if not values or len(values) % batch:
+        raise ProtocolViolation(f"the server answered a batch of {batch} with {len(values)} numbers")
+    return _vector(values).reshape(batch, -1)
+
+
+def _parse(kind: type[_M], raw: bytes, error: type[RelayError] = InvalidInput) -> _M:
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise error(f"{len(raw)} bytes came that are not a {kind.DESCRIPTOR.full_name}") from None

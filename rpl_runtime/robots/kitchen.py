@@ -1,0 +1,47 @@
+"""The simulated kitchen as a robot.
+
+In: a seed, then position targets. Out: states as the environment observes them, and the elements that are done,
+read without noise. It does not know goals, policies or the wire.
+"""
+
+import numpy as np
+
+from rpl_runtime.kitchen.simulator import NOMINAL, Kitchen, StartNoise
+
+
+class KitchenRobot:
+    """The Franka of one simulated kitchen (the `Robot` protocol).
+
+    Args:
+        start_noise: how far the starts lie from the nominal one; may be changed between runs.
+
+    Raises:
+        MissingExtra: the `sim` extra is not installed.
+    """
+
+    def __init__(self, start_noise: StartNoise = NOMINAL) -> None:
+        self.start_noise = start_noise
+        self.simulator = Kitchen()  # for whoever renders or inspects it
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; the same seed and start noise give the same one."""
+        self.simulator.reset(seed, self.start_noise)
+
+    def observe(self) -> np.ndarray:
+        """The state (30,) [rad, m, quaternion wxyz] with the environment's noise."""
+        return self.simulator.state
+
+    def apply(self, target: np.ndarray) -> None:
+        """Hold a position target (9,) [rad, m] for one control period of 0.08 s simulated time."""
+        self.simulator.step(target)
+
+    def done(self) -> frozenset[str]:
+        """The names of the elements at their goal now, read without noise."""
+        return self.simulator.done()
+
+    def stop(self) -> None:
+        """Nothing to do: a kitchen stands still between its steps."""
+
+    def close(self) -> None:
+        """Release the simulator."""
+        self.simulator.close()

@@ -1,0 +1,177 @@
+"""The runs of one Control stream: requests of robots in, replies out.
+
+In: the rows of a message, each a robot and its request. Out: a reply for each row, in their order. It does not know
+bytes, gRPC or sockets; the relay loop below it does not know leases.
+
+What cannot be accepted is answered in its place by an error and changes nothing.
+"""
+
+from collections.abc import Sequence
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import numpy as np
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.errors import RelayError, RobotLeased
+from rpl_runtime.messages import (
+    Action,
+    Finish,
+    Finished,
+    Goal,
+    GoalSet,
+    Observation,
+    Reply,
+    Request,
+    SetGoal,
+    StageTimes,
+    Start,
+    Started,
+)
+from rpl_runtime.relay import Decision, Levels, RelayLoop
+from rpl_runtime.spec import ResolvedGoal
+
+Rows = Sequence[tuple[str, Request | RelayError]]
+
+
+class Answer(NamedTuple):
+    rows: list[tuple[str, Reply]]
+    times: StageTimes
+
+
+class Runs:
+    """The robots of one stream.
+
+    Args:
+        levels: the policy.
+        bundle: the bundle it came from.
+        leases: the robots that run on any stream of the server, shared by all of them.
+    """
+
+    def __init__(self, levels: Levels, bundle: Bundle, leases: set[str]) -> None:
+        self._levels = _Timed(levels)
+        self._bundle = bundle
+        self._spec = bundle.spec
+        self._leases = leases
+        self._loop = RelayLoop(self._levels, bundle.spec)
+        self._period_ns = round(bundle.spec.period_s * 1e9)
+
+    def answer(self, rows: Rows, received_ns: int) -> Answer:
+        """Take a message that was received at a time of `perf_counter_ns`; its rows take effect in their order.
+
+        Neighbouring observations are decided as one batch.
+        """
+        decoded_ns = perf_counter_ns()
+        self._levels.plan_ns = self._levels.act_ns = 0
+        replies: list[tuple[str, Reply]] = []
+        waiting: list[tuple[str, Observation]] = []
+        for robot, request in rows:
+            if isinstance(request, Observation):
+                waiting.append((robot, request))
+                continue
+            replies += self._observe(waiting)
+            waiting = []
+            replies.append((robot, self._reply(robot, request)))
+        replies += self._observe(waiting)
+        times = StageTimes(
+            decode_us=(decoded_ns - received_ns) / 1e3,
+            plan_us=self._levels.plan_ns / 1e3,
+            act_us=self._levels.act_ns / 1e3,
+            total_us=(perf_counter_ns() - received_ns) / 1e3,
+        )
+        return Answer(replies, times)
+
+    def close(self) -> None:
+        """Free every robot of the stream."""
+        self._leases -= self._loop.robots
+
+    def _reply(self, robot: str, request: Start | SetGoal | Finish | RelayError) -> Reply:
+        try:
+            match request:
+                case Start():
+                    return self._start(robot, request)
+                case SetGoal():
+                    goal = self._resolve(request.goal, request.state)
+                    self._loop.set_goal(robot, goal)
+                    return GoalSet(goal)
+                case Finish():
+                    steps = self._loop.finish(robot)
+                    self._leases.discard(robot)
+                    return Finished(steps)
+                case RelayError():
+                    return request
+        except RelayError as error:
+            return error
+
+    def _start(self, robot: str, start: Start) -> Started:
+        if robot in self._leases:
+            where = "this stream" if robot in self._loop.robots else "another stream"
+            raise RobotLeased(f"robot {robot!r} runs on {where}; finish that run, or choose another robot id")
+        goal = self._resolve(start.goal, start.state)
+        self._loop.start(robot, goal, start.seed, start.plan_lead, start.resume)
+        self._leases.add(robot)
+        return Started(goal, self._bundle.digest, self._spec.period_s, self._spec.horizon)
+
+    def _resolve(self, goal: Goal, state: np.ndarray) -> ResolvedGoal:
+        if isinstance(goal, ResolvedGoal):
+            return self._spec.check_goal(goal)
+        if isinstance(goal, np.ndarray):
+            return self._spec.resolve_state(goal)
+        return self._spec.resolve(goal, state)
+
+    def _observe(self, rows: list[tuple[str, Observation]]) -> list[tuple[str, Reply]]:
+        if not rows:
+            return []
+        try:
+            return self._decide(rows)
+        except RelayError as error:
+            if len(rows) == 1:
+                return [(rows[0][0], error)]
+        # Something is wrong with some row. Only now are the rows told apart, so that sound messages cost one check.
+        faults = self._loop.faults(*_columns(rows))
+        if not faults:  # the policy failed on the batch; row by row it fails only where it must
+            return [reply for row in rows for reply in self._observe([row])]
+        decided = iter(self._observe([row for at, row in enumerate(rows) if at not in faults]))
+        return [(robot, faults[at]) if at in faults else next(decided) for at, (robot, _) in enumerate(rows)]
+
+    def _decide(self, rows: list[tuple[str, Observation]]) -> list[tuple[str, Reply]]:
+        decision = self._loop.step(*_columns(rows))
+        return [(robot, self._action(decision, at, seen.observed_ns)) for at, (robot, seen) in enumerate(rows)]
+
+    def _action(self, decision: Decision, at: int, observed_ns: int) -> Action:
+        return Action(
+            target=decision.action[at],
+            subgoal=decision.subgoal[at],
+            age=int(decision.age[at]),
+            replanned=bool(decision.replanned[at]),
+            valid_until_ns=min(observed_ns + self._period_ns, _LAST_NS),
+            upcoming=decision.upcoming.get(at),
+        )
+
+
+_LAST_NS = 2**63 - 1  # what a time on the wire can hold
+
+
+def _columns(rows: list[tuple[str, Observation]]) -> tuple[list[str], list[int], list[np.ndarray]]:
+    return [robot for robot, _ in rows], [seen.step for _, seen in rows], [seen.state for _, seen in rows]
+
+
+class _Timed:
+    """Both levels, and how long they took."""
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+        self.plan_ns = 0  # [ns]
+        self.act_ns = 0  # [ns]
+
+    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        started = perf_counter_ns()
+        subgoal = self._levels.plan(state, goal, mask, noise)
+        self.plan_ns += perf_counter_ns() - started
+        return subgoal
+
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        started = perf_counter_ns()
+        action = self._levels.act(state, subgoal, noise)
+        self.act_ns += perf_counter_ns() - started
+        return action

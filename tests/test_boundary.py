@@ -1,0 +1,91 @@
+"""What may know what: the rules of the layout, read from the source itself."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUNTIME = ROOT / "rpl_runtime"
+MODULES = sorted(path for path in RUNTIME.rglob("*.py") if "_pb" not in path.parts)
+
+
+def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
+    """The full names of what a module imports."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(path: Path, top_level_only: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, top_level_only)}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(RUNTIME))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_the_runtime_knows_nothing_of_training(path: Path) -> None:
+    assert not packages(path) & {"rpl_train", "torch"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -> None:
+    optional = {"mujoco", "gymnasium", "gymnasium_robotics", "matplotlib", "imageio", "onnx", "grpc_tools", "h5py"}
+    assert not packages(path, top_level_only=True) & optional
+
+
+def test_only_the_codec_knows_both_protobuf_and_numpy() -> None:
+    both = [
+        named(path)
+        for path in MODULES
+        if "numpy" in packages(path)
+        and any(name.startswith(("rpl_runtime._pb", "google.protobuf")) for name in imports(path))
+    ]
+    assert both == ["codec.py"]
+
+
+def test_only_the_bundle_module_touches_the_files_of_a_bundle() -> None:
+    names = {"manifest.json", "high.onnx", "low.onnx", "MODEL_CARD.md"}
+    found = {
+        named(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found == {"bundle.py"}
+
+
+# What opens a file, a socket or a process, or tells the time or the environment.
+OUTSIDE = {"os", "io", "pathlib", "socket", "time", "datetime", "threading", "asyncio", "subprocess", "random", "grpc"}
+
+
+@pytest.mark.parametrize("name", ["relay.py", "spec.py", "messages.py", "kitchen/elements.py"])
+def test_the_core_does_no_io_and_reads_no_clock(name: str) -> None:
+    tree = ast.parse((RUNTIME / name).read_text())
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not packages(RUNTIME / name) & OUTSIDE
+    assert not called & {"open", "print", "input", "exec", "eval"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rpl_train").rglob("*.py")) + MODULES, ids=lambda path: path.name)
+def test_nothing_is_pickled(path: Path) -> None:
+    assert not packages(path) & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+
+
+def test_the_server_runs_without_training_or_simulation() -> None:
+    """Importing server and client loads neither torch nor a simulator."""
+    program = (
+        "import sys, rpl_runtime.server, rpl_runtime.client, rpl_runtime.run, rpl_runtime.robots.kitchen\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"torch", "mujoco", "gymnasium", "gymnasium_robotics", "onnx", "rpl_train"}

@@ -1,0 +1,245 @@
+"""The codec: what goes in comes out, and whatever else comes in is an error of ours."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+import policies
+from rpl_runtime import codec, describe
+from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
+from rpl_runtime.messages import (
+    NOTHING,
+    Action,
+    FileInfo,
+    Finish,
+    Finished,
+    GoalSet,
+    ModelInfo,
+    Observation,
+    SetGoal,
+    StageTimes,
+    Start,
+    Started,
+)
+from rpl_runtime.relay import Resume
+from rpl_runtime.spec import ResolvedGoal
+
+TIMES = StageTimes(1.0, 2.0, 3.0, 8.0)
+
+floats = st.floats(width=32)
+vectors = st.lists(floats, max_size=8).map(lambda values: np.array(values, dtype=np.float32))
+full_vectors = st.lists(floats, min_size=1, max_size=8).map(lambda values: np.array(values, dtype=np.float32))
+robots = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=codec.MAX_ROBOT_NAME)
+resolved_goals = st.builds(ResolvedGoal, vectors, vectors)
+names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=4).map(tuple)
+goals = st.one_of(names, vectors, resolved_goals)
+resumes = st.builds(Resume, st.integers(0, 2**31 - 1), vectors, st.integers(0, 2**32 - 1), st.none() | full_vectors)
+seeds = st.none() | st.integers(0, 2**64 - 1)
+leads = st.integers(0, 2**32 - 1)
+requests = st.one_of(
+    st.builds(Observation, st.integers(0, 2**32 - 1), vectors, st.integers(-(2**63), 2**63 - 1)),
+    st.builds(Start, goals, vectors, seeds, leads, st.none()),
+    st.builds(Start, resolved_goals, vectors, seeds, leads, resumes),
+    st.builds(SetGoal, goals, vectors),
+    st.just(Finish()),
+)
+replies = st.one_of(
+    st.builds(
+        Action,
+        target=vectors,
+        subgoal=full_vectors,
+        age=st.integers(0, 2**32 - 1),
+        replanned=st.just(True),
+        valid_until_ns=st.integers(-(2**63), 2**63 - 1),
+        upcoming=st.none() | full_vectors,
+        times=st.just(TIMES),
+    ),
+    st.builds(Started, resolved_goals, st.text("0123456789abcdef"), st.floats(allow_nan=False), st.integers(0, 2**31)),
+    st.builds(GoalSet, resolved_goals),
+    st.builds(Finished, st.integers(0, 2**32 - 1)),
+)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other, equal_nan=True)
+    if isinstance(one, tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@given(st.lists(st.tuples(robots, requests), min_size=1, max_size=4))
+def test_requests_come_out_as_they_went_in(rows: list) -> None:
+    assert same(tuple(codec.unpack_request(codec.pack_request(rows))), tuple(rows))
+
+
+@given(st.lists(st.tuples(robots, replies), max_size=4))
+def test_replies_come_out_as_they_went_in(rows: list) -> None:
+    assert same(tuple(codec.unpack_reply(codec.pack_reply(rows, TIMES))), tuple(rows))
+
+
+def test_a_subgoal_travels_only_where_it_is_new() -> None:
+    action = Action(np.ones(2, np.float32), np.ones(5, np.float32), 3, False, 7)
+    [(_, reply)] = codec.unpack_reply(codec.pack_reply([("a", action)], TIMES))
+    assert isinstance(reply, Action)
+    assert same(reply.subgoal, NOTHING)
+    assert reply.upcoming is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidInput("x"), 3),
+        (InvalidGoal("x"), 3),
+        (StepOutOfOrder("x"), 11),
+        (ProtocolViolation("x"), 9),
+        (RobotLeased("x"), 6),
+        (RelayError("x"), 13),
+    ],
+)
+def test_an_error_travels_as_a_refusal_of_its_class(error: RelayError, code: int) -> None:
+    raw = codec.pack_reply([("a", error)], TIMES)
+    assert pb.ControlReply.FromString(raw).rows[0].refusal.code == code
+    [(_, reply)] = codec.unpack_reply(raw)
+    assert type(reply) is type(error)
+    assert str(reply) == "x"
+
+
+def test_a_refusal_of_an_unknown_kind_is_still_an_error() -> None:
+    refusal = pb.Refusal(code=3, reason="FromTheFuture", message="x")
+    raw = pb.ControlReply(rows=[pb.ReplyRow(robot="a", refusal=refusal)]).SerializeToString()
+    [(_, reply)] = codec.unpack_reply(raw)
+    assert type(reply) is RelayError
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_a_value_or_an_error_of_ours(raw: bytes) -> None:
+    spec = policies.tiny_spec()
+    for unpack in (
+        codec.unpack_request,
+        codec.unpack_reply,
+        lambda raw: codec.unpack_plan_request(raw, spec),
+        lambda raw: codec.unpack_act_request(raw, spec),
+        lambda raw: codec.unpack_subgoals(raw, 1),
+        lambda raw: codec.unpack_actions(raw, 1),
+        describe.unpack_model,
+        describe.unpack_chunk,
+    ):
+        with contextlib.suppress(InvalidInput, ProtocolViolation):
+            unpack(raw)
+
+
+@given(st.lists(st.tuples(robots, requests), min_size=1, max_size=3), st.data())
+def test_damaged_requests_are_a_value_or_an_error_of_ours(rows: list, data: st.DataObject) -> None:
+    raw = bytearray(codec.pack_request(rows))
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(InvalidInput, ProtocolViolation):
+        for _, request in codec.unpack_request(bytes(raw)):
+            assert isinstance(request, (Start, Observation, SetGoal, Finish, InvalidInput))
+
+
+def row(robot: str = "a", **kind: Message) -> pb.RequestRow:
+    return pb.RequestRow(robot=robot, **kind)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], "no rows"),
+        ([row(finish=pb.Finish()), row("", finish=pb.Finish())], "row 1 has no robot id"),
+        ([row()], "row 0 has no kind"),
+    ],
+)
+def test_a_message_without_meaning_is_refused_whole(rows: Sequence[pb.RequestRow], sentence: str) -> None:
+    with pytest.raises(ProtocolViolation, match=sentence):
+        codec.unpack_request(pb.ControlRequest(rows=rows).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("sick", "error", "sentence"),
+    [
+        (row(start=pb.Start()), InvalidGoal, "the goal is empty"),
+        (row(set_goal=pb.SetGoal()), InvalidGoal, "the goal is empty"),
+        (row("a" * 129, finish=pb.Finish()), InvalidInput, "allowed are 1 to 128"),
+        (
+            row(start=pb.Start(goal=pb.Goal(elements=pb.ElementSet(names=["door"])), resume=pb.ResumePoint(step=1))),
+            InvalidInput,
+            "needs the resolved goal",
+        ),
+        (
+            row(start=pb.Start(goal=pb.Goal(resolved=pb.ResolvedGoal()), resume=pb.ResumePoint(step=2**31))),
+            InvalidInput,
+            "allowed is 1 to",
+        ),
+    ],
+)
+def test_a_sick_row_leaves_its_neighbours_alone(sick: pb.RequestRow, error: type[RelayError], sentence: str) -> None:
+    raw = pb.ControlRequest(rows=[row("b", finish=pb.Finish()), sick]).SerializeToString()
+    [(_, sound), (_, found)] = codec.unpack_request(raw)
+    assert isinstance(sound, Finish)
+    assert type(found) is error
+    assert sentence in str(found)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("a", Observation(-1, NOTHING, 0))],
+        [("a", Observation(2**32, NOTHING, 0))],
+        [("a", Observation("first", NOTHING, 0))],
+        [("\ud800", Finish())],
+        [("a", Start(["door"], seed=-1))],
+        [("a", Start([3]))],
+    ],
+)
+def test_a_value_that_does_not_fit_is_not_sent(rows: list) -> None:
+    with pytest.raises(InvalidInput, match="cannot be sent"):
+        codec.pack_request(rows)
+
+
+@given(st.integers(1, 5), st.integers(0, 2**32))
+def test_matrices_come_out_as_they_went_in(batch: int, seed: int) -> None:
+    spec, rng = policies.tiny_spec(), np.random.default_rng(seed)
+
+    def matrix(width: int) -> np.ndarray:
+        return rng.normal(size=(batch, width)).astype(np.float32)
+
+    plan, act = (matrix(5), matrix(5), matrix(5), matrix(3)), (matrix(5), matrix(5), matrix(2))
+    assert same(codec.unpack_plan_request(codec.pack_plan_request(*plan), spec), plan)
+    assert same(codec.unpack_act_request(codec.pack_act_request(*act), spec), act)
+    assert same(codec.unpack_subgoals(codec.pack_subgoals(plan[0]), batch), plan[0])
+    assert same(codec.unpack_actions(codec.pack_actions(act[2]), batch), act[2])
+
+
+@pytest.mark.parametrize("change", [{"batch": 0}, {"batch": 3}, {"state": [0.0] * 9}, {"noise": []}])
+def test_a_matrix_of_another_size_names_what_is_allowed(change: dict) -> None:
+    sound = {"batch": 2, "state": [0.0] * 10, "subgoal": [0.0] * 10, "noise": [0.0] * 4}
+    with pytest.raises(InvalidInput, match=r"for each row"):
+        codec.unpack_act_request(pb.ActRequest(**(sound | change)).SerializeToString(), policies.tiny_spec())
+
+
+@pytest.mark.parametrize("make", [policies.tiny_spec, lambda: policies.kitchen_spec("kitchen", 30, 4, 9)])
+def test_a_description_comes_out_as_it_went_in(make) -> None:
+    model = ModelInfo(make(), "abc", 1, {"high.onnx": FileInfo(7, "def")})
+    assert describe.unpack_model(describe.pack_model(model)) == model
+
+
+def test_a_description_of_nothing_is_a_fault_of_the_server() -> None:
+    with pytest.raises(ProtocolViolation, match="cannot read"):
+        describe.unpack_model(b"")
+
+
+@pytest.mark.parametrize("size", [0, 1, describe.CHUNK_BYTES, describe.CHUNK_BYTES + 1])
+def test_the_chunks_of_a_file_make_the_file(size: int) -> None:
+    content = np.random.default_rng(0).bytes(size)
+    chunks = [describe.unpack_chunk(raw) for raw in describe.pack_chunks("a", content)]
+    assert b"".join(chunk for _, chunk in chunks) == content
+    assert {name for name, _ in chunks} == {"a"}

@@ -1,0 +1,53 @@
+"""Servers in processes of their own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.client import Client
+from rpl_runtime.errors import BundleNotFound, ServerUnavailable
+from rpl_runtime.hosting import hosting, own_process
+
+
+def fail(on_ready: Callable[[str], None]) -> None:
+    sys.exit(7)
+
+
+def test_a_bundle_is_served_for_the_length_of_the_block(tiny_bundle: Bundle):
+    with hosting(tiny_bundle.path) as address, Client(address) as client:
+        assert client.describe().digest == tiny_bundle.digest
+    with Client(address) as client, pytest.raises(ServerUnavailable):
+        client.describe()
+
+
+def test_a_bundle_that_is_none_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(BundleNotFound), hosting(tmp_path / "nothing"):
+        pass
+
+
+def test_a_server_that_does_not_start_is_one_sentence():
+    with pytest.raises(ServerUnavailable, match="exit code 7"), own_process(fail):
+        pass
+
+
+def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
+    script = """
+import sys
+from pathlib import Path
+from rpl_runtime.hosting import hosting
+if __name__ == "__main__":
+    with hosting(Path(sys.argv[1])) as address:
+        print(address, flush=True)
+        sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(tiny_bundle.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        address = parent.stdout.readline().strip()
+        parent.kill()
+        parent.communicate(timeout=60)  # its output ends when the server, which inherited it, has ended
+    with Client(address) as client, pytest.raises(ServerUnavailable):
+        client.describe()

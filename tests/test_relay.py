@@ -1,0 +1,239 @@
+"""The relay loop against a brute-force reading of its contract."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import policies
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
+from rpl_runtime.relay import RelayLoop, Resume, noise, robot_key
+from rpl_runtime.spec import PolicySpec, ResolvedGoal
+
+SPEC = policies.tiny_spec()
+N, M = SPEC.state.dim, SPEC.action.dim
+
+
+class Blend:
+    """Levels that depend on every input and treat every row alike."""
+
+    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return np.float32(0.5) * state + mask * goal + np.pad(noise, ((0, 0), (0, N - noise.shape[1])))
+
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return (subgoal - state)[:, :M] + noise
+
+
+class Case(NamedTuple):
+    spec: PolicySpec
+    states: np.ndarray  # (T, n)
+    goals: dict[int, ResolvedGoal]  # step before which it is set -> goal; 0 is there
+    seed: int | None
+    lead: int
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    horizon = draw(st.integers(1, 6))
+    length = draw(st.integers(1, 20))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    changes = draw(st.sets(st.integers(1, 20), max_size=3)) | {0}
+    goals = {
+        at: ResolvedGoal(rng.normal(size=N).astype(np.float32), rng.integers(0, 2, N).astype(np.float32))
+        for at in changes
+    }
+    return Case(
+        policies.tiny_spec(horizon),
+        rng.uniform(-0.4, 0.4, (length, N)).astype(np.float32),
+        goals,
+        draw(st.none() | st.integers(0, 2**64 - 1)),
+        draw(st.integers(0, horizon - 1)),
+    )
+
+
+def brute_force(case: Case, robot: str, step: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """action, subgoal and age of a step, from the contract alone: no state is carried from step to step."""
+    began = max(at for at in case.goals if at <= step)
+    effective = began + (step - began) // case.spec.horizon * case.spec.horizon
+    asked = effective if effective == began else effective - case.lead
+
+    def draw(level, at, size):
+        zeros = np.zeros(size, dtype=np.float32)
+        return (zeros if case.seed is None else noise(case.seed, robot_key(robot), level, at, size))[None]
+
+    goal, levels = case.goals[began], Blend()
+    subgoal = levels.plan(case.states[asked][None], goal.state[None], goal.mask[None], draw("high", effective, 3))
+    action = levels.act(case.states[step][None], subgoal, draw("low", step, 2))
+    return action[0], subgoal[0], step - effective
+
+
+def play(loop: RelayLoop, case: Case, robot: str, first: int = 0):
+    for step in range(first, len(case.states)):
+        if step and step in case.goals:
+            loop.set_goal(robot, case.goals[step])
+        yield step, loop.step([robot], [step], case.states[step][None])
+
+
+@given(cases())
+def test_every_step_is_what_the_contract_says(case: Case) -> None:
+    loop = RelayLoop(Blend(), case.spec)
+    loop.start("a", case.goals[0], case.seed, case.lead)
+    for step, decision in play(loop, case, "a"):
+        action, subgoal, age = brute_force(case, "a", step)
+        np.testing.assert_array_equal(decision.action[0], action)
+        np.testing.assert_array_equal(decision.subgoal[0], subgoal)
+        assert (decision.age[0], decision.replanned[0]) == (age, age == 0)
+
+
+@given(cases(), st.integers(1, 19))
+def test_a_resumed_run_goes_on_as_the_unbroken_one(case: Case, cut: int) -> None:
+    """What the decisions told is enough to go on with."""
+    cut = min(cut, len(case.states))
+    first, second = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
+    first.start("a", case.goals[0], case.seed, case.lead)
+    upcoming = decision = None
+    for step, decision in play(first, case, "a"):
+        upcoming = decision.upcoming.get(0, None if decision.replanned[0] else upcoming)
+        if step + 1 == cut:
+            break
+    assert decision is not None
+    goal = case.goals[max(at for at in case.goals if at < cut)]
+    resume = Resume(cut, decision.subgoal[0], int(decision.age[0]) + 1, upcoming)
+    second.start("a", goal, case.seed, case.lead, resume)
+    for step, decision in play(second, case, "a", first=cut):
+        action, subgoal, age = brute_force(case, "a", step)
+        np.testing.assert_array_equal(decision.action[0], action)
+        np.testing.assert_array_equal(decision.subgoal[0], subgoal)
+        assert decision.age[0] == age
+
+
+@given(cases(), st.lists(st.integers(0, 8), min_size=1, max_size=4))
+def test_a_batch_of_robots_at_their_own_steps_is_each_of_them_alone(case: Case, delays: list[int]) -> None:
+    loop = RelayLoop(Blend(), case.spec)
+    runs = {f"robot {number}": delay for number, delay in enumerate(delays)}
+    for robot in runs:
+        loop.start(robot, case.goals[0], case.seed, case.lead)
+    only_start = case._replace(goals={0: case.goals[0]})
+    for tick in range(len(case.states)):
+        rows = [(robot, tick - delay) for robot, delay in runs.items() if tick >= delay]
+        if not rows:
+            continue
+        decision = loop.step(*zip(*rows, strict=True), case.states[[step for _, step in rows]])
+        for row, (robot, step) in enumerate(rows):
+            action, subgoal, _ = brute_force(only_start, robot, step)
+            np.testing.assert_array_equal(decision.action[row], action)
+            np.testing.assert_array_equal(decision.subgoal[row], subgoal)
+
+
+@given(st.data())
+@settings(max_examples=50)
+def test_a_fault_is_found_in_its_row_and_moves_nobody(data: st.DataObject) -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    robots = ["a", "b", "c"]
+    goal = SPEC.resolve(["door"], np.zeros(N))
+    for robot in robots:
+        loop.start(robot, goal)
+    states = np.zeros((3, N), dtype=np.float32)
+    steps = [0, 0, 0]
+    sick = data.draw(st.integers(0, 2))
+    fault, expected = data.draw(
+        st.sampled_from(
+            [
+                (lambda: states.__setitem__((sick, 1), np.nan), InvalidInput),
+                (lambda: states.__setitem__((sick, 1), np.inf), InvalidInput),
+                (lambda: states.__setitem__((sick, 1), 11.0), InvalidInput),
+                (lambda: steps.__setitem__(sick, 1), StepOutOfOrder),
+                (lambda: robots.__setitem__(sick, "nobody"), ProtocolViolation),
+                (lambda: robots.__setitem__(sick, robots[sick - 1]), StepOutOfOrder),
+            ]
+        )
+    )
+    fault()
+    [(row, error)] = loop.faults(robots, steps, states).items()
+    assert type(error) is expected
+    assert row == sick or robots.count(robots[sick]) == 2
+    with pytest.raises(expected):
+        loop.step(robots, steps, states)
+    decision = loop.step(["a", "b", "c"], [0, 0, 0], np.zeros((3, N)))
+    assert decision.replanned.all()
+
+
+def test_a_state_of_another_size_names_both_sizes() -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    loop.start("a", SPEC.resolve(["door"], np.zeros(N)))
+    with pytest.raises(InvalidInput, match=r"shape \(3,\).*\(5,\)"):
+        loop.step(["a"], [0], [np.zeros(3)])
+
+
+def test_a_policy_that_returns_nan_leaves_the_run_where_it_stands() -> None:
+    class Sick(Blend):
+        sick = True
+
+        def act(self, state, subgoal, noise):
+            return super().act(state, subgoal, noise) * (np.nan if self.sick else 1)
+
+    levels = Sick()
+    loop = RelayLoop(levels, SPEC)
+    loop.start("a", SPEC.resolve(["door"], np.zeros(N)))
+    with pytest.raises(RelayError, match="not finite"):
+        loop.step(["a"], [0], np.zeros((1, N)))
+    levels.sick = False
+    assert loop.step(["a"], [0], np.zeros((1, N))).replanned[0]
+
+
+def test_a_run_is_started_once_and_finished_once() -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    goal = SPEC.resolve(["door"], np.zeros(N))
+    loop.start("a", goal)
+    with pytest.raises(ProtocolViolation, match="has a run already"):
+        loop.start("a", goal)
+    assert loop.finish("a") == 0
+    for call in (lambda: loop.finish("a"), lambda: loop.set_goal("a", goal)):
+        with pytest.raises(ProtocolViolation, match="send a Start first"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"plan_lead": 4}, "allowed is 0 to 3"),
+        ({"plan_lead": -1}, "allowed is 0 to 3"),
+        ({"seed": -1}, "allowed is 0 to"),
+        ({"seed": 2**64}, "allowed is 0 to"),
+        ({"resume": Resume(5, np.zeros(N), 0)}, "allowed is 1 to 4"),
+        ({"resume": Resume(5, np.zeros(N), 5)}, "allowed is 1 to 4"),
+        ({"resume": Resume(2, np.zeros(N), 3)}, "allowed is 1 to 2"),
+        ({"resume": Resume(5, np.zeros(3), 1)}, "shape"),
+        ({"resume": Resume(5, np.full(N, np.nan), 1)}, "finite"),
+        ({"resume": Resume(5, np.zeros(N), 3), "plan_lead": 2}, "needs the upcoming subgoal"),
+        ({"resume": Resume(5, np.zeros(N), 3, np.zeros(N))}, "needs a plan_lead"),
+        ({"resume": Resume(5, np.zeros(N), 3, np.full(N, np.inf)), "plan_lead": 2}, "finite"),
+    ],
+)
+def test_an_impossible_start_says_what_is_allowed(options: dict, sentence: str) -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    with pytest.raises(InvalidInput, match=sentence):
+        loop.start("a", SPEC.resolve(["door"], np.zeros(N)), **options)
+    assert not loop.robots
+
+
+def test_noise_depends_on_every_part_of_its_key() -> None:
+    base = (7, 2**63 + 5, "high", 3, 4)
+    # The second differs in the last bit of a 64-bit key, which a float would lose.
+    others = [
+        (8, *base[1:]),
+        (7, 2**63 + 4, *base[2:]),
+        (7, 2**63 + 5, "low", 3, 4),
+        (7, 2**63 + 5, "high", 4, 4),
+    ]
+    drawn = [tuple(noise(*key)) for key in (base, *others)]
+    assert len(set(drawn)) == 5
+    assert tuple(noise(*base)) == drawn[0]
+
+
+def test_noise_is_standard_normal() -> None:
+    drawn = np.concatenate([noise(1, robot_key("a"), "low", step, 8) for step in range(2000)])
+    assert abs(drawn.mean()) < 0.05
+    assert abs(drawn.std() - 1) < 0.05

@@ -1,0 +1,165 @@
+"""A run of any robot, and the command that makes one in the kitchen."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import policies
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.cli import app
+from rpl_runtime.client import Client
+from rpl_runtime.errors import InvalidGoal, InvalidInput, StepOutOfOrder
+from rpl_runtime.run import RunConfig, Step, parse_goal, run
+from rpl_runtime.server import serving
+
+
+class Cart:
+    """A robot that drives where it is told and opens its door at step 2."""
+
+    def __init__(self) -> None:
+        self.position = np.zeros(5)
+        self.applied: list[np.ndarray] = []
+        self.stopped = 0
+        self.broken = False
+
+    def reset(self, seed: int) -> None:
+        self.position = np.full(5, seed / 100)
+        self.applied = []
+
+    def observe(self) -> np.ndarray:
+        return self.position * (np.nan if self.broken else 1)
+
+    def apply(self, target: np.ndarray) -> None:
+        self.applied.append(target)
+        self.position = self.position + 0.01 * np.pad(target, (0, 3))
+
+    def done(self) -> frozenset[str]:
+        return frozenset({"door"} if len(self.applied) == 2 else {"lamp"} if len(self.applied) > 5 else ())
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+def test_a_result_holds_everything_that_happened(tiny_client: Client, tiny_bundle: Bundle) -> None:
+    robot, heard = Cart(), list[Step]()
+    with tiny_client.control() as control:
+        result = run(robot, control, RunConfig(("door", "lamp"), steps=7, start_seed=3), heard.append)
+        # The robot is free again.
+        control.start("robot", ["door"], np.zeros(5))
+    assert result.digest == tiny_bundle.digest
+    assert [result.states.shape, result.targets.shape, result.subgoals.shape] == [(7, 5), (7, 2), (7, 5)]
+    np.testing.assert_array_equal(result.states[0], np.full(5, 0.03))
+    np.testing.assert_array_equal(result.targets, robot.applied)
+    np.testing.assert_array_equal(result.final_state, robot.position)
+    assert result.replanned.tolist() == [True, False, False, False, True, False, False]
+    assert [step.step for step in heard] == list(range(7))
+    assert result.ever_done == {"door", "lamp"}
+    assert result.done_at_end == {"lamp"}
+    assert [result.first_done(name) for name in ("door", "lamp", "dock")] == [2, 6, None]
+    assert robot.stopped == 1
+
+
+def test_the_same_seeds_give_the_same_run(tiny_client: Client) -> None:
+    with tiny_client.control() as control:
+        one, same, other = (
+            run(Cart(), control, RunConfig(("door",), steps=5, seed=seed, start_seed=1)) for seed in (4, 4, 5)
+        )
+    np.testing.assert_array_equal(one.targets, same.targets)
+    assert not np.array_equal(one.targets, other.targets)
+
+
+def test_a_run_that_breaks_off_stops_the_robot(tiny_client: Client) -> None:
+    robot = Cart()
+
+    def break_it(step: Step) -> None:
+        robot.broken = step.step == 2
+
+    with tiny_client.control() as control, pytest.raises(InvalidInput, match="nan"):
+        run(robot, control, RunConfig(("door",), steps=5), break_it)
+    assert robot.stopped == 1
+    assert len(robot.applied) == 3
+
+
+def test_a_refused_start_moves_nothing(tiny_client: Client) -> None:
+    robot = Cart()
+    with tiny_client.control() as control:
+        with pytest.raises(InvalidGoal):
+            run(robot, control, RunConfig(("window",), steps=5))
+        with pytest.raises(InvalidInput, match="allowed is 1 or more"):
+            run(robot, control, RunConfig(("door",), steps=0))
+    assert not robot.applied
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [("door", ("door",)), ("lamp, door", ("lamp", "door")), ("home", ("door", "lamp"))],
+)
+def test_a_goal_is_read_from_text(text: str, elements: tuple[str, ...]) -> None:
+    assert parse_goal(text, policies.tiny_spec()) == elements
+
+
+@pytest.mark.parametrize("text", ["", ",", "window", "door,window", "homes"])
+def test_a_text_that_is_no_goal_says_what_is_allowed(text: str) -> None:
+    with pytest.raises(InvalidGoal, match=r"allowed are .*door, lamp, dock.*home"):
+        parse_goal(text, policies.tiny_spec())
+
+
+@pytest.fixture(scope="module")
+def kitchen_address(kitchen_bundle: Bundle):
+    with serving(kitchen_bundle) as address:
+        yield address
+
+
+def rpl_run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["run", "--robot", "kitchen", "--steps", "3", *arguments])
+
+
+def test_the_command_tells_what_was_done_and_fails_where_it_was_not(kitchen_address: str, kitchen_bundle) -> None:
+    finished = rpl_run("--address", kitchen_address, "--goal", "mkbs", "--json")
+    assert finished.exit_code == 1
+    facts = json.loads(finished.stdout)
+    assert list(facts["elements"]) == ["microwave", "kettle", "bottom burner", "slide cabinet"]
+    assert facts["elements"]["microwave"]["first_done"] is None
+    assert facts["elements"]["microwave"]["distance_at_end"] == pytest.approx(0.75, abs=0.01)
+    assert (facts["done"], facts["steps"], facts["bundle_digest"]) == (0, 3, kitchen_bundle.digest)
+
+
+def test_the_command_succeeds_where_every_element_was_done(
+    kitchen_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rpl_runtime.robots.kitchen import KitchenRobot
+
+    monkeypatch.setattr(KitchenRobot, "done", lambda self: frozenset({"microwave", "kettle"}))
+    finished = rpl_run("--address", kitchen_address, "--goal", "microwave,kettle", "--start", "perturbed")
+    assert finished.exit_code == 0
+    assert "2 of 2 done" in finished.stdout
+    assert "step 1" in finished.stdout
+
+
+def test_the_command_serves_a_bundle_itself(kitchen_bundle: Bundle) -> None:
+    finished = rpl_run("--bundle", str(kitchen_bundle.path), "--goal", "kettle", "--seed", "3", "--json")
+    assert finished.exit_code == 1
+    assert json.loads(finished.stdout)["bundle_digest"] == kitchen_bundle.digest
+
+
+def test_the_command_refuses_two_sources_and_unknown_goals(kitchen_address: str, kitchen_bundle: Bundle) -> None:
+    both = rpl_run("--address", kitchen_address, "--bundle", str(kitchen_bundle.path), "--goal", "mkbs")
+    assert both.exit_code == 2
+    unknown = rpl_run("--address", kitchen_address, "--goal", "toaster")
+    assert isinstance(unknown.exception, InvalidGoal)
+
+
+def test_steps_out_of_order_end_a_run(tiny_client: Client) -> None:
+    """Another hand on the same stream is found out, and the robot is stopped."""
+    robot = Cart()
+    with tiny_client.control() as control, pytest.raises(StepOutOfOrder):
+        run(
+            robot,
+            control,
+            RunConfig(("door",), steps=5),
+            lambda step: control.step("robot", step.step + 1, np.zeros(5)) and None,
+        )
+    assert robot.stopped == 1

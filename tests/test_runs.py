@@ -1,0 +1,204 @@
+"""The runs of a stream: rows answered in their order, faults in their place, leases kept and freed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rpl_runtime import codec
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
+from rpl_runtime.messages import (
+    NOTHING,
+    Action,
+    Finish,
+    Finished,
+    Goal,
+    GoalSet,
+    Observation,
+    Reply,
+    Request,
+    SetGoal,
+    Start,
+    Started,
+)
+from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.relay import Resume
+from rpl_runtime.runs import Runs
+from rpl_runtime.spec import ResolvedGoal
+
+STATE = np.zeros(5, dtype=np.float32)
+DOOR: Goal = ("door",)
+
+
+@pytest.fixture(scope="session")
+def policy(tiny_bundle: Bundle) -> OnnxPolicy:
+    return OnnxPolicy(tiny_bundle)
+
+
+@pytest.fixture
+def leases() -> set[str]:
+    return set()
+
+
+@pytest.fixture
+def runs(policy: OnnxPolicy, tiny_bundle: Bundle, leases: set[str]) -> Runs:
+    return Runs(policy, tiny_bundle, leases)
+
+
+def ask(runs: Runs, *rows: tuple[str, Request | RelayError]) -> list[Reply]:
+    answer = runs.answer(rows, received_ns=0)
+    assert [robot for robot, _ in answer.rows] == [robot for robot, _ in rows]
+    return [reply for _, reply in answer.rows]
+
+
+def see(step: int, state: np.ndarray = STATE) -> Observation:
+    return Observation(step, state, observed_ns=1000)
+
+
+def test_rows_take_effect_in_their_order(runs: Runs) -> None:
+    replies = ask(
+        runs,
+        ("a", see(0)),
+        ("a", Start(DOOR, STATE)),
+        ("a", see(0)),
+        ("b", Start(DOOR, STATE)),
+        ("b", see(0)),
+        ("a", see(1)),
+        ("a", SetGoal(("lamp",), STATE)),
+        ("a", see(2)),
+        ("a", Finish()),
+        ("a", see(3)),
+    )
+    expected = [ProtocolViolation, Started, Action, Started, Action, Action, GoalSet, Action, Finished]
+    assert [type(reply) for reply in replies] == [*expected, ProtocolViolation]
+    assert isinstance(replies[5], Action)
+    assert not replies[5].replanned
+    assert isinstance(replies[7], Action)
+    assert replies[7].replanned
+    assert replies[8] == Finished(3)
+
+
+def test_an_action_is_valid_for_one_period_of_the_clients_clock(runs: Runs) -> None:
+    [_, action] = ask(runs, ("a", Start(DOOR, STATE)), ("a", see(0)))
+    [last] = ask(runs, ("a", Observation(1, STATE, observed_ns=2**63 - 1)))
+    assert isinstance(action, Action)
+    assert action.valid_until_ns == 1000 + 50_000_000
+    assert isinstance(last, Action)
+    assert last.valid_until_ns == 2**63 - 1
+
+
+SICK_ROWS = {
+    "nan": (see(1, np.full(5, np.nan)), InvalidInput, "finite"),
+    "infinity": (see(1, np.full(5, -np.inf)), InvalidInput, "x = -inf m"),
+    "size": (see(1, np.zeros(4)), InvalidInput, r"shape \(4,\).*\(5,\)"),
+    "range": (see(1, np.full(5, 10.5)), InvalidInput, r"x = 10.5 m; allowed is .* from -10 to 10"),
+    "gap": (see(3), StepOutOfOrder, "sent step 3; the next one is 1"),
+    "repeat": (see(0), StepOutOfOrder, "sent step 0; the next one is 1"),
+    "second start": (Start(DOOR, STATE), RobotLeased, "runs on this stream"),
+    "unknown element": (SetGoal(("window",), STATE), InvalidGoal, "'window'; allowed are door, lamp, dock"),
+    "empty goal": (SetGoal((), STATE), InvalidGoal, "names no element"),
+    "twice": (SetGoal(("door", "door"), STATE), InvalidGoal, "twice"),
+    "goal without state": (SetGoal(DOOR), InvalidInput, r"shape \(0,\)"),
+    "goal state": (SetGoal(np.full(5, 99.0)), InvalidInput, "goal state has x = 99 m"),
+    "goal state of another size": (SetGoal(np.zeros(3)), InvalidInput, "goal state has shape"),
+    "mask": (SetGoal(ResolvedGoal(STATE, np.full(5, 0.5, np.float32))), InvalidInput, "0 and 1"),
+    "empty mask": (SetGoal(ResolvedGoal(STATE, np.zeros(5, np.float32))), InvalidGoal, "at least one"),
+    "undecodable": (InvalidInput("from the codec"), InvalidInput, "from the codec"),
+}
+
+
+@pytest.mark.parametrize("case", SICK_ROWS)
+def test_a_sick_row_is_refused_in_its_place_and_changes_nothing(case: str, runs: Runs) -> None:
+    request, error, sentence = SICK_ROWS[case]
+    ask(runs, *((robot, Start(DOOR, STATE)) for robot in "abc"), *((robot, see(0)) for robot in "abc"))
+    before, refusal, after = ask(runs, ("a", see(1)), ("b", request), ("c", see(1)))
+    assert isinstance(before, Action)
+    assert isinstance(after, Action)
+    with pytest.raises(error, match=sentence):
+        raise refusal if isinstance(refusal, Exception) else AssertionError(refusal)
+    [action] = ask(runs, ("b", see(1)))
+    assert isinstance(action, Action)
+    assert (action.age, action.replanned) == (1, False)
+
+
+def test_a_refused_start_leases_nothing(runs: Runs, leases: set[str]) -> None:
+    bad = [
+        Start((), STATE),
+        Start(DOOR, STATE, plan_lead=4),
+        Start(ResolvedGoal(STATE, np.ones(5, np.float32)), resume=Resume(3, NOTHING, 1)),
+    ]
+    assert all(isinstance(reply, InvalidInput) for start in bad for reply in ask(runs, ("a", start)))
+    assert not leases
+
+
+def test_a_robot_is_leased_until_its_run_or_its_stream_ends(
+    runs: Runs, policy: OnnxPolicy, tiny_bundle: Bundle, leases: set[str]
+) -> None:
+    other = Runs(policy, tiny_bundle, leases)
+    start: tuple[str, Request] = ("a", Start(DOOR, STATE))
+    ask(runs, start)
+    [refusal] = ask(other, start)
+    assert isinstance(refusal, RobotLeased)
+    assert "another stream" in str(refusal)
+    ask(runs, ("a", Finish()))
+    assert isinstance(ask(other, start)[0], Started)
+    assert isinstance(ask(runs, start)[0], RobotLeased)
+    runs.close()
+    assert leases == {"a"}
+    other.close()
+    assert not leases
+
+
+class Moody:
+    """Levels that fail for a state whose first number is 1."""
+
+    def plan(self, state, goal, mask, noise):
+        return state
+
+    def act(self, state, subgoal, noise):
+        return np.where(state[:, :1] == 1, np.nan, subgoal[:, :2]).astype(np.float32)
+
+
+def test_a_policy_that_fails_for_one_robot_serves_the_others(tiny_bundle: Bundle) -> None:
+    runs = Runs(Moody(), tiny_bundle, set())
+    ask(runs, *((robot, Start(DOOR, STATE)) for robot in "abc"))
+    one = np.ones(5, dtype=np.float32)
+    first, second, third = ask(runs, ("a", see(0)), ("b", see(0, one)), ("c", see(0)))
+    assert isinstance(first, Action)
+    assert type(second) is RelayError
+    assert isinstance(third, Action)
+    assert all(isinstance(reply, Action) for reply in ask(runs, ("a", see(1)), ("b", see(0)), ("c", see(1))))
+
+
+states = st.one_of(
+    st.just(STATE),
+    st.lists(st.floats(width=32), min_size=4, max_size=6).map(lambda values: np.array(values, dtype=np.float32)),
+)
+goals = st.one_of(
+    st.lists(st.sampled_from(["door", "lamp", "dock", "window"]), max_size=3).map(tuple),
+    states,
+    st.builds(ResolvedGoal, states, st.just(np.ones(5, np.float32)) | states),
+)
+resumes = st.builds(Resume, st.integers(0, 6), states, st.integers(0, 6), st.none() | states)
+requests = st.one_of(
+    st.builds(Observation, st.integers(0, 3), states, st.integers(-(2**63), 2**63 - 1)),
+    st.builds(Start, goals, states, st.none() | st.integers(0, 2**64 - 1), st.integers(0, 5), st.none()),
+    st.builds(Start, goals, states, st.none(), st.integers(0, 5), resumes),
+    st.builds(SetGoal, goals, states),
+    st.just(Finish()),
+    st.just(InvalidInput("from the codec")),
+)
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), requests), max_size=6), max_size=6))
+@settings(max_examples=100)
+def test_whatever_comes_is_answered_row_by_row(policy: OnnxPolicy, tiny_bundle: Bundle, messages: list) -> None:
+    leases: set[str] = set()
+    runs = Runs(policy, tiny_bundle, leases)
+    for rows in messages:
+        answer = runs.answer(rows, received_ns=0)
+        codec.unpack_reply(codec.pack_reply(*answer))
+        assert len(answer.rows) == len(rows)
+    runs.close()
+    assert not leases

@@ -1,0 +1,81 @@
+"""`rpl serve` as a process: what it prints, how it ends, and what it says when it cannot begin."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.client import Client
+
+STATE = np.zeros(5, dtype=np.float32)
+
+
+def rpl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from rpl_runtime.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", "from rpl_runtime.cli import main; main()", "serve", str(own_bundle.path)]
+    with subprocess.Popen(
+        [*command, "--address", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        block = ""
+        while "stop" not in block:
+            line = process.stdout.readline()
+            assert line, process.communicate()
+            block += line
+        assert own_bundle.digest[:12] in block
+        assert "tiny" in block
+        assert "state 5, action 2, a subgoal every 4 steps of 0.05 s" in block
+        found = re.search(r"127\.0\.0\.1:[1-9]\d*", block)
+        assert found
+        address = found.group()
+        with Client(address) as client, client.control() as control:
+            control.start("a", ["door"], STATE)
+            assert control.step("a", 0, STATE).replanned
+            assert rpl("serve", str(own_bundle.path), "--address", address).returncode == 4
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "sentence"),
+    [
+        (lambda path: (path / "low.onnx").write_bytes(b"other"), 3, "has digest"),
+        (lambda path: (path / "manifest.json").unlink(), 3, "holds no manifest.json"),
+    ],
+)
+def test_a_bundle_that_cannot_be_served_is_one_sentence_and_an_exit_code(
+    own_bundle: Bundle, damage: Any, code: int, sentence: str
+) -> None:
+    damage(own_bundle.path)
+    finished = rpl("serve", str(own_bundle.path), "--address", "127.0.0.1:0")
+    assert finished.returncode == code
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("error: ")
+    assert finished.stderr.count("\n") == 1
+    assert sentence in finished.stderr
+
+
+def test_a_port_in_use_is_one_sentence_and_an_exit_code(own_bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        finished = rpl("serve", str(own_bundle.path), "--address", address)
+    assert finished.returncode == 4
+    assert finished.stderr.startswith(f"error: {address} is taken")
+    assert finished.stderr.count("\n") == 1
