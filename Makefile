@@ -35,5 +35,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) --editable '.[sim,train,dev]'
+	$(PIP) --editable '.[sim,train,record,dev]'
 	@touch $@

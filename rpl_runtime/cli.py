@@ -137,15 +137,15 @@ def run_command(
         config = RunConfig(elements, steps or EPISODE_STEPS, robot_id, seed, start_seed=seed or 0)
         on_step = stack.enter_context(run_progress(config.steps, elements))
         result = run(kitchen, control, config, on_step)
-    if record_to:
-        source = f"{spec.name}, bundle {result.digest[:12]}, seed {seed}"
-        about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": "rpl run"}
-        record([recording_of(result, elements, source)], record_to, about)
     facts = run_facts(result, elements, spec)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
     else:
         print_run(facts, spec.period_s)
+    if record_to:
+        source = f"{spec.name}, bundle {result.digest[:12]}, seed {seed}"
+        about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": spec.name}
+        record([recording_of(result, elements, source)], record_to, about)
     raise typer.Exit(0 if facts["success"] else 1)
 
 

@@ -13,13 +13,17 @@ import typer
 from rpl_runtime.errors import require
 
 if TYPE_CHECKING:
+    from rpl_runtime.manifest import Provenance, Statistics
+    from rpl_runtime.spec import PolicySpec
     from rpl_train.checkpoint import TrainedRun
     from rpl_train.demos.sources import Demonstrations
     from rpl_train.demos.trajectory import Trajectory
+    from rpl_train.export import ExportResult
     from rpl_train.imitate import ImitateConfig
+    from rpl_train.networks import RelayPolicy
 
 Recordings = Annotated[
-    list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or HDF5 file in D4RL's layout; repeat it.")
+    list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or what its import reads; repeat it.")
 ]
 AnyRecordings = Annotated[
     list[Path],
@@ -42,6 +46,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(demos, name="demos")
     app.command("imitate")(imitate_command)
     app.command("export")(export_command)
+    app.command("train")(train_command)
 
 
 def demos_import(
@@ -112,7 +117,7 @@ def demos_export(
 def imitate_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run; one that was broken off goes on there.")],
     demos: Recordings,
-    steps: Steps = 20_000,
+    steps: Steps = 25_000,
     seed: Seed = 0,
     jobs: Jobs = 2,
 ) -> None:
@@ -173,21 +178,65 @@ def export_command(
         wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
         raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
     require("torch", "train")
-    require("onnxscript", "train")
-    from rich.console import Console
-
     from rpl_train.checkpoint import load_run
-    from rpl_train.export import export, result_table
     from rpl_train.factory import load_factory
 
-    with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
-        if factory:
-            custom = load_factory(factory)
-            result = export(custom.policy, custom.spec, custom.provenance, paths[0])
-        else:
-            policy, record = load_run(paths[0])
-            result = export(policy, record.spec, record.provenance, paths[1], record.statistics)
+    if factory:
+        custom = load_factory(factory)
+        result = _export(paths[0], custom.policy, custom.spec, custom.provenance)
+    else:
+        policy, record = load_run(paths[0])
+        result = _export(paths[1], policy, record.spec, record.provenance, record.statistics)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
-        Console(markup=False, highlight=False).print(result_table(result))
+        _print_export(result)
+
+
+def _export(
+    bundle: Path,
+    policy: "RelayPolicy",
+    spec: "PolicySpec",
+    provenance: "Provenance",
+    statistics: "Statistics | None" = None,
+) -> "ExportResult":
+    require("onnxscript", "train")
+    from rich.console import Console
+
+    from rpl_train.export import export
+
+    with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
+        return export(policy, spec, provenance, bundle, statistics)
+
+
+def _print_export(result: "ExportResult") -> None:
+    from rich.console import Console
+
+    from rpl_train.export import result_table
+
+    Console(markup=False, highlight=False).print(result_table(result))
+
+
+def train_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
+    demos: Recordings,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
+    steps: Steps = 25_000,
+    seed: Seed = 0,
+    jobs: Jobs = 2,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
+) -> None:
+    """From demonstrations to an evaluated bundle: imitate, export, evaluate.
+
+    Each stage is a command of its own. Run the same command again after an interruption: what is trained stays
+    trained, and the evaluation goes on where it stopped.
+    """
+    require("torch", "train")
+    from rpl_runtime.cli import evaluate_command
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.imitate import ImitateConfig
+
+    run = run or Path("runs") / bundle.name
+    policy, record = _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs))
+    _print_export(_export(bundle, policy, record.spec, record.provenance, record.statistics))
+    evaluate_command(bundle, episodes=episodes, output=run / "evaluation", write=True)

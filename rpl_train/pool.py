@@ -37,9 +37,10 @@ class PoolConfig:
 
     low_window: int = 30  # [steps] W_l
     high_window: int = 260  # [steps] W_h
-    robot_noise: float = 0.08  # on the dimensions that the action commands
-    object_noise: float = 0.015  # on the others
-    subgoal_noise: float = 0.0  # on what the low level is asked to reach
+    low_noise: float = 0.08  # on what the action commands, in the low level's states
+    high_noise: float = 0.2  # the same in the high level's, which must not mind how the arm is held
+    object_noise: float = 0.015  # on the other dimensions, at both levels
+    subgoal_noise: float = 0.1  # on what the low level is asked to reach
     named_goals: float = 0.5  # the share of the high level's goals given by element names
     counterfactual: float = 0.5  # the share of resting elements that are swapped
     hold: int = 30  # [steps] appended to each demonstration in which nothing moves any more
@@ -89,8 +90,9 @@ class Pool:
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         self._rests()
         scale = np.maximum(self.states.std(0), 0.01)
-        self._noise = config.object_noise * scale
-        self._noise[commanded] = config.robot_noise * scale[commanded]
+        self._low_noise, self._high_noise = config.object_noise * scale, config.object_noise * scale
+        self._low_noise[commanded] = config.low_noise * scale[commanded]
+        self._high_noise[commanded] = config.high_noise * scale[commanded]
         self._subgoal_noise = config.subgoal_noise * scale
 
     def _rests(self) -> None:
@@ -135,7 +137,7 @@ class Pool:
             state[swap[:, None], dims] = value
             subgoal[swap[:, None], dims] = value
         subgoal = subgoal + self._draw(rng, size, self._subgoal_noise)
-        return LowBatch(state + self._draw(rng, size, self._noise), subgoal, self.targets[step])
+        return LowBatch(state + self._draw(rng, size, self._low_noise), subgoal, self.targets[step])
 
     def high_batch(self, rng: np.random.Generator, size: int) -> HighBatch:
         """Draw `size` tuples for the high level."""
@@ -167,7 +169,7 @@ class Pool:
             chosen = np.flatnonzero(named & asked)
             mask[chosen[:, None], dims] = 1.0
             goal[chosen[:, None], dims] = self._goals[e]
-        return HighBatch(state + self._draw(rng, size, self._noise), goal, mask, subgoal)
+        return HighBatch(state + self._draw(rng, size, self._high_noise), goal, mask, subgoal)
 
     def _served(self, episode: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """(B, elements): what the behaviour from `start` to `end` serves: what moves, and what moves next."""

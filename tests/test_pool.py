@@ -12,7 +12,8 @@ PLAIN = PoolConfig(
     low_window=4,
     high_window=STEPS,
     hold=0,
-    robot_noise=0,
+    low_noise=0,
+    high_noise=0,
     object_noise=0,
     subgoal_noise=0,
     named_goals=0,
@@ -48,7 +49,7 @@ def test_a_batch_depends_on_its_generator_alone():
 
 def test_noise_moves_the_state_and_leaves_the_target():
     quiet = pool(PLAIN)
-    noisy = pool(PoolConfig(**{**PLAIN.__dict__, "robot_noise": 0.5, "object_noise": 0.1}))
+    noisy = pool(PoolConfig(**{**PLAIN.__dict__, "low_noise": 0.5, "object_noise": 0.1}))
     a, b = (p.low_batch(np.random.default_rng(1), 400) for p in (quiet, noisy))
     assert np.array_equal(a.target, b.target)
     assert np.array_equal(a.subgoal, b.subgoal)

@@ -7,9 +7,13 @@ The physics is gymnasium-robotics' own, unmodified; a step releases the GIL, so 
 """
 
 import contextlib
+import ctypes.util
 import io
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
@@ -23,6 +27,7 @@ from rpl_runtime.kitchen.elements import (
     TARGET_LOW,
 )
 
+GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}  # what MUJOCO_GL may name -> the system library behind it
 _KETTLE_XY = slice(23, 25)
 
 
@@ -46,10 +51,7 @@ class Kitchen:
     """
 
     def __init__(self) -> None:
-        # The package prints a deprecation notice about other environments on import.
-        with contextlib.redirect_stderr(io.StringIO()):
-            kitchen_env = require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "sim")
-        self._env = kitchen_env.KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
+        self._env = _kitchen_env().KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
         self._nominal_qpos = np.array(self._env.robot_env.init_qpos)  # (30,)
         self.model = self._env.model
         self.data = self._env.data
@@ -112,6 +114,27 @@ def open_kitchen() -> Iterator[Kitchen]:
         yield kitchen
     finally:
         kitchen.close()
+
+
+_IMPORTING = threading.Lock()  # neither stderr nor the environment may be swapped by two threads at a time
+
+
+def _kitchen_env() -> ModuleType:
+    """The environment's module.
+
+    MuJoCo takes up MUJOCO_GL when it is imported, and fails if that names a library which the system lacks; a
+    simulator that draws nothing needs none. The package prints a notice about other environments on import.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "")
+    missing = wanted.lower() in GL_LIBRARIES and not ctypes.util.find_library(GL_LIBRARIES[wanted.lower()])
+    with _IMPORTING, contextlib.redirect_stderr(io.StringIO()):
+        if missing:
+            os.environ["MUJOCO_GL"] = "disable"
+        try:
+            return require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "sim")
+        finally:
+            if missing:
+                os.environ["MUJOCO_GL"] = wanted
 
 
 def _state(observation: dict[str, np.ndarray]) -> np.ndarray:

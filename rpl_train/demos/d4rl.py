@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, require
-from rpl_runtime.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
+from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM, completed_in_order
 from rpl_runtime.kitchen.simulator import clip_target
 from rpl_train.demos.trajectory import Trajectory
 
@@ -36,7 +36,7 @@ def import_d4rl(path: Path) -> list[Trajectory]:
             Trajectory(
                 states=states.astype(np.float32),
                 targets=targets.astype(np.float32),
-                elements=elements[index] if elements else _completed(states),
+                elements=elements[index] if elements else completed_in_order(states),
                 source=f"{path.name}#{index}",
             )
         )
@@ -66,13 +66,3 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[st
     if elements and len(elements) != len(ends):
         raise DemonstrationError(f"{path} names the elements of {len(elements)} demonstrations but holds {len(ends)}")
     return observations, actions, ends, elements
-
-
-def _completed(states: np.ndarray) -> tuple[str, ...]:
-    """The elements a demonstration brings to their goal, in the order it reaches them."""
-    first_done = {
-        name: next((step for step, state in enumerate(states) if element.is_done(state)), None)
-        for name, element in ELEMENTS.items()
-    }
-    reached = [(step, name) for name, step in first_done.items() if step is not None]
-    return tuple(name for _, name in sorted(reached))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from rpl_runtime.errors import DemonstrationError
 from rpl_train.demos.d4rl import import_d4rl
+from rpl_train.demos.minari_io import import_minari, is_minari_folder, is_minari_name
+from rpl_train.demos.mjl import import_mjl, import_mjl_folder
 from rpl_train.demos.trajectory import Trajectory, digest, load_folder
 
 # Digests of public recordings, as `digest` computes them, and what their publishers say of them.
@@ -30,25 +32,44 @@ class Demonstrations(NamedTuple):
 
 
 def load_demonstrations(paths: Sequence[Path]) -> Demonstrations:
-    """Read folders written by `rpl demos` and HDF5 files in D4RL's layout.
+    """Read recordings of every kind: folders written by `rpl demos`, HDF5 files in D4RL's layout, raw logs (`.mjl`)
+    and folders of them, and Minari data sets, by folder or by name.
+
+    A log of a folder that cannot be read is left out; a sentence on it stands under `left_out` of its source.
 
     Raises:
-        DemonstrationError: a path is neither, or what it holds cannot be read.
+        DemonstrationError: a path is none of them, or what it holds cannot be read.
     """
     trajectories: list[Trajectory] = []
     sources = []
     for path in paths:
-        found = load_folder(path) if path.is_dir() else import_d4rl(path)
+        found, left_out = _load(path)
         trajectories += found
         sources.append(
             {
-                "name": path.name,
+                "name": path.name if path.exists() else path.as_posix(),
                 "digest": digest(found),
                 "episodes": len(found),
                 "steps": sum(map(len, found)),
                 "licence": _LICENCES.get(digest(found), "not stated"),
             }
+            | ({"left_out": left_out} if left_out else {})
         )
     if not trajectories:
         raise DemonstrationError("no demonstrations are named; give folders or HDF5 files")
     return Demonstrations(trajectories, sources)
+
+
+def _load(path: Path) -> tuple[list[Trajectory], list[str]]:
+    """The demonstrations at a path, and a sentence for each that could not be read."""
+    if path.is_dir():
+        if is_minari_folder(path):
+            return import_minari(path), []
+        if any(path.rglob("*.mjl")):
+            return import_mjl_folder(path)
+        return load_folder(path), []
+    if path.suffix == ".mjl":
+        return [import_mjl(path)], []
+    if not path.exists() and is_minari_name(path.as_posix()):
+        return import_minari(path), []
+    return import_d4rl(path), []

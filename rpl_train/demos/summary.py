@@ -49,6 +49,8 @@ def print_summary(summary: Summary) -> None:
         counts = str(source["episodes"]), str(source["steps"])
         sources.add_row(source["name"], *counts, source["digest"][:12], source["licence"])
     console.print(sources)
+    for sentence in (sentence for source in summary.sources for sentence in source.get("left_out", ())):
+        console.print(f"left out: {sentence}", markup=False)
     length = summary.length
     console.print(
         f"{summary.episodes} episodes, {summary.steps} steps ({summary.steps * PERIOD / 60:.1f} min); "

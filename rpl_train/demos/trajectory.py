@@ -8,13 +8,13 @@ import hashlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.errors import DemonstrationError, RecordingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,31 @@ def save(trajectory: Trajectory, path: Path) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
+    """Write each as a `.npz` called after its source; those that are written stay, whatever happens to the next.
+
+    Raises:
+        RecordingError: two have the same source, or one cannot be written, for example because the disk is full.
+    """
+    names = [_file_name(trajectory, index) for index, trajectory in enumerate(trajectories)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecordingError(f"several demonstrations would be called {twice[0]}; write each source to its own folder")
+    for count, (trajectory, name) in enumerate(zip(trajectories, names, strict=True)):
+        try:
+            save(trajectory, folder / name)
+        except OSError as error:
+            raise RecordingError(
+                f"{folder} took {count} of {len(trajectories)} demonstrations, which are kept; "
+                f"{name} could not be written: {error.strerror or error}"
+            ) from error
+
+
+def _file_name(trajectory: Trajectory, index: int) -> str:
+    recording, _, number = trajectory.source.rpartition("#")
+    return f"{Path(recording or trajectory.source or 'demonstration').stem}-{number if recording else index:0>5}.npz"
 
 
 def load(path: Path) -> Trajectory:

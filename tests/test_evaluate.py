@@ -1,0 +1,192 @@
+"""Evaluation through the real server, with a policy that was never trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import policies
+from rpl_runtime.bundle import Bundle, load_bundle
+from rpl_runtime.cli import app
+from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError, ServerUnavailable
+from rpl_runtime.evaluate import (
+    FIRST_SEED,
+    EvaluateConfig,
+    Evaluation,
+    episode_seed,
+    evaluate,
+    parse_goals,
+    plan_tasks,
+)
+from rpl_runtime.hosting import hosting
+from rpl_runtime.kitchen.elements import PAPER_GOALS, compound_goal
+from rpl_runtime.results import Episode
+from rpl_runtime.server import serving
+
+SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sample=True)
+
+
+@pytest.fixture(scope="module")
+def evaluated(kitchen_bundle: Bundle) -> Evaluation:
+    with hosting(kitchen_bundle.path) as address:
+        return evaluate(address, SHORT)
+
+
+def test_an_evaluation_holds_what_was_asked_for(evaluated: Evaluation, kitchen_bundle: Bundle):
+    content = evaluated.content
+    assert [(e.start, e.goal) for e in evaluated.episodes] == [
+        ("nominal", "mkbs"),
+        ("nominal", "ktlh"),
+        ("perturbed", "mkbs"),
+        ("perturbed", "ktlh"),
+    ]
+    assert content["bundle_digest"] == kitchen_bundle.digest
+    assert list(content["starts"]) == ["nominal", "perturbed"]
+    assert list(content["starts"]["nominal"]["goals"]) == ["mkbs", "ktlh"]
+    assert content["protocol"]["steps"] == 20
+    assert content["seeds"]["first"] >= FIRST_SEED
+    assert content["versions"]["mujoco"]
+    assert json.loads(json.dumps(content)) == content
+    for episode in evaluated.episodes:
+        assert all(1 <= steps <= episode.steps for steps in episode.first_done.values())
+        assert set(episode.done_at_end) <= set(episode.first_done) <= set(episode.elements)
+
+
+def test_a_perturbed_start_is_another_one(evaluated: Evaluation):
+    nominal, _, perturbed, _ = evaluated.episodes
+    assert nominal.seed == perturbed.seed
+    assert nominal.final_distance != perturbed.final_distance
+
+
+def test_results_are_the_same_with_any_number_of_simulators(evaluated: Evaluation, kitchen_bundle: Bundle):
+    heard: list[Episode] = []
+    with serving(kitchen_bundle) as address:
+        parallel = evaluate(address, EvaluateConfig(**{**vars(SHORT), "jobs": 2}), on_episode=heard.append)
+    assert parallel.episodes == evaluated.episodes
+    assert parallel.content["starts"] == evaluated.content["starts"]
+    assert sorted(heard, key=str) == sorted(parallel.episodes, key=str)
+
+
+def test_an_evaluation_goes_on_where_its_server_was_lost(evaluated: Evaluation, kitchen_bundle: Bundle, tmp_path: Path):
+    journal = tmp_path / "out" / "episodes.jsonl"
+
+    def lose(episode: Episode) -> None:
+        raise ServerUnavailable("the server is gone")
+
+    with serving(kitchen_bundle) as address:
+        with pytest.raises(ServerUnavailable):
+            evaluate(address, SHORT, journal, on_episode=lose)
+        with journal.open("a") as file:
+            file.write('{"start": "nominal", "goal": "kt')  # what a killed process may leave
+        resumed = evaluate(address, SHORT, journal)
+    assert resumed.episodes == evaluated.episodes
+    assert len(journal.read_text().splitlines()) == 1 + len(evaluated.episodes)
+
+
+def test_a_journal_of_another_policy_is_refused(kitchen_bundle: Bundle, tmp_path: Path):
+    journal = tmp_path / "episodes.jsonl"
+    one = EvaluateConfig(goals=("mkbs",), episodes=1, starts=("nominal",), steps=2, jobs=1)
+    with serving(kitchen_bundle) as address:
+        evaluate(address, one, journal)
+    with (
+        serving(policies.kitchen_bundle(tmp_path / "other", seed=1)) as address,
+        pytest.raises(InvalidInput, match="bundle_digest"),
+    ):
+        evaluate(address, one, journal)
+
+
+def test_a_file_that_is_no_journal_is_refused(kitchen_bundle: Bundle, tmp_path: Path):
+    journal = tmp_path / "episodes.jsonl"
+    journal.write_text("something else\n")
+    with serving(kitchen_bundle) as address, pytest.raises(InvalidInput, match="not a journal"):
+        evaluate(address, SHORT, journal)
+    assert journal.read_text() == "something else\n"
+
+
+def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    from rpl_runtime.robots.kitchen import KitchenRobot
+
+    observe, calls = KitchenRobot.observe, iter(range(1000))
+    monkeypatch.setattr(KitchenRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
+    config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("nominal",), steps=8, jobs=1)
+    with serving(kitchen_bundle) as address:
+        first, second = evaluate(address, config).episodes
+    assert first.steps == 5
+    assert "allowed" in (first.refused or "")
+    assert (second.steps, second.refused) == (8, None)
+
+
+def test_a_policy_of_another_robot_is_refused(tiny_bundle: Bundle):
+    with serving(tiny_bundle) as address, pytest.raises(InvalidInput, match="no policy for the kitchen"):
+        evaluate(address, SHORT)
+
+
+def test_nobody_at_the_address_is_one_sentence():
+    with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1"):
+        evaluate("127.0.0.1:1", SHORT)
+
+
+def test_goals_have_one_name_however_they_are_written():
+    assert parse_goals("mkbs") == [("mkbs", compound_goal("mkbs"))]
+    assert parse_goals("slide cabinet, kettle,bottom burner,microwave") == parse_goals("sbkm") == parse_goals("mkbs")
+    assert parse_goals("kettle,microwave") == [("mk", ("microwave", "kettle"))]
+    assert [name for name, _ in parse_goals("paper")] == list(PAPER_GOALS)
+    assert [len(parse_goals(group)) for group in ("human", "unseen", "all35")] == [7, 11, 35]
+
+
+@pytest.mark.parametrize("goal", ["", "xyz", "toaster", "microwave,toaster", "mm", "kettle,kettle"])
+def test_an_impossible_goal_is_refused(goal: str):
+    with pytest.raises(InvalidGoal):
+        parse_goals(goal)
+
+
+def test_no_two_episodes_share_a_seed_and_no_seed_depends_on_the_selection():
+    every = plan_tasks(EvaluateConfig(goals=("all35", "mkbs", "kettle"), episodes=20))
+    assert len(every) == len(set(every)) == 2 * 36 * 20
+    assert len({task.seed for task in every}) == 36 * 20
+    assert set(plan_tasks(EvaluateConfig(goals=("kettle",), episodes=3))) < set(every)
+    assert episode_seed(0, ("kettle",), 7) == 2007
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"starts": starts} for starts in ((), ("upside down",))),
+        *({"episodes": episodes} for episodes in (0, 1001)),
+        *({name: 0} for name in ("steps", "jobs")),
+        {"seed": -1},
+        {"goals": ()},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict):
+    with pytest.raises(RelayError, match="allowed"):
+        plan_tasks(EvaluateConfig(**wrong))
+
+
+def test_a_saved_evaluation_is_printed_and_drawn_again(evaluated: Evaluation, tmp_path: Path):
+    saved, picture = tmp_path / "evaluation.json", tmp_path / "results.png"
+    saved.write_text(json.dumps(evaluated.content))
+    result = CliRunner().invoke(app, ["evaluate", "--from", str(saved), "--picture", str(picture)])
+    assert result.exit_code == 0
+    assert "ktlh" in result.output
+    assert picture.exists()
+
+
+def test_the_command_writes_into_the_bundle_and_a_folder(tmp_path: Path):
+    bundle, output = policies.kitchen_bundle(tmp_path / "bundle"), tmp_path / "out"
+    options = ["--goals", "kettle", "--episodes", "1", "--start", "nominal", "--jobs", "1", "--write", "--json"]
+    result = CliRunner().invoke(app, ["evaluate", str(bundle.path), "--output", str(output), *options])
+    assert result.exit_code == 0, result.output
+    attached = load_bundle(bundle.path).evaluation
+    assert attached is not None
+    assert attached == json.loads((output / "evaluation.json").read_text()) == json.loads(result.stdout)
+    assert attached["protocol"]["goals"] == ["k"]
+    assert (output / "results.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["bundle", "--address", "127.0.0.1:1"], ["--address", "127.0.0.1:1", "--write"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str]):
+    assert CliRunner().invoke(app, ["evaluate", *arguments]).exit_code == 2

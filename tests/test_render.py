@@ -1,0 +1,117 @@
+"""Pictures of the kitchen, where the system has a GL library."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio.v3
+import numpy as np
+import pytest
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.errors import MissingExtra
+from rpl_runtime.evaluate import EvaluateConfig, plan_tasks
+from rpl_runtime.film import film
+from rpl_runtime.kitchen.elements import compound_goal
+from rpl_runtime.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH, Frame, Renderer, open_renderer, write_sheet
+from rpl_runtime.kitchen.simulator import Kitchen, open_kitchen
+from rpl_runtime.server import serving
+
+GOAL = compound_goal("mkbs")
+
+
+@pytest.fixture(scope="module")
+def kitchen() -> Iterator[Kitchen]:
+    with open_kitchen() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def renderer(kitchen: Kitchen) -> Iterator[Renderer]:
+    try:
+        with open_renderer(kitchen.model, GOAL) as opened:
+            yield opened
+    except MissingExtra as error:
+        pytest.skip(str(error))
+
+
+def frame(kitchen: Kitchen, dim: int | None = None, by: float = 0.0, done: frozenset[str] = frozenset()) -> Frame:
+    """The kitchen as it stands, with a subgoal that moves one dimension."""
+    subgoal = kitchen.qpos
+    if dim is not None:
+        subgoal[dim] += by
+    return Frame(kitchen.qpos, subgoal, step=3, age=2, done=done)
+
+
+def changed(image: np.ndarray, other: np.ndarray) -> int:
+    """How many pixels of the scene differ visibly."""
+    difference = np.abs(image[:HEIGHT].astype(int) - other[:HEIGHT].astype(int)).max(axis=2)
+    return int((difference > 20).sum())
+
+
+@pytest.mark.parametrize(("dim", "by"), [(0, 0.5), (22, -0.7), (23, 0.2), (19, 0.3)])
+def test_a_subgoal_is_visible_wherever_it_moves_the_robot_or_an_object(
+    renderer: Renderer, kitchen: Kitchen, dim: int, by: float
+):
+    still = renderer.draw(frame(kitchen))
+    assert still.shape == (HEIGHT + CAPTION_HEIGHT, WIDTH, 3)
+    assert changed(renderer.draw(frame(kitchen, dim, by)), still) > 300
+
+
+def test_drawing_leaves_no_trace_in_the_next_frame_or_the_simulator(renderer: Renderer, kitchen: Kitchen):
+    before, qpos = renderer.draw(frame(kitchen)), kitchen.qpos
+    renderer.draw(frame(kitchen, 22, -0.7))
+    np.testing.assert_array_equal(renderer.draw(frame(kitchen)), before)
+    np.testing.assert_array_equal(kitchen.qpos, qpos)
+
+
+def test_the_caption_marks_what_is_done(renderer: Renderer, kitchen: Kitchen):
+    open_, done = renderer.draw(frame(kitchen)), renderer.draw(frame(kitchen, done=frozenset({"kettle"})))
+    assert (open_[HEIGHT:] != done[HEIGHT:]).any()
+
+
+def test_a_sheet_has_a_place_for_every_image(tmp_path: Path):
+    images = [np.full((4, 6, 3), shade, dtype=np.uint8) for shade in (50, 100, 150, 200, 250)]
+    write_sheet(tmp_path / "sheet.png", images, columns=3)
+    sheet = imageio.v3.imread(tmp_path / "sheet.png")
+    assert sheet.shape == (8, 18, 3)
+    assert sheet[5, 7].tolist() == [250, 250, 250]
+
+
+@pytest.mark.usefixtures("renderer")
+def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path: Path):
+    config = EvaluateConfig(goals=("mkbs",), starts=("nominal",), steps=4)
+    video, sheet = tmp_path / "episode.mp4", tmp_path / "episode.png"
+    with serving(kitchen_bundle) as address:
+        film(address, plan_tasks(config)[0], video, sheet, config)
+    assert imageio.v3.improps(video, plugin="FFMPEG").shape[1:] == (HEIGHT + CAPTION_HEIGHT, WIDTH, 3)
+    assert imageio.v3.imread(sheet).shape == (HEIGHT + CAPTION_HEIGHT, 4 * WIDTH, 3)
+
+
+def test_no_gl_library_is_one_sentence_that_says_how_to_get_it(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    with pytest.raises(MissingExtra, match="apt-get install libosmesa6"):
+        Renderer(kitchen.model, GOAL)
+
+
+def test_a_kitchen_that_draws_nothing_needs_no_gl_library():
+    # In a process of its own: MuJoCo takes MUJOCO_GL up when it is imported.
+    script = """
+import ctypes.util, os
+ctypes.util.find_library = lambda name: None
+from rpl_runtime.errors import MissingExtra
+from rpl_runtime.kitchen.render import Renderer
+from rpl_runtime.kitchen.simulator import open_kitchen
+with open_kitchen() as kitchen:
+    try:
+        Renderer(kitchen.model, ())
+    except MissingExtra as error:
+        print(error, os.environ["MUJOCO_GL"])
+"""
+    environment = os.environ | {"MUJOCO_GL": "osmesa"}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith("apt-get install libosmesa6 osmesa\n")
