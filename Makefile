@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
-export MUJOCO_GL ?= osmesa
 
 .PHONY: demo test lint proto clean
 

@@ -117,7 +117,7 @@ def demos_export(
 def imitate_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run; one that was broken off goes on there.")],
     demos: Recordings,
-    steps: Steps = 25_000,
+    steps: Steps = 20_000,
     seed: Seed = 0,
     jobs: Jobs = 2,
 ) -> None:
@@ -221,7 +221,7 @@ def train_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
     demos: Recordings,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
-    steps: Steps = 25_000,
+    steps: Steps = 20_000,
     seed: Seed = 0,
     jobs: Jobs = 2,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,

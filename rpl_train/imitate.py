@@ -52,7 +52,7 @@ Progress = Callable[[LevelName, int, float], None]  # level, steps done, recent 
 class ImitateConfig:
     """How both levels are imitated."""
 
-    steps: int = 25_000  # optimiser steps of each level
+    steps: int = 20_000  # optimiser steps of each level
     batch: int = 512
     learning_rate: float = 1e-3  # at its peak; a cosine takes it to zero
     seed: int = 0

@@ -3,8 +3,8 @@
 In: demonstrations and the spec whose elements goals may name. Out: batches that depend on nothing but the
 generator they are drawn with. It does not know networks or losses.
 
-Recordings stop when their last element is done, and what comes after is for the policy to guess. So each is held at
-its end for a while: its last state, with the position targets that keep it. Then three things are done to a tuple as
+Recordings stop at the instant when their last element counts as done, often in full motion, and what comes after is for
+the policy to guess. So the motion dies out and the end is held for a while. Then three things are done to a tuple as
 Algorithms 2 and 3 give it, each switched by a number in `PoolConfig`:
 
 - Perturb and correct: the state is moved by noise while the position target stays, so the target leads back.
@@ -28,6 +28,7 @@ from rpl_train.demos.trajectory import Trajectory
 from rpl_train.relabel import relabel_high, relabel_low
 
 _MOVED = 0.1  # a tenth of the way from an element's start to its goal: beyond any sensor noise
+_DYING = 2 / 3  # what is left of a motion from one step to the next after the recording: two more steps of it in all
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -201,12 +202,17 @@ class Pool:
 
 
 def _held(demonstration: Trajectory, commanded: list[int], steps: int) -> Trajectory:
-    """The demonstration, followed by steps in which the robot stays where it is."""
-    last = demonstration.states[-1]
+    """The demonstration, followed by steps in which its motion dies out and the robot stays where that ends."""
+    states = demonstration.states
+    velocity = (states[-1] - states[max(-5, -len(states))]) / min(4, len(states) - 1)  # (n,) a step
+    travelled = 1 - _DYING ** np.arange(1, steps + 1)
+    after = states[-1] + velocity * (_DYING / (1 - _DYING)) * travelled[:, None]
+    targets = np.tile(after[-1, commanded], (steps + 1, 1))
     return replace(
         demonstration,
-        states=np.vstack([demonstration.states, np.tile(last, (steps, 1))]),
-        targets=np.vstack([demonstration.targets, np.tile(last[commanded], (steps, 1))]),
+        states=np.vstack([states, after]).astype(np.float32),
+        # The last recorded target belongs to a command that was never carried out: it stops the arm in its motion.
+        targets=np.vstack([demonstration.targets[:-1], targets]).astype(np.float32),
     )
 
 

@@ -1,0 +1,81 @@
+"""The built wheel, with base dependencies alone, in an empty environment: it serves a bundle and answers Control."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.client import Client
+
+ROOT = Path(__file__).parents[1]
+NOT_IN_BASE = ("torch", "mujoco", "gymnasium", "gymnasium_robotics", "onnx", "h5py", "matplotlib", "minari")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that holds the wheel and what it requires, nothing else."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
+    (wheel,) = folder.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    interpreter = folder / "venv" / "bin" / "python"
+    constraints = ["--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*pip, "--python", interpreter, "install", *constraints, wheel], check=True)
+    return interpreter.parent
+
+
+def run(base: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([base / command[0], *command[1:]], cwd=base, capture_output=True, text=True)
+
+
+def test_the_base_installation_is_light(base):
+    found = run(
+        base, "python", "-c", f"import importlib.util as u; print([m for m in {NOT_IN_BASE} if u.find_spec(m)])"
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_it_serves_a_bundle(base, tiny_bundle: Bundle):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [base / "rpl", "serve", tiny_bundle.path, "--address", "127.0.0.1:0"]
+    server = subprocess.Popen(command, cwd=base, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = next(found[0] for line in server.stdout if (found := re.search(r"127\.0\.0\.1:\d+", line)))
+        with Client(address) as client, client.control() as control:
+            assert client.describe().digest == tiny_bundle.digest
+            state = np.zeros(5, dtype=np.float32)
+            control.start("cart", ["door"], state, seed=1)
+            for step in range(10):
+                action = control.step("cart", step, state)
+                assert action.target.shape == (2,)
+                assert action.replanned == (step % 4 == 0)
+            control.finish("cart")
+    finally:
+        server.terminate()
+        server.communicate()
+    assert server.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(("run", "--goal", "microwave", "--bundle"), "sim"), (("evaluate", "--episodes", "1"), "sim")],
+)
+def test_a_missing_extra_is_one_sentence(base, kitchen_bundle: Bundle, command, extra):
+    found = run(base, "rpl", *command, str(kitchen_bundle.path))
+    assert found.returncode == 1
+    assert f"pip install 'relay-policy[{extra}]'" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_training_commands_say_what_they_need(base):
+    found = run(base, "rpl", "imitate", "run", "--demos", "none")
+    assert found.returncode == 1
+    assert "pip install 'relay-policy[train]'" in found.stderr
+    assert run(base, "rpl", "--help").returncode == 0
