@@ -5,6 +5,7 @@ and does not know what kind of policy it runs: anything with `plan` and `act` wi
 torch modules in training alike.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,9 +43,13 @@ class Decision(NamedTuple):
 
     action: np.ndarray  # (B, m)
     subgoal: np.ndarray  # (B, n) the subgoal followed
-    replanned: np.ndarray  # (B,) bool, whether that subgoal is new at this step
     age: np.ndarray  # (B,) int, steps since it took effect
     upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, for rows that planned ahead at this step
+
+    @property
+    def replanned(self) -> np.ndarray:
+        """(B,) bool, whether the subgoal is new at this step."""
+        return self.age == 0
 
 
 @dataclass
@@ -153,10 +158,7 @@ class RelayLoop:
         Raises:
             RelayError: the first fault of the batch, as `faults` reports it.
         """
-        for error in self.faults(robots, steps, states).values():
-            raise error
-        states = np.asarray(states, dtype=np.float32)
-        runs = [self._runs[robot] for robot in robots]
+        runs, states = self._accept(robots, steps, states)
         phases = [self._phase(run) for run in runs]
         plans = self._plan(runs, phases, states)
 
@@ -172,7 +174,23 @@ class RelayLoop:
             run.upcoming = upcoming.get(row, phase.upcoming)
             run.subgoal, run.planned_at = subgoals[row], phase.planned_at
             run.step += 1
-        return Decision(action, subgoals, age == 0, age, upcoming)
+        return Decision(action, subgoals, age, upcoming)
+
+    def _accept(
+        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
+    ) -> tuple[list[_Run], np.ndarray]:
+        """The runs and states (B, n) of a batch in which nothing is wrong, seen in one pass over the whole of it."""
+        runs = [
+            run
+            for robot, step in zip(robots, steps, strict=True)
+            if (run := self._runs.get(robot)) and run.step == step
+        ]
+        if len(runs) == len(robots) == len(set(robots)):
+            with contextlib.suppress(ValueError):  # states of different sizes are no array
+                batch = np.asarray(states, dtype=np.float32)
+                if self._spec.state.accepts(batch):
+                    return runs, batch
+        raise next(iter(self.faults(robots, steps, states).values()))
 
     def _phase(self, run: _Run) -> "_Phase":
         """Where a run stands at its next step: which subgoal it follows and which plan it asks for."""
@@ -197,7 +215,8 @@ class RelayLoop:
         goals = np.array([run.goal.state for _, run, _ in asking])  # np.stack is many times slower for few rows
         masks = np.array([run.goal.mask for _, run, _ in asking])
         noise = self._noise_rows("high", [(run, step) for _, run, step in asking], self._spec.high_noise)
-        subgoals = _finite("subgoal", self._levels.plan(states[rows], goals, masks, noise))
+        asked = states if len(rows) == len(runs) else states[rows]
+        subgoals = _finite("subgoal", self._levels.plan(asked, goals, masks, noise))
         return dict(zip(rows, subgoals, strict=True))
 
     def _noise_rows(self, level: Literal["high", "low"], runs: list[tuple[_Run, int]], size: int) -> np.ndarray:

@@ -143,7 +143,7 @@ class Runs:
             target=decision.action[at],
             subgoal=decision.subgoal[at],
             age=int(decision.age[at]),
-            replanned=bool(decision.replanned[at]),
+            replanned=bool(decision.age[at] == 0),
             valid_until_ns=min(observed_ns + self._period_ns, _LAST_NS),
             upcoming=decision.upcoming.get(at),
         )

@@ -44,6 +44,12 @@ class VectorSpec(_Frozen):
             raise ValueError("low must not exceed high")
         return self
 
+    def accepts(self, batch: np.ndarray) -> bool:
+        """Whether every row of a float32 batch (B, dim) is finite and inside the accepted range."""
+        low, high = self.bounds
+        # A NaN fails both comparisons, so one pass finds every fault.
+        return batch.shape[1:] == low.shape and bool(((batch >= low) & (batch <= high)).all())
+
     def check(self, what: str, value: np.ndarray) -> np.ndarray:
         """`value` as float32 (dim,), if it is finite, of the right size and inside the accepted range.
 
