@@ -5,6 +5,7 @@ Commands import what they need when they run: a missing extra is one sentence, a
 
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,8 @@ Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels s
 
 def register(app: typer.Typer) -> None:
     """Add the training commands to `rpl`."""
-    demos = typer.Typer(help="Demonstrations: import recordings, look at them, export them.", no_args_is_help=True)
+    demos = typer.Typer(help="Demonstrations: play, import, look at and export them.", no_args_is_help=True)
+    demos.command("play")(demos_play)
     demos.command("import")(demos_import)
     demos.command("info")(demos_info)
     demos.command("export")(demos_export)
@@ -47,6 +49,50 @@ def register(app: typer.Typer) -> None:
     app.command("imitate")(imitate_command)
     app.command("export")(export_command)
     app.command("train")(train_command)
+
+
+class Order(StrEnum):
+    HUMAN = "human"
+    RANDOM = "random"
+
+
+class Start(StrEnum):
+    NOMINAL = "nominal"
+    PERTURBED = "perturbed"
+
+
+def demos_play(
+    folder: Annotated[Path, typer.Argument(help="Folder for one .npz per sequence; play broken off goes on there.")],
+    sequences: Annotated[int, typer.Option(help="How many sequences of four elements.")] = 400,
+    order: Annotated[Order, typer.Option(help="human: the order in which people work. random: any.")] = Order.HUMAN,
+    start: Annotated[Start, typer.Option(help="Where the kitchen starts.")] = Start.PERTURBED,
+    seed: Seed = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; what is played does not depend on it.")] = 2,
+    sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Let the scripted demonstrator play: sequences of four elements, with noise, pauses and detours."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
+    from rpl_train.demos.play import PlayConfig, play
+    from rpl_train.demos.sheet import contact_sheet
+    from rpl_train.demos.summary import play_facts, print_play
+    from rpl_train.demos.trajectory import load
+
+    noise = PERTURBED if start is Start.PERTURBED else NOMINAL
+    config = PlayConfig(sequences, order.value, seed, jobs, noise)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("sequences", total=sequences)
+        result = play(config, folder, lambda finished, total: progress.update(bar, completed=finished, total=total))
+    if sheet is not None:
+        contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
+    if as_json:
+        typer.echo(json.dumps(play_facts(result), indent=1))
+    else:
+        print_play(result)
 
 
 def demos_import(
@@ -147,16 +193,18 @@ def _imitate(demonstrations: "Demonstrations", run: Path, config: "ImitateConfig
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[loss]}"),
     )
     with Progress(*columns) as bars:
-        tasks = {level: bars.add_task(level, total=config.steps, loss=float("nan")) for level in LEVELS}
+        tasks = {level: bars.add_task(level, total=config.steps, loss="") for level in LEVELS}
         return imitate(
             demonstrations,
             kitchen_spec("kitchen"),
             run,
             config,
-            lambda level, step, loss: bars.update(tasks[level], completed=step, loss=loss),
+            lambda level, step, loss: bars.update(
+                tasks[level], completed=step, loss="trained before" if loss is None else f"loss {loss:.3f}"
+            ),
         )
 
 

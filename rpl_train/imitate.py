@@ -45,7 +45,7 @@ _PACKAGES = ("relay-policy", "torch", "numpy")
 _WARM_UP = 200  # [steps]
 _NO_EFFECT = ("checkpoint_every", "report_every", "jobs")  # on the weights
 
-Progress = Callable[[LevelName, int, float], None]  # level, steps done, recent loss
+Progress = Callable[[LevelName, int, float | None], None]  # level, steps done, recent loss; None: trained before
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progre
 class _Report:
     reports: Any
 
-    def __call__(self, level: LevelName, step: int, loss: float) -> None:
+    def __call__(self, level: LevelName, step: int, loss: float | None) -> None:
         self.reports.put((level, step, loss))
 
 
@@ -131,7 +131,7 @@ def _train_level(
     progress: Progress,
 ) -> None:
     if (run / f"{level}.safetensors").exists():
-        progress(level, config.steps, math.nan)
+        progress(level, config.steps, None)
         return
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     pool = Pool(demonstrations, record.spec, config.pool)

@@ -1,17 +1,22 @@
-"""What demonstrations hold, as numbers and as tables.
+"""What demonstrations hold, and what play came to, as numbers and as tables.
 
-In: demonstrations. Out: a `Summary`. It does not know what they will be used for.
+In: demonstrations, or a folder of play. Out: a `Summary`, facts and tables. It does not know what they
+will be used for.
 """
 
 from collections import Counter
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rpl_runtime.kitchen.elements import ELEMENTS, PERIOD
+from rpl_runtime.kitchen.elements import ELEMENTS, EPISODE_STEPS, PERIOD
 from rpl_train.demos.sources import Demonstrations
+
+if TYPE_CHECKING:  # playing needs the simulator, counting does not
+    from rpl_train.demos.play import PlayResult
 
 
 class Summary(NamedTuple):
@@ -65,3 +70,35 @@ def print_summary(summary: Summary) -> None:
     for sequence, count in summary.sequences.items():
         sequences.add_row(sequence, str(count))
     console.print(sequences)
+
+
+def play_facts(result: "PlayResult") -> dict[str, Any]:
+    """What scripted play came to, ready for JSON."""
+    steps = [sequence.steps for sequence in result.sequences]
+    return {
+        "folder": str(result.folder),
+        "sequences": len(result.sequences),
+        "complete": result.completed,  # share with every element done in the last state
+        "steps": {name: float(np.percentile(steps, q)) for name, q in (("p50", 50), ("p90", 90), ("max", 100))},
+        "within_an_episode": float(np.mean([count <= EPISODE_STEPS for count in steps])),
+        "elements": [asdict(row) for row in result.by_element()],
+    }
+
+
+def print_play(result: "PlayResult") -> None:
+    """The same as a table."""
+    facts, console = play_facts(result), Console()
+    table = Table(
+        "element", "tried", "done at the end", "", "median steps", title="Scripted play", title_justify="left"
+    )
+    for row in result.by_element():
+        table.add_row(
+            row.name, str(row.tried), str(row.done), f"{row.done / max(1, row.tried):.1%}", f"{row.steps:.0f}"
+        )
+    console.print(table)
+    steps = facts["steps"]
+    console.print(
+        f"{facts['sequences']} sequences in {facts['folder']}, {result.played} of them played now; "
+        f"{facts['complete']:.1%} end with every element done; median {steps['p50']:.0f} steps, "
+        f"90 % within {steps['p90']:.0f}, {facts['within_an_episode']:.1%} within {EPISODE_STEPS}"
+    )

@@ -6,7 +6,6 @@ recordings come from; the importers beside it do.
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -53,8 +52,9 @@ class Trajectory:
 def save(trajectory: Trajectory, path: Path) -> None:
     """Write one `.npz`; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        with staging.open("wb") as file:
             np.savez_compressed(
                 file,
                 states=trajectory.states,
@@ -62,11 +62,9 @@ def save(trajectory: Trajectory, path: Path) -> None:
                 elements=np.array(trajectory.elements, dtype=np.str_),
                 source=np.array(trajectory.source, dtype=np.str_),
             )
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
