@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from demonstrations import drawer_spec
 
+from demonstrations import drawer_spec
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.manifest import Provenance, Statistics
 from rpl_train.checkpoint import (

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from safetensors.torch import load_file
 
+from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.relay import RelayLoop
 from rpl_train.imitate import ImitateConfig, imitate

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from demonstrations import drawer_spec
 
+from demonstrations import drawer_spec
 from rpl_runtime.manifest import Statistics
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy, TargetStatistics
 
