@@ -1,0 +1,89 @@
+"""How each of the kitchen's elements is worked on: where it is held, from which side, and where it is led.
+
+In: nothing. Out: one `Skill` an element, and which applies in a configuration. It does not know how the arm moves.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+_HINGE_DOOR = 21  # the dimension of the state
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How one element is taken to its goal: straddled from the front, gripped, and led along its path."""
+
+    site: str
+    dims: tuple[int, ...]  # the dimensions of the state that the gripper leads
+    aim: tuple[float, ...]  # [rad, m] where they are led; beyond the goal where the element has a stop
+    lead: float  # [rad, m] how far ahead of the element the gripper is sent
+    finished: float  # how near its goal, by the element's own distance, the work is over
+    approach: tuple[float, float, float]  # world direction in which the gripper points at the element's rest
+    approach_end: tuple[float, float, float]  # and at its aim
+    posture: tuple[float, ...]  # [rad] (7,) arm joints near the element; resolves the arm's redundancy
+    posture_end: tuple[float, ...] | None = None  # and at its aim, where it differs
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # [m] from the site to where the gripper holds, world axes
+    tall: bool = False  # a long upright handle, which may be held a little higher or lower
+    turns: bool = False  # the gripper turns with the element
+    rest: float = 0.0  # [rad, m] the first of its dimensions before anyone touched it
+    berth: float = 0.07  # [m] to each side of it that a gripper leaving or passing it keeps clear
+    height: float = 0.10  # [m] and above and below it
+    leave: tuple[float, float, float] | None = None  # [m] a step from its front; towards what comes next if None
+    lift: float = 0.0  # [m] carried this high
+
+
+# Approach directions, offsets and postures are close to those of the human recordings.
+SKILLS = {
+    "microwave": Skill(
+        "microhandle_site", (22,), (-0.95,), 0.14, 0.09, (-0.30, 0.95, -0.10), (-0.40, 0.90, -0.10),
+        (-1.00, -1.70, 1.84, -1.61, -0.75, 1.39, 2.60), offset=(0.0, 0.0, 0.04), tall=True, berth=0.15, height=0.15,
+    ),
+    "kettle": Skill(
+        "kettle_site", (24, 23), (0.76, -0.21), 0.06, 0.22, (0.40, 0.90, -0.17), (0.20, 0.97, 0.08),
+        (-0.60, -1.74, 2.14, -2.15, 0.35, 0.90, 1.90), offset=(-0.09, 0.0, -0.06), rest=0.35, lift=0.09,
+        posture_end=(-1.70, -1.74, 1.86, -1.50, -1.25, 1.18, 2.85),
+    ),
+    "bottom burner": Skill(
+        "knob2_site", (11,), (-1.3,), 0.35, 0.12, (0.06, 0.99, 0.10), (0.06, 0.99, 0.10),
+        (-1.38, -1.52, 1.43, -2.30, -0.08, 2.04, 1.60), offset=(0.0, -0.03, 0.0), turns=True,
+    ),
+    "top burner": Skill(
+        "knob4_site", (15,), (-1.3,), 0.35, 0.12, (0.07, 0.97, 0.20), (0.07, 0.97, 0.20),
+        (-1.41, -1.40, 1.29, -2.21, -0.06, 2.02, 1.50), offset=(0.0, -0.03, 0.0), turns=True,
+    ),
+    "light switch": Skill(
+        "light_site", (17,), (-1.3,), 0.6, 0.10, (0.0, 0.97, 0.20), (0.0, 0.97, 0.20),
+        (-1.29, -1.60, 1.37, -2.07, 0.10, 1.74, 1.50), offset=(0.0, -0.02, 0.0),
+    ),
+    "slide cabinet": Skill(
+        "slide_site", (19,), (0.44,), 0.06, 0.09, (0.39, 0.75, 0.53), (0.60, 0.60, 0.53),
+        (-1.94, -1.34, 1.06, -2.00, 0.23, 1.93, 1.12), offset=(0.0, 0.0, -0.05), tall=True,
+    ),
+    "hinge cabinet": Skill(
+        "hinge_site2", (21,), (1.57,), 0.15, 0.22, (0.04, 0.88, 0.48), (0.20, 0.85, 0.48),
+        (-1.39, -1.70, 0.87, -1.82, 1.05, 1.30, 0.43), offset=(0.0, 0.0, -0.05), tall=True, berth=0.15, height=0.19,
+        leave=(0.03, 0.015, -0.06),
+    ),
+}  # fmt: skip
+
+
+# An open hinge door stands before the slide's handle on the left: come from the right.
+_SLIDE_BESIDE_DOOR = replace(
+    SKILLS["slide cabinet"],
+    approach=(-0.60, 0.70, 0.35),
+    approach_end=(-0.30, 0.80, 0.40),
+    posture=(-0.30, -0.56, 0.35, -2.11, -0.27, 1.58, 0.45),
+)
+
+
+def skill_for(element: str, qpos: np.ndarray) -> Skill:
+    """The skill for an element in a configuration (30,)."""
+    beside_door = element == "slide cabinet" and qpos[_HINGE_DOOR] > 0.6
+    return _SLIDE_BESIDE_DOOR if beside_door else SKILLS[element]
+
+
+def progress(skill: Skill, qpos: np.ndarray) -> float:
+    """How far (0 to 1) an element has come from its rest to its aim."""
+    share = (qpos[skill.dims[0]] - skill.rest) / (skill.aim[0] - skill.rest)
+    return float(min(max(share, 0.0), 1.0))

@@ -1,0 +1,85 @@
+"""The scripted demonstrator, in the real kitchen."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import InvalidGoal
+from rpl_runtime.kitchen.elements import ELEMENTS, MAX_TARGET_STEP
+from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen, open_kitchen
+from rpl_train.demos.demonstrator import Demonstrator
+from rpl_train.demos.skills import SKILLS
+
+ARM = slice(0, 7)
+
+
+@pytest.fixture(scope="module")
+def kitchen() -> Iterator[Kitchen]:
+    with open_kitchen() as opened:
+        yield opened
+
+
+def work(kitchen: Kitchen, state: np.ndarray, element: str, most: int = 130) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Let the demonstrator work on one element; the last state, and how far each target lay from its reading."""
+    demonstrator, steps = Demonstrator(kitchen.model), []
+    while not demonstrator.finished(state, element):
+        assert len(steps) < most, f"{element} is not finished after {most} steps"
+        target = demonstrator.act(state, element)
+        steps.append(np.abs(target - state[:9]))
+        state = kitchen.step(target)
+    return state, steps
+
+
+def test_there_is_a_skill_for_every_element():
+    assert list(SKILLS) == list(ELEMENTS)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_each_element_is_done_from_the_nominal_start(kitchen: Kitchen, element: str):
+    _, steps = work(kitchen, kitchen.reset(seed=3), element)
+    assert element in kitchen.done()
+    assert len(steps) < 80
+
+
+@pytest.mark.parametrize("element", ["kettle", "hinge cabinet"])
+def test_each_element_is_done_from_a_perturbed_start(kitchen: Kitchen, element: str):
+    work(kitchen, kitchen.reset(seed=4, noise=PERTURBED), element)
+    assert element in kitchen.done()
+
+
+def test_a_target_is_never_clipped_by_the_environment(kitchen: Kitchen):
+    _, steps = work(kitchen, kitchen.reset(seed=3), "microwave")
+    assert np.max([step[ARM] for step in steps]) <= MAX_TARGET_STEP + 1e-6
+
+
+def test_what_it_does_follows_from_the_state_alone(kitchen: Kitchen):
+    used, states = Demonstrator(kitchen.model), []
+    state = kitchen.reset(seed=5)
+    for _ in range(30):
+        states.append(state)
+        state = kitchen.step(used.act(state, "microwave"))
+    for state in states[::10]:
+        fresh = Demonstrator(kitchen.model).act(state, "microwave")
+        np.testing.assert_array_equal(used.act(state, "microwave"), fresh)
+
+
+def test_it_opens_a_door_that_was_left_half_way(kitchen: Kitchen):
+    qpos = kitchen.reset(seed=0) * 1.0
+    qpos[22] = -0.3
+    work(kitchen, kitchen.restore(qpos, seed=0), "microwave")
+    assert "microwave" in kitchen.done()
+
+
+def test_it_lets_go_without_undoing_its_work(kitchen: Kitchen):
+    state, _ = work(kitchen, kitchen.reset(seed=6), "microwave")
+    demonstrator = Demonstrator(kitchen.model)
+    for _ in range(12):
+        state = kitchen.step(demonstrator.act(state, None))
+    assert "microwave" in kitchen.done()
+    assert state[7:9].mean() > 0.03
+
+
+def test_an_unknown_element_is_named(kitchen: Kitchen):
+    with pytest.raises(InvalidGoal, match="no element 'fridge'; allowed are microwave, kettle"):
+        Demonstrator(kitchen.model).act(kitchen.reset(seed=0), "fridge")

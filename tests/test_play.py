@@ -1,0 +1,135 @@
+"""Scripted play on disk."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
+from rpl_runtime.kitchen.elements import ELEMENTS
+from rpl_runtime.kitchen.simulator import NOMINAL, open_kitchen
+from rpl_train.demos.play import ELEMENTS_A_SEQUENCE, PlayConfig, perform, play, sequence_elements
+from rpl_train.demos.sheet import contact_sheet
+from rpl_train.demos.trajectory import digest, load, load_folder
+
+SHORT = PlayConfig(sequences=3, limit=6, seed=7)  # far too short to finish anything
+
+
+def test_a_sequence_is_played_to_its_end():
+    config = PlayConfig(start=NOMINAL, noise=0.0, pause=0.0, detour=0.0, seed=1)
+    with open_kitchen() as kitchen:
+        trajectory = perform(kitchen, config, 0)
+        assert set(trajectory.elements) <= kitchen.done()
+    assert len(trajectory) < 280
+    assert trajectory.elements == sequence_elements(config, 0)
+    assert trajectory.source == "scripted play, human order, seed 1 #0"
+
+
+def test_what_is_stored_is_the_intention_and_what_is_executed_is_not(tmp_path: Path):
+    quiet = play(replace(SHORT, noise=0.0, pause=0.0, detour=0.0), tmp_path / "quiet").sequences[0]
+    noisy = play(replace(SHORT, noise=0.05, pause=0.0, detour=0.0), tmp_path / "noisy").sequences[0]
+    quiet, noisy = load(quiet.path), load(noisy.path)
+    np.testing.assert_array_equal(quiet.states[0], noisy.states[0])
+    np.testing.assert_array_equal(quiet.targets[0], noisy.targets[0])
+    assert not np.array_equal(quiet.states[1], noisy.states[1])
+
+
+def test_a_resumed_folder_equals_an_unbroken_one(tmp_path: Path):
+    seen: list[tuple[int, int]] = []
+    play(replace(SHORT, sequences=1), tmp_path / "resumed")
+    resumed = play(SHORT, tmp_path / "resumed", lambda *counts: seen.append(counts))
+    unbroken = play(SHORT, tmp_path / "unbroken")
+    assert (resumed.played, unbroken.played) == (2, 3)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert digest(load_folder(tmp_path / "resumed")) == digest(load_folder(tmp_path / "unbroken"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path: Path):
+    play(SHORT, tmp_path / "one")
+    play(replace(SHORT, jobs=2), tmp_path / "two")
+    assert digest(load_folder(tmp_path / "one")) == digest(load_folder(tmp_path / "two"))
+
+
+def test_another_seed_gives_another_folder(tmp_path: Path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for seed, folder in enumerate(folders):
+        play(replace(SHORT, sequences=1, seed=seed), folder)
+    assert digest(load_folder(folders[0])) != digest(load_folder(folders[1]))
+
+
+@pytest.mark.parametrize("order", ["human", "random"])
+def test_every_set_of_four_takes_its_turn(order):
+    config = PlayConfig(order=order)
+    sequences = [sequence_elements(config, index) for index in range(70)]
+    assert set(Counter(frozenset(sequence) for sequence in sequences).values()) == {2}
+    assert all(len(set(sequence)) == ELEMENTS_A_SEQUENCE for sequence in sequences)
+    in_human_order = [list(sequence) == [name for name in ELEMENTS if name in sequence] for sequence in sequences]
+    assert all(in_human_order) if order == "human" else not all(in_human_order)
+
+
+def test_the_summary_counts_every_element(tmp_path: Path):
+    result = play(SHORT, tmp_path / "play")
+    assert result.completed == 0
+    assert [row.name for row in result.by_element()] == list(ELEMENTS)
+    assert sum(row.tried for row in result.by_element()) == ELEMENTS_A_SEQUENCE * SHORT.sequences
+    assert all(sequence.steps == SHORT.limit for sequence in result.sequences)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"sequences": 0}, "sequences of scripted play is 0; allowed is 1 to"),
+        ({"seed": -1}, "seed of scripted play is -1; allowed is 0 to"),
+        ({"jobs": 0}, "jobs of scripted play is 0"),
+        ({"noise": float("nan")}, "noise of scripted play is nan"),
+        ({"pause": 2.0}, "pause of scripted play is 2.0; allowed is 0 to 0.5"),
+        ({"order": "alphabetical"}, "order of scripted play is 'alphabetical'; allowed are human, random"),
+    ],
+)
+def test_a_bad_setting_is_named(setting, message):
+    with pytest.raises(InvalidInput, match=message):
+        PlayConfig(**setting)
+
+
+def test_play_with_other_settings_is_not_mixed_in(tmp_path: Path):
+    play(SHORT, tmp_path / "play")
+    with pytest.raises(InvalidInput, match="play with another order, seed; use the same settings or another folder"):
+        play(replace(SHORT, seed=8, order="random"), tmp_path / "play")
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DemonstrationError, match="cannot be written"):
+        play(SHORT, tmp_path / "file" / "play")
+
+
+def test_a_full_disk_keeps_the_finished_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compress, written = np.savez_compressed, []
+
+    def fill(file, **arrays):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(file)
+        compress(file, **arrays)
+
+    monkeypatch.setattr(np, "savez_compressed", fill)
+    with pytest.raises(DemonstrationError, match="No space left on device; the episodes before it are kept"):
+        play(SHORT, tmp_path / "play")
+    assert sorted(path.name for path in (tmp_path / "play").iterdir()) == ["play-000000.npz", "play.json"]
+
+
+def test_a_contact_sheet_has_a_row_for_each_demonstration(tmp_path: Path):
+    demonstrations = load_folder(play(replace(SHORT, sequences=2), tmp_path / "play").folder)
+    try:
+        contact_sheet(demonstrations, tmp_path / "sheet.png", columns=2)
+    except MissingExtra as error:
+        pytest.skip(str(error))
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+
+def test_an_empty_contact_sheet_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidInput, match="0 demonstrations in 6 columns"):
+        contact_sheet([], tmp_path / "sheet.png")
