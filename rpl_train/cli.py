@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rpl_runtime.manifest import Provenance, Statistics
     from rpl_runtime.spec import PolicySpec
     from rpl_train.checkpoint import TrainedRun
+    from rpl_train.demos.play import PlayConfig, PlayResult
     from rpl_train.demos.sources import Demonstrations
     from rpl_train.demos.trajectory import Trajectory
     from rpl_train.export import ExportResult
@@ -72,27 +73,33 @@ def demos_play(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Let the scripted demonstrator play: sequences of four elements, with noise, pauses and detours."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
-    from rpl_train.demos.play import PlayConfig, play
+    from rpl_train.demos.play import PlayConfig
     from rpl_train.demos.sheet import contact_sheet
     from rpl_train.demos.summary import play_facts, print_play
     from rpl_train.demos.trajectory import load
 
     noise = PERTURBED if start is Start.PERTURBED else NOMINAL
-    config = PlayConfig(sequences, order.value, seed, jobs, noise)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("sequences", total=sequences)
-        result = play(config, folder, lambda finished, total: progress.update(bar, completed=finished, total=total))
+    result = _play(folder, PlayConfig(sequences, order.value, seed, jobs, noise))
     if sheet is not None:
         contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
     if as_json:
         typer.echo(json.dumps(play_facts(result), indent=1))
     else:
         print_play(result)
+
+
+def _play(folder: Path, config: "PlayConfig") -> "PlayResult":
+    """Play under a progress bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rpl_train.demos.play import play
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("sequences", total=config.sequences)
+        return play(config, folder, lambda finished, total: progress.update(bar, completed=finished, total=total))
 
 
 def demos_import(
@@ -267,14 +274,17 @@ def _print_export(result: "ExportResult") -> None:
 
 def train_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
-    demos: Recordings,
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, scripted play is made first.")
+    ] = None,
+    sequences: Annotated[int, typer.Option(help="Sequences of scripted play, where no --demos are named.")] = 400,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
     steps: Steps = 20_000,
     seed: Seed = 0,
     jobs: Jobs = 2,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
 ) -> None:
-    """From demonstrations to an evaluated bundle: imitate, export, evaluate.
+    """From demonstrations, or from nothing, to an evaluated bundle: play, imitate, export, evaluate.
 
     Each stage is a command of its own. Run the same command again after an interruption: what is trained stays
     trained, and the evaluation goes on where it stopped.
@@ -285,6 +295,10 @@ def train_command(
     from rpl_train.imitate import ImitateConfig
 
     run = run or Path("runs") / bundle.name
+    if not demos:
+        from rpl_train.demos.play import PlayConfig
+
+        demos = [_play(run / "play", PlayConfig(sequences, seed=seed, jobs=jobs)).folder]
     policy, record = _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs))
     _print_export(_export(bundle, policy, record.spec, record.provenance, record.statistics))
     evaluate_command(bundle, episodes=episodes, output=run / "evaluation", write=True)
