@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rpl_runtime.cli import StartKind
 from rpl_runtime.errors import require
 
 if TYPE_CHECKING:
@@ -57,17 +58,12 @@ class Order(StrEnum):
     RANDOM = "random"
 
 
-class Start(StrEnum):
-    NOMINAL = "nominal"
-    PERTURBED = "perturbed"
-
-
 def demos_play(
     folder: Annotated[Path, typer.Argument(help="Folder for one .npz per sequence; play broken off goes on there.")],
     sequences: Annotated[int, typer.Option(help="How many sequences of four elements.")] = 400,
     order: Annotated[Order, typer.Option(help="human: the order in which people work. random: any.")] = Order.HUMAN,
-    start: Annotated[Start, typer.Option(help="Where the kitchen starts.")] = Start.PERTURBED,
-    seed: Seed = 0,
+    start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.PERTURBED,
+    seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes; what is played does not depend on it.")] = 2,
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -79,7 +75,7 @@ def demos_play(
     from rpl_train.demos.summary import play_facts, print_play
     from rpl_train.demos.trajectory import load
 
-    noise = PERTURBED if start is Start.PERTURBED else NOMINAL
+    noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
     result = _play(folder, PlayConfig(sequences, order.value, seed, jobs, noise))
     if sheet is not None:
         contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
