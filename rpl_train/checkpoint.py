@@ -48,7 +48,7 @@ class TrainedRun(NamedTuple):
 def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel:
     """An untrained level of a run."""
     if level == "high":
-        return HighLevel(record.spec, record.statistics, record.networks.high_hidden)
+        return HighLevel(record.spec, record.statistics, record.networks.high_hidden, record.networks.high_components)
     return LowLevel(record.spec, record.statistics, record.targets, record.networks.low_hidden)
 
 

@@ -37,6 +37,9 @@ AnyRecordings = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights and batches.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")]
+Components = Annotated[
+    int, typer.Option(min=1, help="Of the high level's mixture: several where demonstrators differ in what comes next.")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
 
 
@@ -168,6 +171,7 @@ def imitate_command(
     demos: Recordings,
     steps: Steps = 20_000,
     seed: Seed = 0,
+    components: Components = 1,
     jobs: Jobs = 2,
 ) -> None:
     """Relay imitation learning of both levels.
@@ -178,8 +182,10 @@ def imitate_command(
     require("torch", "train")
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.imitate import ImitateConfig
+    from rpl_train.networks import NetworkConfig
 
-    _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs))
+    networks = NetworkConfig(high_components=components)
+    _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks))
     typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -187,7 +193,7 @@ def _imitate(demonstrations: "Demonstrations", run: Path, config: "ImitateConfig
     """Imitate the kitchen's demonstrations under a progress bar for each level."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from rpl_runtime.kitchen.elements import kitchen_spec
+    from rpl_runtime.kitchen.elements import STATE_DIM, kitchen_spec
     from rpl_train.checkpoint import LEVELS
     from rpl_train.imitate import imitate
 
@@ -202,7 +208,7 @@ def _imitate(demonstrations: "Demonstrations", run: Path, config: "ImitateConfig
         tasks = {level: bars.add_task(level, total=config.steps, loss="") for level in LEVELS}
         return imitate(
             demonstrations,
-            kitchen_spec("kitchen"),
+            kitchen_spec("kitchen", high_noise=config.networks.high_noise(STATE_DIM)),
             run,
             config,
             lambda level, step, loss: bars.update(

@@ -1,4 +1,4 @@
-"""The two levels of a relay policy as torch modules: goal-conditioned Gaussians over an MLP.
+"""The two levels of a relay policy as torch modules: goal-conditioned Gaussians, or a mixture, over an MLP.
 
 In: a `PolicySpec` and the statistics of the demonstrations. Out: `RelayPolicy`, whose levels take raw states and
 give raw subgoals and position targets; normalisation is inside. It does not know how they are trained.
@@ -7,6 +7,7 @@ The high level sees what is left to do, mask * (goal - state): an element that i
 for look alike, so what it learns of one compound goal carries over to others.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,6 +29,11 @@ class NetworkConfig:
 
     high_hidden: tuple[int, ...] = (512, 512)
     low_hidden: tuple[int, ...] = (512, 512)
+    high_components: int = 1  # of the high level's mixture; several where demonstrators differ in what they do next
+
+    def high_noise(self, state_dim: int) -> int:
+        """How many numbers the high level's noise has, for states of `state_dim` dimensions."""
+        return state_dim + (self.high_components if self.high_components > 1 else 0)
 
 
 class TargetStatistics(NamedTuple):
@@ -48,39 +54,62 @@ class Gaussian(NamedTuple):
         return -(((value - self.mean) * torch.exp(-self.log_std)) ** 2 / 2 + self.log_std).sum(-1)
 
 
+class Mixture(NamedTuple):
+    """Several diagonal normal distributions over a level's normalised output, of which one holds."""
+
+    logits: Tensor  # (B, K)
+    mean: Tensor  # (B, K, d)
+    log_std: Tensor  # (d,) of each of them
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-likelihood (B,) of normalised values (B, d), without the constant."""
+        each = Gaussian(self.mean, self.log_std).log_prob(value[:, None])
+        return torch.logsumexp(torch.log_softmax(self.logits, 1) + each, 1)
+
+    def choose(self, noise: Tensor) -> Tensor:
+        """The mean (B, d) of the component that standard normal noise (B, K) draws; zero noise the likeliest.
+
+        The Gumbel-max trick (Maddison, Tarlow, Minka, NIPS 2014), on Gumbel variables made of normal ones.
+        """
+        uniform = (0.5 * (1 + torch.erf(noise / math.sqrt(2)))).clamp(1e-6, 1 - 1e-6)
+        chosen = (self.logits - torch.log(-torch.log(uniform))).argmax(1, keepdim=True)
+        return torch.take_along_dim(self.mean, chosen[:, :, None], 1).squeeze(1)
+
+
 class Level(nn.Module):
     """What both levels share: an MLP for the mean, a state-independent standard deviation, an output scaling."""
 
     log_std: nn.Parameter
     scale: Tensor
 
-    def __init__(self, inputs: int, hidden: tuple[int, ...], scale: np.ndarray) -> None:
+    def __init__(self, inputs: int, hidden: tuple[int, ...], scale: np.ndarray, components: int = 1) -> None:
         super().__init__()
         widths = (inputs, *hidden)
         layers: list[nn.Module] = []
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
-        self.body = nn.Sequential(*layers, nn.Linear(widths[-1], len(scale)))
+        outputs = len(scale) if components == 1 else components * (len(scale) + 1)
+        self.body = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
         self.log_std = nn.Parameter(torch.full((len(scale),), -1.0))
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32))
 
     def _gaussian(self, features: Tensor) -> Gaussian:
         return Gaussian(self.body(features), self.log_std.clamp(min=_MIN_LOG_STD))
 
-    def _sample(self, features: Tensor, noise: Tensor) -> Tensor:
-        gaussian = self._gaussian(features)
-        return (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
-
 
 class HighLevel(Level):
-    """high(state, goal, mask, noise) -> subgoal, a whole state; the MLP predicts its difference from the state."""
+    """high(state, goal, mask, noise) -> subgoal, a whole state; the MLP predicts its difference from the state.
+
+    With K > 1 components the head is a mixture, and the last K numbers of the noise draw which of them holds.
+    """
 
     state_mean: Tensor
     goal_dims: Tensor
 
-    def __init__(self, spec: PolicySpec, statistics: Statistics, hidden: tuple[int, ...]) -> None:
+    def __init__(self, spec: PolicySpec, statistics: Statistics, hidden: tuple[int, ...], components: int) -> None:
         std = np.maximum(statistics.std, _STD_FLOOR)
-        super().__init__(spec.state.dim + len(spec.goal_dims), hidden, std)
+        super().__init__(spec.state.dim + len(spec.goal_dims), hidden, std, components)
+        self.components = components
         self.register_buffer("state_mean", torch.tensor(statistics.mean))
         self.register_buffer("goal_dims", torch.tensor(spec.goal_dims))
 
@@ -89,17 +118,24 @@ class HighLevel(Level):
         left = (mask * (goal - state) / self.scale)[:, self.goal_dims]
         return torch.cat([(state - self.state_mean) / self.scale, left], dim=1)
 
-    def distribution(self, state: Tensor, goal: Tensor, mask: Tensor) -> Gaussian:
+    def distribution(self, state: Tensor, goal: Tensor, mask: Tensor) -> Gaussian | Mixture:
         """Over (subgoal - state) / scale."""
-        return self._gaussian(self.features(state, goal, mask))
+        gaussian = self._gaussian(self.features(state, goal, mask))
+        if self.components == 1:
+            return gaussian
+        logits, means = gaussian.mean.split([self.components, self.components * len(self.scale)], dim=1)
+        return Mixture(logits, means.unflatten(1, (self.components, len(self.scale))), gaussian.log_std)
 
     def log_prob(self, state: Tensor, goal: Tensor, mask: Tensor, subgoal: Tensor) -> Tensor:
         """Log-likelihood (B,) of subgoals (B, n)."""
         return self.distribution(state, goal, mask).log_prob((subgoal - state) / self.scale)
 
     def forward(self, state: Tensor, goal: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-        """(B, n) each -> subgoal (B, n)."""
-        return state + self._sample(self.features(state, goal, mask), noise)
+        """state, goal, mask (B, n) and noise (B, n), or (B, n + K) for K > 1 components -> subgoal (B, n)."""
+        behaviour = self.distribution(state, goal, mask)
+        n = len(self.scale)
+        mean = behaviour.mean if isinstance(behaviour, Gaussian) else behaviour.choose(noise[:, n:])
+        return state + (mean + torch.exp(behaviour.log_std) * noise[:, :n]) * self.scale
 
 
 class LowLevel(Level):
@@ -137,7 +173,8 @@ class LowLevel(Level):
 
     def forward(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
         """state, subgoal (B, n) and noise (B, m) -> target (B, m)."""
-        target = self.target_mean + self._sample(self.features(state, subgoal), noise)
+        gaussian = self.distribution(state, subgoal)
+        target = self.target_mean + (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
         return torch.clamp(target, self.target_low, self.target_high)
 
 

@@ -240,7 +240,7 @@ def test_a_kitchen_policy_is_measured_in_the_kitchen(tmp_path: Path) -> None:
     mean = (*home, *[0.0] * 21)
     statistics = Statistics(mean=mean, std=(0.1,) * 30, low=mean, high=mean)
     torch.manual_seed(0)
-    high = HighLevel(spec, statistics, (16,))
+    high = HighLevel(spec, statistics, (16,), components=1)
     low = LowLevel(spec, statistics, TargetStatistics(home, (0.01,) * 9), (16,))
     made = export(RelayPolicy(high, low), spec, PROVENANCE, tmp_path / "b", statistics, ParityConfig(steps=10))
     assert made.parity.episodes == len(PAPER_GOALS) == 17

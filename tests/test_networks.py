@@ -6,7 +6,7 @@ import torch
 
 from demonstrations import drawer_spec
 from rpl_runtime.manifest import Statistics
-from rpl_train.networks import HighLevel, LowLevel, RelayPolicy, TargetStatistics
+from rpl_train.networks import HighLevel, LowLevel, Mixture, NetworkConfig, RelayPolicy, TargetStatistics
 
 SPEC = drawer_spec()
 STATISTICS = Statistics(mean=(0.5, 0.2, 0.3), std=(0.4, 0.3, 1e-9), low=(0, 0, 0), high=(1, 1, 1))
@@ -15,7 +15,7 @@ STATISTICS = Statistics(mean=(0.5, 0.2, 0.3), std=(0.4, 0.3, 1e-9), low=(0, 0, 0
 @pytest.fixture
 def high():
     torch.manual_seed(0)
-    return HighLevel(SPEC, STATISTICS, (16,))
+    return HighLevel(SPEC, STATISTICS, (16,), 1)
 
 
 @pytest.fixture
@@ -86,3 +86,30 @@ def test_a_policy_is_its_levels(high, low):
     expected = high(*map(torch.from_numpy, (state, goal, mask, noise))).detach().numpy()
     assert np.array_equal(policy.plan(state, goal, mask, noise), expected)
     assert policy.act(state, goal, noise[:, :1]).shape == (6, 1)
+
+
+def test_a_mixture_draws_its_components_as_often_as_it_says():
+    logits = torch.tensor([[0.0, 1.0, -1.0]]).repeat(20_000, 1)
+    means = torch.arange(3.0)[None, :, None].repeat(20_000, 1, 1)
+    mixture = Mixture(logits, means, torch.zeros(1))
+    noise = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(3))
+    drawn = torch.bincount(mixture.choose(noise)[:, 0].long(), minlength=3) / 20_000
+    assert torch.allclose(drawn, torch.softmax(logits[0], 0), atol=0.02)
+    assert (mixture.choose(torch.zeros(20_000, 3)) == 1).all()  # zero noise: the likeliest
+
+
+def test_a_mixture_keeps_apart_what_a_normal_distribution_would_average():
+    torch.manual_seed(0)
+    high = HighLevel(SPEC, STATISTICS, (16,), components=2)
+    state, goal, mask = torch.zeros(256, 3), torch.zeros(256, 3), torch.ones(256, 3)
+    sign = torch.where(torch.arange(256)[:, None] % 4 == 0, -1.0, 1.0)  # one in four goes the other way
+    optimiser = torch.optim.Adam(high.parameters(), lr=0.03)
+    for _ in range(300):
+        loss = -high.log_prob(state, goal, mask, 0.5 * sign * torch.ones(1, 3)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert NetworkConfig(high_components=2).high_noise(3) == 5
+    with torch.no_grad():
+        subgoal = high(state, goal, mask, torch.zeros(256, 5))
+    assert torch.allclose(subgoal, torch.full((256, 3), 0.5), atol=0.1)  # the mean of both is 0.25
