@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput
-from rpl_runtime.kitchen.elements import ELEMENTS
+from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM
 from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
 from rpl_train.demos.demonstrator import Demonstrator, Style
 from rpl_train.demos.trajectory import Trajectory, load, save
@@ -172,7 +172,7 @@ def perform(kitchen: Kitchen, config: PlayConfig, index: int) -> Trajectory:
     state = kitchen.reset(int(rng.integers(2**31)), config.start)
     states, targets = [], []
     finished: set[str] = set()
-    settled = 0
+    settled, target = 0, state[:ROBOT_DIM]
     while len(states) < config.limit and settled <= config.settle:
         for name in elements:
             if demonstrator.finished(state, name):
@@ -181,7 +181,8 @@ def perform(kitchen: Kitchen, config: PlayConfig, index: int) -> Trajectory:
                 finished.discard(name)
         left = [name for name in elements if name not in finished]
         settled = 0 if left else settled + 1
-        target = demonstrator.act(state, left[0] if left else None)
+        if left:  # else hold on, as people do at the end: a hand that backs out drags a door with it
+            target = demonstrator.act(state, left[0])
         states.append(state)
         targets.append(target)
         state = kitchen.step(disturbance(target))
