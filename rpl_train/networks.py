@@ -73,7 +73,9 @@ class Mixture(NamedTuple):
         """
         uniform = (0.5 * (1 + torch.erf(noise / math.sqrt(2)))).clamp(1e-6, 1 - 1e-6)
         chosen = (self.logits - torch.log(-torch.log(uniform))).argmax(1, keepdim=True)
-        return torch.take_along_dim(self.mean, chosen[:, :, None], 1).squeeze(1)
+        # A sum, not an indexing: torch cannot export the latter with a free batch.
+        holds = torch.arange(self.logits.shape[1]) == chosen  # (B, K)
+        return (self.mean * holds[:, :, None]).sum(1)
 
 
 class Level(nn.Module):

@@ -1,5 +1,7 @@
 """What both levels promise, whatever they have learned."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +115,14 @@ def test_a_mixture_keeps_apart_what_a_normal_distribution_would_average():
     with torch.no_grad():
         subgoal = high(state, goal, mask, torch.zeros(256, 5))
     assert torch.allclose(subgoal, torch.full((256, 3), 0.5), atol=0.1)  # the mean of both is 0.25
+
+
+def test_a_mixture_is_exported_with_a_free_batch():
+    high = HighLevel(SPEC, STATISTICS, (16,), components=3).eval()
+    inputs = (torch.zeros(3, 3), torch.zeros(3, 3), torch.ones(3, 3), torch.zeros(3, 6))
+    free = ({0: torch.export.Dim("batch")},) * 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own trees
+        program = torch.export.export(high, inputs, dynamic_shapes=free).module()
+    more = [x.repeat(3, 1)[:7] for x in inputs]
+    assert torch.allclose(program(*more), high(*more))
