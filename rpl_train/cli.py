@@ -63,7 +63,8 @@ class Order(StrEnum):
 
 def demos_play(
     folder: Annotated[Path, typer.Argument(help="Folder for one .npz per sequence; play broken off goes on there.")],
-    sequences: Annotated[int, typer.Option(help="How many sequences of four elements.")] = 400,
+    sequences: Annotated[int, typer.Option(help="How many sequences.")] = 400,
+    length: Annotated[int, typer.Option(help="Elements in a sequence: 1 tries each alone, 7 does them all.")] = 4,
     order: Annotated[Order, typer.Option(help="human: the order in which people work. random: any.")] = Order.HUMAN,
     start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.PERTURBED,
     seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
@@ -71,7 +72,7 @@ def demos_play(
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Let the scripted demonstrator play: sequences of four elements, with noise, pauses and detours."""
+    """Let the scripted demonstrator play: sequences of elements, with noise, pauses and detours."""
     from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
     from rpl_train.demos.play import PlayConfig
     from rpl_train.demos.sheet import contact_sheet
@@ -79,7 +80,7 @@ def demos_play(
     from rpl_train.demos.trajectory import load
 
     noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
-    result = _play(folder, PlayConfig(sequences, order.value, seed, jobs, noise))
+    result = _play(folder, PlayConfig(sequences, length, order.value, seed, jobs, noise))
     if sheet is not None:
         contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
     if as_json:

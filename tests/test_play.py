@@ -10,7 +10,7 @@ import pytest
 from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
 from rpl_runtime.kitchen.elements import ELEMENTS
 from rpl_runtime.kitchen.simulator import NOMINAL, open_kitchen
-from rpl_train.demos.play import ELEMENTS_A_SEQUENCE, PlayConfig, perform, play, sequence_elements
+from rpl_train.demos.play import PlayConfig, perform, play, sequence_elements
 from rpl_train.demos.sheet import contact_sheet
 from rpl_train.demos.trajectory import digest, load, load_folder
 
@@ -65,16 +65,22 @@ def test_every_set_of_four_takes_its_turn(order):
     config = PlayConfig(order=order)
     sequences = [sequence_elements(config, index) for index in range(70)]
     assert set(Counter(frozenset(sequence) for sequence in sequences).values()) == {2}
-    assert all(len(set(sequence)) == ELEMENTS_A_SEQUENCE for sequence in sequences)
+    assert all(len(set(sequence)) == config.length for sequence in sequences)
     in_human_order = [list(sequence) == [name for name in ELEMENTS if name in sequence] for sequence in sequences]
     assert all(in_human_order) if order == "human" else not all(in_human_order)
+
+
+def test_elements_are_played_alone_or_all_together():
+    alone = [sequence_elements(PlayConfig(length=1), index) for index in range(7)]
+    assert sorted(name for (name,) in alone) == sorted(ELEMENTS)
+    assert sequence_elements(PlayConfig(length=7), 5) == tuple(ELEMENTS)
 
 
 def test_the_summary_counts_every_element(tmp_path: Path):
     result = play(SHORT, tmp_path / "play")
     assert result.completed == 0
     assert [row.name for row in result.by_element()] == list(ELEMENTS)
-    assert sum(row.tried for row in result.by_element()) == ELEMENTS_A_SEQUENCE * SHORT.sequences
+    assert sum(row.tried for row in result.by_element()) == SHORT.length * SHORT.sequences
     assert all(sequence.steps == SHORT.limit for sequence in result.sequences)
 
 
@@ -82,6 +88,7 @@ def test_the_summary_counts_every_element(tmp_path: Path):
     ("setting", "message"),
     [
         ({"sequences": 0}, "sequences of scripted play is 0; allowed is 1 to"),
+        ({"length": 8}, "length of scripted play is 8; allowed is 1 to 7"),
         ({"seed": -1}, "seed of scripted play is -1; allowed is 0 to"),
         ({"jobs": 0}, "jobs of scripted play is 0"),
         ({"noise": float("nan")}, "noise of scripted play is nan"),

@@ -27,8 +27,6 @@ from rpl_train.demos.demonstrator import Demonstrator, Style
 from rpl_train.demos.trajectory import Trajectory, load, save
 
 Order = Literal["human", "random"]
-ELEMENTS_A_SEQUENCE = 4
-_SETS = tuple(itertools.combinations(ELEMENTS, ELEMENTS_A_SEQUENCE))  # the 35 sets of four, each in human order
 _ARM = slice(0, 7)
 _SETTINGS_FILE = "play.json"
 _REOPENED = 0.3  # a finished element farther from its goal than this is taken up again
@@ -43,6 +41,7 @@ class PlayConfig:
     """
 
     sequences: int = 400
+    length: int = 4  # elements in a sequence
     order: Order = "human"
     seed: int = 0
     jobs: int = 1  # processes
@@ -61,6 +60,7 @@ class PlayConfig:
     def __post_init__(self) -> None:
         allowed = {
             "sequences": (1, 1_000_000),
+            "length": (1, len(ELEMENTS)),
             "seed": (0, 2**31 - 1),
             "jobs": (1, 1024),
             "noise": (0, 0.1),
@@ -153,10 +153,11 @@ def play(
 
 
 def sequence_elements(config: PlayConfig, index: int) -> tuple[str, ...]:
-    """The elements of the sequence with this index: the 35 sets of four take turns, shuffled each round."""
-    round_, place = divmod(index, len(_SETS))
-    shuffled = np.random.default_rng([config.seed, 1, round_]).permutation(len(_SETS))
-    elements = _SETS[shuffled[place]]
+    """The elements of the sequence with this index: all sets of the length take turns, shuffled each round."""
+    sets = tuple(itertools.combinations(ELEMENTS, config.length))  # each in human order
+    round_, place = divmod(index, len(sets))
+    shuffled = np.random.default_rng([config.seed, 1, round_]).permutation(len(sets))
+    elements = sets[shuffled[place]]
     if config.order == "random":
         order = np.random.default_rng([config.seed, 2, index]).permutation(len(elements))
         elements = tuple(elements[i] for i in order)
