@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rpl_runtime.client import Client, Control
 from rpl_runtime.errors import InvalidGoal, InvalidInput
 from rpl_runtime.journal import Journal, open_journal
 from rpl_runtime.kitchen.elements import DONE_DISTANCE, ELEMENTS, EPISODE_STEPS, PERIOD, STATE_NAMES, compound_goal
 from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
-from rpl_runtime.messages import ModelInfo
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.results import GROUPS, Episode, summarize
 from rpl_runtime.robots.kitchen import KitchenRobot
@@ -113,7 +114,7 @@ def evaluate(
 
             _run_all(client, [task for task in tasks if task not in done], config, finished)
     episodes = [done[task] for task in tasks]
-    return Evaluation(episodes, _content(model, config, episodes))
+    return Evaluation(episodes, content_of(model.spec.name, model.digest, config, episodes))
 
 
 def play(
@@ -224,7 +225,12 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
 
 
 def _run_one(robot: KitchenRobot, control: Control, task: Task, config: EvaluateConfig) -> Episode:
-    done, refused = play(robot, control, task, config)
+    return episode_of(task, play(robot, control, task, config), robot.simulator.qpos)
+
+
+def episode_of(task: Task, played: Played, qpos: np.ndarray) -> Episode:
+    """What an episode came to that ended in the configuration qpos (30,)."""
+    done = played.done
     first_done = {name: next((n for n, d in enumerate(done, start=1) if name in d), None) for name in task.elements}
     return Episode(
         start=task.start,
@@ -232,10 +238,10 @@ def _run_one(robot: KitchenRobot, control: Control, task: Task, config: Evaluate
         elements=task.elements,
         seed=task.seed,
         steps=len(done),
-        refused=refused,
+        refused=played.refused,
         first_done={name: steps for name, steps in first_done.items() if steps is not None},
         done_at_end=tuple(element for element in task.elements if element in done[-1]),
-        final_distance={element: ELEMENTS[element].distance(robot.simulator.qpos) for element in task.elements},
+        final_distance={element: ELEMENTS[element].distance(qpos) for element in task.elements},
     )
 
 
@@ -258,12 +264,13 @@ def _check(config: EvaluateConfig) -> None:
             raise InvalidInput(f"{name} is {value}; allowed is {lowest} to {highest}")
 
 
-def _content(model: ModelInfo, config: EvaluateConfig, episodes: list[Episode]) -> dict[str, Any]:
+def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode]) -> dict[str, Any]:
+    """What evaluation.json holds: the results, and all it takes to have them again."""
     seeds = [episode.seed for episode in episodes]
     return {
-        "bundle_digest": model.digest,
+        "bundle_digest": digest,
         "protocol": {
-            "policy": model.spec.name,
+            "policy": policy,
             "environment": "FrankaKitchen-v1",
             "goals_given_as": "element names",
             "goals": list(dict.fromkeys(episode.goal for episode in episodes)),

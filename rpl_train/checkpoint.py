@@ -8,6 +8,7 @@ In: modules and optimisers. Out: files that appear whole or not at all, and modu
 know how a level is trained.
 """
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.manifest import Provenance, Statistics
 from rpl_runtime.spec import PolicySpec
-from rpl_train.networks import HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
+from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
 
 RUN = "run.json"
 LevelName = Literal["high", "low"]
@@ -45,11 +46,15 @@ class TrainedRun(NamedTuple):
     record: RunRecord
 
 
-def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel:
+def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel | CommandedGoal:
     """An untrained level of a run."""
-    if level == "high":
-        return HighLevel(record.spec, record.statistics, record.networks.high_hidden, record.networks.high_components)
-    return LowLevel(record.spec, record.statistics, record.targets, record.networks.low_hidden)
+    spec, networks = record.spec, record.networks
+    if level == "low":
+        sees = spec.goal_dims if networks.flat else None
+        return LowLevel(spec, record.statistics, record.targets, networks.low_hidden, sees)
+    if networks.flat:
+        return CommandedGoal()
+    return HighLevel(spec, record.statistics, networks.high_hidden, networks.high_components)
 
 
 def open_run(run: Path, record: RunRecord) -> None:
@@ -109,7 +114,7 @@ def load_run(run: Path) -> TrainedRun:
 
 def save_weights(path: Path, module: nn.Module) -> None:
     """Write a module's weights and buffers."""
-    _save(path, module.state_dict())
+    save_tensors(path, module.state_dict())
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -118,7 +123,16 @@ def load_weights(path: Path, module: nn.Module) -> None:
     Raises:
         TrainingError: the file is missing, damaged, or of another architecture.
     """
-    _fill(path, module, _load(path))
+    _fill(path, module, load_tensors(path))
+
+
+def weights_digest(policy: RelayPolicy) -> str:
+    """SHA-256 over the weights and buffers of both levels; what provenance records of a policy."""
+    total = hashlib.sha256()
+    for module in (policy.high, policy.low):
+        for name, values in sorted(module.state_dict().items()):
+            total.update(name.encode() + values.contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def save_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
@@ -126,7 +140,7 @@ def save_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimize
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
-    _save(path, tensors | {"step": torch.tensor(step)})
+    save_tensors(path, tensors | {"step": torch.tensor(step)})
 
 
 def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
@@ -137,7 +151,7 @@ def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimize
     """
     if not path.exists():
         return 0
-    tensors = _load(path)
+    tensors = load_tensors(path)
     _fill(path, module, {name[7:]: value for name, value in tensors.items() if name.startswith("module.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -148,7 +162,29 @@ def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimize
     return int(tensors["step"])
 
 
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_modules(path: Path, modules: dict[str, nn.Module], step: int) -> None:
+    """Write several modules and how many steps they have made."""
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    save_tensors(path, tensors | {"step": torch.tensor(step)})
+
+
+def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
+    """Restore what `save_modules` wrote. Returns the steps made, 0 where nothing was saved yet.
+
+    Raises:
+        TrainingError: the file is damaged or of another architecture.
+    """
+    if not path.exists():
+        return 0
+    tensors = load_tensors(path)
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        _fill(path, module, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
+    return int(tensors["step"])
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors by name."""
     staging = path.with_name(f".{path.name}.tmp")
     try:
         save_file({name: value.contiguous() for name, value in tensors.items()}, staging)
@@ -159,7 +195,12 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
         staging.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -5,6 +5,8 @@ Commands import what they need when they run: a missing extra is one sentence, a
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,8 +54,12 @@ def register(app: typer.Typer) -> None:
     demos.command("export")(demos_export)
     app.add_typer(demos, name="demos")
     app.command("imitate")(imitate_command)
+    app.command("finetune")(finetune_command)
+    app.command("distill")(distill_command)
     app.command("export")(export_command)
     app.command("train")(train_command)
+    app.command("methods")(methods_command)
+    app.command("paper")(paper_command)
 
 
 class Order(StrEnum):
@@ -172,7 +178,7 @@ def imitate_command(
     demos: Recordings,
     steps: Steps = 20_000,
     seed: Seed = 0,
-    components: Components = 1,
+    components: Components = 4,
     jobs: Jobs = 2,
 ) -> None:
     """Relay imitation learning of both levels.
@@ -216,6 +222,125 @@ def _imitate(demonstrations: "Demonstrations", run: Path, config: "ImitateConfig
                 tasks[level], completed=step, loss="trained before" if loss is None else f"loss {loss:.3f}"
             ),
         )
+
+
+class Variant(StrEnum):
+    NPG = "npg"
+    DAPG = "dapg"
+    IRIL = "iril"
+
+
+class Tuned(StrEnum):
+    LOW = "low"
+    HIGH = "high"
+    BOTH = "both"
+
+
+class RewardKind(StrEnum):
+    SPARSE = "sparse"
+    EUCLIDEAN = "euclidean"
+    ELEMENTS = "elements"
+    COMPLETION = "completion"
+
+
+def finetune_command(
+    base: Annotated[Path, typer.Argument(help="The run to start from, written by `rpl imitate`.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
+    goal: Annotated[str, typer.Option(help="Letters of a compound goal such as mkbs, or elements with commas.")],
+    objective: Annotated[
+        Variant,
+        typer.Option(help="npg: rewards alone. dapg: and demonstrations. iril: and its own episodes, relabelled."),
+    ] = Variant.IRIL,
+    levels: Annotated[Tuned, typer.Option(help="Which level learns.")] = Tuned.LOW,
+    reward: Annotated[
+        RewardKind, typer.Option(help="What a level earns; docs/method.md has the formulas.")
+    ] = RewardKind.COMPLETION,
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="What the run learned from; dapg and iril need it. Repeat it.")
+    ] = None,
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps, at least.")] = 120_000,
+    seed: Annotated[int, typer.Option(help="Seed of episodes and batches.")] = 0,
+) -> None:
+    """Relay reinforcement fine-tuning of one compound goal by natural policy gradient.
+
+    It is kept after every iteration: run the same command again to go on. Watch it with `tensorboard --logdir RUN`.
+    """
+    require("torch", "train")
+    from rpl_runtime.evaluate import parse_goals
+    from rpl_train.checkpoint import LEVELS, load_run
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.finetune import FinetuneConfig, finetune
+
+    if objective is not Variant.NPG and not demos:
+        raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
+    [(_, elements)] = parse_goals(goal)
+    config = FinetuneConfig(
+        elements,
+        objective.value,
+        LEVELS if levels is Tuned.BOTH else (levels.value,),
+        reward=reward.value,
+        env_steps=env_steps,
+        threads=os.cpu_count() or 1,
+        seed=seed,
+    )
+    trajectories = load_demonstrations(demos).trajectories if demos else []
+    with _bar("iterations", config.iterations) as report:
+        finetune(
+            load_run(base),
+            trajectories,
+            run,
+            config,
+            lambda point: report(point.iteration, f"{point.steps_done:.2f} steps, {point.success:.0%} success"),
+        )
+    typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
+
+
+@contextmanager
+def _bar(what: str, total: int) -> "Iterator[Callable[..., None]]":
+    """A progress bar on stderr; the value takes how many are finished, a remark, and another total where it changes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total, remark="")
+        yield lambda finished, remark, total=None: bars.update(task, completed=finished, remark=remark, total=total)
+
+
+def distill_command(
+    base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
+    specialists: Annotated[
+        list[str], typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it.")
+    ],
+    demos: Recordings,
+    seed: Seed = 0,
+) -> None:
+    """Distil the specialists of several goals into one goal-conditioned policy."""
+    require("torch", "train")
+    from rpl_train.checkpoint import load_run
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.distill import DistillConfig, distill
+
+    named = dict(_pair(text) for text in specialists)
+    config = DistillConfig(seed=seed)
+    teachers = {goal: load_run(path) for goal, path in named.items()}
+    with _bar("rounds", config.rounds) as report:
+        distill(load_run(base), load_demonstrations(demos).trajectories, teachers, run, config, report)
+    typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    goal, equals, path = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is no specialist; write GOAL=RUN, such as mkbs=runs/mkbs")
+    return goal, Path(path)
 
 
 def export_command(
@@ -284,6 +409,7 @@ def train_command(
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
     steps: Steps = 20_000,
     seed: Seed = 0,
+    components: Components = 4,
     jobs: Jobs = 2,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
 ) -> None:
@@ -296,12 +422,68 @@ def train_command(
     from rpl_runtime.cli import evaluate_command
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.imitate import ImitateConfig
+    from rpl_train.networks import NetworkConfig
 
     run = run or Path("runs") / bundle.name
     if not demos:
         from rpl_train.demos.play import PlayConfig
 
         demos = [_play(run / "play", PlayConfig(sequences, seed=seed, jobs=jobs)).folder]
-    policy, record = _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs))
+    networks = NetworkConfig(high_components=components)
+    config = ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks)
+    policy, record = _imitate(load_demonstrations(demos), run, config)
     _print_export(_export(bundle, policy, record.spec, record.provenance, record.statistics))
     evaluate_command(bundle, episodes=episodes, output=run / "evaluation", write=True)
+
+
+def methods_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the paper's systems and ablations, and what each is made of."""
+    require("torch", "train")
+    from rpl_train.tables import methods_facts, print_methods
+
+    if as_json:
+        typer.echo(json.dumps(methods_facts(), indent=1))
+    else:
+        print_methods()
+
+
+class ExecutorKind(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def paper_command(
+    results: Annotated[Path, typer.Argument(help="Folder for a JSON file a row, and what is drawn from them.")],
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, only draw what the folder holds.")
+    ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all; repeat it.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; what is finished there is not done again.")] = Path(
+        "runs/paper"
+    ),
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
+    jobs: Jobs = 2,
+    executor: Annotated[
+        ExecutorKind, typer.Option(help="local: processes here. ray: tasks of a Ray cluster.")
+    ] = ExecutorKind.LOCAL,
+) -> None:
+    """Run the systems of the paper under one budget, and draw its table, curves and ablations.
+
+    A row takes minutes to hours: leave it in the background, and run the same command again after an interruption.
+    """
+    require("torch", "train")
+    from rpl_train.paper import PaperConfig, chosen, reproduce
+    from rpl_train.tables import draw_paper, print_paper, write_row
+
+    if demos:
+        config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
+        with _bar("trials", 0) as report:
+            for row in reproduce(chosen(rows), config, lambda what, done, total: report(done, what, total)):
+                write_row(row, results)
+    draw_paper(results)
+    print_paper(results)

@@ -38,7 +38,7 @@ from rpl_train.checkpoint import (
 )
 from rpl_train.demos.sources import Demonstrations
 from rpl_train.demos.trajectory import Trajectory
-from rpl_train.networks import HighLevel, LowLevel, NetworkConfig, TargetStatistics
+from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, TargetStatistics
 from rpl_train.pool import HighBatch, LowBatch, Pool, PoolConfig
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
@@ -139,6 +139,10 @@ def _train_level(
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         module = build_level(level, record)
+    if isinstance(module, CommandedGoal):  # nothing to learn
+        save_weights(run / f"{level}.safetensors", module)
+        progress(level, config.steps, None)
+        return
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
     resume = run / f"{level}.resume.safetensors"
     first = load_progress(resume, module, optimiser)

@@ -30,6 +30,7 @@ class NetworkConfig:
     high_hidden: tuple[int, ...] = (512, 512)
     low_hidden: tuple[int, ...] = (512, 512)
     high_components: int = 1  # of the high level's mixture; several where demonstrators differ in what they do next
+    flat: bool = False  # no high level: the low level is given the goal, of which it sees the goal dimensions
 
     def high_noise(self, state_dim: int) -> int:
         """How many numbers the high level's noise has, for states of `state_dim` dimensions."""
@@ -140,9 +141,22 @@ class HighLevel(Level):
         return state + (mean + torch.exp(behaviour.log_std) * noise[:, :n]) * self.scale
 
 
-class LowLevel(Level):
-    """low(state, subgoal, noise) -> action, a position target inside the action's limits."""
+class CommandedGoal(nn.Module):
+    """The high level of a flat policy: the subgoal is the commanded goal itself."""
 
+    def forward(self, state: Tensor, goal: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """state, goal, mask (B, n) and noise, not used -> subgoal (B, n)."""
+        return torch.where(mask > 0, goal, state)
+
+
+class LowLevel(Level):
+    """low(state, subgoal, noise) -> action, a position target inside the action's limits.
+
+    Args:
+        sees: the dimensions of the subgoal that it is shown; None for all.
+    """
+
+    sees: Tensor | None
     state_mean: Tensor
     state_scale: Tensor
     target_mean: Tensor
@@ -150,9 +164,16 @@ class LowLevel(Level):
     target_high: Tensor
 
     def __init__(
-        self, spec: PolicySpec, statistics: Statistics, targets: TargetStatistics, hidden: tuple[int, ...]
+        self,
+        spec: PolicySpec,
+        statistics: Statistics,
+        targets: TargetStatistics,
+        hidden: tuple[int, ...],
+        sees: tuple[int, ...] | None = None,
     ) -> None:
-        super().__init__(2 * spec.state.dim, hidden, np.maximum(targets.std, _STD_FLOOR))
+        goals = spec.state.dim if sees is None else len(sees)
+        super().__init__(spec.state.dim + goals, hidden, np.maximum(targets.std, _STD_FLOOR))
+        self.register_buffer("sees", None if sees is None else torch.tensor(sees), persistent=False)
         self.register_buffer("state_mean", torch.tensor(statistics.mean))
         self.register_buffer(
             "state_scale", torch.as_tensor(np.maximum(statistics.std, _STD_FLOOR), dtype=torch.float32)
@@ -162,8 +183,10 @@ class LowLevel(Level):
         self.register_buffer("target_high", torch.tensor(spec.action.high))
 
     def features(self, state: Tensor, subgoal: Tensor) -> Tensor:
-        """(B, n) each -> (B, 2n)."""
-        return torch.cat([(state - self.state_mean) / self.state_scale, (subgoal - state) / self.state_scale], dim=1)
+        """(B, n) each -> (B, n + dimensions seen of the subgoal)."""
+        left = (subgoal - state) / self.state_scale
+        left = left if self.sees is None else left[:, self.sees]
+        return torch.cat([(state - self.state_mean) / self.state_scale, left], dim=1)
 
     def distribution(self, state: Tensor, subgoal: Tensor) -> Gaussian:
         """Over (target - mean target) / scale."""
@@ -175,8 +198,15 @@ class LowLevel(Level):
 
     def forward(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
         """state, subgoal (B, n) and noise (B, m) -> target (B, m)."""
+        return self.clip(self.draw(state, subgoal, noise))
+
+    def draw(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
+        """The same target (B, m) before it is brought inside the action's limits."""
         gaussian = self.distribution(state, subgoal)
-        target = self.target_mean + (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
+        return self.target_mean + (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
+
+    def clip(self, target: Tensor) -> Tensor:
+        """Targets (B, m) inside the action's limits."""
         return torch.clamp(target, self.target_low, self.target_high)
 
 

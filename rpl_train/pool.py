@@ -17,7 +17,7 @@ Algorithms 2 and 3 give it, each switched by a number in `PoolConfig`:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,17 @@ from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.manifest import Statistics
 from rpl_runtime.spec import PolicySpec
 from rpl_train.demos.trajectory import Trajectory
-from rpl_train.relabel import relabel_high, relabel_low
+from rpl_train.relabel import HighTuples, LowTuples, relabel_high, relabel_low
 
 _MOVED = 0.1  # a tenth of the way from an element's start to its goal: beyond any sensor noise
 _DYING = 2 / 3  # what is left of a motion from one step to the next after the recording: two more steps of it in all
+
+# Which later states the low level's goals are, and which one the high level sets:
+#   relay     any within the window; the state a window ahead (Algorithms 2 and 3)
+#   segments  the end of the segment, where the next element to be done comes to rest, at both levels
+#   goal      any to the end of the high window: goal-conditioned cloning, for a flat policy (Lynch et al., CoRL 2019)
+#   end       the demonstration's last: cloning without relabelling, for a flat policy
+Relabelling = Literal["relay", "segments", "goal", "end"]
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -36,6 +43,7 @@ _NEVER = np.iinfo(np.int64).max
 class PoolConfig:
     """How tuples are drawn. Noises are in units of each dimension's standard deviation over the data."""
 
+    relabelling: Relabelling = "relay"
     low_window: int = 30  # [steps] W_l
     high_window: int = 260  # [steps] W_h
     low_noise: float = 0.08  # on what the action commands, in the low level's states
@@ -76,8 +84,6 @@ class Pool:
         lengths = [len(demonstration) for demonstration in demonstrations]
         self.states = np.concatenate([demonstration.states for demonstration in demonstrations])  # (N, n)
         self.targets = np.concatenate([demonstration.targets for demonstration in demonstrations])  # (N, m)
-        self.low_tuples = relabel_low(lengths, config.low_window)
-        self.high_tuples = relabel_high(lengths, config.low_window, config.high_window)
         self.statistics = Statistics(
             mean=_floats(self.states.mean(0)),
             std=_floats(self.states.std(0)),
@@ -90,11 +96,39 @@ class Pool:
         self._dims = [np.array(element.dims) for element in spec.elements.values()]
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         self._rests()
+        self._relabel(lengths)
         scale = np.maximum(self.states.std(0), 0.01)
         self._low_noise, self._high_noise = config.object_noise * scale, config.object_noise * scale
         self._low_noise[commanded] = config.low_noise * scale[commanded]
         self._high_noise[commanded] = config.high_noise * scale[commanded]
         self._subgoal_noise = config.subgoal_noise * scale
+
+    def _relabel(self, lengths: list[int]) -> None:
+        """Every tuple, and for each step the one whose state the high level sets there on the way to a far goal."""
+        config, steps = self.config, np.arange(len(self.states))
+        last = self._last[self._episode]
+        self._ahead = np.minimum(steps + config.low_window, last)  # (N,)
+        self.low_tuples = relabel_low(lengths, config.low_window)
+        self.high_tuples = relabel_high(lengths, config.low_window, config.high_window)
+        match config.relabelling:
+            case "goal":
+                self.low_tuples = relabel_low(lengths, config.high_window)
+            case "end":
+                self.low_tuples = LowTuples(steps, last)
+            case "segments":
+                self._ahead = self._segment_ends(last)
+                self.low_tuples = LowTuples(steps, self._ahead)
+                step, goal, _ = self.high_tuples
+                self.high_tuples = HighTuples(step, goal, np.minimum(goal, self._ahead[step]))
+
+    def _segment_ends(self, last: np.ndarray) -> np.ndarray:
+        """(N,) for each step, where the next element that its demonstration does comes to rest; its end after them."""
+        ends = last.copy()
+        for episode, done in enumerate(self._done):
+            first = self._first[episode]
+            for end in np.sort(self._settles[episode, done])[::-1]:
+                ends[first:end] = end
+        return ends
 
     def _rests(self) -> None:
         """When each element begins to move and comes to rest, in steps end to end; and which precedes which."""
@@ -130,6 +164,8 @@ class Pool:
         """Draw `size` tuples for the low level."""
         rows = rng.integers(len(self.low_tuples.step), size=size)
         step, goal = self.low_tuples.step[rows], self.low_tuples.goal[rows]
+        if self.config.relabelling == "goal":  # as many of a demonstration's end as the high level of a relay sees
+            goal = np.where(rng.random(size) < self.config.named_goals, self._last[self._episode[step]], goal)
         state, subgoal = self.states[step], self.states[goal]
         resting = self._resting(self._episode[step], step, goal)
         for e, dims in enumerate(self._dims):
@@ -147,7 +183,7 @@ class Pool:
         episode = self._episode[step]
         named = rng.random(size) < self.config.named_goals
         goal_step = np.where(named, self._last[episode], goal_step)
-        sub_step = np.where(named, np.minimum(step + self.config.low_window, self._last[episode]), sub_step)
+        sub_step = np.where(named, self._ahead[step], sub_step)
         state, goal, subgoal = self.states[step], self.states[goal_step], self.states[sub_step]
 
         served = self._served(episode, step, sub_step)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Kitchen:
     """
 
     def __init__(self) -> None:
-        self._env = _kitchen_env().KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
+        self._env = new_environment()
         self._nominal_qpos = np.array(self._env.robot_env.init_qpos)  # (30,)
         self.model = self._env.model
         self.data = self._env.data
@@ -59,11 +60,7 @@ class Kitchen:
 
     def reset(self, seed: int, noise: StartNoise = NOMINAL) -> np.ndarray:
         """Start an episode; the same seed and noise give the same one. Returns the state (30,)."""
-        rng = np.random.default_rng(seed)
-        qpos = self._nominal_qpos.copy()
-        qpos[:7] += rng.uniform(-noise.arm, noise.arm, 7)
-        qpos[_KETTLE_XY] += rng.uniform(-noise.kettle, noise.kettle, 2)
-        self._env.robot_env.init_qpos = qpos
+        self._env.robot_env.init_qpos = drawn_start(self._nominal_qpos, seed, noise)
         observation, _ = self._env.reset(seed=seed)
         self.state = _state(observation)
         return self.state
@@ -84,11 +81,8 @@ class Kitchen:
         Raises:
             InvalidInput: the target has another shape or is not finite.
         """
-        target = np.asarray(target, dtype=np.float64)
-        if target.shape != (ROBOT_DIM,) or not np.isfinite(target).all():
-            raise InvalidInput(f"a kitchen's target is 9 finite numbers; got {np.array2string(target, precision=3)}")
         reading = self._env.robot_env._last_robot_qpos
-        observation, *_ = self._env.step((target - reading) / MAX_TARGET_STEP)
+        observation, *_ = self._env.step((checked_target(target) - reading) / MAX_TARGET_STEP)
         self.state = _state(observation)
         return self.state
 
@@ -106,6 +100,27 @@ class Kitchen:
         self._env.close()
 
 
+def drawn_start(nominal: np.ndarray, seed: int, noise: StartNoise) -> np.ndarray:
+    """The configuration (30,) in which the episode of a seed starts, around the nominal one (30,) [rad, m]."""
+    rng = np.random.default_rng(seed)
+    qpos = nominal.copy()
+    qpos[:7] += rng.uniform(-noise.arm, noise.arm, 7)
+    qpos[_KETTLE_XY] += rng.uniform(-noise.kettle, noise.kettle, 2)
+    return qpos
+
+
+def checked_target(target: np.ndarray) -> np.ndarray:
+    """A target (9,) [rad, m] as float64.
+
+    Raises:
+        InvalidInput: it has another shape or is not finite.
+    """
+    target = np.asarray(target, dtype=np.float64)
+    if target.shape != (ROBOT_DIM,) or not np.isfinite(target).all():
+        raise InvalidInput(f"a kitchen's target is 9 finite numbers; got {np.array2string(target, precision=3)}")
+    return target
+
+
 @contextlib.contextmanager
 def open_kitchen() -> Iterator[Kitchen]:
     """A kitchen that is closed at the end of the block."""
@@ -114,6 +129,11 @@ def open_kitchen() -> Iterator[Kitchen]:
         yield kitchen
     finally:
         kitchen.close()
+
+
+def new_environment() -> Any:
+    """FrankaKitchen-v1 itself, which goes on whatever is done."""
+    return _kitchen_env().KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
 
 
 _IMPORTING = threading.Lock()  # neither stderr nor the environment may be swapped by two threads at a time

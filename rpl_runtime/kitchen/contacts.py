@@ -1,0 +1,154 @@
+"""Pairs of geoms that can never touch: proven from a model's joint ranges, and left out of its collision detection.
+
+In: a compiled model. Out: the pairs, and the model with masks that leave them out. It does not know tasks or states.
+
+The rule: a pair is left out if at most three joints, all of them limited, change its distance, and branch and bound
+proves that distance positive over their whole ranges. A joint that turns by some angle moves a geom by at most that
+angle times the geom's lever. So a distance measured in the middle of a box of joint positions, less the levers times
+the half-widths, bounds the distance in the whole box; where that is not enough, the box is halved. What cannot be
+proven within the budget is tested as before.
+
+MuJoCo orders contacts by body and geom, so those that remain keep their order, and the physics its every bit.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidInput, require
+
+mujoco = require("mujoco", "sim")
+
+_JOINTS = 3  # the boxes to look at multiply with each
+_BUDGET = 3000  # boxes for a pair
+_ALLOWANCE = 1e-4  # [m] for rounding
+_MASK_BITS = 31
+_SLIDE = int(mujoco.mjtJoint.mjJNT_SLIDE)
+# By how much a motion may pass a joint's stop, which is soft.
+_SLIDE_SLACK = 0.05  # [m]
+_TURN_SLACK = 0.1  # [rad]
+
+
+class Separation(NamedTuple):
+    """Pairs of geoms that never touch while every joint is within bounds."""
+
+    pairs: frozenset[tuple[int, int]]  # of geoms, the lower first
+    low: np.ndarray  # (nq,) [rad, m] the ranges and some slack; unlimited coordinates are not bounded
+    high: np.ndarray  # (nq,)
+
+
+def separate(model: Any) -> Separation:
+    """Find the pairs of geoms that MuJoCo would test and that can never touch."""
+    low, high = _bounds(model)
+    data = mujoco.MjData(model)
+    levers = np.array([_levers(model, geom) for geom in range(model.ngeom)])  # (ngeom, njnt)
+    moving = levers > 0
+    pairs = []
+    for pair in _tested_pairs(model):
+        first, second = pair
+        joints = np.flatnonzero(moving[first] ^ moving[second])  # what moves both leaves their distance as it is
+        if len(joints) <= _JOINTS and model.jnt_limited[joints].all():
+            lever = levers[first, joints] + levers[second, joints]
+            at = model.jnt_qposadr[joints]
+            if _apart(model, data, pair, at, lever, (low[at] + high[at]) / 2, (high[at] - low[at]) / 2):
+                pairs.append(pair)
+    return Separation(frozenset(pairs), low, high)
+
+
+def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
+    """Change the model's masks so that it tests every pair of geoms that it tested before, except these.
+
+    Geoms with a contype that meet the same geoms share one bit of the masks.
+
+    Raises:
+        InvalidInput: that takes more bits than a mask has.
+    """
+    meets = np.zeros((model.ngeom, model.ngeom), dtype=np.bool_)
+    for first, second in _tested_pairs(model):
+        if (first, second) not in pairs:
+            meets[first, second] = model.geom_contype[first] & model.geom_conaffinity[second] != 0
+            meets[second, first] = model.geom_contype[second] & model.geom_conaffinity[first] != 0
+    active = meets.any(axis=1)
+    rows, group = np.unique(meets[active], axis=0, return_inverse=True)
+    if len(rows) > _MASK_BITS:
+        raise InvalidInput(f"{len(rows)} groups of geoms meet different ones; a mask has {_MASK_BITS} bits")
+    bits = 1 << np.arange(len(rows))
+    model.geom_contype[:] = 0
+    model.geom_contype[active] = bits[group]
+    model.geom_conaffinity[:] = bits @ rows
+    for of_body, of_geom in (
+        (model.body_contype, model.geom_contype),
+        (model.body_conaffinity, model.geom_conaffinity),
+    ):
+        of_body[:] = 0
+        np.bitwise_or.at(of_body, model.geom_bodyid, of_geom)
+
+
+def _tested_pairs(model: Any) -> list[tuple[int, int]]:
+    """The pairs of geoms that MuJoCo tests when they are near: not welded, nor parent and child, nor masked."""
+    weld = model.body_weldid[model.geom_bodyid]
+    parent = model.body_weldid[model.body_parentid[weld]]
+    collides = model.geom_contype[:, None] & model.geom_conaffinity[None] != 0
+    family = (weld[:, None] == parent[None]) & (weld[:, None] != 0) & (weld[None] != 0)
+    tested = (collides | collides.T) & (weld[:, None] != weld[None]) & ~family & ~family.T
+    return [(int(first), int(second)) for first, second in np.argwhere(np.triu(tested))]
+
+
+def _bounds(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
+    for joint in np.flatnonzero(model.jnt_limited):
+        at, slack = model.jnt_qposadr[joint], _SLIDE_SLACK if model.jnt_type[joint] == _SLIDE else _TURN_SLACK
+        low[at], high[at] = model.jnt_range[joint] + (-slack, slack)
+    return low, high
+
+
+def _levers(model: Any, geom: int) -> np.ndarray:
+    """How far a unit of each joint (njnt,) moves the geom's points at most [m/rad, m/m]; 0 where it moves none.
+
+    It holds in every posture: the lever of a hinge is the length of the chain from it to the geom's farthest point.
+    """
+    levers = np.zeros(model.njnt)
+    box = model.geom_aabb[geom]  # centre and half-sizes in the geom's frame
+    length = np.linalg.norm(model.geom_pos[geom]) + np.linalg.norm(np.abs(box[:3]) + box[3:])
+    body = model.geom_bodyid[geom]
+    while body:
+        first = model.body_jntadr[body]
+        for joint in range(first, first + model.body_jntnum[body]):
+            turns = model.jnt_type[joint] != _SLIDE
+            levers[joint] = length + np.linalg.norm(model.jnt_pos[joint]) if turns else 1.0
+            length += 0.0 if turns else np.abs(model.jnt_range[joint]).max() + _SLIDE_SLACK
+        length += np.linalg.norm(model.body_pos[body])
+        body = model.body_parentid[body]
+    return levers
+
+
+def _apart(
+    model: Any,
+    data: Any,
+    pair: tuple[int, int],
+    at: np.ndarray,
+    levers: np.ndarray,
+    centre: np.ndarray,
+    half: np.ndarray,
+) -> bool:
+    """Whether two geoms are proven apart wherever the coordinates `at` lie within centre +- half, (j,) each."""
+    margin = model.geom_margin[list(pair)].sum() + _ALLOWANCE
+    boxes = [(centre, half)]
+    for _ in range(_BUDGET):
+        if not boxes:
+            return True
+        centre, half = boxes.pop()
+        data.qpos[at] = centre
+        mujoco.mj_kinematics(model, data)
+        reach = margin + levers @ half
+        distance = mujoco.mj_geomDistance(model, data, *pair, reach, None)  # 0 also where it fails: then halve
+        if distance < 0:
+            return False
+        if distance < reach:
+            widest = np.argmax(levers * half)
+            half = half.copy()
+            half[widest] /= 2
+            offset = np.zeros_like(half)
+            offset[widest] = half[widest]
+            boxes += [(centre - offset, half), (centre + offset, half)]
+    return False

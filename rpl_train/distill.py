@@ -1,0 +1,253 @@
+"""Policy distillation: the specialists of many goals become one goal-conditioned policy.
+
+In: the imitated policy that the specialists began as, the demonstrations, and a specialist for each goal. Out: a run
+folder like that of `imitate`. It does not know how a specialist came about.
+
+Each level minimises the divergence of its distribution from its teacher's (Rusu et al., Policy Distillation, ICLR 2016,
+here between Gaussians), KL(teacher || student), over the states of whole episodes: first of episodes that the teachers
+play, then of episodes that the student plays itself, each labelled by the teacher of its goal (after DAgger, Ross et
+al., AISTATS 2011). The likelihood of the relabelled demonstrations joins the loss, so that goals without a teacher are
+kept.
+
+A level in which no specialist differs from the imitated policy is kept as it is. A round's episodes and its result are
+kept too, so a run that was broken off goes on with the round it was in.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rpl_runtime.errors import TrainingError
+from rpl_runtime.kitchen.elements import compound_goal
+from rpl_runtime.kitchen.fast import FastKitchen
+from rpl_runtime.kitchen.simulator import PERTURBED, StartNoise
+from rpl_runtime.manifest import Provenance
+from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.spec import PolicySpec
+from rpl_train.checkpoint import (
+    LEVELS,
+    LevelName,
+    RunRecord,
+    TrainedRun,
+    load_modules,
+    load_run,
+    load_tensors,
+    open_run,
+    save_modules,
+    save_tensors,
+    save_weights,
+    weights_digest,
+)
+from rpl_train.demos.trajectory import Trajectory
+from rpl_train.experience import Explorer
+from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
+from rpl_train.npg import divergence
+from rpl_train.pool import Pool, PoolConfig
+from rpl_train.rollout import Episode, Start, open_kitchens, rollout
+
+_PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
+_SEEDS = 500_000  # starts are drawn below this; those of parity and evaluation lie above
+_ROUND = "round.safetensors"  # the student after its last whole round
+_DATA = "episodes-{}.safetensors"  # what a round's episodes taught
+
+Lessons = dict[str, Tensor]  # of one level: its inputs by name, and the teacher's "mean" and "log_std" (N, d) for each
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How the specialists are distilled."""
+
+    rounds: int = 3  # the first plays the teachers, the others the student
+    episodes: int = 16  # of each goal in a round, half of them in the mode, half sampled at the low level
+    steps: int = 6_000  # optimiser steps a round
+    batch: int = 1024
+    demonstrated: float = 1.0  # weight of the demonstrations' likelihood beside the divergence
+    learning_rate: float = 3e-4  # at the beginning of a round; a cosine takes it to zero
+    kitchens: int = 16  # side by side; another size of a batch may change the last bit of what is computed
+    start: StartNoise = PERTURBED
+    seed: int = 0
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+def distill(
+    base: TrainedRun,
+    demonstrations: Sequence[Trajectory],
+    specialists: Mapping[str, TrainedRun],
+    run: Path,
+    config: DistillConfig,
+    progress: Callable[[int, str], None] = lambda round_, what: None,
+) -> TrainedRun:
+    """Distil the specialists, by the letters of their goals, into the folder `run`, or go on there.
+
+    Raises:
+        TrainingError: the folder holds another run, a specialist has another architecture, a level is no Gaussian, or a
+            loss is not finite.
+    """
+    torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
+    for goal, trained in specialists.items():
+        if (trained.record.spec, trained.record.networks) != (base.record.spec, base.record.networks):
+            raise TrainingError(
+                f"the specialist of {goal} has another architecture than the policy it should come from"
+            )
+    open_run(run, _record(base.record, specialists, config))
+    if (run / "low.safetensors").exists():
+        return load_run(run)
+    student = copy.deepcopy(base.policy)  # the base stays as it was
+    modules = {"high": student.high, "low": student.low}
+    levels: list[LevelName] = [
+        level for level in LEVELS if any(_differ(level, base, trained) for trained in specialists.values())
+    ]
+    pool = Pool(demonstrations, base.record.spec, config.pool)
+    first = load_modules(run / _ROUND, modules)
+    lessons = [load_lessons(run, index) for index in range(first)]
+    for index in range(first, config.rounds):
+        progress(index, "playing")
+        lessons.append(_play(index, student, specialists, levels, base.record.spec, run, config))
+        progress(index, "learning")
+        for level in levels:
+            _learn(index, level, modules[level], [lesson[level] for lesson in lessons], pool, config)
+        save_modules(run / _ROUND, modules, index + 1)
+    for level in LEVELS:
+        save_weights(run / f"{level}.safetensors", modules[level])
+    for path in (run / _ROUND, *run.glob(_DATA.format("*"))):
+        path.unlink()
+    return load_run(run)
+
+
+def _record(base: RunRecord, specialists: Mapping[str, TrainedRun], config: DistillConfig) -> RunRecord:
+    settings = json.loads(json.dumps(asdict(config)))
+    teachers = {
+        goal: {
+            "weights": weights_digest(trained.policy),
+            "fine-tuning": trained.record.provenance.settings,
+            "commit": trained.record.provenance.commit,
+        }
+        for goal, trained in specialists.items()
+    }
+    provenance = Provenance(
+        command=command(),
+        commit=commit(),
+        seeds=(config.seed,),
+        data=base.provenance.data,
+        settings=settings | {"imitation": base.provenance.settings, "specialists": teachers},
+        packages=versions(_PACKAGES),
+    )
+    return base.model_copy(update={"provenance": provenance})
+
+
+def _play(
+    round_: int,
+    student: RelayPolicy,
+    specialists: Mapping[str, TrainedRun],
+    levels: Sequence[LevelName],
+    spec: PolicySpec,
+    run: Path,
+    config: DistillConfig,
+) -> dict[LevelName, Lessons]:
+    """Play a round's episodes and have them labelled; for each level, what they teach."""
+    taught: dict[LevelName, list[Lessons]] = {level: [] for level in levels}
+    with open_kitchens(min(config.kitchens, config.episodes), FastKitchen) as kitchens:
+        for number, (goal, trained) in enumerate(specialists.items()):
+            rng = np.random.default_rng([config.seed, round_, number])
+            seeds = rng.choice(_SEEDS, config.episodes, replace=False).tolist()
+            starts = [
+                Start(compound_goal(goal), seed, sampling=seed if place % 2 else None)
+                for place, seed in enumerate(seeds)
+            ]
+            player = Explorer(student if round_ else trained.policy, ("low",))
+            episodes = rollout(player, spec, starts, kitchens, config.start)
+            lessons = label(trained.policy, episodes, spec.horizon, levels)
+            for level in levels:
+                taught[level].append(lessons[level])
+    whole: dict[LevelName, Lessons] = {level: _together(parts) for level, parts in taught.items()}
+    flat = {f"{level}/{name}": values for level, lessons in whole.items() for name, values in lessons.items()}
+    save_tensors(run / _DATA.format(round_), flat)
+    return whole
+
+
+def _together(parts: Sequence[Lessons]) -> Lessons:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def load_lessons(run: Path, round_: int) -> dict[LevelName, Lessons]:
+    """What a round's episodes taught each level."""
+    flat = load_tensors(run / _DATA.format(round_))
+    return {
+        level: {key.removeprefix(f"{level}/"): values for key, values in flat.items() if key.startswith(f"{level}/")}
+        for level in LEVELS
+    }
+
+
+@torch.no_grad()
+def label(
+    teacher: RelayPolicy, episodes: Sequence[Episode], horizon: int, levels: Sequence[LevelName] = LEVELS
+) -> dict[LevelName, Lessons]:
+    """What a teacher would do in every state of episodes, and plan at every `horizon`-th step of them."""
+    states = torch.from_numpy(np.concatenate([episode.states for episode in episodes]))
+    subgoals = torch.from_numpy(np.concatenate([episode.subgoals for episode in episodes]))
+    planned = torch.from_numpy(np.concatenate([episode.states[::horizon] for episode in episodes]))
+    plans = [len(episode.states[::horizon]) for episode in episodes]
+    goals = torch.from_numpy(np.repeat([episode.goal.state for episode in episodes], plans, axis=0))
+    masks = torch.from_numpy(np.repeat([episode.goal.mask for episode in episodes], plans, axis=0))
+    given: dict[LevelName, tuple[torch.nn.Module, Lessons]] = {
+        "low": (teacher.low, {"state": states, "subgoal": subgoals}),
+        "high": (teacher.high, {"state": planned, "goal": goals, "mask": masks}),
+    }
+    return {level: _lessons(*given[level]) for level in levels}
+
+
+def _differ(level: LevelName, base: TrainedRun, trained: TrainedRun) -> bool:
+    """Whether a specialist's level has other weights than the base's."""
+    ours, theirs = (getattr(run.policy, level).state_dict() for run in (base, trained))
+    return any(not values.equal(theirs[name]) for name, values in ours.items())
+
+
+def _lessons(module: torch.nn.Module, inputs: Lessons) -> Lessons:
+    gaussian = _distribution(module, inputs)
+    return inputs | {"mean": gaussian.mean, "log_std": gaussian.log_std.expand_as(gaussian.mean)}
+
+
+def _distribution(module: torch.nn.Module, inputs: Lessons) -> Gaussian:
+    """By name: a file does not keep the order in which inputs were written."""
+    if not isinstance(module, (HighLevel, LowLevel)):
+        raise TrainingError(f"a {type(module).__name__} cannot be distilled; allowed are two Gaussian levels")
+    found = module.distribution(**inputs)
+    if not isinstance(found, Gaussian):
+        raise TrainingError("a mixture cannot be distilled; allowed are two Gaussian levels")
+    return found
+
+
+def _learn(
+    round_: int,
+    level: str,
+    module: torch.nn.Module,
+    lessons: Sequence[Lessons],
+    pool: Pool,
+    config: DistillConfig,
+) -> None:
+    """Bring a level closer to its teachers on the lessons of every round so far."""
+    whole = _together(lessons)
+    means, log_stds = whole.pop("mean"), whole.pop("log_std")
+    draw = pool.high_batch if level == "high" else pool.low_batch
+    optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
+    for step in range(config.steps):
+        rng = np.random.default_rng([config.seed, round_, LEVELS.index(level), step])
+        rows = torch.from_numpy(rng.integers(len(means), size=config.batch))
+        student = _distribution(module, {name: values[rows] for name, values in whole.items()})
+        loss = divergence(Gaussian(means[rows], log_stds[rows]), student).mean()
+        demonstrated = map(torch.from_numpy, draw(rng, config.batch))
+        loss = loss - config.demonstrated * module.log_prob(*demonstrated).mean()  # type: ignore[operator]
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the {level} level's loss is {loss.item()} in round {round_ + 1}, step {step}")
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()

@@ -1,0 +1,159 @@
+"""Natural policy gradient on one Gaussian level.
+
+In: a level, the samples it drew and their advantages. Out: the level moved by one natural step of a chosen size,
+and what the step was. It does not know episodes, rewards or which level it moves.
+
+The step is that of Rajeswaran et al., Towards Generalization and Simplicity in Continuous Control (NIPS 2017):
+theta + sqrt(delta / (g . F^-1 g)) F^-1 g, with F^-1 g by conjugate gradient on Fisher-vector products. A KL
+divergence of delta / 2 follows, to second order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp
+
+from rpl_runtime.errors import TrainingError
+from rpl_train.networks import Gaussian, HighLevel, LowLevel
+
+
+@dataclass(frozen=True)
+class NpgConfig:
+    """The size of a step and the care with which its direction is found."""
+
+    normalised_step: float = 0.02  # delta
+    iterations: int = 10  # of conjugate gradient, from zero
+    damping: float = 1e-4
+    fisher_samples: int = 2048  # taken evenly from the batch for Fisher-vector products
+
+
+class Samples(NamedTuple):
+    """What a level saw and did."""
+
+    inputs: tuple[Tensor, ...]  # (N, .) each, as its `distribution` takes them
+    outputs: Tensor  # (N, d) drawn from it
+    advantages: Tensor  # (N,)
+
+
+class NpgStep(NamedTuple):
+    """What one step came to."""
+
+    kl: float  # [nat] of the new distribution from the old, on the Fisher samples
+    expected: float  # first-order gain in mean advantage
+    gradient: float  # norm
+
+
+Parameters = dict[str, Tensor]
+
+
+class GaussianHead(nn.Module):
+    """A level whose forward pass is its distribution, as `functional_call` wants it."""
+
+    def __init__(self, level: HighLevel | LowLevel) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        gaussian = self.level.distribution(*inputs)  # type: ignore[operator]
+        return gaussian.mean, gaussian.log_std
+
+
+def natural_step(
+    level: HighLevel | LowLevel,
+    samples: Samples,
+    config: NpgConfig,
+    bonus: Callable[[], Tensor] = lambda: torch.zeros(()),
+) -> NpgStep:
+    """Move a level one natural step up the mean of log-likelihood times advantage, plus `bonus()`.
+
+    Raises:
+        TrainingError: the gradient or the step is not finite; the level is left as it was.
+    """
+    head = GaussianHead(level)
+    parameters = dict(head.named_parameters())
+    likelihood: Tensor = level.log_prob(*samples.inputs, samples.outputs)  # type: ignore[call-arg]
+    gain = (likelihood * samples.advantages).mean() + bonus()
+    gradients = torch.autograd.grad(gain, list(parameters.values()))
+    gradient = dict(zip(parameters, (g.detach() for g in gradients), strict=True))
+    size = norm(gradient)
+    if not torch.isfinite(size):
+        raise TrainingError("the policy gradient is not finite")
+
+    every = max(1, len(samples.outputs) // config.fisher_samples)
+    inputs = tuple(column[::every] for column in samples.inputs)
+    fisher = fisher_product(head, inputs, config.damping)
+    direction = conjugate_gradient(fisher, gradient, config.iterations)
+    curvature = _dot(gradient, direction)
+    if not torch.isfinite(curvature) or curvature < 0:
+        raise TrainingError(f"the natural gradient has length {float(curvature)}; allowed is a positive, finite one")
+    step = torch.sqrt(config.normalised_step / (curvature + 1e-20))
+
+    with torch.no_grad():
+        before = Gaussian(*(values.clone() for values in head(*inputs)))
+        for name, parameter in parameters.items():
+            parameter += step * direction[name]
+        kl = divergence(before, Gaussian(*head(*inputs))).mean()
+    return NpgStep(float(kl), float(step * curvature), float(size))
+
+
+def fisher_product(
+    head: GaussianHead, inputs: tuple[Tensor, ...], damping: float
+) -> Callable[[Parameters], Parameters]:
+    """The map v -> (F + damping) v, F the Fisher information of a Gaussian level averaged over inputs.
+
+    For a mean m(theta) and a log-std s that depends on no input, F is J_m^T diag(exp(-2s)) J_m / N, and 2 for each
+    entry of s.
+    """
+    parameters = {name: parameter.detach() for name, parameter in head.named_parameters()}
+
+    def mean_and_log_std(values: Parameters) -> tuple[Tensor, Tensor]:
+        return functional_call(head, values, inputs)
+
+    (mean, log_std), pull = vjp(mean_and_log_std, parameters)[:2]
+    weight = torch.exp(-2 * log_std) / len(mean)
+
+    def product(vector: Parameters) -> Parameters:
+        moved, spread = jvp(mean_and_log_std, (parameters,), (vector,))[1]
+        [pulled] = pull((moved * weight, 2 * spread))
+        return {name: value + damping * vector[name] for name, value in pulled.items()}
+
+    return product
+
+
+def conjugate_gradient(
+    product: Callable[[Parameters], Parameters], target: Parameters, iterations: int, tolerance: float = 1e-10
+) -> Parameters:
+    """An approximate solution x of product(x) = target, for a positive definite product, from zero."""
+    solution = {name: torch.zeros_like(value) for name, value in target.items()}
+    residual = {name: value.clone() for name, value in target.items()}
+    search = dict(residual)
+    squared = _dot(residual, residual)
+    for _ in range(iterations):
+        if squared < tolerance:
+            break
+        image = product(search)
+        length = squared / _dot(search, image)
+        solution = {name: solution[name] + length * search[name] for name in search}
+        residual = {name: residual[name] - length * image[name] for name in search}
+        squared, before = _dot(residual, residual), squared
+        search = {name: residual[name] + squared / before * search[name] for name in search}
+    return solution
+
+
+def divergence(old: Gaussian, new: Gaussian) -> Tensor:
+    """Kullback-Leibler divergence (N,) [nat] of two diagonal Gaussians, KL(old || new)."""
+    ratio = torch.exp(2 * (old.log_std - new.log_std))
+    moved = ((old.mean - new.mean) * torch.exp(-new.log_std)) ** 2
+    return (new.log_std - old.log_std + (ratio + moved - 1) / 2).sum(-1)
+
+
+def norm(vector: Parameters) -> Tensor:
+    """The Euclidean length of a vector in parameter space."""
+    return torch.sqrt(_dot(vector, vector))
+
+
+def _dot(left: Parameters, right: Parameters) -> Tensor:
+    return torch.stack([(left[name] * right[name]).sum() for name in left]).sum()

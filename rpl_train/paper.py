@@ -1,0 +1,196 @@
+"""The paper's table: every system imitated, fine-tuned and evaluated, under one budget.
+
+In: demonstrations, which rows, a budget. Out: a `RowResult` for each row, with learning curves and evaluations through
+the server, kept in a folder of runs so that whatever is finished is never done again. It does not know how a system is
+trained; a row of `METHODS` says what it is.
+
+    RUNS/imitation/NAME/         an imitated policy, shared by the rows that start from it
+    RUNS/METHOD/GOAL-SEED/       one goal fine-tuned, and its evaluation.json
+    RUNS/METHOD/all/             a row that is imitated only, evaluated on every goal
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.hosting import hosting
+from rpl_runtime.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
+from rpl_train.checkpoint import TrainedRun, load_run
+from rpl_train.demos.sources import Demonstrations, load_demonstrations
+from rpl_train.executor import Executor, Job, run_jobs
+from rpl_train.export import export
+from rpl_train.finetune import FinetuneConfig, Point, finetune, read_curve
+from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.methods import METHODS, Imitation, Method
+from rpl_train.nearest import evaluate_nearest
+from rpl_train.networks import NetworkConfig
+from rpl_train.parity import ParityConfig
+from rpl_train.pool import PoolConfig
+
+_GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """What every row is given."""
+
+    runs: Path
+    demonstrations: tuple[Path, ...]
+    env_steps: int = 120_000  # of fine-tuning, for each goal and seed
+    imitation_steps: int = 20_000
+    episodes: int = 20  # of each goal from each start, in evaluation
+    jobs: int = 2
+    executor: Executor = "local"
+
+
+class Trial(NamedTuple):
+    """One thing to do that needs no other but the imitation it starts from."""
+
+    method: Method
+    goals: tuple[str, ...]  # letters
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}/{f'{self.goals[0]}-{self.seed}' if self.method.tunes else 'all'}"
+
+
+class TrialResult(NamedTuple):
+    goals: tuple[str, ...]
+    seed: int
+    curve: tuple[Point, ...]
+    evaluation: dict[str, Any]
+
+
+class RowResult(NamedTuple):
+    method: Method
+    env_steps: int  # for each goal and seed
+    trials: tuple[TrialResult, ...]
+
+
+def chosen(names: Sequence[str] | None) -> list[Method]:
+    """The rows with these names; all where none are given.
+
+    Raises:
+        InvalidInput: a name is unknown.
+    """
+    unknown = [name for name in names or () if name not in METHODS]
+    if unknown:
+        raise InvalidInput(f"no row is called {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
+    return [METHODS[name] for name in names or METHODS]
+
+
+def reproduce(
+    methods: Sequence[Method], config: PaperConfig, progress: Callable[[str, int, int], None]
+) -> Iterator[RowResult]:
+    """Do what the rows need and the folder lacks, row by row; calls progress(row, finished, total) after each trial.
+
+    Raises:
+        TrainingError: a trial failed; the finished ones are kept.
+    """
+    needed = dict.fromkeys(method.imitation for method in methods if method.imitation is not None)
+    imitations = [Job(imitation.name, imitate_one, (imitation, config)) for imitation in needed]
+    _run("imitation", imitations, config, progress)
+    for method in methods:
+        trials = [Job(trial.name, attempt, (trial, config)) for trial in plan(method)]
+        results = _run(method.name, trials, config, progress)
+        yield RowResult(method, config.env_steps if method.tunes else 0, tuple(results))
+
+
+def _run(what: str, jobs: list[Job], config: PaperConfig, progress: Callable[[str, int, int], None]) -> list[Any]:
+    finished = count(1)
+    progress(what, 0, len(jobs))
+    return run_jobs(jobs, config.executor, config.jobs, lambda job, result: progress(what, next(finished), len(jobs)))
+
+
+def plan(method: Method) -> list[Trial]:
+    """A row's trials: one for each goal and seed, or one for all goals where nothing is fine-tuned."""
+    if not method.tunes:
+        return [Trial(method, method.goals, 0)]
+    return [Trial(method, (goal,), seed) for seed in method.seeds for goal in method.goals]
+
+
+def imitate_one(imitation: Imitation, config: PaperConfig) -> None:
+    """Imitate for the rows that share this start."""
+    run = config.runs / "imitation" / imitation.name
+    networks = NetworkConfig(flat=imitation.flat, high_components=imitation.components)
+    settings = ImitateConfig(
+        steps=config.imitation_steps,
+        jobs=1,
+        networks=networks,
+        pool=pool_config(imitation),
+    )
+    spec = kitchen_spec("kitchen", horizon=imitation.window, high_noise=networks.high_noise(STATE_DIM))
+    imitate(_load(config), spec, run, settings, lambda level, step, loss: None)
+
+
+def pool_config(imitation: Imitation) -> PoolConfig:
+    """How demonstrations are relabelled for it."""
+    return PoolConfig(relabelling=imitation.relabelling, low_window=imitation.window)
+
+
+def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
+    """Fine-tune and evaluate, or load what was done before."""
+    run, imitation = config.runs / trial.name, trial.method.imitation
+    if imitation is None:
+        return TrialResult(
+            trial.goals, trial.seed, (), _kept(run, lambda: evaluate_nearest(_load(config), _protocol(trial, config)))
+        )
+    trained = load_run(config.runs / "imitation" / imitation.name)
+    if trial.method.tunes:
+        trained = finetune(trained, _load(config).trajectories, run, finetune_config(trial, config)).trained
+    evaluation = _kept(run, lambda: _evaluate(trained, trial, config))
+    return TrialResult(trial.goals, trial.seed, tuple(read_curve(run)), evaluation)
+
+
+def finetune_config(trial: Trial, config: PaperConfig) -> FinetuneConfig:
+    """How a trial's goal is fine-tuned."""
+    method = trial.method
+    assert method.imitation is not None
+    return FinetuneConfig(
+        goal=compound_goal(trial.goals[0]),
+        objective=method.objective,
+        levels=method.tunes,
+        scratch=method.scratch,
+        reward=method.reward,
+        env_steps=config.env_steps,
+        seed=trial.seed,
+        pool=pool_config(method.imitation),
+    )
+
+
+def _load(config: PaperConfig) -> Demonstrations:
+    return load_demonstrations(list(config.demonstrations))
+
+
+def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
+    return EvaluateConfig(trial.goals, config.episodes, jobs=1)
+
+
+def _kept(run: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The evaluation in a folder; measured first where there is none."""
+    path = run / "evaluation.json"
+    if not path.exists():
+        content = measure()
+        run.mkdir(parents=True, exist_ok=True)
+        staging = run / ".evaluation.tmp"
+        staging.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(staging, path)
+    return json.loads(path.read_text())
+
+
+def _evaluate(trained: TrainedRun, trial: Trial, config: PaperConfig) -> dict[str, Any]:
+    """By the protocol, through a server of the policy's bundle."""
+    spec = trained.record.spec.model_copy(update={"library": {goal: compound_goal(goal) for goal in trial.goals[:1]}})
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE)
+        with hosting(bundle) as address:
+            return evaluate(address, _protocol(trial, config)).content

@@ -1,0 +1,91 @@
+"""Advantages against a literal reading of their definition, and the value function they lean on."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rpl_train.baseline import Baseline, advantages
+
+EPISODES = 3
+numbers = st.floats(-5, 5, width=32)
+discounts = st.floats(0, 1)
+
+
+@st.composite
+def episodes(draw):
+    """Rewards (E, T), values (E, T) and which steps end a return (T,); the last one does."""
+    steps = draw(st.integers(1, 9))
+    rewards, values = (draw(arrays(np.float64, (EPISODES, steps), elements=numbers)) for _ in range(2))
+    last = np.append(draw(arrays(np.bool_, steps - 1)), True)
+    return rewards, values, last
+
+
+def naive(rewards, values, last, gamma, smoothing):
+    """A_t = sum over l of (gamma lambda)^l delta_{t+l}, up to the step that ends the return."""
+    estimates = np.zeros_like(rewards)
+    for episode, step in np.ndindex(rewards.shape):
+        for ahead in range(step, rewards.shape[1]):
+            following = 0.0 if last[ahead] else values[episode, ahead + 1]
+            delta = rewards[episode, ahead] + gamma * following - values[episode, ahead]
+            estimates[episode, step] += (gamma * smoothing) ** (ahead - step) * delta
+            if last[ahead]:
+                break
+    return estimates
+
+
+@given(episodes(), discounts, discounts)
+def test_advantages_are_the_discounted_sum_of_temporal_differences(made, gamma, smoothing):
+    assert advantages(*made, gamma, smoothing) == pytest.approx(naive(*made, gamma, smoothing), abs=1e-9)
+
+
+@given(episodes(), discounts)
+def test_without_smoothing_they_are_returns_less_values(made, gamma):
+    rewards, values, last = made
+    returns = naive(rewards, np.zeros_like(rewards), last, gamma, 1.0)
+    assert advantages(rewards, values, last, gamma, 1.0) + values == pytest.approx(returns, abs=1e-9)
+
+
+def test_what_follows_the_end_of_a_return_does_not_count():
+    rewards, values = np.array([[1.0, 2.0, 100.0, 100.0]]), np.array([[0.0, 0.0, 50.0, 50.0]])
+    ends_early = np.array([False, True, False, True])
+    assert advantages(rewards, values, ends_early, 1.0, 1.0)[0, :2].tolist() == [3.0, 2.0]
+    whole = np.array([False, False, False, True])
+    assert advantages(rewards, values, whole, 1.0, 1.0)[0, 0] == 203.0
+
+
+def seen(count: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Features and the returns that follow from them, far from zero and from unit scale."""
+    features = np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)
+    return features, 40 + 10 * np.sin(features[:, 0]) + 5 * features[:, 1]
+
+
+def test_an_unfitted_baseline_is_zero():
+    assert not Baseline(6).values(seen()[0]).any()
+
+
+def test_fitting_explains_most_of_the_returns_and_goes_on_from_the_last_fit():
+    features, returns = seen()
+    baseline, left = Baseline(6), []
+    for seed in range(4):
+        baseline.fit(features, returns, seed)
+        left.append(np.square(baseline.values(features) - returns).mean() / returns.var())
+    assert left[0] < 0.5
+    assert left[-1] < min(left[0], 0.05)
+
+
+def test_a_fit_depends_on_its_seed_and_its_data_alone():
+    features, returns = seen(300)
+    one, other = Baseline(6), Baseline(6)
+    other.load_state_dict(one.state_dict())
+    for baseline in (one, other):
+        baseline.fit(features, returns, seed=3)
+    assert np.array_equal(one.values(features), other.values(features))
+
+
+def test_returns_that_are_all_equal_can_be_fitted():
+    features, _ = seen(100)
+    baseline = Baseline(6)
+    baseline.fit(features, np.full(100, 3.0), seed=0)
+    assert baseline.values(features) == pytest.approx(np.full(100, 3.0), abs=1e-3)

@@ -1,0 +1,289 @@
+"""Fine-tuning: that it learns, that a broken run ends as an unbroken one, and what it refuses.
+
+Most of it happens on the drawers, through the same relay loop; the kitchen has one short run.
+"""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import drawers
+from demonstrations import STEPS, drawer_demonstrations
+from rpl_runtime.errors import DemonstrationError, InvalidGoal, InvalidInput, TrainingError
+from rpl_runtime.kitchen.elements import EPISODE_STEPS, ROBOT_DIM, STATE_DIM, TARGET_HIGH, TARGET_LOW, kitchen_spec
+from rpl_train import finetune as module
+from rpl_train.checkpoint import LEVELS, load_run
+from rpl_train.demos.sources import Demonstrations
+from rpl_train.demos.trajectory import Trajectory
+from rpl_train.finetune import FinetuneConfig, finetune, read_curve
+from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.networks import NetworkConfig
+from rpl_train.npg import NpgConfig
+from rpl_train.pool import Pool, PoolConfig
+from rpl_train.rewards import REWARDS, Reward
+from rpl_train.rollout import rollout
+
+DEMONSTRATIONS = drawer_demonstrations(6).trajectories
+
+
+def config(iterations: int = 3, episodes: int = 6, **settings) -> FinetuneConfig:
+    return FinetuneConfig(
+        drawers.GOAL,
+        env_steps=iterations * episodes * EPISODE_STEPS,
+        episodes=episodes,
+        kitchens=4,
+        likelihood_batch=64,
+        pool=drawers.POOL,
+        **settings,
+    )
+
+
+@pytest.fixture(autouse=True)
+def on_the_drawers(request, monkeypatch):
+    """Play the drawers instead of the kitchen."""
+    if "in_the_kitchen" not in request.fixturenames:
+        monkeypatch.setattr(module, "open_kitchens", drawers.open_drawers)
+        monkeypatch.setattr(module, "rollout", drawers.play)
+
+
+@pytest.fixture
+def in_the_kitchen(monkeypatch):
+    """Episodes of two subgoals in the real one."""
+    monkeypatch.setattr(module, "rollout", partial(rollout, steps=40))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A policy that opens one drawer of two."""
+    return drawers.imitated(tmp_path_factory.mktemp("base"), steps=600)
+
+
+def weights(run):
+    return {f"{level}.{k}": v for level in LEVELS for k, v in load_file(run / f"{level}.safetensors").items()}
+
+
+def of(policy):
+    return {
+        f"{level}.{k}": v.clone()
+        for level, m in (("high", policy.high), ("low", policy.low))
+        for k, v in m.state_dict().items()
+    }
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+class Break(Exception):
+    """Stands for whatever ends a run early."""
+
+
+@pytest.mark.parametrize("levels", [("low",), ("high",), ("high", "low")], ids="+".join)
+def test_it_learns_to_reach_the_goal(base, tmp_path, levels):
+    learning = config(10, 32, levels=levels, npg=NpgConfig(normalised_step=0.05))
+    _, curve = finetune(base, [], tmp_path, learning)
+    assert curve[0].steps_done < 1.4
+    assert curve[0].success < 0.3
+    assert np.mean([point.steps_done for point in curve[-3:]]) > 1.8
+    assert np.mean([point.success for point in curve[-3:]]) > 0.8
+    assert curve[-1].returns[levels[0]] > curve[0].returns[levels[0]] + 0.5
+
+
+def test_rewards_toward_the_subgoal_are_climbed_too(base, tmp_path):
+    _, curve = finetune(base, [], tmp_path, config(8, 16, reward="euclidean", npg=NpgConfig(normalised_step=0.05)))
+    returns = [point.returns["low"] for point in curve]
+    assert np.mean(returns[-2:]) > 0.85 * np.mean(returns[:2])  # a distance, so below zero
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"levels": LEVELS},
+        {"objective": "dapg"},
+        {"objective": "iril", "levels": LEVELS},
+        {"scratch": ("high",), "levels": ("high",)},
+    ],
+    ids=["npg", "dapg", "iril", "scratch"],
+)
+def test_a_broken_run_ends_in_the_same_weights_and_curve(base, tmp_path, monkeypatch, settings):
+    whole = finetune(base, DEMONSTRATIONS, tmp_path / "whole", config(**settings))
+
+    def break_after(iteration):
+        def progress(point):
+            if point.iteration == iteration:
+                raise Break
+
+        return progress
+
+    with pytest.raises(Break):
+        finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings), break_after(1))
+    with monkeypatch.context() as midway, pytest.raises(Break):
+        midway.setattr(module, "save_modules", raising(Break))  # the curve is ahead of the weights
+        finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
+    broken = finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert whole.curve == broken.curve == tuple(read_curve(tmp_path / "broken"))
+    names = {"run.json", "curve.json", "high.safetensors", "low.safetensors", "tensorboard"}
+    assert {path.name for path in (tmp_path / "broken").iterdir()} == names
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_a_finished_run_is_loaded_and_not_played_again(base, tmp_path, monkeypatch):
+    first = finetune(base, [], tmp_path, config())
+    monkeypatch.setattr(module, "rollout", raising(AssertionError))
+    again = finetune(base, [], tmp_path, config())
+    assert again.curve == first.curve
+    assert equal(of(first.trained.policy), of(again.trained.policy))
+
+
+def test_the_base_stays_as_it_was(base, tmp_path):
+    before = of(base.policy)
+    tuned = finetune(base, [], tmp_path, config(1))
+    assert equal(of(base.policy), before)
+    moved = of(tuned.trained.policy)
+    assert not any(moved[name].equal(before[name]) for name in before if name.startswith("low.body"))
+    assert all(moved[name].equal(before[name]) for name in before if name.startswith("high."))
+
+
+def test_the_curve_counts_what_was_played(base, tmp_path):
+    seen = []
+    finetune(base, [], tmp_path, config(2, levels=LEVELS), seen.append)
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert [point["env_steps"] for point in curve] == [6 * STEPS, 12 * STEPS]
+    assert [point._asdict() for point in seen] == curve
+    for point in curve:
+        assert 0 <= point["success_at_end"] <= point["success"] <= 1
+        assert 0 <= point["steps_done"] <= 2
+        assert set(point["returns"]) == set(point["kl"]) == set(LEVELS)
+        assert all(0 < kl < 0.1 for kl in point["kl"].values())
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_the_three_objectives_differ(base, tmp_path):
+    runs = {name: tmp_path / name for name in ("npg", "dapg", "iril")}
+    for name, run in runs.items():
+        finetune(base, DEMONSTRATIONS, run, config(2, objective=name, likelihood=1.0))
+    assert not equal(weights(runs["npg"]), weights(runs["dapg"]))
+    assert not equal(weights(runs["dapg"]), weights(runs["iril"]))
+
+
+def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
+    base = drawers.imitated(tmp_path / "base", steps=100)
+    batch = Pool(DEMONSTRATIONS, drawers.spec(), drawers.POOL).low_batch(np.random.default_rng(0), 2000)
+
+    def likelihood(trained):
+        return trained.policy.low.log_prob(*map(torch.from_numpy, batch)).mean().item()
+
+    runs = {
+        objective: finetune(base, DEMONSTRATIONS, tmp_path / objective, config(4, objective=objective)).trained
+        for objective in ("npg", "dapg")
+    }
+    assert likelihood(runs["dapg"]) > max(likelihood(base), likelihood(runs["npg"])) + 1
+
+
+@pytest.mark.parametrize("objective", ["dapg", "iril"])
+def test_objectives_that_imitate_need_demonstrations(base, tmp_path, objective):
+    with pytest.raises(DemonstrationError, match="no demonstrations"):
+        finetune(base, [], tmp_path, config(objective=objective))
+
+
+def test_a_folder_keeps_one_run(base, tmp_path):
+    finetune(base, [], tmp_path, config(1))
+    with pytest.raises(TrainingError, match=r"other settings \(.*reward"):
+        finetune(base, [], tmp_path, config(1, reward="sparse"))
+    with pytest.raises(TrainingError, match=r"other settings \(goal"):
+        finetune(base, [], tmp_path, replace(config(1), goal=(drawers.FIRST,)))
+    with pytest.raises(TrainingError, match=r"other settings \(kitchens"):  # another batch, other last bits
+        finetune(base, [], tmp_path, replace(config(1), kitchens=5))
+
+
+def test_a_gradient_that_is_not_finite_stops_at_the_last_good_iteration_and_names_it(base, tmp_path, monkeypatch):
+    whole = finetune(base, [], tmp_path / "whole", config())
+    good = REWARDS["completion"]
+
+    def broken_in_the_second(seen):
+        iteration = len(read_curve(tmp_path / "run"))
+        return good.low(seen) * (np.nan if iteration == 1 else 1)
+
+    with monkeypatch.context() as faulty:
+        faulty.setitem(REWARDS, "completion", Reward(broken_in_the_second, good.high, good.until_subgoal))
+        with pytest.raises(TrainingError, match=r"iteration 2 of .*run, low level: .*not finite.* iteration 1 are"):
+            finetune(base, [], tmp_path / "run", config())
+    assert [point.iteration for point in read_curve(tmp_path / "run")] == [1]
+    assert not (tmp_path / "run" / "low.safetensors").exists()
+    assert finetune(base, [], tmp_path / "run", config()).curve == whole.curve
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(explorer, *others, **options):
+        seen.append(explorer)
+        return drawers.play(explorer, *others, **options)
+
+    monkeypatch.setattr(module, "rollout", watch)
+    tuned = finetune(base, [], tmp_path, config(1, levels=("high",), scratch=LEVELS)).trained
+    state = np.array([[0.5, 0.0, 0.0]], dtype=np.float32)
+    target = seen[0].act(state, state, np.zeros((1, 1), np.float32))
+    assert target[0, 0] == pytest.approx(float(base.policy.low.target_mean), abs=0.05)
+    assert not equal(of(tuned.policy), of(base.policy))
+
+
+def test_seeds_give_runs_of_their_own(base, tmp_path):
+    one, other = (finetune(base, [], tmp_path / str(seed), config(1, seed=seed)).trained for seed in (0, 1))
+    assert not equal(of(one.policy), of(other.policy))
+
+
+def test_only_gaussian_levels_move(tmp_path):
+    mixture = drawers.imitated(tmp_path / "mixture", 2, NetworkConfig((8,), (8,), high_components=2))
+    flat = drawers.imitated(tmp_path / "flat", 2, NetworkConfig((8,), (8,), flat=True))
+    for name, run in (("mixture", mixture), ("flat", flat)):
+        with pytest.raises(TrainingError, match="the high level is no Gaussian"):
+            finetune(run, [], tmp_path / f"{name}-high", config(1, levels=("high",)))
+        assert finetune(run, [], tmp_path / f"{name}-low", config(1)).curve
+
+
+@pytest.mark.parametrize("settings", [{"levels": ()}, {"episodes": 0}])
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(InvalidInput, match="fine-tuning needs"):
+        config(**settings)
+
+
+def test_a_goal_of_unknown_elements_is_refused(base, tmp_path):
+    with pytest.raises(InvalidGoal, match="unknown element 'window'"):
+        finetune(base, [], tmp_path, replace(config(1), goal=("window",)))
+
+
+def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path, in_the_kitchen):
+    rng = np.random.default_rng(0)
+    states = rng.uniform(-0.01, 0, (60, STATE_DIM)).astype(np.float32)
+    targets = rng.uniform(TARGET_LOW, TARGET_HIGH, (60, ROBOT_DIM)).astype(np.float32)
+    made = Demonstrations([Trajectory(states, targets, ("microwave",), "made")], [])
+    small = ImitateConfig(steps=5, jobs=1, networks=NetworkConfig((16,), (16,)), pool=PoolConfig())
+    base = imitate(made, kitchen_spec("kitchen"), tmp_path / "base", small, lambda level, step, loss: None)
+    tuning = FinetuneConfig(("microwave", "kettle"), episodes=2, env_steps=2 * 2 * EPISODE_STEPS, levels=LEVELS)
+
+    def break_after_first(point):
+        if point.iteration == 1:
+            raise Break
+
+    whole = finetune(base, [], tmp_path / "whole", tuning)
+    with pytest.raises(Break):
+        finetune(base, [], tmp_path / "broken", tuning, break_after_first)
+    broken = finetune(base, [], tmp_path / "broken", replace(tuning, threads=2))
+    assert [point.env_steps for point in whole.curve] == [80, 160]
+    assert whole.curve == broken.curve
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert load_run(tmp_path / "whole").record.provenance.settings["goal"] == ["microwave", "kettle"]

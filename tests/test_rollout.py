@@ -1,0 +1,111 @@
+"""Episodes in the kitchen: what each depends on, and what not."""
+
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import RelayError
+from rpl_runtime.kitchen.elements import kitchen_spec
+from rpl_runtime.kitchen.fast import FastKitchen
+from rpl_runtime.kitchen.simulator import Kitchen
+from rpl_train.rollout import Episode, Start, open_kitchens, rollout
+
+SPEC = kitchen_spec("wave", horizon=5)
+STARTS = [
+    Start(("microwave",), seed=1),
+    Start(("kettle", "light switch"), seed=2, sampling=7),
+    Start(("kettle", "light switch"), seed=2, sampling=8),
+    Start(("bottom burner",), seed=3, sampling=7),
+    Start(("microwave",), seed=4),
+]
+STEPS = 12
+
+
+class Wave:
+    """A policy that computes each number of each row by itself, so batches of any size agree to the last bit."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def plan(self, state, goal, mask, noise):
+        return (state + 0.1 * mask * (goal - state) + 0.05 * noise).astype(np.float32)
+
+    def act(self, state, subgoal, noise):
+        self.rows.append(len(state))
+        return (state[:, :9] + 0.05 * np.sin(7 * subgoal[:, 9:18] + subgoal[:, :9]) + 0.02 * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def kitchens():
+    with open_kitchens(4, FastKitchen) as made:
+        yield made
+
+
+def play(starts, kitchens, **options) -> list[Episode]:
+    return rollout(Wave(), SPEC, starts, kitchens, steps=STEPS, **options)
+
+
+def same(one: Episode, other: Episode) -> bool:
+    arrays = ("states", "subgoals", "targets", "final_state")
+    equal = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays)
+    return equal and one.start == other.start and one.done == other.done
+
+
+def test_an_episode_does_not_depend_on_what_plays_beside_it(kitchens):
+    together = play(STARTS, kitchens)
+    backwards = play(STARTS[::-1], kitchens[:3])[::-1]
+    alone = [play([start], kitchens[:1])[0] for start in STARTS]
+    assert all(map(same, together, backwards))
+    assert all(map(same, together, alone))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_change_nothing(kitchens, threads):
+    assert all(map(same, play(STARTS, kitchens, threads=threads), play(STARTS, kitchens)))
+
+
+def test_fast_kitchens_change_nothing(kitchens):
+    with open_kitchens(2) as slow:
+        assert type(slow[0]) is Kitchen
+        assert all(map(same, play(STARTS[:2], slow), play(STARTS[:2], kitchens)))
+
+
+def test_the_policy_is_called_once_a_step_for_all_that_play(kitchens):
+    wave = Wave()
+    rollout(wave, SPEC, STARTS, kitchens, steps=STEPS)
+    assert wave.rows == [4] * STEPS + [1] * STEPS
+
+
+def test_an_episode_holds_what_happened(kitchens):
+    first, second, third, *_ = play(STARTS, kitchens)
+    assert first.start == STARTS[0]
+    assert first.states.shape == (STEPS, 30)
+    assert first.subgoals.shape == (STEPS, 30)
+    assert first.targets.shape == (STEPS, 9)
+    assert len(first.done) == STEPS
+    assert np.array_equal(first.subgoals[0], first.subgoals[4])
+    assert not np.array_equal(first.subgoals[4], first.subgoals[5])
+    assert first.goal.mask[22] == 1
+    assert np.array_equal(second.states[0], third.states[0])  # the same start
+    assert not np.array_equal(second.targets[0], third.targets[0])  # sampled otherwise
+    kitchen = kitchens[0]
+    kitchen.reset(STARTS[4].seed)
+    last = play(STARTS[4:], [kitchen])[0]
+    assert np.array_equal(last.final_state, kitchen.state)
+    assert last.done[-1] == kitchen.done()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_goes_wrong_in_a_kitchen_comes_out(kitchens, threads):
+    class Wild(Wave):
+        def act(self, state, subgoal, noise):
+            return np.full((len(state), 9), np.nan, dtype=np.float32)
+
+    with pytest.raises(RelayError, match="action that is not finite"):
+        rollout(Wild(), SPEC, STARTS, kitchens, steps=STEPS, threads=threads)
+
+    class Broken(FastKitchen):
+        def step(self, target):
+            raise RelayError("the door is off its hinges")
+
+    with pytest.raises(RelayError, match="off its hinges"):
+        rollout(Wave(), SPEC, STARTS, [*kitchens[:3], Broken()], steps=STEPS, threads=threads)
