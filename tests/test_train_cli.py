@@ -45,7 +45,8 @@ def test_imitate_leaves_a_run_that_loads_and_goes_on(rpl, demonstrations, tmp_pa
     policy, record = load_run(tmp_path / "run")
     assert record.provenance.data[0]["episodes"] == 2
     state = np.zeros((1, STATE_DIM), np.float32)
-    assert policy.plan(state, state, state, state).shape == (1, STATE_DIM)
+    noise = np.zeros((1, record.spec.high_noise), np.float32)
+    assert policy.plan(state, state, state, noise).shape == (1, STATE_DIM)
     code, out, _ = rpl(*command)
     assert code == 0
     assert "trained before" in out

@@ -11,7 +11,7 @@ proven within the budget is tested as before.
 MuJoCo orders contacts by body and geom, so those that remain keep their order, and the physics its every bit.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,22 +24,25 @@ _BUDGET = 3000  # boxes for a pair
 _ALLOWANCE = 1e-4  # [m] for rounding
 _MASK_BITS = 31
 _SLIDE = int(mujoco.mjtJoint.mjJNT_SLIDE)
-# By how much a motion may pass a joint's stop, which is soft.
-_SLIDE_SLACK = 0.05  # [m]
-_TURN_SLACK = 0.1  # [rad]
+_JOINT = int(mujoco.mjtTrn.mjTRN_JOINT)
+# By how much a motion may pass a joint's stop, which is soft: [rad] of a hinge and [m] of a slide. An actuator's
+# set-points end at the stop; a joint without one can be forced past it.
+_ACTUATED_SLACK = 0.1, 0.05
+_PASSIVE_SLACK = 0.5, 0.1
 
 
-class Separation(NamedTuple):
-    """Pairs of geoms that never touch while every joint is within bounds."""
+def bounds(model: Any, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds (nq,) [rad, m]: each joint's range and a share of its slack, infinite without a range."""
+    low, high = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
+    for joint in map(int, np.flatnonzero(model.jnt_limited)):
+        at, slack = model.jnt_qposadr[joint], share * _slack(model, joint)
+        low[at], high[at] = model.jnt_range[joint] + (-slack, slack)
+    return low, high
 
-    pairs: frozenset[tuple[int, int]]  # of geoms, the lower first
-    low: np.ndarray  # (nq,) [rad, m] the ranges and some slack; unlimited coordinates are not bounded
-    high: np.ndarray  # (nq,)
 
-
-def separate(model: Any) -> Separation:
-    """Find the pairs of geoms that MuJoCo would test and that can never touch."""
-    low, high = _bounds(model)
+def separate(model: Any) -> frozenset[tuple[int, int]]:
+    """The pairs of geoms, the lower first, that MuJoCo would test and that never touch within `bounds(model)`."""
+    low, high = bounds(model)
     data = mujoco.MjData(model)
     levers = np.array([_levers(model, geom) for geom in range(model.ngeom)])  # (ngeom, njnt)
     moving = levers > 0
@@ -52,7 +55,7 @@ def separate(model: Any) -> Separation:
             at = model.jnt_qposadr[joints]
             if _apart(model, data, pair, at, lever, (low[at] + high[at]) / 2, (high[at] - low[at]) / 2):
                 pairs.append(pair)
-    return Separation(frozenset(pairs), low, high)
+    return frozenset(pairs)
 
 
 def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
@@ -94,12 +97,9 @@ def _tested_pairs(model: Any) -> list[tuple[int, int]]:
     return [(int(first), int(second)) for first, second in np.argwhere(np.triu(tested))]
 
 
-def _bounds(model: Any) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
-    for joint in np.flatnonzero(model.jnt_limited):
-        at, slack = model.jnt_qposadr[joint], _SLIDE_SLACK if model.jnt_type[joint] == _SLIDE else _TURN_SLACK
-        low[at], high[at] = model.jnt_range[joint] + (-slack, slack)
-    return low, high
+def _slack(model: Any, joint: int) -> float:
+    actuated = joint in model.actuator_trnid[model.actuator_trntype == _JOINT, 0]
+    return (_ACTUATED_SLACK if actuated else _PASSIVE_SLACK)[int(model.jnt_type[joint] == _SLIDE)]
 
 
 def _levers(model: Any, geom: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def _levers(model: Any, geom: int) -> np.ndarray:
         for joint in range(first, first + model.body_jntnum[body]):
             turns = model.jnt_type[joint] != _SLIDE
             levers[joint] = length + np.linalg.norm(model.jnt_pos[joint]) if turns else 1.0
-            length += 0.0 if turns else np.abs(model.jnt_range[joint]).max() + _SLIDE_SLACK
+            length += 0.0 if turns else np.abs(model.jnt_range[joint]).max() + _slack(model, joint)
         length += np.linalg.norm(model.body_pos[body])
         body = model.body_parentid[body]
     return levers

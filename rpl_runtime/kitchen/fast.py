@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rpl_runtime.errors import RelayError, require
-from rpl_runtime.kitchen.contacts import leave_out, separate
-from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM, STATE_NAMES
+from rpl_runtime.errors import require
+from rpl_runtime.kitchen.contacts import bounds, leave_out, separate
+from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
 from rpl_runtime.kitchen.simulator import NOMINAL, Kitchen, StartNoise, checked_target, drawn_start, new_environment
 
 mujoco = require("mujoco", "sim")
@@ -48,14 +48,14 @@ class FastKitchen(Kitchen):
 
         Raises:
             InvalidInput: the target has another shape or is not finite.
-            RelayError: a joint was forced so far past its stop that geoms may have met which were left out.
         """
         physics = self._physics
         velocity = _clip((checked_target(target) - self._reading) / MAX_TARGET_STEP, -1.0, 1.0) * physics.speed
         set_point = self._reading + _clip(velocity, *physics.velocity_bounds) * physics.period
         self.data.ctrl[:] = _clip(set_point, *physics.position_bounds)
-        mujoco.mj_step(self.model, self.data, nstep=physics.substeps)
-        self._check_stops()
+        qpos = self.data.qpos
+        stops_hold = ((qpos >= physics.low) & (qpos <= physics.high)).all()
+        mujoco.mj_step(physics.model if stops_hold else physics.whole, self.data, nstep=physics.substeps)
         return self._observe()
 
     def close(self) -> None:
@@ -74,22 +74,13 @@ class FastKitchen(Kitchen):
         self.state = observed.astype(np.float32)
         return self.state
 
-    def _check_stops(self) -> None:
-        qpos, low, high = self.data.qpos, self._physics.low, self._physics.high
-        outside = (qpos < low) | (qpos > high)
-        if outside.any():
-            at = int(np.argmax(outside))
-            raise RelayError(
-                f"{STATE_NAMES[at]} stands at {qpos[at]:.3f}, past its stop; a fast kitchen's contacts are proven "
-                f"from {low[at]:.3f} to {high[at]:.3f} only"
-            )
-
 
 class _Physics(NamedTuple):
     """What all fast kitchens share, read from the environment."""
 
-    model: Any
-    low: np.ndarray  # (30,) [rad, m] where the separation of the left-out pairs is proven
+    model: Any  # without the pairs that never touch
+    whole: Any  # with them, for joints that are forced past their stops
+    low: np.ndarray  # (30,) [rad, m] from where no step leads to where the separation is not proven
     high: np.ndarray  # (30,)
     nominal_qpos: np.ndarray  # (30,) [rad, m]
     noise: np.ndarray  # (30,) [rad, m] the largest of each reading
@@ -106,9 +97,9 @@ def _physics() -> _Physics:
     robot = env.robot_env
     spec = mujoco.MjSpec.from_file(robot.fullpath)
     spec.compiler.discardvisual = True
-    model = spec.compile()
-    separation = separate(model)
-    leave_out(model, separation.pairs)
+    model, whole = spec.compile(), spec.compile()
+    leave_out(model, separate(whole))
+    low, high = bounds(whole, share=0.5)
     env.close()
     noise = [
         robot.robot_noise_ratio * robot.robot_pos_noise_amp[:ROBOT_DIM],
@@ -116,8 +107,9 @@ def _physics() -> _Physics:
     ]
     return _Physics(
         model=model,
-        low=separation.low,
-        high=separation.high,
+        whole=whole,
+        low=low,
+        high=high,
         nominal_qpos=robot.init_qpos,
         noise=np.concatenate(noise),
         speed=robot.act_rng,
