@@ -91,6 +91,11 @@ class RobotKind(StrEnum):
     KITCHEN = "kitchen"
 
 
+class LowLevel(StrEnum):
+    REMOTE = "remote"
+    LOCAL = "local"
+
+
 class StartKind(StrEnum):
     NOMINAL = "nominal"
     PERTURBED = "perturbed"
@@ -108,20 +113,36 @@ def run_command(
     start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.NOMINAL,
     steps: Annotated[int | None, typer.Option(help="Default: an episode, 280 steps of 0.08 s.")] = None,
     robot_id: Annotated[str, typer.Option(help="The robot's name on the server.")] = "kitchen",
+    low_level: Annotated[
+        LowLevel, typer.Option(help="local: act beside the robot and ask the server only for plans; same actions.")
+    ] = LowLevel.REMOTE,
+    plan_lead: Annotated[
+        int, typer.Option(min=0, help="Ask for a plan so many steps before it takes effect, to hide the network.")
+    ] = 0,
+    patience: Annotated[
+        float, typer.Option(min=0.0, help="Seconds for which a server that is gone is looked for.")
+    ] = 30.0,
     record_to: Annotated[
         Path | None, typer.Option("--record", help="Add the run to the Minari data set in this folder, named NAME-vN.")
     ] = None,
+    log_to: Annotated[
+        Path | None, typer.Option("--log", help="Log every step to this new .mcap file, for Foxglove and `rpl replay`.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Drive a robot by a served policy. Exits with 0 if every element of the goal was done, with 1 if not."""
-    from rpl_runtime.client import Client
+    """Drive a robot by a served policy. Exits with 0 if every element of the goal was done, with 1 if not.
+
+    A server that dies or is cut off is looked for, and the run goes on where it stood, as if nothing had happened.
+    """
     from rpl_runtime.hosting import hosting
     from rpl_runtime.kitchen.elements import EPISODE_STEPS
     from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
+    from rpl_runtime.local import local_control
+    from rpl_runtime.reconnect import ReconnectConfig, lasting_control
     from rpl_runtime.recording import check_record, record, recording_of
-    from rpl_runtime.report import print_run, run_facts, run_progress
+    from rpl_runtime.report import print_run, run_facts, run_log, run_progress
     from rpl_runtime.robots.kitchen import KitchenRobot
-    from rpl_runtime.run import RunConfig, parse_goal, run
+    from rpl_runtime.run import RunConfig, Step, parse_goal, run
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("--address and --bundle exclude each other")
@@ -129,13 +150,21 @@ def run_command(
         check_record(record_to)
     with ExitStack() as stack:
         where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
-        client = stack.enter_context(Client(where))
-        control = stack.enter_context(client.control())
+        open_control = local_control if low_level is LowLevel.LOCAL else lasting_control
+        reconnect = ReconnectConfig(budget_s=patience, waits=KitchenRobot.waits)
+        control = stack.enter_context(open_control(where, reconnect))
         spec = control.model.spec
         elements = parse_goal(goal, spec)
         kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if start is StartKind.PERTURBED else NOMINAL)))
-        config = RunConfig(elements, steps or EPISODE_STEPS, robot_id, seed, start_seed=seed or 0)
-        on_step = stack.enter_context(run_progress(config.steps, elements))
+        config = RunConfig(elements, steps or EPISODE_STEPS, robot_id, seed, start_seed=seed or 0, plan_lead=plan_lead)
+        listeners = [stack.enter_context(run_progress(config.steps, elements))]
+        if log_to:
+            listeners.append(stack.enter_context(run_log(log_to, config, control.model)).step)
+
+        def on_step(step: Step) -> None:
+            for listener in listeners:
+                listener(step)
+
         result = run(kitchen, control, config, on_step)
     facts = run_facts(result, elements, spec)
     if as_json:
@@ -147,6 +176,46 @@ def run_command(
         about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": spec.name}
         record([recording_of(result, elements, source)], record_to, about)
     raise typer.Exit(0 if facts["success"] else 1)
+
+
+@app.command("replay")
+def replay_command(
+    log: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, whole or broken off.")
+    ],
+    address: Annotated[str | None, typer.Option(help=f"HOST:PORT of a server; default {_ADDRESS}.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the replay instead.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference accepted, each dimension in its own unit.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Run a log through a policy once more: does it decide the same in the states that were logged?
+
+    Goal, seed, robot id and plan_lead are those of the log. Exits with 0 if no action and no subgoal differs by more
+    than the tolerance, with 1 if one does. On the machine that ran it, the same bundle decides the same to the bit.
+    """
+    from dataclasses import asdict
+
+    from rpl_runtime.client import Client
+    from rpl_runtime.hosting import hosting
+    from rpl_runtime.logfile import read_log
+    from rpl_runtime.replay import replay, replay_table
+
+    if address is not None and bundle is not None:
+        raise typer.BadParameter("--address and --bundle exclude each other")
+    logged = read_log(log)
+    with ExitStack() as stack:
+        where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
+        control = stack.enter_context(stack.enter_context(Client(where)).control())
+        with Console(stderr=True).status(f"replaying {len(logged.steps)} steps"):
+            result = replay(logged, control)
+    within = result.within(tolerance)
+    if as_json:
+        typer.echo(json.dumps({**asdict(result), "tolerance": tolerance, "within": within}, indent=1))
+    else:
+        Console().print(replay_table(result, tolerance))
+    raise typer.Exit(0 if within else 1)
 
 
 class Starts(StrEnum):

@@ -9,23 +9,26 @@ bytes and values are codec.py's business.
         control.finish("arm")
 
 Refusals and statuses come back as the matching exception. No call is retried: a command for a robot is worth
-sending once. A `Control` belongs to one thread; open one for each.
+sending once (reconnect.py goes on with runs whose server is gone). A `Control` belongs to one thread; open one for
+each.
 """
 
 import contextlib
+import functools
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import grpc
 import numpy as np
 
 from rpl_runtime import codec, describe
 from rpl_runtime.bundle import Bundle, store_files
-from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, ServerUnavailable, error_named
+from rpl_runtime.control import Control, Rows
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, ServerUnavailable, error_named
 from rpl_runtime.messages import (
     NOTHING,
     Action,
@@ -42,15 +45,13 @@ from rpl_runtime.messages import (
     StageTimes,
     Start,
     Started,
+    valid_until_ns,
 )
 from rpl_runtime.relay import Resume
-from rpl_runtime.spec import ResolvedGoal
 
 __all__ = ["Action", "Client", "Control", "FileInfo", "Goal", "ModelInfo", "Resume", "StageTimes", "Started"]
 
 _FETCH_TIMEOUT_S = 300.0
-
-_Reply = TypeVar("_Reply", Started, GoalSet, Finished)
 
 
 class Client:
@@ -59,17 +60,27 @@ class Client:
     Args:
         address: HOST:PORT.
         timeout_s: [s] how long an answer may take before the server counts as gone.
+        digest: of the one bundle that may answer; None takes whichever is served.
 
     Raises (every call):
         ServerUnavailable: nobody answers, or not in time.
+        BundleError: another bundle is served.
         RelayError: of the class that the server names.
     """
 
-    def __init__(self, address: str, timeout_s: float = 5.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 5.0, digest: str | None = None) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        # A robot talks to its server directly, whatever proxy the environment names for the web.
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+        self._metadata = None if digest is None else ((codec.DIGEST_KEY, digest),)
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.enable_http_proxy", 0),  # directly, whatever proxy the environment names for the web
+                # A connection of its own: one shared with an older client may be broken, and waiting to try again.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        self._methods = {name: self._channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +104,8 @@ class Client:
         """
         files: dict[str, bytearray] = {}
         with _translated(self.address, _FETCH_TIMEOUT_S):
-            for raw in self._channel.unary_stream(_path("Fetch"))(b"", timeout=_FETCH_TIMEOUT_S):
+            fetch = self._channel.unary_stream(_path("Fetch"))
+            for raw in fetch(b"", timeout=_FETCH_TIMEOUT_S, metadata=self._metadata):
                 name, chunk = describe.unpack_chunk(raw)
                 files.setdefault(name, bytearray()).extend(chunk)
         return store_files(folder, {name: bytes(content) for name, content in files.items()})
@@ -108,145 +120,96 @@ class Client:
         """The low level once: state, subgoal (B, n) and noise (B, low_noise) -> action (B, m)."""
         return codec.unpack_actions(self._call("Act", codec.pack_act_request(state, subgoal, noise)), batch=len(state))
 
-    def control(self) -> "Control":
+    def control(self) -> Control:
         """A stream on which robots run; a context manager."""
         model = self.describe()  # fails at once where nobody answers, which a stream would not
-        return Control(self._channel, self.address, self._timeout_s, model)
+        call = functools.partial(self._channel.stream_stream(_path("Control")), metadata=self._metadata)
+        return Control(model, Stream(call, self.address, model.spec.period_s, self._timeout_s))
 
     def _call(self, method: str, request: bytes) -> bytes:
         with _translated(self.address, self._timeout_s):
-            return self._channel.unary_unary(_path(method))(request, timeout=self._timeout_s)
+            return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
 
 
-class Control:
-    """Runs of robots on one stream; leaving the block ends the stream and frees them. Not for several threads."""
+class Stream:
+    """A `Line` over one call of a server; the first fault ends it: which answers would belong to what after that?
 
-    def __init__(self, channel: grpc.Channel, address: str, timeout_s: float, model: ModelInfo) -> None:
-        self.model = model
+    Args:
+        call: opens the call with an iterator of what it is to send.
+        address: of the server, for people.
+        period_s: [s] one control step of the policy.
+        timeout_s: [s] how long an answer may take before the server counts as gone.
+    """
+
+    def __init__(self, call: Callable[[Iterator[bytes]], Any], address: str, period_s: float, timeout_s: float) -> None:
         self._address = address
+        self._period_s = period_s
         self._timeout_s = timeout_s
         self._subgoals: dict[str, np.ndarray] = {}  # robot -> (n,) the subgoal it follows
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._deadline = float("inf")  # [s] monotonic; while an answer is awaited
-        self._stream: Any = channel.stream_stream(_path("Control"))(self._outgoing())
+        self._call = call(self._outgoing())
+        if not self._call.add_callback(self._end):
+            self._end()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def start(
-        self,
-        robot: str,
-        goal: Goal,
-        state: np.ndarray = NOTHING,
-        seed: int | None = None,
-        plan_lead: int = 0,
-        resume: Resume | None = None,
-    ) -> Started:
-        """Begin a run. The state (n,) is the robot's at the start; only a goal of element names needs it.
-
-        Args:
-            robot: its id; it keys the sampling noise.
-            goal: element names, a whole goal state (n,), or a goal as a `Started` returned it.
-            state: measured state (n,).
-            seed: samples both levels; None takes their modes.
-            plan_lead: [steps] how long before it takes effect a subgoal is planned.
-            resume: where a broken run goes on; its goal is the one that its `Started` returned.
+    def exchange(self, rows: Rows) -> list[Reply]:
+        """The answer to each (robot, request), of the kind that belongs to it, or its refusal.
 
         Raises:
-            RobotLeased: the robot runs already.
-            InvalidGoal, InvalidInput: the goal, the state or an option is not acceptable.
+            InvalidInput: a request cannot be sent; the stream goes on.
+            ServerUnavailable: the server is gone.
+            ProtocolViolation: the stream is closed, or what came is no answer to these requests.
+            RelayError: the server failed.
         """
-        started = self._ask(robot, Start(_goal(goal), _vector(state), seed, plan_lead, resume), Started)
-        self._subgoals[robot] = NOTHING if resume is None else _vector(resume.subgoal)
-        return started
-
-    def step(self, robot: str, step: int, state: np.ndarray) -> Action:
-        """The action for a robot's step, counted from 0, in a state (n,) measured now.
-
-        Raises:
-            StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run still stands where it stood.
-        """
-        [reply] = self.step_batch([robot], [step], [state])
-        if isinstance(reply, RelayError):
-            raise reply
-        return reply
-
-    def step_batch(
-        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
-    ) -> list[Action | RelayError]:
-        """One step of several robots in one message: an action for each, or why it was refused."""
-        observed_ns = time.monotonic_ns()
-        rows = [
-            (robot, Observation(step, _vector(state), observed_ns))
-            for robot, step, state in zip(robots, steps, states, strict=True)
-        ]
-        return [self._followed(robot, reply) for robot, reply in zip(robots, self._exchange(rows), strict=True)]
-
-    def set_goal(self, robot: str, goal: Goal, state: np.ndarray = NOTHING) -> ResolvedGoal:
-        """Give a running robot another goal; its next step replans at once.
-
-        Raises:
-            InvalidGoal, InvalidInput, ProtocolViolation: refused; the run keeps its goal.
-        """
-        return self._ask(robot, SetGoal(_goal(goal), _vector(state)), GoalSet).goal
-
-    def finish(self, robot: str) -> int:
-        """End a run and free the robot. Returns the number of steps it has reached.
-
-        Raises:
-            ProtocolViolation: the robot has no run here.
-        """
-        steps = self._ask(robot, Finish(), Finished).steps
-        self._subgoals.pop(robot, None)
-        return steps
-
-    def close(self) -> None:
-        """End the stream, which frees its robots; returns when the server has."""
-        ended = threading.Event()
-        self._outbox.put(None)
-        if self._stream.add_callback(ended.set) and not ended.wait(self._timeout_s):
-            self._stream.cancel()
-
-    def _ask(self, robot: str, request: Request, kind: type[_Reply]) -> _Reply:
-        [reply] = self._exchange([(robot, request)])
-        if isinstance(reply, RelayError):
-            raise reply
-        if not isinstance(reply, kind):
-            raise ProtocolViolation(f"the server answered with {type(reply).__name__}; expected {kind.__name__}")
-        return reply
-
-    def _followed(self, robot: str, reply: Reply) -> Action | RelayError:
-        if isinstance(reply, Action):
-            if reply.replanned:
-                self._subgoals[robot] = reply.subgoal
-                return reply
-            return reply._replace(subgoal=self._subgoals[robot])
-        if isinstance(reply, RelayError):
-            return reply
-        raise ProtocolViolation(f"the server answered an observation with {type(reply).__name__}; expected Action")
-
-    def _exchange(self, rows: Sequence[tuple[str, Request]]) -> list[Reply]:
         request = codec.pack_request(rows)
         self._deadline = time.monotonic() + self._timeout_s
         self._outbox.put(request)
         try:
-            raw = next(self._stream, None)
+            raw = next(self._call, None)
+            if raw is None:
+                raise ProtocolViolation("this control stream is closed; open another")
+            return self._answers(rows, codec.unpack_reply(raw))
         except grpc.RpcError as error:
+            self._call.cancel()
             raise _translate(error, self._address, self._timeout_s) from None
         except BaseException:
-            self._stream.cancel()  # or the answer still under way would be taken for that of the next step
+            self._call.cancel()  # or an answer still under way would be taken for that of the next step
             raise
         finally:
             self._deadline = float("inf")
-        if raw is None:
-            raise ProtocolViolation("this control stream is closed; open another")
-        replies = codec.unpack_reply(raw)
+
+    def close(self) -> None:
+        """End the stream, which frees its robots; returns when the server has."""
+        ended = threading.Event()
+        self._end()
+        if self._call.add_callback(ended.set) and not ended.wait(self._timeout_s):
+            self._call.cancel()
+
+    def _end(self) -> None:
+        self._outbox.put(None)
+
+    def _answers(self, rows: Rows, replies: list[tuple[str, Reply]]) -> list[Reply]:
         if [robot for robot, _ in replies] != [robot for robot, _ in rows]:
             raise ProtocolViolation(f"the server answered {len(rows)} rows with {len(replies)} that do not match them")
-        return [reply for _, reply in replies]
+        return [self._answer(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)]
+
+    def _answer(self, robot: str, request: Request, reply: Reply) -> Reply:
+        """A reply, whole, if it answers the request."""
+        if isinstance(reply, RelayError):
+            return reply
+        expected = _ANSWERS[type(request)]
+        if not isinstance(reply, expected):
+            raise ProtocolViolation(f"the server answered with {type(reply).__name__}; expected {expected.__name__}")
+        if isinstance(request, Start):
+            before = NOTHING if request.resume is None else request.resume.subgoal
+            self._subgoals[robot] = np.asarray(before, dtype=np.float32)
+        if isinstance(request, Observation) and isinstance(reply, Action):
+            if reply.valid_until_ns != valid_until_ns(request.observed_ns, self._period_s):
+                raise ProtocolViolation(f"the server answered step {request.step} with the action of another step")
+            if not reply.replanned:
+                return reply._replace(subgoal=self._subgoals.get(robot, NOTHING))
+            self._subgoals[robot] = reply.subgoal
+        return reply
 
     def _outgoing(self) -> Iterator[bytes]:
         """What gRPC's own sending thread sends; as it is idle while an answer is awaited, it keeps the deadline."""
@@ -255,33 +218,18 @@ class Control:
                 request = self._outbox.get(timeout=self._timeout_s / 4)
             except queue.Empty:
                 if time.monotonic() > self._deadline:
-                    self._stream.cancel()
+                    self._call.cancel()
                 continue
             if request is None:
                 return
             yield request
 
 
+_ANSWERS = {Start: Started, Observation: Action, SetGoal: GoalSet, Finish: Finished}
+
+
 def _path(method: str) -> str:
     return f"/{codec.SERVICE}/{method}"
-
-
-def _goal(goal: Goal) -> Goal:
-    if isinstance(goal, str):
-        raise InvalidGoal(f"the goal is the text {goal!r}; allowed is a list of element names, or a goal state")
-    if isinstance(goal, ResolvedGoal):
-        return ResolvedGoal(_vector(goal.state), _vector(goal.mask))
-    return _vector(goal) if isinstance(goal, np.ndarray) else tuple(goal)
-
-
-def _vector(values: np.ndarray) -> np.ndarray:
-    try:
-        vector = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"a vector of numbers was expected: {error}") from error
-    if vector.ndim != 1:
-        raise InvalidInput(f"a vector has shape {vector.shape}; allowed is one dimension, (n,)")
-    return vector
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from rpl_runtime.relay import Resume
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
+DIGEST_KEY = "rpl-digest"  # metadata of a call: the bundle that must answer it
 MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows
 MAX_ROBOT_NAME = 128  # [characters]
 

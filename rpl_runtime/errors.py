@@ -16,6 +16,9 @@
     ├── TrainingError                FAILED_PRECONDITION  a run that cannot go on
     ├── ParityError                  FAILED_PRECONDITION  exported graphs that differ from their modules
     ├── ServerUnavailable            UNAVAILABLE          nobody answers at the address
+    ├── RobotUnavailable             UNAVAILABLE          no robot answers, or it does not let itself be driven
+    ├── RobotStopped                 ABORTED              the robot stopped by itself, or may not go on
+    ├── ObjectsLost                  UNAVAILABLE          nobody says where the objects are
     ├── AddressInUse                 UNAVAILABLE          the port is taken
     └── MissingExtra                 FAILED_PRECONDITION  an optional dependency is not installed
 
@@ -96,6 +99,18 @@ class ParityError(RelayError):
 class ServerUnavailable(RelayError):
     status = "UNAVAILABLE"
     exit_code = 4
+
+
+class RobotUnavailable(RelayError):
+    status = "UNAVAILABLE"
+
+
+class RobotStopped(RelayError):
+    status = "ABORTED"
+
+
+class ObjectsLost(RelayError):
+    status = "UNAVAILABLE"
 
 
 class AddressInUse(RelayError):

@@ -17,6 +17,15 @@ from rpl_runtime.spec import PolicySpec, ResolvedGoal
 Goal = Sequence[str] | np.ndarray | ResolvedGoal
 
 NOTHING = np.empty(0, dtype=np.float32)  # a vector that was not sent
+_LAST_NS = 2**63 - 1  # what a time on the wire can hold
+
+
+def valid_until_ns(observed_ns: int, period_s: float) -> int:
+    """[ns] until when the action that answers an observation may be applied: one period [s] after it was made.
+
+    It stands in the clock of the observation, and so tells which observation an action answers.
+    """
+    return min(observed_ns + round(period_s * 1e9), _LAST_NS)
 
 
 class Start(NamedTuple):

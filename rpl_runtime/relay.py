@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
@@ -20,8 +21,13 @@ from rpl_runtime.spec import PolicySpec, ResolvedGoal
 class Levels(Protocol):
     """Both levels of a policy over a batch of B rows, all arrays float32."""
 
-    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n)."""
+    def plan(
+        self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray | Sequence[ArrayLike]:
+        """state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n).
+
+        A row may be on its way still, anything that numpy makes an array of: it is read when it takes effect.
+        """
         ...
 
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -44,7 +50,7 @@ class Decision(NamedTuple):
     action: np.ndarray  # (B, m)
     subgoal: np.ndarray  # (B, n) the subgoal followed
     age: np.ndarray  # (B,) int, steps since it took effect
-    upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, for rows that planned ahead at this step
+    upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, where a row planned ahead at this step and has it
 
     @property
     def replanned(self) -> np.ndarray:
@@ -61,7 +67,7 @@ class _Run:
     step: int = 0  # the next step to decide
     planned_at: int = 0
     subgoal: np.ndarray | None = None  # None: plan at once
-    upcoming: np.ndarray | None = None
+    upcoming: ArrayLike | None = None
 
 
 class RelayLoop:
@@ -165,16 +171,19 @@ class RelayLoop:
         subgoals = np.empty_like(states)
         for row, phase in enumerate(phases):
             subgoals[row] = plans[row] if phase.subgoal is None else phase.subgoal
+        ages = [run.step - phase.planned_at for run, phase in zip(runs, phases, strict=True)]
+        if 0 in ages:
+            _finite("subgoal", subgoals)
         noise = self._noise_rows("low", [(run, run.step) for run in runs], self._spec.low_noise)
         action = _finite("action", self._levels.act(states, subgoals, noise))
 
-        age = np.array([run.step - phase.planned_at for run, phase in zip(runs, phases, strict=True)])
         upcoming = {row: plan for row, plan in plans.items() if phases[row].subgoal is not None}
         for row, (run, phase) in enumerate(zip(runs, phases, strict=True)):
             run.upcoming = upcoming.get(row, phase.upcoming)
             run.subgoal, run.planned_at = subgoals[row], phase.planned_at
             run.step += 1
-        return Decision(action, subgoals, age, upcoming)
+        there = {row: plan for row, plan in upcoming.items() if isinstance(plan, np.ndarray)}
+        return Decision(action, subgoals, np.array(ages), there)
 
     def _accept(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -198,11 +207,11 @@ class RelayLoop:
         if run.subgoal is None or (age == horizon and run.upcoming is None):
             return _Phase(None, run.step, None, asks_for=run.step)
         if age == horizon:
-            return _Phase(run.upcoming, run.step, None, asks_for=None)
+            return _Phase(_arrived(run), run.step, None, asks_for=None)
         ahead = run.step + run.lead if run.lead and age == horizon - run.lead else None
         return _Phase(run.subgoal, run.planned_at, run.upcoming, asks_for=ahead)
 
-    def _plan(self, runs: list[_Run], phases: list["_Phase"], states: np.ndarray) -> dict[int, np.ndarray]:
+    def _plan(self, runs: list[_Run], phases: list["_Phase"], states: np.ndarray) -> dict[int, ArrayLike]:
         """One call of the high level for every row that asks for a plan: row -> subgoal (n,)."""
         asking = [
             (row, run, p.asks_for)
@@ -216,8 +225,7 @@ class RelayLoop:
         masks = np.array([run.goal.mask for _, run, _ in asking])
         noise = self._noise_rows("high", [(run, step) for _, run, step in asking], self._spec.high_noise)
         asked = states if len(rows) == len(runs) else states[rows]
-        subgoals = _finite("subgoal", self._levels.plan(asked, goals, masks, noise))
-        return dict(zip(rows, subgoals, strict=True))
+        return dict(zip(rows, self._levels.plan(asked, goals, masks, noise), strict=True))
 
     def _noise_rows(self, level: Literal["high", "low"], runs: list[tuple[_Run, int]], size: int) -> np.ndarray:
         rows = np.zeros((len(runs), size), dtype=np.float32)
@@ -254,7 +262,7 @@ class RelayLoop:
 class _Phase(NamedTuple):
     subgoal: np.ndarray | None  # the subgoal to follow, None where the plan asked for now is it
     planned_at: int  # the step at which it took effect
-    upcoming: np.ndarray | None
+    upcoming: ArrayLike | None
     asks_for: int | None  # the step for which a plan is asked now
 
 
@@ -290,6 +298,15 @@ def noise(seed: int, robot_key: int, level: Literal["high", "low"], step: int, s
 def robot_key(robot: str) -> int:
     """A robot's 64-bit key in the noise generator, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(robot.encode(), digest_size=8).digest(), "little")
+
+
+def _arrived(run: _Run) -> np.ndarray:
+    """The plan (n,) that a run asked for ahead; one that failed is forgotten, so that the next try plans anew."""
+    try:
+        return np.asarray(run.upcoming, dtype=np.float32)
+    except RelayError:
+        run.upcoming = None
+        raise
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ In: a bundle and its address, or a finished run. Out: text, or plain dictionarie
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rpl_runtime.bundle import Bundle
-from rpl_runtime.run import RunResult, Step
+from rpl_runtime.log import RunLog
+from rpl_runtime.logfile import LogHeader, LogWriter
+from rpl_runtime.messages import ModelInfo
+from rpl_runtime.run import RunConfig, RunResult, Step
 from rpl_runtime.spec import PolicySpec
 
 
@@ -52,6 +56,30 @@ def run_progress(steps: int, elements: tuple[str, ...]) -> Iterator[Callable[[St
             progress.update(task, advance=1, description=f"{len(ever)} of {len(elements)} done")
 
         yield on_step
+
+
+@contextlib.contextmanager
+def run_log(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[RunLog]:
+    """A log of a run; says at the end, on stderr, what it holds.
+
+    Raises:
+        InvalidInput: something stands at the path.
+        RecordingError: the log cannot be begun.
+        MissingExtra: the `record` extra is not installed.
+    """
+    header = LogHeader(
+        robot=config.robot_id, seed=config.seed, plan_lead=config.plan_lead, digest=model.digest, spec=model.spec
+    )
+    log = RunLog(LogWriter(path, header))
+    try:
+        with log:
+            yield log
+    finally:
+        steps, dropped, fault = log.summary
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"log: {steps} steps in {escape(str(path))}, {dropped} dropped")
+        if fault:
+            console.print("[bold yellow]log broken off:[/]", escape(fault))
 
 
 def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> dict[str, Any]:

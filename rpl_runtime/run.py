@@ -34,6 +34,7 @@ class Step(NamedTuple):
     state: np.ndarray  # (n,) observed before
     action: Action
     done: frozenset[str]  # the elements at their goal after it
+    goal: ResolvedGoal  # followed
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ def run(
         for number in range(config.steps):
             action = control.step(config.robot_id, number, state)
             robot.apply(action.target)
-            steps.append(Step(number, state, action, robot.done()))
+            steps.append(Step(number, state, action, robot.done(), started.goal))
             on_step(steps[-1])
             state = robot.observe()
     finally:

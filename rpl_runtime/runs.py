@@ -11,6 +11,7 @@ from time import perf_counter_ns
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import RelayError, RobotLeased
@@ -27,6 +28,7 @@ from rpl_runtime.messages import (
     StageTimes,
     Start,
     Started,
+    valid_until_ns,
 )
 from rpl_runtime.relay import Decision, Levels, RelayLoop
 from rpl_runtime.spec import ResolvedGoal
@@ -54,7 +56,6 @@ class Runs:
         self._spec = bundle.spec
         self._leases = leases
         self._loop = RelayLoop(self._levels, bundle.spec)
-        self._period_ns = round(bundle.spec.period_s * 1e9)
 
     def answer(self, rows: Rows, received_ns: int) -> Answer:
         """Take a message that was received at a time of `perf_counter_ns`; its rows take effect in their order.
@@ -144,12 +145,9 @@ class Runs:
             subgoal=decision.subgoal[at],
             age=int(decision.age[at]),
             replanned=bool(decision.age[at] == 0),
-            valid_until_ns=min(observed_ns + self._period_ns, _LAST_NS),
+            valid_until_ns=valid_until_ns(observed_ns, self._spec.period_s),
             upcoming=decision.upcoming.get(at),
         )
-
-
-_LAST_NS = 2**63 - 1  # what a time on the wire can hold
 
 
 def _columns(rows: list[tuple[str, Observation]]) -> tuple[list[str], list[int], list[np.ndarray]]:
@@ -164,7 +162,9 @@ class _Timed:
         self.plan_ns = 0  # [ns]
         self.act_ns = 0  # [ns]
 
-    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def plan(
+        self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray | Sequence[ArrayLike]:
         started = perf_counter_ns()
         subgoal = self._levels.plan(state, goal, mask, noise)
         self.plan_ns += perf_counter_ns() - started

@@ -29,7 +29,7 @@ from grpc_reflection.v1alpha import reflection
 
 from rpl_runtime import codec, describe
 from rpl_runtime.bundle import Bundle, read_files
-from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
+from rpl_runtime.errors import AddressInUse, BundleError, InvalidInput, RelayError
 from rpl_runtime.messages import FileInfo, ModelInfo
 from rpl_runtime.policy import OnnxPolicy
 from rpl_runtime.runs import Runs
@@ -37,6 +37,7 @@ from rpl_runtime.spec import ResolvedGoal
 
 _LOG = logging.getLogger(__name__)
 _INLINE_ROWS = 64  # a larger batch of Plan or Act goes to a thread, so that no robot waits for it
+_SILENCE_S = 3.0  # [s] after which a client is asked for a sign of life, and again after which it counts as gone
 _INTERNAL = "the server failed to answer; its own log says why"
 
 
@@ -101,9 +102,11 @@ async def _serve(bundle: Bundle, config: ServerConfig, on_ready: Callable[[str],
         options=[
             ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
             ("grpc.max_receive_message_length", codec.MAX_MESSAGE_BYTES),
-            # A robot whose machine vanished without a goodbye must not stay leased.
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
+            # A robot whose machine vanished without a goodbye must not stay leased, or it could not resume in time.
+            ("grpc.keepalive_time_ms", round(_SILENCE_S * 1e3)),
+            ("grpc.keepalive_timeout_ms", round(_SILENCE_S * 1e3)),
+            ("grpc.http2.ping_timeout_ms", round(_SILENCE_S * 1e3)),  # a minute by default, which overrides the above
+            ("grpc.http2.max_pings_without_data", 0),  # no limit, for robots that say nothing for long
         ]
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(codec.SERVICE, service.handlers()),))
@@ -140,12 +143,29 @@ class _Service:
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The call of each method, by name. Without (de)serialisers: codec errors are answered here."""
         return {
-            "Describe": grpc.unary_unary_rpc_method_handler(_guarded(self._describe)),
+            "Describe": grpc.unary_unary_rpc_method_handler(self._guarded(self._describe)),
             "Fetch": grpc.unary_stream_rpc_method_handler(self._fetch),
-            "Plan": grpc.unary_unary_rpc_method_handler(_guarded(self._plan)),
-            "Act": grpc.unary_unary_rpc_method_handler(_guarded(self._act)),
+            "Plan": grpc.unary_unary_rpc_method_handler(self._guarded(self._plan)),
+            "Act": grpc.unary_unary_rpc_method_handler(self._guarded(self._act)),
             "Control": grpc.stream_stream_rpc_method_handler(self._control),
         }
+
+    def _guarded(self, call: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+        async def guarded(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            try:
+                self._check_digest(context)
+                return await call(request)
+            except Exception as error:
+                await _abort(context, error)
+
+        return guarded
+
+    def _check_digest(self, context: grpc.aio.ServicerContext) -> None:
+        asked = dict(context.invocation_metadata() or ()).get(codec.DIGEST_KEY)
+        if asked not in (None, self._bundle.digest):
+            raise BundleError(
+                f"the server runs bundle {self._bundle.digest[:12]}; this call is for bundle {str(asked)[:12]} alone"
+            )
 
     async def _describe(self, request: bytes) -> bytes:
         files = {
@@ -155,6 +175,10 @@ class _Service:
         return describe.pack_model(ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, files))
 
     async def _fetch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        try:
+            self._check_digest(context)
+        except BundleError as error:
+            await _abort(context, error)
         for name, content in self._files.items():
             for chunk in describe.pack_chunks(name, content):
                 yield chunk
@@ -186,6 +210,7 @@ class _Service:
     async def _control(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         runs = Runs(self.policy, self._bundle, self._leases)
         try:
+            self._check_digest(context)
             while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                 started = perf_counter_ns()
                 rows = codec.unpack_request(request)
@@ -195,16 +220,6 @@ class _Service:
             await _abort(context, error)
         finally:
             runs.close()
-
-
-def _guarded(call: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-    async def guarded(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        try:
-            return await call(request)
-        except Exception as error:
-            await _abort(context, error)
-
-    return guarded
 
 
 async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:

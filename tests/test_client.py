@@ -234,6 +234,30 @@ def test_a_server_that_answers_something_else_is_found_out(tiny_bundle: Bundle, 
             control.start("a", ["door"], STATE)
 
 
+def test_the_action_of_another_step_is_found_out(tiny_bundle: Bundle) -> None:
+    def repetitive(requests: Iterator[bytes]) -> Iterator[bytes]:
+        action = pb.Action(target=[0.0] * 2, subgoal=[0.0] * 5, replanned=True, valid_until_ns=1)
+        yield from (pb.ControlReply(rows=[pb.ReplyRow(robot="a", action=action)]).SerializeToString() for _ in requests)
+
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(impostor(tiny_bundle, repetitive))
+        control = stack.enter_context(stack.enter_context(Client(address)).control())
+        with pytest.raises(ProtocolViolation, match="answered step 3 with the action of another step"):
+            control.step("a", 3, STATE)
+
+
+@pytest.mark.parametrize("call", ["describe", "fetch", "plan", "act", "control"])
+def test_a_client_that_wants_one_bundle_is_refused_by_another(
+    call: str, tiny_address: str, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    one, high, low = np.ones((1, 5)), np.zeros((1, 3)), np.zeros((1, 2))
+    arguments = {"fetch": (tmp_path / "copy",), "plan": (one, one, one, high), "act": (one, one, low)}.get(call, ())
+    with Client(tiny_address, digest="abc") as client, pytest.raises(BundleError, match="for bundle abc alone"):
+        getattr(client, call)(*arguments)
+    with Client(tiny_address, digest=tiny_bundle.digest) as client:
+        getattr(client, call)(*arguments)
+
+
 def test_a_server_of_something_else_is_named(tiny_bundle: Bundle) -> None:
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(impostor(tiny_bundle))
@@ -251,16 +275,17 @@ def test_an_interrupted_step_closes_the_stream(tiny_bundle: Bundle, monkeypatch:
             yield answers.get()
 
     with impostor(tiny_bundle, slow) as address, Client(address) as client, client.control() as control:
-        stream: Any = control._stream
+        line: Any = control.line
+        call = line._call
 
         class Interrupted:
             def __next__(self) -> bytes:
                 raise KeyboardInterrupt
 
             def __getattr__(self, name: str) -> Any:
-                return getattr(stream, name)
+                return getattr(call, name)
 
-        monkeypatch.setattr(control, "_stream", Interrupted())
+        monkeypatch.setattr(line, "_call", Interrupted())
         with pytest.raises(KeyboardInterrupt):
             control.step("a", 0, STATE)
         monkeypatch.undo()

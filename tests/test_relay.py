@@ -183,6 +183,62 @@ def test_a_policy_that_returns_nan_leaves_the_run_where_it_stands() -> None:
     assert loop.step(["a"], [0], np.zeros((1, N))).replanned[0]
 
 
+class OnItsWay(Blend):
+    """Plans that are there when they are needed, unless they fail."""
+
+    def __init__(self) -> None:
+        self.asked: list[np.ndarray] = []
+        self.read = 0
+        self.failing = False
+
+    def plan(self, state, goal, mask, noise):
+        self.asked.append(state)
+        return [Coming(self, subgoal) for subgoal in super().plan(state, goal, mask, noise)]
+
+
+class Coming(NamedTuple):
+    levels: OnItsWay
+    subgoal: np.ndarray
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        self.levels.read += 1
+        if self.levels.failing:
+            raise RelayError("lost")
+        return self.subgoal
+
+
+@given(cases())
+def test_a_plan_that_is_on_its_way_is_read_when_it_takes_effect(case: Case) -> None:
+    levels = OnItsWay()
+    loop = RelayLoop(levels, case.spec)
+    loop.start("a", case.goals[0], case.seed, case.lead)
+    effective = 0
+    for step, decision in play(loop, case, "a"):
+        action, subgoal, age = brute_force(case, "a", step)
+        np.testing.assert_array_equal(decision.action[0], action)
+        np.testing.assert_array_equal(decision.subgoal[0], subgoal)
+        effective += age == 0
+        assert levels.read == effective
+        assert not decision.upcoming
+
+
+@pytest.mark.parametrize("lead", [0, 2])
+def test_a_plan_that_was_lost_is_made_anew_in_the_next_try(lead: int) -> None:
+    levels = OnItsWay()
+    loop = RelayLoop(levels, SPEC)
+    loop.start("a", SPEC.resolve(["door"], np.zeros(N)), plan_lead=lead)
+    states = np.arange(6 * N, dtype=np.float32).reshape(6, 1, N) / 100
+    for step in range(4):
+        loop.step(["a"], [step], states[step])
+    levels.failing = True
+    with pytest.raises(RelayError, match="lost"):
+        loop.step(["a"], [4], states[4])
+    levels.failing = False
+    decision = loop.step(["a"], [4], states[5])
+    assert decision.replanned[0]
+    np.testing.assert_array_equal(levels.asked[-1], states[5])
+
+
 def test_a_run_is_started_once_and_finished_once() -> None:
     loop = RelayLoop(Blend(), SPEC)
     goal = SPEC.resolve(["door"], np.zeros(N))

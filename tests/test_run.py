@@ -1,6 +1,8 @@
 """A run of any robot, and the command that makes one in the kitchen."""
 
 import json
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ import policies
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.cli import app
 from rpl_runtime.client import Client
-from rpl_runtime.errors import InvalidGoal, InvalidInput, StepOutOfOrder
+from rpl_runtime.errors import InvalidGoal, InvalidInput, ServerUnavailable, StepOutOfOrder
 from rpl_runtime.run import RunConfig, Step, parse_goal, run
-from rpl_runtime.server import serving
+from rpl_runtime.server import ServerConfig, serving
 
 
 class Cart:
@@ -143,6 +145,39 @@ def test_the_command_serves_a_bundle_itself(kitchen_bundle: Bundle) -> None:
     finished = rpl_run("--bundle", str(kitchen_bundle.path), "--goal", "kettle", "--seed", "3", "--json")
     assert finished.exit_code == 1
     assert json.loads(finished.stdout)["bundle_digest"] == kitchen_bundle.digest
+
+
+def test_the_command_does_the_same_with_the_low_level_beside_the_robot(
+    kitchen_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = ("--address", kitchen_address, "--goal", "mkbs", "--seed", "3", "--plan-lead", "2", "--steps", "33")
+    remote, local = (rpl_run(*arguments, "--low-level", where, "--json") for where in ("remote", "local"))
+    assert json.loads(local.stdout) == json.loads(remote.stdout)
+    assert list(tmp_path.rglob("low.onnx"))
+
+
+@pytest.mark.parametrize("low_level", ["remote", "local"])
+def test_the_command_gives_up_on_a_server_that_stays_away(
+    low_level: str, kitchen_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rpl_runtime.robots.kitchen import KitchenRobot
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with ExitStack() as server:
+        address = server.enter_context(serving(kitchen_bundle, ServerConfig("127.0.0.1:0", drain_s=0)))
+        monkeypatch.setattr(KitchenRobot, "done", lambda self: server.close() or frozenset())
+        options = ("--low-level", low_level, "--steps", "40", "--patience", "0.1")
+        finished = rpl_run("--address", address, "--goal", "mkbs", *options)
+    assert isinstance(finished.exception, ServerUnavailable)
+    assert f"no server answers at {address}" in str(finished.exception)
+    assert finished.exception.exit_code == 4
+
+
+def test_the_command_refuses_a_lead_as_long_as_the_horizon(kitchen_address: str) -> None:
+    finished = rpl_run("--address", kitchen_address, "--goal", "mkbs", "--plan-lead", "30")
+    assert isinstance(finished.exception, InvalidInput)
+    assert "allowed is 0 to 29" in str(finished.exception)
 
 
 def test_the_command_refuses_two_sources_and_unknown_goals(kitchen_address: str, kitchen_bundle: Bundle) -> None:

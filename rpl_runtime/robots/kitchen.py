@@ -19,6 +19,8 @@ class KitchenRobot:
         MissingExtra: the `sim` extra is not installed.
     """
 
+    waits = True
+
     def __init__(self, start_noise: StartNoise = NOMINAL) -> None:
         self.start_noise = start_noise
         self.simulator = Kitchen()  # for whoever renders or inspects it
@@ -32,7 +34,11 @@ class KitchenRobot:
         return self.simulator.state
 
     def apply(self, target: np.ndarray) -> None:
-        """Hold a position target (9,) [rad, m] for one control period of 0.08 s simulated time."""
+        """Hold a position target (9,) [rad, m] for one control period of 0.08 s simulated time.
+
+        Raises:
+            InvalidInput: the target is not 9 finite numbers.
+        """
         self.simulator.step(target)
 
     def done(self) -> frozenset[str]:

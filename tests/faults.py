@@ -1,0 +1,320 @@
+"""What goes wrong between a robot and its server: a server that dies, messages and packets that do not arrive."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import grpc
+
+from rpl_runtime import codec
+
+# ------------------------------------------------------------------------------------------ servers that are killed
+
+
+class Inside(NamedTuple):
+    """A death of a server in the middle of its work."""
+
+    level: str  # "plan" or "act"
+    call: int  # the call in which it happens, counted from 1
+    computed: bool  # after the networks have run, the answer being lost; or before
+
+
+Death = Inside | float  # or at a moment [s] after the server was ready, whatever it does then
+
+
+class Mortal:
+    """A server process at one address, killed as often as `deaths` says and begun anew each time."""
+
+    def __init__(self, bundle: Path, deaths: Sequence[Death]) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.died = 0
+        self._bundle = bundle
+        self._deaths = iter(deaths)
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._keeper = threading.Thread(target=self._keep)
+
+    def __enter__(self) -> "Mortal":
+        self._keeper.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._now.pid, signal.SIGKILL)
+        self._keeper.join()
+
+    def _keep(self) -> None:
+        try:
+            self._begin_anew()
+        finally:
+            self._ready.set()  # or a server that cannot serve would keep the test waiting
+
+    def _begin_anew(self) -> None:
+        spare = self._prepare()
+        while not self._over.is_set():
+            # The next one has done its imports by the time it is needed.
+            self._now, spare = spare, self._prepare()
+            death = next(self._deaths, None)
+            order = {"bundle": str(self._bundle), "address": self.address}
+            inside = death._asdict() if isinstance(death, Inside) else None
+            assert self._now.stdin is not None
+            assert self._now.stdout is not None
+            self._now.stdin.write(json.dumps(order | {"death": inside}).encode() + b"\n")
+            self._now.stdin.flush()
+            assert self._now.stdout.readline() == b"ready\n"
+            self._ready.set()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._now.wait(death if isinstance(death, float) else None)
+            self._now.kill()
+            assert self._now.wait() == -signal.SIGKILL
+            self._now.communicate()
+            self.died += death is not None and not self._over.is_set()
+        spare.kill()
+        spare.communicate()
+
+    @staticmethod
+    def _prepare() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _serve() -> None:
+    """The server's process: waits for its orders, serves, and dies where they say so."""
+    from rpl_runtime.bundle import load_bundle
+    from rpl_runtime.server import ServerConfig, serve
+
+    raw = sys.stdin.readline()
+    if not raw:  # never needed
+        return
+    order = json.loads(raw)
+    threading.Thread(target=_end_with_the_test, daemon=True).start()
+
+    def on_ready(address: str) -> None:
+        if order["death"] is not None:
+            _doom(**order["death"])
+        print("ready", flush=True)
+
+    serve(load_bundle(Path(order["bundle"])), ServerConfig(order["address"]), on_ready)
+
+
+def _end_with_the_test() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _doom(level: str, call: int, computed: bool) -> None:
+    from rpl_runtime.policy import OnnxPolicy
+
+    original, calls = getattr(OnnxPolicy, level), iter(range(1, call + 1))
+
+    def doomed(*arguments: Any) -> Any:
+        last = next(calls) == call
+        if last and not computed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = original(*arguments)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(OnnxPolicy, level, doomed)
+
+
+def free_port() -> int:
+    """A port that no outgoing connection takes by chance while its server is away."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, ephemeral)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+# ------------------------------------------------------------------------------------------------------ messages
+
+METHODS = {"Describe": "unary_unary", "Fetch": "unary_stream", "Plan": "unary_unary", "Control": "stream_stream"}
+
+
+class Meddler:
+    """A server between a robot and its server that passes messages on, except where told otherwise.
+
+    Args:
+        upstream: the address of the server.
+        faults: number of a message of Control or Plan, counted from 0 over all streams -> what happens to it.
+    """
+
+    def __init__(self, upstream: str, faults: dict[int, str]) -> None:
+        self.calls: list[str] = []
+        self.happened: list[str] = []
+        self.held = threading.Event()  # set to let a held plan go
+        self._faults = dict(faults)
+        self._messages = 0
+        self._channel = grpc.insecure_channel(upstream)
+        self._server = grpc.server(futures.ThreadPoolExecutor(16))
+        handlers = {
+            "Describe": grpc.unary_unary_rpc_method_handler(self._unary("Describe")),
+            "Fetch": grpc.unary_stream_rpc_method_handler(self._fetch),
+            "Plan": grpc.unary_unary_rpc_method_handler(self._unary("Plan")),
+            "Control": grpc.stream_stream_rpc_method_handler(self._control),
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(codec.SERVICE, handlers),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> "Meddler":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.held.set()
+        self._server.stop(None).wait()
+        self._channel.close()
+
+    def _fault(self) -> str | None:
+        fault = self._faults.pop(self._messages, None)
+        self._messages += 1
+        if fault is not None:
+            self.happened.append(fault)
+        return fault
+
+    def _call(self, method: str) -> Any:
+        kind = METHODS[method]
+        return getattr(self._channel, kind)(f"/{codec.SERVICE}/{method}")
+
+    def _unary(self, method: str) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+        def call(request: bytes, context: grpc.ServicerContext) -> bytes:
+            self.calls.append(method)
+            fault = self._fault() if method == "Plan" else None
+            metadata = _pinned(context)
+            if fault == "hold":
+                self.held.wait()
+            if fault == "duplicate request":
+                self._call(method)(request, metadata=metadata)
+            if fault != "drop request":
+                reply = self._call(method)(request, metadata=metadata)
+                if fault is None or not fault.startswith("drop"):
+                    return reply
+            _wait_for_end(context)
+            return b""
+
+        return call
+
+    def _fetch(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.calls.append("Fetch")
+        yield from self._call("Fetch")(request, metadata=_pinned(context))
+
+    def _control(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.calls.append("Control")
+        outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        replies = self._call("Control")(iter(outbox.get, None), metadata=_pinned(context))
+        context.add_callback(lambda: outbox.put(None))
+        context.add_callback(replies.cancel)
+
+        def ask(request: bytes) -> bytes:
+            outbox.put(request)
+            return next(replies)
+
+        before = b""
+        for request in requests:
+            match self._fault():
+                case "drop request":
+                    continue
+                case "drop reply":
+                    ask(request)
+                    continue
+                case "duplicate request":
+                    yield ask(request)
+                    yield ask(request)
+                    continue
+                case "cut":
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+                case "late":
+                    reply = ask(request)
+                    _wait_for_end(context)
+                case "duplicate reply":
+                    reply = ask(request)
+                    yield reply
+                case "older reply first":
+                    yield before
+                    reply = ask(request)
+                case _:
+                    reply = ask(request)
+            yield reply
+            before = reply
+        outbox.put(None)
+
+
+def _pinned(context: grpc.ServicerContext) -> list[tuple[str, str]]:
+    return [(key, str(value)) for key, value in context.invocation_metadata() if key == codec.DIGEST_KEY]
+
+
+def _wait_for_end(context: grpc.ServicerContext) -> None:
+    """Return when the client has given up."""
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait()
+
+
+# ------------------------------------------------------------------------------------------------------- packets
+
+
+class Cable:
+    """A TCP connection that can be pulled out: neither end hears of it, and new connections get through."""
+
+    def __init__(self, upstream: str) -> None:
+        host, port = upstream.split(":")
+        self._upstream = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._ends: list[socket.socket] = []
+        self._cut = 0  # connections made before this many are dead
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> "Cable":
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def pull(self) -> None:
+        """From now on nothing goes through the connections that there are."""
+        self._cut = len(self._ends)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # shut down
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection(self._upstream)
+                number = len(self._ends)
+                self._ends += [here, there]
+                for source, target in ((here, there), (there, here)):
+                    thread = threading.Thread(target=self._pump, args=(number, source, target))
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _pump(self, number: int, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if number >= self._cut:
+                    target.sendall(data)
+            if number >= self._cut:
+                target.shutdown(socket.SHUT_WR)
+
+
+if __name__ == "__main__":
+    _serve()
