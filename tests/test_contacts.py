@@ -53,6 +53,12 @@ def test_what_is_not_bounded_or_hangs_on_too_many_joints_is_kept():
         <body pos='9 0 0'><freejoint/><geom type='sphere' size='.1'/></body></worldbody></mujoco>"""
     )
     assert separate(free) == frozenset()
+    swivel = mujoco.MjModel.from_xml_string(
+        """<mujoco><worldbody><geom type='sphere' size='.1' pos='9 0 0'/>
+        <body><joint type='ball' range='0 1' limited='true'/><geom type='sphere' size='.1'/></body>
+        </worldbody></mujoco>"""
+    )
+    assert separate(swivel) == frozenset()
 
 
 @settings(max_examples=30)

@@ -2,11 +2,11 @@
 
 In: a compiled model. Out: the pairs, and the model with masks that leave them out. It does not know tasks or states.
 
-The rule: a pair is left out if at most three joints, all of them limited, change its distance, and branch and bound
-proves that distance positive over their whole ranges. A joint that turns by some angle moves a geom by at most that
+The rule: a pair is left out if at most three hinges and slides, all with a range, change its distance, and branch and
+bound proves that distance positive over these ranges. A joint that turns by some angle moves a geom by at most that
 angle times the geom's lever. So a distance measured in the middle of a box of joint positions, less the levers times
 the half-widths, bounds the distance in the whole box; where that is not enough, the box is halved. What cannot be
-proven within the budget is tested as before.
+proven within the budget is tested as before. Distances are MuJoCo's own, by the method by which it finds contacts.
 
 MuJoCo orders contacts by body and geom, so those that remain keep their order, and the physics its every bit.
 """
@@ -23,7 +23,7 @@ _JOINTS = 3  # the boxes to look at multiply with each
 _BUDGET = 3000  # boxes for a pair
 _ALLOWANCE = 1e-4  # [m] for rounding
 _MASK_BITS = 31
-_SLIDE = int(mujoco.mjtJoint.mjJNT_SLIDE)
+_HINGE, _SLIDE = int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)
 _JOINT = int(mujoco.mjtTrn.mjTRN_JOINT)
 # By how much a motion may pass a joint's stop, which is soft: [rad] of a hinge and [m] of a slide. An actuator's
 # set-points end at the stop; a joint without one can be forced past it.
@@ -34,7 +34,7 @@ _PASSIVE_SLACK = 0.5, 0.1
 def bounds(model: Any, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bounds (nq,) [rad, m]: each joint's range and a share of its slack, infinite without a range."""
     low, high = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
-    for joint in map(int, np.flatnonzero(model.jnt_limited)):
+    for joint in map(int, np.flatnonzero(_has_range(model))):
         at, slack = model.jnt_qposadr[joint], share * _slack(model, joint)
         low[at], high[at] = model.jnt_range[joint] + (-slack, slack)
     return low, high
@@ -45,12 +45,12 @@ def separate(model: Any) -> frozenset[tuple[int, int]]:
     low, high = bounds(model)
     data = mujoco.MjData(model)
     levers = np.array([_levers(model, geom) for geom in range(model.ngeom)])  # (ngeom, njnt)
-    moving = levers > 0
+    moves, has_range = levers > 0, _has_range(model)
     pairs = []
     for pair in _tested_pairs(model):
         first, second = pair
-        joints = np.flatnonzero(moving[first] ^ moving[second])  # what moves both leaves their distance as it is
-        if len(joints) <= _JOINTS and model.jnt_limited[joints].all():
+        joints = np.flatnonzero(moves[first] ^ moves[second])  # what moves both leaves their distance as it is
+        if len(joints) <= _JOINTS and has_range[joints].all():
             lever = levers[first, joints] + levers[second, joints]
             at = model.jnt_qposadr[joints]
             if _apart(model, data, pair, at, lever, (low[at] + high[at]) / 2, (high[at] - low[at]) / 2):
@@ -95,6 +95,10 @@ def _tested_pairs(model: Any) -> list[tuple[int, int]]:
     family = (weld[:, None] == parent[None]) & (weld[:, None] != 0) & (weld[None] != 0)
     tested = (collides | collides.T) & (weld[:, None] != weld[None]) & ~family & ~family.T
     return [(int(first), int(second)) for first, second in np.argwhere(np.triu(tested))]
+
+
+def _has_range(model: Any) -> np.ndarray:
+    return (model.jnt_limited != 0) & np.isin(model.jnt_type, (_HINGE, _SLIDE))  # (njnt,)
 
 
 def _slack(model: Any, joint: int) -> float:

@@ -7,6 +7,7 @@ What is left out cannot change a state: pairs of geoms that never touch, geoms t
 environment's bookkeeping. Evaluation and serving use the environment as it is.
 """
 
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -53,9 +54,7 @@ class FastKitchen(Kitchen):
         velocity = _clip((checked_target(target) - self._reading) / MAX_TARGET_STEP, -1.0, 1.0) * physics.speed
         set_point = self._reading + _clip(velocity, *physics.velocity_bounds) * physics.period
         self.data.ctrl[:] = _clip(set_point, *physics.position_bounds)
-        qpos = self.data.qpos
-        stops_hold = ((qpos >= physics.low) & (qpos <= physics.high)).all()
-        mujoco.mj_step(physics.model if stops_hold else physics.whole, self.data, nstep=physics.substeps)
+        mujoco.mj_step(self._sufficient_model(), self.data, nstep=physics.substeps)
         return self._observe()
 
     def close(self) -> None:
@@ -63,8 +62,14 @@ class FastKitchen(Kitchen):
 
     def _settle(self, qpos: np.ndarray) -> np.ndarray:
         self.data.qpos[:], self.data.qvel[:] = qpos, 0.0
-        mujoco.mj_forward(self.model, self.data)
+        mujoco.mj_forward(self._sufficient_model(), self.data)
         return self._observe()
+
+    def _sufficient_model(self) -> Any:
+        """The whole model where a joint is forced so far past its stop that pairs which were left out might meet."""
+        physics, qpos = self._physics, self.data.qpos
+        within = ((qpos >= physics.low) & (qpos <= physics.high)).all()
+        return physics.model if within else physics.whole
 
     def _observe(self) -> np.ndarray:
         """The state (30,), with the noise that the environment would draw."""
@@ -80,7 +85,7 @@ class _Physics(NamedTuple):
 
     model: Any  # without the pairs that never touch
     whole: Any  # with them, for joints that are forced past their stops
-    low: np.ndarray  # (30,) [rad, m] from where no step leads to where the separation is not proven
+    low: np.ndarray  # (30,) [rad, m] a step from within these bounds ends well within the proven ones
     high: np.ndarray  # (30,)
     nominal_qpos: np.ndarray  # (30,) [rad, m]
     noise: np.ndarray  # (30,) [rad, m] the largest of each reading
@@ -93,14 +98,13 @@ class _Physics(NamedTuple):
 
 @functools.cache
 def _physics() -> _Physics:
-    env = new_environment()
-    robot = env.robot_env
+    with contextlib.closing(new_environment()) as env:
+        robot = env.robot_env
     spec = mujoco.MjSpec.from_file(robot.fullpath)
     spec.compiler.discardvisual = True
     model, whole = spec.compile(), spec.compile()
     leave_out(model, separate(whole))
     low, high = bounds(whole, share=0.5)
-    env.close()
     noise = [
         robot.robot_noise_ratio * robot.robot_pos_noise_amp[:ROBOT_DIM],
         env.object_noise_ratio * robot.robot_pos_noise_amp[8:],  # as the environment has it, one joint behind
