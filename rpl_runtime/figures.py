@@ -15,20 +15,20 @@ from rpl_runtime.results import check_evaluation
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#2f6f9f", "#e08a3c")  # one for each start
-_INK = "#333333"
-_END = {"color": _INK, "linewidth": 1.6}  # the line for "done at the end"
-_STYLE: dict[Any, Any] = {
+COLOURS = ("#2f6f9f", "#e08a3c")  # one for each start
+INK = "#333333"
+_END = {"color": INK, "linewidth": 1.6}  # the line for "done at the end"
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#999999",
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 
@@ -47,7 +47,7 @@ def draw_results(evaluation: dict[str, Any], path: Path) -> None:
     check_evaluation(evaluation)
     starts: dict[str, dict[str, Any]] = evaluation["starts"]
     goals = list(next(iter(starts.values()))["goals"])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         width = max(5.5, 2.0 + 0.34 * len(goals))  # [inch] of the panels by goal
         figure = Figure(figsize=(width + 3.6, 5.8), layout="constrained", dpi=150)
         formats = FigureCanvasAgg(figure).get_supported_filetypes()
@@ -74,13 +74,13 @@ def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], mea
     places, widths = np.arange(len(goals) + 1.0), np.full(len(goals) + 1, 0.8 / len(starts))
     places[-1] += 1.1
     widths[-1] *= 2.5
-    for index, (results, colour) in enumerate(zip(starts.values(), _COLOURS, strict=False)):
+    for index, (results, colour) in enumerate(zip(starts.values(), COLOURS, strict=False)):
         rows = [*(results["goals"][goal] for goal in goals), results]
         x = places + (index - (len(starts) - 1) / 2) * widths
         axes.bar(x, [scale * row[ever] for row in rows], 0.92 * widths, color=colour)
         axes.hlines([scale * row[end] for row in rows], x - 0.42 * widths, x + 0.42 * widths, **_END)
         low, high = results["intervals"][ever]
-        axes.vlines(x[-1], scale * low, scale * high, color=_INK, linewidth=1.0)
+        axes.vlines(x[-1], scale * low, scale * high, color=INK, linewidth=1.0)
         label = f"{results[ever]:.2f}" if scale == 1 else f"{scale * results[ever]:.0f}"
         axes.annotate(label, (x[-1], 0), (0, 4), textcoords="offset points", ha="center", color="white", weight="bold")
     axes.axvline(len(goals) - 0.2, color="#cccccc", linewidth=0.8)
@@ -93,7 +93,7 @@ def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], mea
 def _element_bars(axes: "Axes", starts: dict[str, dict[str, Any]]) -> None:
     names = list(next(iter(starts.values()))["elements"])
     height = 0.8 / len(starts)
-    for index, (results, colour) in enumerate(zip(starts.values(), _COLOURS, strict=False)):
+    for index, (results, colour) in enumerate(zip(starts.values(), COLOURS, strict=False)):
         y = np.arange(len(names)) + (index - (len(starts) - 1) / 2) * height
         found = [results["elements"][name] for name in names]
         axes.barh(y, [100 * element["ever"] for element in found], height * 0.92, color=colour)
@@ -110,7 +110,7 @@ def _legend(starts: dict[str, dict[str, Any]]) -> list[Any]:
     from matplotlib.patches import Patch
 
     return [
-        *(Patch(color=colour, label=f"{start} start") for start, colour in zip(starts, _COLOURS, strict=False)),
+        *(Patch(color=colour, label=f"{start} start") for start, colour in zip(starts, COLOURS, strict=False)),
         Patch(facecolor="#dddddd", label="bar: ever done"),
         Line2D([], [], **_END, label="line: done at the end"),
     ]

@@ -273,9 +273,11 @@ def finetune_command(
 
     if objective is not Variant.NPG and not demos:
         raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
-    [(_, elements)] = parse_goals(goal)
+    goals = parse_goals(goal)
+    if len(goals) > 1:
+        raise typer.BadParameter(f"{goal} is {len(goals)} goals; fine-tuning takes one, each of them a run of its own")
     config = FinetuneConfig(
-        elements,
+        goals[0][1],
         objective.value,
         LEVELS if levels is Tuned.BOTH else (levels.value,),
         reward=reward.value,
@@ -329,6 +331,8 @@ def distill_command(
     from rpl_train.distill import DistillConfig, distill
 
     named = dict(_pair(text) for text in specialists)
+    if len(named) < len(specialists):
+        raise typer.BadParameter("a goal has several specialists; each may have one")
     config = DistillConfig(seed=seed)
     teachers = {goal: load_run(path) for goal, path in named.items()}
     with _bar("rounds", config.rounds) as report:
@@ -471,19 +475,30 @@ def paper_command(
     executor: Annotated[
         ExecutorKind, typer.Option(help="local: processes here. ray: tasks of a Ray cluster.")
     ] = ExecutorKind.LOCAL,
+    distilled: Annotated[
+        Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen: its figures become a row.")
+    ] = None,
 ) -> None:
     """Run the systems of the paper under one budget, and draw its table, curves and ablations.
 
     A row takes minutes to hours: leave it in the background, and run the same command again after an interruption.
+    The tables go into the page beside the folder too, RESULTS.md, where it has a place marked for them.
     """
     require("torch", "train")
+    from rpl_runtime.bundle import load_bundle
     from rpl_train.paper import PaperConfig, chosen, reproduce
-    from rpl_train.tables import draw_paper, print_paper, write_row
+    from rpl_train.pictures import draw_paper
+    from rpl_train.scores import write_distilled, write_row
+    from rpl_train.tables import print_paper, write_markdown
 
+    methods = chosen(rows)
     if demos:
         config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
         with _bar("trials", 0) as report:
-            for row in reproduce(chosen(rows), config, lambda what, done, total: report(done, what, total)):
+            for row in reproduce(methods, config, lambda what, done, total: report(done, what, total)):
                 write_row(row, results)
+    if distilled:
+        write_distilled(load_bundle(distilled).evaluation, results)
     draw_paper(results)
+    write_markdown(results)
     print_paper(results)

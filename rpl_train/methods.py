@@ -160,4 +160,5 @@ METHODS = {
 DISTILLED = Method(
     "distilled", "RPL distilled, one policy", RELAY, goals=PAPER_GOALS, seeds=(0,), published=Published("70.5", "3.28")
 )
+REFERENCE = "npg-rpl"  # the row that ablations change in one thing
 WINDOW_30 = Published("76", "3.48")  # what the paper's ablation has for the window of its systems

@@ -8,7 +8,15 @@ import torch
 
 from demonstrations import drawer_spec
 from rpl_runtime.manifest import Statistics
-from rpl_train.networks import HighLevel, LowLevel, Mixture, NetworkConfig, RelayPolicy, TargetStatistics
+from rpl_train.networks import (
+    CommandedGoal,
+    HighLevel,
+    LowLevel,
+    Mixture,
+    NetworkConfig,
+    RelayPolicy,
+    TargetStatistics,
+)
 
 SPEC = drawer_spec()
 STATISTICS = Statistics(mean=(0.5, 0.2, 0.3), std=(0.4, 0.3, 1e-9), low=(0, 0, 0), high=(1, 1, 1))
@@ -126,3 +134,50 @@ def test_a_mixture_is_exported_with_a_free_batch():
         program = torch.export.export(high, inputs, dynamic_shapes=free).module()
     more = [x.repeat(3, 1)[:7] for x in inputs]
     assert torch.allclose(program(*more), high(*more))
+
+
+def flat_low():
+    torch.manual_seed(0)
+    return LowLevel(SPEC, STATISTICS, TargetStatistics((0.5,), (0.4,)), (16,), sees=SPEC.goal_dims)
+
+
+def test_a_flat_policy_is_told_the_goal_itself():
+    state, goal = batch(3, 3)
+    mask = torch.tensor([0.0, 1.0, 0.0]).repeat(6, 1)
+    subgoal = CommandedGoal()(state, goal, mask, torch.randn(6, 3))
+    assert torch.equal(subgoal[:, 1], goal[:, 1])
+    assert torch.equal(subgoal[:, [0, 2]], state[:, [0, 2]])  # as it is, where nothing is asked for
+
+
+def test_a_flat_policy_sees_the_goal_dimensions_only():
+    low = flat_low()
+    state, goal = batch(3, 3)
+    other = goal.clone()
+    other[:, 0] += 1.0  # where the hand should be is not among them
+    noise = torch.zeros(6, 1)
+    assert torch.equal(low(state, goal, noise), low(state, other, noise))
+    other[:, 1] += 1.0
+    assert not torch.equal(low(state, goal, noise), low(state, other, noise))
+
+
+def test_what_a_flat_policy_sees_is_its_architectures_and_not_its_weights():
+    assert "sees" not in flat_low().state_dict()
+
+
+def test_a_draw_is_the_target_before_it_is_clipped(low):
+    state, subgoal, noise = batch(3, 3, 1)
+    far = 100 * (noise - 0.5)
+    drawn = low.draw(state, subgoal, far)
+    assert (drawn > SPEC.action.high[0]).any()
+    assert torch.equal(low(state, subgoal, far), low.clip(drawn))
+
+
+def test_a_flat_policy_is_exported_with_a_free_batch():
+    low, high = flat_low().eval(), CommandedGoal().eval()
+    free = {0: torch.export.Dim("batch")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its own trees
+        for module, inputs in ((low, batch(3, 3, 1)), (high, batch(3, 3, 3, 3))):
+            program = torch.export.export(module, tuple(inputs), dynamic_shapes=(free,) * len(inputs)).module()
+            more = [x.repeat(3, 1)[:7] for x in inputs]
+            assert torch.allclose(program(*more), module(*more))

@@ -1,5 +1,7 @@
 """What the pool promises of the tuples it draws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,68 @@ def test_what_waits_never_comes_before_what_the_behaviour_serves():
     first_is_left = (batch.mask[:, 1] == 1) & (batch.state[:, 1] < 0.5)
     assert opens_second.any()
     assert not (opens_second & first_is_left).any()
+
+
+def offsets(relabelled: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Of each low tuple, how far its goal lies ahead, and how far the end of its demonstration does."""
+    step, goal = relabelled.low_tuples
+    return goal - step, STEPS - 1 - step % STEPS
+
+
+def test_a_relay_sees_what_is_reached_within_the_window():
+    ahead, _ = offsets(pool(PLAIN))
+    assert (ahead.min(), ahead.max()) == (1, 4)
+
+
+def test_goals_reach_to_the_end_of_the_high_window():
+    ahead, left = offsets(pool(replace(PLAIN, relabelling="goal", high_window=10)))
+    assert (ahead.min(), ahead.max()) == (1, 10)
+    assert (ahead <= left).all()
+
+
+def test_half_of_the_goals_of_a_flat_policy_are_ends():
+    named = pool(replace(PLAIN, relabelling="goal", named_goals=0.5))
+    ends = rows(named.states[STEPS - 1 :: STEPS])
+    drawn = [row.tobytes() in ends for row in named.low_batch(np.random.default_rng(0), 2000).subgoal]
+    assert 0.5 < np.mean(drawn) < 0.6  # and a few of those drawn within the window
+
+
+def test_without_relabelling_every_goal_is_the_end():
+    ahead, left = offsets(pool(replace(PLAIN, relabelling="end")))
+    assert (ahead == left).all()
+    assert len(ahead) == len(pool(PLAIN).states)
+
+
+def test_segments_end_where_the_next_drawer_comes_to_rest():
+    """In a demonstration that opens both, the first rests a little before step 10, the second before step 20."""
+    both = [drawer_demonstration(np.random.default_rng(0))]
+    segments = Pool(both, drawer_spec(), replace(PLAIN, relabelling="segments"))
+    step, goal = segments.low_tuples
+    ends = np.unique(goal)
+    assert len(ends) == 3  # after the second drawer, the end of the demonstration
+    assert ends == pytest.approx([9.5, 19.5, STEPS - 1], abs=1)
+    assert step.tolist() == list(range(STEPS))
+    assert (goal[:-1] > step[:-1]).all()
+    assert (np.diff(goal) >= 0).all()
+    high = segments.high_tuples
+    assert (high.subgoal <= high.goal).all()
+    assert np.isin(high.subgoal[high.subgoal < high.goal], ends).all()
+
+
+def test_segments_are_those_of_what_a_demonstration_does():
+    one = [drawer_demonstration(np.random.default_rng(0), opens=(1,))]
+    goal = Pool(one, drawer_spec(), replace(PLAIN, relabelling="segments")).low_tuples.goal
+    assert np.unique(goal) == pytest.approx([9.5, STEPS - 1], abs=1)
+
+
+@pytest.mark.parametrize("relabelling", ["relay", "segments", "goal", "end"])
+def test_no_kind_of_goal_lies_in_another_demonstration(relabelling):
+    relabelled = pool(PoolConfig(relabelling=relabelling, low_window=4, high_window=STEPS, hold=0))
+    for tuples in (relabelled.low_tuples, relabelled.high_tuples):
+        episodes = [column // STEPS for column in tuples]
+        assert all((episode == episodes[0]).all() for episode in episodes)
+    batches = relabelled.low_batch(np.random.default_rng(0), 50), relabelled.high_batch(np.random.default_rng(0), 50)
+    assert all(np.isfinite(column).all() for batch in batches for column in batch)
 
 
 @pytest.mark.parametrize(

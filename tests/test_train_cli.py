@@ -2,14 +2,20 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 
+import rows
+from rpl_runtime.bundle import attach_evaluation
 from rpl_runtime.cli import main
 from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
 from rpl_train.checkpoint import load_run
 from rpl_train.demos.trajectory import Trajectory, save
+from rpl_train.methods import METHODS
+from rpl_train.rollout import rollout
+from rpl_train.scores import write_row
 
 
 @pytest.fixture
@@ -82,3 +88,134 @@ def test_a_run_that_is_not_there_cannot_be_exported(rpl, tmp_path):
     code, _, err = rpl("export", tmp_path / "none", tmp_path / "bundle")
     assert code == 1
     assert "holds no run.json" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("finetune", ("--goal", "--objective", "--reward", "--env-steps", "goes on there")),
+        ("distill", ("--specialist", "GOAL=RUN", "--demos")),
+        ("methods", ("--json",)),
+        ("paper", ("--demos", "--row", "--env-steps", "--executor", "--distilled")),
+    ],
+)
+def test_help_is_all_the_manual_there_is(rpl, command, words):
+    code, out, _ = rpl(command, "--help")
+    assert code == 0
+    assert [word for word in words if word not in as_one_line(out)] == []
+
+
+def as_one_line(text: str) -> str:
+    """Without the frames and the line breaks of a terminal."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def refused(rpl, *arguments) -> str:
+    """The sentence with which bad input ends."""
+    code, out, err = rpl(*arguments)
+    assert code == 2
+    assert out == ""
+    assert "Traceback" not in err
+    return as_one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--goal", "mkbs", "--objective", "iril"), "iril needs the --demos"),
+        (("--goal", "mkbs"), "iril needs the --demos"),  # the default
+        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is no goal; allowed are"),
+        (("--goal", "mm", "--objective", "npg"), "names an element twice"),
+        (("--goal", "paper", "--objective", "npg"), "paper is 17 goals; fine-tuning takes one"),
+        (("--goal", "mkbs", "--objective", "ppo"), "'ppo' is not one of"),
+        (("--goal", "mkbs", "--objective", "npg", "--reward", "dense"), "'dense' is not one of"),
+        (("--goal", "mkbs", "--objective", "npg", "--env-steps", 0), "--env-steps"),
+        (("--objective", "npg"), "Missing option '--goal'"),
+    ],
+)
+def test_finetune_refuses_bad_input_before_it_begins(rpl, tmp_path, options, sentence):
+    assert sentence in refused(rpl, "finetune", tmp_path / "base", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("specialists", "sentence"),
+    [
+        (("mkbs",), "'mkbs' is no specialist; write GOAL=RUN"),
+        (("mkbs=one", "mkbs=two"), "a goal has several specialists"),
+        ((), "Missing option '--specialist'"),
+    ],
+)
+def test_distill_refuses_bad_input_before_it_begins(rpl, demonstrations, tmp_path, specialists, sentence):
+    options = [word for specialist in specialists for word in ("--specialist", specialist)]
+    given = refused(rpl, "distill", tmp_path / "base", tmp_path / "run", "--demos", demonstrations, *options)
+    assert sentence in given
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", [("finetune", "--goal", "m", "--objective", "npg"), ("distill",)])
+def test_a_base_that_is_not_there_is_one_sentence(rpl, demonstrations, tmp_path, command):
+    more = ("--specialist", f"m={tmp_path / 'none'}", "--demos", demonstrations) if command == ("distill",) else ()
+    code, _, err = rpl(command[0], tmp_path / "none", tmp_path / "run", *command[1:], *more)
+    assert code == 1
+    assert "holds no run.json" in err
+    assert "Traceback" not in err
+
+
+def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_path, monkeypatch):
+    from rpl_train import finetune
+
+    monkeypatch.setattr(finetune, "rollout", partial(rollout, steps=4))  # and not 280
+    base, run = tmp_path / "base", tmp_path / "run"
+    assert rpl("imitate", base, "--demos", demonstrations, "--steps", 3, "--jobs", 1, "--components", 1)[0] == 0
+    command = ("finetune", base, run, "--goal", "microwave,kettle", "--objective", "npg", "--env-steps", 1)
+    code, out, _ = rpl(*command)
+    assert code == 0
+    assert f"rpl export {run}" in as_one_line(out)
+    assert load_run(run).record.provenance.settings["goal"] == ["microwave", "kettle"]
+    code, _, err = rpl(*command, "--seed", 1)
+    assert code == 1
+    assert "other settings (seed" in err
+
+
+def test_methods_are_listed_for_machines_too(rpl):
+    code, out, _ = rpl("methods", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert {"iril-rpl", "distilled", "window-90"} < {row["name"] for row in facts}
+    code, out, _ = rpl("methods")
+    assert code == 0
+    assert "iril-rpl" in out
+
+
+def test_paper_draws_what_the_folder_holds(rpl, tmp_path):
+    for name in ("npg-rpl", "sparse"):
+        write_row(rows.row(METHODS[name]), tmp_path / "results")
+    (tmp_path / "results.md").write_text("<!-- table -->\n<!-- /table -->\n")
+    code, out, _ = rpl("paper", tmp_path / "results")
+    assert code == 0
+    assert "What was run" in out
+    assert {path.name for path in (tmp_path / "results").glob("*.png")} == {"curves.png", "ablations.png"}
+    assert "| NPG-RPL |" in (tmp_path / "results.md").read_text()
+
+
+def test_paper_takes_the_distilled_policys_row_from_its_bundle(rpl, own_bundle, tmp_path):
+    given = refused(rpl, "paper", tmp_path / "results", "--distilled", own_bundle.path)
+    assert "was never evaluated" in given
+    attach_evaluation(own_bundle, rows.distilled())
+    code, out, _ = rpl("paper", tmp_path / "results", "--distilled", own_bundle.path)
+    assert code == 0
+    assert "~70.5" in out
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["distilled.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ((), "holds no row of the table"),
+        (("--row", "npg"), "no row is called npg; allowed are"),
+        (("--executor", "slurm"), "'slurm' is not one of"),
+    ],
+)
+def test_paper_refuses_bad_input(rpl, tmp_path, options, sentence):
+    assert sentence in refused(rpl, "paper", tmp_path / "results", *options)

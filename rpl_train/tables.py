@@ -1,0 +1,221 @@
+"""The systems of the paper and what they came to, as tables: in a terminal, and in a page of the documentation.
+
+In: `METHODS`, or a folder of rows. Out: text. It does not know how a row was measured.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rpl_runtime.errors import InvalidInput
+from rpl_train.methods import DISTILLED, METHODS, Method, Published
+from rpl_train.scores import Row, Score, method_facts, names, read_rows, score, shared_goals
+
+_BEGIN, _END = "<!-- table -->", "<!-- /table -->"
+_HEADINGS = {  # measure of an evaluation -> heading
+    "success_ever": "success ever",
+    "success_end": "success end",
+    "mean_steps_ever": "steps ever",
+    "mean_steps_end": "steps end",
+}
+_PAPER_HEADINGS = ("paper success", "paper steps")
+_RUN_HEADINGS = ("system", "goals", "seeds", "episodes", "environment steps", "commit")
+_CAPTION = (
+    "success: all four elements done [% of episodes]; steps: how many of four; ever: at any step; end: at the last "
+    "one. Mean over goals, the mean over seeds of a goal first, with 95 % bootstrap intervals over goals. The paper's "
+    "figures are means over its 17 goals; ~: read off a plot."
+)
+_METHODS_CAPTION = (
+    "imitates: how demonstrations are relabelled, and the window [steps]; flat: no high level. fine-tunes: a level by "
+    "an objective for a reward; *: from random weights. paper: success, the mean over its 17 goals; ~: off a plot."
+)
+
+
+class _Block(NamedTuple):
+    """One table: the rows that have these goals, from one start."""
+
+    title: str
+    start: str
+    goals: tuple[str, ...] | None  # None: each row's own
+    rows: Sequence[Row]
+
+
+def methods_facts() -> list[dict[str, Any]]:
+    """Every row as plain data."""
+    return [method_facts(method) for method in _methods()]
+
+
+def _methods() -> list[Method]:
+    return [METHODS.get(name, DISTILLED) for name in names()]
+
+
+def print_methods() -> None:
+    """Print what every row is made of."""
+    table = _table()
+    widths = {"row": 14, "system": 15, "imitates": 9, "fine-tunes": 15, "goals\nx seeds": 6, "paper\n[%]": 8}
+    for heading, width in widths.items():
+        table.add_column(escape(heading), min_width=width)
+    last = DISTILLED.table
+    for method in _methods():
+        if method.table != last:
+            table.add_section()
+            last = method.table
+        table.add_row(*map(escape, _made_of(method)))
+    console = Console()
+    console.print(table)
+    console.print(escape(_METHODS_CAPTION), style="dim", highlight=False)
+
+
+def _table(title: str | None = None) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE, header_style="bold", pad_edge=False, collapse_padding=True
+    )
+
+
+def _made_of(method: Method) -> list[str]:
+    start = method.imitation
+    imitated = f"{'flat ' if start.flat else ''}{start.relabelling} {start.window}" if start else "–"
+    levels = " ".join(f"{level}{'*' if level in method.scratch else ''}" for level in method.tunes)
+    tuned = f"{levels} by {method.objective} for {method.reward}" if levels else "–"
+    count = f"{len(method.goals)} x {len(method.seeds) if method.tunes else 1}"
+    success, _ = _paper(method.published)
+    return [method.name, method.title, imitated, tuned, count, success]
+
+
+def _paper(published: Published | None) -> list[str]:
+    if published is None:
+        return ["–", "–"]
+    about = "~" if published.plot else ""
+    return [f"{about}{published.success}", f"{about}{published.steps}"]
+
+
+def print_paper(folder: Path) -> None:
+    """Print our table beside the paper's: from each start, then on the goals that all rows have, then what was run.
+
+    Raises:
+        InvalidInput: the folder holds no row, or a damaged one.
+    """
+    rows, console = read_rows(folder), Console()
+    for block in _blocks(rows):
+        console.print(_rich(block))
+    console.print(_provenance(rows))
+    console.print(escape(_CAPTION), style="dim", highlight=False)
+
+
+def write_markdown(folder: Path) -> None:
+    """Put the same tables between the marks of FOLDER.md, the page beside the folder, where there is one.
+
+    Raises:
+        InvalidInput: the folder holds no row, or the page lacks the marks.
+    """
+    page = folder.absolute().with_name(f"{folder.absolute().name}.md")
+    if not page.exists():
+        return
+    text = page.read_text()
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise InvalidInput(f"{page.name} has no place for the tables; put {_BEGIN} and {_END} where they belong")
+    rows = read_rows(folder)
+    tables = [line for block in _blocks(rows) for line in (f"### {block.title}", "", *_markdown(block), "")]
+    lines = [_BEGIN, "", *tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), "", _END]
+    staging = page.with_name(f".{page.name}.tmp")
+    staging.write_text(before + "\n".join(lines) + after)
+    os.replace(staging, page)
+
+
+def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:
+    starts = [start for start in ("nominal", "perturbed") if all(_has(row, start) for row in rows)]
+    for start in starts:
+        yield _Block(f"From the {start} start, each row on its own goals", start, None, rows)
+    shared = shared_goals(rows)
+    if shared and any(row.goals != shared for row in rows):
+        for start in starts:
+            yield _Block(f"From the {start} start, all on {', '.join(shared)}", start, shared, rows)
+
+
+def _has(row: Row, start: str) -> bool:
+    return all(start in trial.evaluation["starts"] for trial in row.trials)
+
+
+def _scores(block: _Block, row: Row) -> dict[str, Score]:
+    return {measure: score(row, block.start, measure, block.goals or row.goals) for measure in _HEADINGS}
+
+
+def _rich(block: _Block) -> Table:
+    table, measured = _table(block.title), _HEADINGS.values()
+    for heading in _headings(block):
+        side = "left" if heading == "system" else "right"
+        table.add_column(heading.replace(" ", "\n", 1), justify=side, no_wrap=heading in measured)
+    last = block.rows[0].method.table
+    for row in block.rows:
+        if row.method.table != last:
+            table.add_section()
+            last = row.method.table
+        cells = [f"{mean}\n[dim]{interval}[/]" for mean, interval in _texts(block, row)]
+        table.add_row(escape(row.method.title), *_own_goals(block, row), *cells, *_paper(row.method.published))
+    return table
+
+
+def _markdown(block: _Block) -> list[str]:
+    headings = _headings(block)
+    lines = [_line(headings), "|---|" + "---:|" * (len(headings) - 1)]
+    for row in block.rows:
+        cells = [f"{mean} ({interval})" for mean, interval in _texts(block, row)]
+        lines.append(_line([row.method.title, *_own_goals(block, row), *cells, *_paper(row.method.published)]))
+    return lines
+
+
+def _headings(block: _Block) -> list[str]:
+    return ["system", *([] if block.goals else ["goals"]), *_HEADINGS.values(), *_PAPER_HEADINGS]
+
+
+def _own_goals(block: _Block, row: Row) -> list[str]:
+    return [] if block.goals else [str(len(row.goals))]
+
+
+def _texts(block: _Block, row: Row) -> Iterator[tuple[str, str]]:
+    """(mean, interval) of each measure."""
+    for measure, found in _scores(block, row).items():
+        mean, low, high = (f"{100 * v:.0f}" if measure.startswith("success") else f"{v:.2f}" for v in found)
+        yield mean, f"{low}–{high}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _run_cells(row: Row) -> list[str]:
+    """How much a row rests on; episodes are of each goal from each start, steps of each fine-tuning."""
+    counts = (
+        f"{count:,}".replace(",", " ") if count else "–"
+        for count in (len(row.goals), row.seeds, row.episodes, row.env_steps)
+    )
+    commit = row.commit[:8] + ("-dirty" if row.commit.endswith("-dirty") else "")
+    return [row.method.title, *counts, commit]
+
+
+def _provenance(rows: Sequence[Row]) -> Table:
+    table = _table("What was run")
+    for heading in _RUN_HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("system", "commit") else "right")
+    for row in rows:
+        table.add_row(*map(escape, _run_cells(row)))
+    return table
+
+
+def _run_lines(rows: Sequence[Row]) -> list[str]:
+    commands = dict.fromkeys(f"- {row.method.title}: `{row.command}`" for row in rows)
+    return [
+        _line(_RUN_HEADINGS),
+        "|---|---:|---:|---:|---:|---|",
+        *(_line(_run_cells(row)) for row in rows),
+        "",
+        *commands,
+    ]

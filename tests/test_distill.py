@@ -1,0 +1,176 @@
+"""Distillation on the drawers: one student that is close to teachers who differ."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import drawers
+from demonstrations import drawer_demonstrations
+from rpl_runtime.errors import InvalidGoal, TrainingError
+from rpl_train import distill as module
+from rpl_train.checkpoint import LEVELS, TrainedRun, weights_digest
+from rpl_train.distill import DistillConfig, distill, label
+from rpl_train.networks import Gaussian, NetworkConfig, RelayPolicy
+from rpl_train.npg import divergence
+from rpl_train.pool import Pool
+from rpl_train.rollout import Start
+
+DEMONSTRATIONS = drawer_demonstrations(6).trajectories
+SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, kitchens=2, pool=drawers.POOL)
+THOROUGH = replace(SMALL, episodes=12, steps=500, batch=256, demonstrated=0.02, learning_rate=3e-3)
+
+
+@pytest.fixture(autouse=True)
+def on_the_drawers(monkeypatch):
+    """Play the drawers instead of the kitchen."""
+    monkeypatch.setattr(module, "open_kitchens", drawers.open_drawers)
+    monkeypatch.setattr(module, "rollout", drawers.play)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return drawers.imitated(tmp_path_factory.mktemp("base"), steps=300)
+
+
+def teacher(base: TrainedRun, by: float, levels=LEVELS) -> TrainedRun:
+    """The base with the outputs of these levels moved by so many of its scales, and surer of them."""
+    policy = RelayPolicy(copy.deepcopy(base.policy.high), copy.deepcopy(base.policy.low))
+    with torch.no_grad():
+        for level in levels:
+            moved = getattr(policy, level)
+            moved.body[-1].bias += by
+            moved.log_std -= 0.5
+    return TrainedRun(policy, base.record)
+
+
+@pytest.fixture
+def teachers(base):
+    return {"m": teacher(base, 1.0), "k": teacher(base, -1.0)}
+
+
+def weights(run):
+    return {f"{level}.{k}": v for level in LEVELS for k, v in load_file(run / f"{level}.safetensors").items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+@torch.no_grad()
+def away(student: RelayPolicy, trained: TrainedRun, letters: str) -> dict[str, float]:
+    """How far a student is from a teacher at each level, in states that the teacher visits for these elements."""
+    starts = [Start(module.compound_goal(letters), seed) for seed in range(9000, 9008)]
+    with drawers.open_drawers(4) as four:
+        episodes = drawers.play(trained.policy, trained.record.spec, starts, four)
+    found = {}
+    for level, lessons in label(trained.policy, episodes, trained.record.spec.horizon).items():
+        means, log_stds = lessons.pop("mean"), lessons.pop("log_std")
+        learned = getattr(student, level).distribution(**lessons)
+        found[level] = divergence(Gaussian(means, log_stds), learned).mean().item()
+    return found
+
+
+def test_one_student_comes_close_to_teachers_who_differ_by_goal(base, teachers, tmp_path):
+    student = distill(base, DEMONSTRATIONS, teachers, tmp_path, THOROUGH).policy
+    for letters, trained in teachers.items():
+        before, after = away(base.policy, trained, letters), away(student, trained, letters)
+        assert all(after[level] < 0.15 * before[level] for level in LEVELS), (letters, before, after)
+
+
+class Break(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeypatch):
+    distill(base, DEMONSTRATIONS, teachers, tmp_path / "whole", SMALL)
+    stages = []
+
+    def break_at(*stage):
+        def progress(*now):
+            stages.append(now)
+            if now == stage:
+                raise Break
+
+        return progress
+
+    for stage in ((0, "learning"), (1, "playing"), (1, "learning")):
+        with pytest.raises(Break):
+            distill(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL, break_at(*stage))
+    distill(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL)
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert (0, "playing") not in stages[stages.index((1, "playing")) :]  # a whole round is not made again
+    names = {"run.json", "high.safetensors", "low.safetensors"}
+    assert {path.name for path in (tmp_path / "broken").iterdir()} == names
+
+
+def test_a_finished_run_is_loaded(base, teachers, tmp_path, monkeypatch):
+    first = distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
+    monkeypatch.setattr(module, "rollout", None)
+    again = distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
+    assert weights_digest(first) == weights_digest(again)
+
+
+def test_a_level_in_which_no_teacher_differs_is_kept(base, tmp_path):
+    before = copy.deepcopy(base.policy)
+    student = distill(base, DEMONSTRATIONS, {"mk": teacher(base, 1.0, ("low",))}, tmp_path, SMALL).policy
+    assert equal(student.high.state_dict(), before.high.state_dict())
+    assert not equal(student.low.state_dict(), before.low.state_dict())
+    assert equal(base.policy.low.state_dict(), before.low.state_dict())  # the base stays as it was
+
+
+def test_demonstrations_keep_what_no_teacher_knows(base, tmp_path):
+    pool = Pool(DEMONSTRATIONS, base.record.spec, drawers.POOL)
+    batch = [torch.from_numpy(column) for column in pool.low_batch(np.random.default_rng(0), 1000)]
+    likelihood = {}
+    for weight in (0.0, 1.0):
+        config = replace(SMALL, steps=200, learning_rate=3e-3, demonstrated=weight)
+        student = distill(base, DEMONSTRATIONS, {"k": teacher(base, -1.0)}, tmp_path / str(weight), config).policy
+        likelihood[weight] = student.low.log_prob(*batch).mean().item()
+    assert likelihood[1.0] > likelihood[0.0] + 0.5
+
+
+def test_provenance_names_every_teacher(base, teachers, tmp_path):
+    record = distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).record
+    named = record.provenance.settings["specialists"]
+    assert {goal: facts["weights"] for goal, facts in named.items()} == {
+        goal: weights_digest(trained.policy) for goal, trained in teachers.items()
+    }
+    assert record.provenance.data == base.record.provenance.data
+    assert record.spec == base.record.spec
+
+
+def test_a_folder_keeps_one_run(base, teachers, tmp_path):
+    distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL)
+    with pytest.raises(TrainingError, match=r"other settings \(steps\)"):
+        distill(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, steps=31))
+    with pytest.raises(TrainingError, match=r"other settings \(specialists\)"):
+        distill(base, DEMONSTRATIONS, {"m": teachers["m"]}, tmp_path, SMALL)
+
+
+def test_a_mixture_cannot_be_distilled(tmp_path):
+    mixture = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), high_components=2))
+    with pytest.raises(TrainingError, match="a mixture cannot be distilled"):
+        distill(mixture, DEMONSTRATIONS, {"mk": teacher(mixture, 1.0)}, tmp_path / "run", SMALL)
+    low_only = {"mk": teacher(mixture, 1.0, ("low",))}  # its high level is the base's: nothing to distil
+    assert distill(mixture, DEMONSTRATIONS, low_only, tmp_path / "low", SMALL)
+
+
+def test_a_specialist_of_another_architecture_is_refused(base, tmp_path):
+    other = drawers.imitated(tmp_path / "other", 2, NetworkConfig((8,), (8,)))
+    with pytest.raises(TrainingError, match="the specialist of mk has another architecture"):
+        distill(base, DEMONSTRATIONS, {"mk": other}, tmp_path / "run", SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_goal_without_such_elements_is_refused(base, teachers, tmp_path):
+    with pytest.raises(InvalidGoal, match="no element has the letter x"):
+        distill(base, DEMONSTRATIONS, {"mx": teachers["m"]}, tmp_path, SMALL)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(base, teachers, tmp_path):
+    with pytest.raises(TrainingError, match=r"the high level's loss is (nan|inf) in round 1, step"):
+        distill(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, learning_rate=1e30))

@@ -1,0 +1,113 @@
+"""The rows of the paper's table: that none is missing, and that each is a system that can be built."""
+
+from typing import get_args
+
+import pytest
+
+from rpl_runtime.kitchen.elements import HORIZON, PAPER_GOALS
+from rpl_train.finetune import Objective
+from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS, RELAY, Method
+from rpl_train.pool import Relabelling
+from rpl_train.rewards import RewardName
+
+ROWS = [*METHODS.values(), DISTILLED]
+
+
+def rows(**wanted) -> set[str]:
+    """The names of the rows with these values."""
+    return {row.name for row in ROWS if all(getattr(row, key) == value for key, value in wanted.items())}
+
+
+def named(*names: str) -> list[Method]:
+    return [METHODS[name] for name in names]
+
+
+def test_every_figure_of_the_paper_has_a_row():
+    published = {row.name: (row.published.success, row.published.steps) for row in ROWS if row.published}
+    assert published == {
+        "iril-rpl": ("82", "3.5"),
+        "dapg-rpl": ("78", "3.5"),
+        "npg-rpl": ("75", "3.45"),
+        "distilled": ("70.5", "3.28"),
+        "ril": ("21.7", "2.4"),
+        "gcbc": ("8.8", "2.2"),
+        "bc": ("7.6", "1.78"),
+        **dict.fromkeys(("npg-bc", "npg-gcbc", "dapg-gcbc", "dapg-bc"), ("3 to 12", "0.75 to 1.9")),
+        "oracle": ("0 to 6", "1.45, falling to 0.83"),
+        "nearest": ("0", "1.45"),
+        **dict.fromkeys(("hiro", "pretrained-low"), ("0", "0.06")),
+        "window-60": ("47", "2.9"),
+        "window-90": ("0", "1.05"),
+        "sparse": ("85", "3.66"),
+        "euclidean": ("26", "2.6"),
+        "elements": ("26", "2.45"),
+    }
+    exact = {row.name for row in ROWS if row.published and not row.published.plot}
+    assert exact == {"ril", "gcbc", "bc"}  # the paper prints these
+
+
+def test_names_are_the_keys_and_titles_differ():
+    assert all(METHODS[name].name == name for name in METHODS)
+    assert len({row.title for row in ROWS}) == len(ROWS)
+    assert DISTILLED.name not in METHODS  # no job of the table makes it
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_row_is_consistent(row: Method):
+    assert set(row.scratch) <= set(row.tunes)
+    assert row.goals
+    assert set(row.goals) <= set(PAPER_GOALS)
+    assert len(set(row.goals)) == len(row.goals)
+    assert row.objective in get_args(Objective)
+    assert row.reward in get_args(RewardName)
+    if row.imitation is None:
+        assert not row.tunes
+        return
+    assert row.imitation.relabelling in get_args(Relabelling)
+    assert row.imitation.flat == (row.imitation.relabelling in ("goal", "end"))
+    if row.imitation.flat:
+        assert row.tunes in ((), ("low",))  # a flat policy has no other level
+        assert row.imitation.components == 1
+
+
+def test_the_compared_goals_are_some_of_the_papers():
+    assert len(COMPARED_GOALS) >= 4
+    assert set(COMPARED_GOALS) < set(PAPER_GOALS)
+
+
+def test_the_relay_line_has_every_goal_and_the_rest_at_least_four_with_two_seeds():
+    relay = named("iril-rpl", "dapg-rpl", "npg-rpl")
+    assert all(row.goals == PAPER_GOALS for row in relay)
+    assert [row.objective for row in relay] == ["iril", "dapg", "npg"]
+    for row in METHODS.values():
+        if row.tunes and row not in relay:
+            assert len(row.goals) >= 4
+            assert len(row.seeds) >= 2
+
+
+def test_rows_with_one_start_share_its_weights():
+    starts = {row.imitation for row in METHODS.values() if row.imitation}
+    assert len({start.name for start in starts}) == len(starts) == 6
+    assert RELAY.window == HORIZON
+    assert {row.name for row in METHODS.values() if row.imitation == RELAY} >= {"ril", "npg-rpl", "hiro", "sparse"}
+
+
+def test_ablations_change_one_thing_of_npg_rpl():
+    reference = METHODS["npg-rpl"]
+    for row in METHODS.values():
+        if row.table == "systems":
+            continue
+        changed = {
+            name
+            for name in ("imitation", "tunes", "objective", "reward", "scratch")
+            if getattr(row, name) != getattr(reference, name)
+        }
+        assert changed == {"windows": {"imitation"}, "rewards": {"reward"}}[row.table]
+    assert rows(table="windows") == {"window-60", "window-90"}
+    assert [row.imitation.window for row in METHODS.values() if row.table == "windows" and row.imitation] == [60, 90]
+
+
+def test_what_starts_from_scratch():
+    assert METHODS["hiro"].scratch == ("high", "low")
+    assert METHODS["pretrained-low"].scratch == METHODS["pretrained-low"].tunes == ("high",)
+    assert rows(scratch=()) == {row.name for row in ROWS} - {"hiro", "pretrained-low"}

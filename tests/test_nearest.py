@@ -1,0 +1,102 @@
+"""The nearest demonstration, and that it is played whatever happens."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import InvalidGoal
+from rpl_runtime.evaluate import EvaluateConfig
+from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM, compound_goal, kitchen_spec
+from rpl_runtime.results import check_evaluation
+from rpl_train import nearest as module
+from rpl_train.demos.sources import Demonstrations
+from rpl_train.demos.trajectory import Trajectory
+from rpl_train.nearest import evaluate_nearest, nearest
+
+AT_REST = np.zeros(STATE_DIM, dtype=np.float32)
+
+
+def demonstration(letters: str, length: int = 6, begin: float = 0.0) -> Trajectory:
+    """One that does these elements, from a state whose first joint is at `begin`; its targets count its steps."""
+    elements = compound_goal(letters)
+    done = kitchen_spec("kitchen").resolve(elements, AT_REST).state
+    states = np.linspace(AT_REST, done, length).astype(np.float32)
+    states[0, 0] = begin
+    targets = np.tile(np.arange(length, dtype=np.float32)[:, None], (1, ROBOT_DIM))
+    return Trajectory(states, targets, elements, f"{letters}@{begin:g}")
+
+
+DEMONSTRATIONS = [demonstration(letters) for letters in ("mk", "mkb", "mkbs", "kbts")]
+
+
+@pytest.mark.parametrize(
+    ("goal", "found"),
+    [
+        ("mkbs", "mkbs@0"),
+        ("mkb", "mkb@0"),  # and not mkbs, which does more than was asked for
+        ("kbts", "kbts@0"),
+        ("k", "mk@0"),  # one element too many is the least there is
+    ],
+)
+def test_what_ended_as_it_is_asked_for_is_nearest(goal, found):
+    assert nearest(DEMONSTRATIONS, compound_goal(goal), AT_REST).source == found
+
+
+def test_among_equals_the_one_that_begins_as_the_kitchen_does_is_nearest():
+    twice = [demonstration("mk", begin=begin) for begin in (-0.4, 0.4)]
+    for first_joint in (-0.3, 0.3):
+        state = AT_REST.copy()
+        state[0] = first_joint
+        assert nearest(twice, compound_goal("mk"), state).states[0, 0] * first_joint > 0
+
+
+class Recorder:
+    """A kitchen in which nothing happens; it keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.qpos = AT_REST
+        self.targets: list[float] = []
+
+    def reset(self, seed, noise):
+        self.targets.clear()
+        return self.qpos
+
+    def step(self, target):
+        self.targets.append(float(target[0]))
+
+    def done(self):
+        return frozenset({"microwave"}) if len(self.targets) >= 4 else frozenset()
+
+
+@pytest.fixture
+def kitchen(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(module, "open_kitchen", lambda: contextlib.nullcontext(recorder))
+    return recorder
+
+
+def test_its_targets_are_played_and_the_last_is_held(kitchen):
+    config = EvaluateConfig(("mkbs",), episodes=1, starts=("nominal",), steps=9)
+    content = evaluate_nearest(Demonstrations(DEMONSTRATIONS, []), config)
+    assert kitchen.targets == [0, 1, 2, 3, 4, 5, 5, 5, 5]
+    results = content["starts"]["nominal"]["goals"]["mkbs"]
+    assert (results["mean_steps_ever"], results["success_ever"]) == (1, 0)
+
+
+def test_it_is_an_evaluation_like_any_other(kitchen):
+    config = EvaluateConfig(("mkbs", "kbts"), episodes=2, steps=5)
+    content = evaluate_nearest(Demonstrations(DEMONSTRATIONS, []), config)
+    check_evaluation(content)
+    assert json.loads(json.dumps(content))["protocol"]["goals"] == ["mkbs", "kbts"]
+    assert set(content["starts"]) == {"nominal", "perturbed"}
+    with pytest.raises(InvalidGoal):
+        evaluate_nearest(Demonstrations(DEMONSTRATIONS, []), EvaluateConfig(("mx",)))
+
+
+def test_the_real_kitchen_plays_it():
+    config = EvaluateConfig(("mkbs",), episodes=1, starts=("perturbed",), steps=3)
+    content = evaluate_nearest(Demonstrations(DEMONSTRATIONS, []), config)
+    assert content["starts"]["perturbed"]["episodes"] == 1
+    assert set(content["starts"]["perturbed"]["elements"]) <= set(ELEMENTS)

@@ -1,0 +1,104 @@
+"""Rows from beginning to end, with episodes of a few steps; and that what is done is not done again."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluate import EvaluateConfig
+from rpl_runtime.kitchen.elements import EPISODE_STEPS, PAPER_GOALS, ROBOT_DIM, STATE_DIM, compound_goal
+from rpl_train import finetune, paper
+from rpl_train.demos.trajectory import Trajectory, save
+from rpl_train.finetune import FinetuneConfig
+from rpl_train.methods import COMPARED_GOALS, METHODS, Method
+from rpl_train.paper import PaperConfig, Trial, chosen, finetune_config, plan, pool_config, reproduce
+from rpl_train.parity import ParityConfig
+from rpl_train.rollout import rollout
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A budget of seconds, in this process: a run of one iteration, episodes of a few steps."""
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        states = rng.uniform(-0.01, 0, (40, STATE_DIM)).astype(np.float32)
+        states[:, 22] = np.linspace(0, -0.75, 40)
+        targets = np.clip(states[:, :ROBOT_DIM] + 0.01, 0, 0.04)
+        save(Trajectory(states, targets, ("microwave",), f"made#{index}"), tmp_path / "demos" / f"{index}.npz")
+
+    def here(jobs, executor, workers, progress):
+        results = []
+        for job in jobs:
+            results.append(job.call(*job.arguments))
+            progress(job, results[-1])
+        return results
+
+    monkeypatch.setattr(paper, "run_jobs", here)
+    monkeypatch.setattr(paper, "_protocol", lambda trial, config: EvaluateConfig(trial.goals, 1, steps=3, jobs=1))
+    monkeypatch.setattr(finetune, "rollout", partial(rollout, steps=4))
+    monkeypatch.setattr(paper, "_GATE", ParityConfig(episodes=1, steps=2))
+    monkeypatch.setattr(paper, "FinetuneConfig", partial(FinetuneConfig, episodes=2))
+    return PaperConfig(tmp_path / "runs", (tmp_path / "demos",), env_steps=2 * EPISODE_STEPS, imitation_steps=3)
+
+
+def short(name: str, goals: tuple[str, ...] = ("mkbs",)) -> Method:
+    return replace(METHODS[name], goals=goals, seeds=(0,))
+
+
+def quiet(what, done, total):
+    pass
+
+
+def test_rows_are_chosen_by_name():
+    assert chosen(None) == list(METHODS.values())
+    assert [method.name for method in chosen(["ril", "hiro"])] == ["ril", "hiro"]
+    with pytest.raises(InvalidInput, match="no row is called rel; allowed are iril-rpl, "):
+        chosen(["ril", "rel"])
+
+
+def test_a_row_has_a_trial_for_each_goal_and_seed():
+    assert plan(METHODS["ril"]) == [Trial(METHODS["ril"], PAPER_GOALS, 0)]
+    trials = plan(METHODS["oracle"])
+    assert {(trial.goals, trial.seed) for trial in trials} == {((g,), seed) for g in COMPARED_GOALS for seed in (0, 1)}
+    every = [trial.name for method in METHODS.values() for trial in plan(method)]
+    assert len(set(every)) == len(every)  # each has a folder of its own
+
+
+@pytest.mark.parametrize(
+    "method", [method for method in METHODS.values() if method.tunes], ids=lambda method: method.name
+)
+def test_a_trial_is_fine_tuned_as_its_row_says(method, tmp_path):
+    trial = plan(method)[-1]
+    found = finetune_config(trial, PaperConfig(tmp_path, (), env_steps=9))
+    assert found.goal == compound_goal(trial.goals[0])
+    assert (found.objective, found.levels, found.scratch) == (method.objective, method.tunes, method.scratch)
+    assert (found.reward, found.env_steps, found.seed) == (method.reward, 9, trial.seed)
+    assert method.imitation
+    assert found.pool == pool_config(method.imitation)
+    assert (found.pool.relabelling, found.pool.low_window) == (method.imitation.relabelling, method.imitation.window)
+
+
+def test_rows_from_beginning_to_end(config, monkeypatch):
+    methods = [short("npg-bc"), short("bc", ("mkbs", "kbts")), short("nearest")]
+    seen = []
+    found = list(reproduce(methods, config, lambda *progress: seen.append(progress)))
+    assert [row.method.name for row in found] == ["npg-bc", "bc", "nearest"]
+    assert [row.env_steps for row in found] == [2 * EPISODE_STEPS, 0, 0]
+    tuned, imitated, nearest = (row.trials[0] for row in found)
+    assert [point.env_steps for point in tuned.curve] == [8]
+    assert imitated.curve == nearest.curve == ()
+    assert list(imitated.evaluation["starts"]["perturbed"]["goals"]) == ["mkbs", "kbts"]
+    assert seen == [
+        ("imitation", 0, 1),
+        ("imitation", 1, 1),
+        *((row.method.name, done, 1) for row in found for done in (0, 1)),
+    ]
+    folders = {str(path.parent.relative_to(config.runs)) for path in config.runs.rglob("evaluation.json")}
+    assert folders == {"npg-bc/mkbs-0", "bc/all", "nearest/all"}
+
+    for name in ("evaluate", "evaluate_nearest", "export"):
+        monkeypatch.setattr(paper, name, None)
+    monkeypatch.setattr(finetune, "rollout", None)
+    assert list(reproduce(methods, config, quiet)) == found  # nothing is done again

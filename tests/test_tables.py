@@ -1,0 +1,113 @@
+"""The tables as a reader sees them: every row, beside the paper's figure, compared over the same goals."""
+
+import pytest
+
+import rows
+from rpl_runtime.errors import InvalidInput
+from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
+from rpl_train.scores import names, write_distilled, write_row
+from rpl_train.tables import methods_facts, print_methods, print_paper, write_markdown
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A folder with every row."""
+    folder = tmp_path_factory.mktemp("page") / "results"
+    for row in rows.every_row():
+        write_row(row, folder)
+    write_distilled(rows.distilled(), folder)
+    return folder
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def line(shown: str, beginning: str) -> str:
+    return next(text for text in shown.splitlines() if text.strip().startswith(beginning))
+
+
+def test_the_list_has_every_row(wide, capsys):
+    print_methods()
+    shown = capsys.readouterr().out
+    assert all(line(shown, f"{name} ") for name in names())
+    assert "low by iril for completion" in line(shown, "iril-rpl")
+    assert "high* low* by npg for sparse" in line(shown, "hiro")
+    assert "17 x 1" in line(shown, "ril")
+    assert "21.7" in line(shown, "ril")
+    assert "~82" in line(shown, "iril-rpl")  # read off a plot
+    assert "[steps]" in shown  # a unit, and no markup
+
+
+def test_the_list_is_legible_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    print_methods()
+    shown = capsys.readouterr().out
+    assert "paper" in shown
+    assert "pretrained-low" in shown
+
+
+def test_the_facts_are_those_of_every_row():
+    assert [facts["name"] for facts in methods_facts()] == names()
+
+
+def test_the_table_stands_beside_the_papers(everything, wide, capsys):
+    print_paper(everything)
+    shown = capsys.readouterr().out
+    for start in ("nominal", "perturbed"):
+        assert f"From the {start} start, each row on its own goals" in shown
+        assert f"From the {start} start, all on {', '.join(COMPARED_GOALS)}" in shown
+    assert all(method.title in shown for method in (*METHODS.values(), DISTILLED))
+    assert line(shown, "RIL, imitation alone").split()[-2:] == ["21.7", "2.4"]
+    assert line(shown, "NPG-RPL, window 60").split()[-2:] == ["~47", "~2.9"]
+    assert "120 000" in shown
+    assert "What was run" in shown
+
+
+def test_rows_that_all_have_the_same_goals_are_shown_once(tmp_path, wide, capsys):
+    for name in ("hiro", "oracle"):
+        write_row(rows.row(METHODS[name]), tmp_path)
+    print_paper(tmp_path)
+    assert capsys.readouterr().out.count("From the nominal start") == 1
+
+
+PAGE = "# Results\n\nbefore\n\n<!-- table -->\nold\n<!-- /table -->\n\nafter\n"
+
+
+def cells(page: str, beginning: str) -> list[str]:
+    return [text.strip() for text in line(page, f"| {beginning} |").strip("|").split("|")]
+
+
+def test_the_page_beside_the_folder_gets_the_same_tables(everything):
+    page = everything.parent / "results.md"
+    page.write_text(PAGE)
+    write_markdown(everything)
+    text = page.read_text()
+    assert text.startswith("# Results\n\nbefore\n\n<!-- table -->\n\n### From the nominal start")
+    assert text.endswith("<!-- /table -->\n\nafter\n")
+    assert "old" not in text
+    system, goals, success, *others = cells(text, "Oracle segments, fine-tuned")
+    assert (system, goals) == ("Oracle segments, fine-tuned", "4")
+    assert success[0].isdigit()
+    assert success.endswith(")")
+    assert others[-2:] == ["~0 to 6", "~1.45, falling to 0.83"]
+    assert len({text.count("|") for text in text.splitlines() if text.startswith("| RIL")}) <= 3
+    assert "- RIL, imitation alone: `" in text  # the command
+    write_markdown(everything)
+    assert page.read_text() == text
+
+
+def test_without_a_page_nothing_is_written(tmp_path):
+    write_row(rows.row(METHODS["ril"]), tmp_path / "results")
+    write_markdown(tmp_path / "results")
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("text", ["# Results\n", "<!-- table -->\n", "<!-- /table --> <!-- table -->"])
+def test_a_page_without_a_place_for_the_tables_is_refused(tmp_path, text):
+    write_row(rows.row(METHODS["ril"]), tmp_path / "results")
+    (tmp_path / "results.md").write_text(text)
+    with pytest.raises(InvalidInput, match="no place for the tables"):
+        write_markdown(tmp_path / "results")
+    assert (tmp_path / "results.md").read_text() == text
