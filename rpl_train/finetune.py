@@ -26,12 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from rpl_runtime.errors import InvalidInput, TrainingError
+from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
 from rpl_runtime.kitchen.elements import EPISODE_STEPS
 from rpl_runtime.kitchen.fast import FastKitchen
 from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 from rpl_runtime.manifest import Provenance
 from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.spec import PolicySpec
 from rpl_train.baseline import Baseline, advantages
 from rpl_train.checkpoint import (
     LEVELS,
@@ -123,8 +124,9 @@ def finetune(
 
     Raises:
         TrainingError: the folder holds another run, or a gradient is not finite.
-        DemonstrationError: there are no demonstrations, and the objective needs them.
+        DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
     """
+    _check_reached(demonstrations, base.record.spec, config.goal)
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     base = _prepared(base, config)
     open_run(run, _record(base.record, config))
@@ -280,6 +282,19 @@ class _Learner:
         columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*batches, strict=True)]
         weight = config.likelihood * config.likelihood_decay**self.iteration
         return weight * module.log_prob(*columns).mean()  # type: ignore[operator]
+
+
+def _check_reached(demonstrations: Sequence[Trajectory], spec: PolicySpec, goal: Sequence[str]) -> None:
+    """Refuse a goal with an element that demonstrations are there for and none of them brings to its goal."""
+    for name in goal if demonstrations else ():
+        element = spec.elements.get(name)
+        if element is not None and not any(
+            (np.linalg.norm(shown.states[:, list(element.dims)] - element.goal, axis=1) < element.tolerance).any()
+            for shown in demonstrations
+        ):
+            raise DemonstrationError(
+                f"none of {len(demonstrations)} demonstrations reaches {name!r}; fine-tuning starts from what was shown"
+            )
 
 
 def _prepared(base: TrainedRun, config: FinetuneConfig) -> TrainedRun:

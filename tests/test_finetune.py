@@ -267,6 +267,13 @@ def test_a_goal_of_unknown_elements_is_refused(base, tmp_path):
         finetune(base, [], tmp_path, replace(config(1), goal=("window",)))
 
 
+def test_a_goal_that_no_demonstration_reaches_is_refused(base, tmp_path):
+    shut = [replace(d, states=d.states * [1, 1, 0]) for d in drawer_demonstrations().trajectories]
+    with pytest.raises(DemonstrationError, match=r"none of \d+ demonstrations reaches 'kettle'"):
+        finetune(base, shut, tmp_path / "run", replace(config(1), objective="dapg"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path, in_the_kitchen):
     rng = np.random.default_rng(0)
     states = rng.uniform(-0.01, 0, (60, STATE_DIM)).astype(np.float32)
