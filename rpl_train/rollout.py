@@ -62,6 +62,9 @@ def rollout(
     for each core that this process may use. An episode depends on its start alone, not on threads, on kitchens or on
     what plays beside it, as far as the levels compute each row of a batch alike whatever the others: matrix products
     of another batch size may differ in the last bit of an action.
+
+    A state outside the range that the spec accepts, where a server would end the run, is seen at that range's edge: one
+    knob pushed too far must not end the episodes beside it.
     """
     episodes: list[Episode] = []
     with _Hands(threads or len(os.sched_getaffinity(0))) as hands:
@@ -81,7 +84,7 @@ def _play(
     hands: "_Hands",
 ) -> list[Episode]:
     hands.each(lambda row: kitchens[row].reset(starts[row].seed, noise), len(starts))
-    state = np.stack([kitchen.state for kitchen in kitchens])
+    state = _seen(kitchens, spec)
     goals = [spec.resolve(start.elements, row) for start, row in zip(starts, state, strict=True)]
     loop = RelayLoop(levels, spec)
     robots = [str(start) for start in starts]  # an episode's noise is its start's own, whatever plays beside it
@@ -101,9 +104,14 @@ def _play(
         subgoals.append(decision.subgoal)
         targets.append(decision.action)
         hands.each(advance, len(starts))
-        state = np.stack([kitchen.state for kitchen in kitchens])
+        state = _seen(kitchens, spec)
     columns = (np.stack(rows, axis=1) for rows in (states, subgoals, targets))  # (B, T, .) each
     return [Episode(*row) for row in zip(starts, goals, *columns, map(tuple, done), state, strict=True)]
+
+
+def _seen(kitchens: Sequence[Kitchen], spec: PolicySpec) -> np.ndarray:
+    """(B, n) the kitchens' states, inside the range that the spec accepts."""
+    return np.clip(np.stack([kitchen.state for kitchen in kitchens]), *spec.state.bounds)
 
 
 class _Hands:

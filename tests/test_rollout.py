@@ -7,6 +7,7 @@ from rpl_runtime.errors import RelayError
 from rpl_runtime.kitchen.elements import kitchen_spec
 from rpl_runtime.kitchen.fast import FastKitchen
 from rpl_runtime.kitchen.simulator import Kitchen
+from rpl_runtime.spec import VectorSpec
 from rpl_train.rollout import Episode, Start, open_kitchens, rollout
 
 SPEC = kitchen_spec("wave", horizon=5)
@@ -109,3 +110,13 @@ def test_what_goes_wrong_in_a_kitchen_comes_out(kitchens, threads):
 
     with pytest.raises(RelayError, match="off its hinges"):
         rollout(Wave(), SPEC, STARTS, [*kitchens[:3], Broken()], steps=STEPS, threads=threads)
+
+
+def test_a_state_that_a_server_would_refuse_is_seen_at_the_edge_of_what_it_accepts(kitchens):
+    free = play(STARTS[:2], kitchens)
+    edges = np.minimum.reduce([episode.states for episode in free]).min(0) + np.float32(1e-3)
+    state = VectorSpec(**SPEC.state.model_dump() | {"low": tuple(map(float, edges))})
+    narrow = SPEC.model_copy(update={"state": state})
+    kept = rollout(Wave(), narrow, STARTS[:2], kitchens, steps=STEPS)
+    assert all(len(episode.states) == STEPS for episode in kept)
+    assert all((episode.states >= edges).all() for episode in kept)
