@@ -39,7 +39,8 @@ def test_the_runtime_knows_nothing_of_training(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -> None:
-    optional = {"mujoco", "gymnasium", "gymnasium_robotics", "matplotlib", "imageio", "onnx", "grpc_tools", "h5py"}
+    optional = {"mujoco", "gymnasium", "gymnasium_robotics", "franky", "franky_sim", "pinocchio"}
+    optional |= {"matplotlib", "imageio", "onnx", "grpc_tools", "h5py"}
     assert not packages(path, top_level_only=True) & optional
 
 
@@ -68,7 +69,14 @@ def test_only_the_bundle_module_touches_the_files_of_a_bundle() -> None:
 OUTSIDE = {"os", "io", "pathlib", "socket", "time", "datetime", "threading", "asyncio", "subprocess", "random", "grpc"}
 
 
-@pytest.mark.parametrize("name", ["relay.py", "spec.py", "messages.py", "kitchen/elements.py"])
+PURE = (
+    *("relay.py", "spec.py", "messages.py", "kitchen/elements.py", "kitchen/servo.py"),
+    *("robots/conventions.py", "robots/panda_kinematics.py"),
+    *("safety.py", "motion.py", "limits.py", "watchdog.py"),
+)
+
+
+@pytest.mark.parametrize("name", PURE)
 def test_the_core_does_no_io_and_reads_no_clock(name: str) -> None:
     tree = ast.parse((RUNTIME / name).read_text())
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
@@ -84,8 +92,9 @@ def test_nothing_is_pickled(path: Path) -> None:
 def test_the_server_runs_without_training_or_simulation() -> None:
     """Importing server and client loads neither torch nor a simulator."""
     program = (
-        "import sys, rpl_runtime.server, rpl_runtime.client, rpl_runtime.run, rpl_runtime.robots.kitchen\n"
+        "import sys, rpl_runtime.server, rpl_runtime.client, rpl_runtime.run\n"
+        "import rpl_runtime.robots.kitchen, rpl_runtime.robots.franka\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert not set(loaded) & {"torch", "mujoco", "gymnasium", "gymnasium_robotics", "onnx", "rpl_train"}
+    assert not set(loaded) & {"torch", "mujoco", "gymnasium", "gymnasium_robotics", "franky", "onnx", "rpl_train"}
