@@ -126,7 +126,8 @@ def finetune(
         TrainingError: the folder holds another run, or a gradient is not finite.
         DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
     """
-    _check_reached(demonstrations, base.record.spec, config.goal)
+    if config.objective != "npg":
+        _check_reached(demonstrations, base.record.spec, config.goal)
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     base = _prepared(base, config)
     open_run(run, _record(base.record, config))
