@@ -1,0 +1,49 @@
+"""The contract of robots, kept by the smallest robot there is."""
+
+import numpy as np
+import pytest
+
+import policies
+from robot_contract import RobotContract
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.robots import Robot
+from rpl_runtime.spec import PolicySpec
+
+
+class Cart:
+    """Goes nine tenths of the way to its target each period, on a table with a door that it opens by being there."""
+
+    waits = True
+
+    def __init__(self) -> None:
+        self._state = np.zeros(5, dtype=np.float32)
+
+    def reset(self, seed: int) -> None:
+        self._state[:] = 0
+
+    def observe(self) -> np.ndarray:
+        return self._state.copy()
+
+    def apply(self, target: np.ndarray) -> None:
+        if np.shape(target) != (2,) or not np.isfinite(target).all():
+            raise InvalidInput(f"a cart's target is 2 finite numbers; got {target}")
+        self._state[:2] += 0.9 * (target - self._state[:2])
+
+    def done(self) -> frozenset[str]:
+        return policies.tiny_spec().done(self._state)
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class TestCart(RobotContract):
+    @pytest.fixture
+    def spec(self) -> PolicySpec:
+        return policies.tiny_spec()
+
+    @pytest.fixture
+    def robot(self) -> Robot:
+        return Cart()

@@ -1,0 +1,67 @@
+"""The mirrored kitchen: its objects react to an arm that is somewhere else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpl_runtime.bundle import load_bundle
+from rpl_runtime.kitchen.elements import ELEMENTS
+from rpl_runtime.kitchen.simulator import open_kitchen
+from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.relay import RelayLoop
+from rpl_runtime.robots.mirror import KitchenMirror
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def mirror():
+    mirror = KitchenMirror()
+    yield mirror
+    mirror.close()
+
+
+@pytest.fixture(scope="module")
+def opening() -> np.ndarray:
+    """The joints (T, 9) of an arm that opens the microwave, and stops there."""
+    bundle = load_bundle(ROOT / "models" / "kitchen")
+    loop = RelayLoop(OnnxPolicy(bundle), bundle.spec)
+    joints = []
+    with open_kitchen() as kitchen:
+        state = kitchen.reset(0)
+        loop.start("arm", bundle.spec.resolve(["microwave"], state))
+        for step in range(100):
+            joints.append(kitchen.qpos[:9])
+            state = kitchen.step(loop.step(["arm"], [step], [state]).action[0])
+    assert ELEMENTS["microwave"].is_done(state)
+    return np.array(joints)
+
+
+def test_what_an_arm_does_elsewhere_is_done_here(mirror: KitchenMirror, opening: np.ndarray) -> None:
+    mirror.reset(0, opening[0])
+    for joints in opening[1:]:
+        seen = mirror.read(joints)
+    state = np.append(opening[-1], seen.objects)
+    assert ELEMENTS["microwave"].is_done(state)
+    assert not any(element.is_done(state) for name, element in ELEMENTS.items() if name != "microwave")
+    # The hand here closed on nothing; the one in the mirror has the handle between its fingers.
+    assert seen.fingers is not None
+    assert seen.fingers.sum() > 0.01
+
+
+def test_its_arm_follows_closely_and_is_held_up(mirror: KitchenMirror, opening: np.ndarray) -> None:
+    mirror.reset(0, opening[0])
+    for joints in opening[:20]:
+        mirror.read(joints)
+    for _ in range(5):
+        mirror.read(opening[19])
+    np.testing.assert_allclose(mirror.simulator.qpos[:7], opening[19, :7], atol=2e-3)
+
+
+def test_a_start_is_the_same_every_time(mirror: KitchenMirror, opening: np.ndarray) -> None:
+    def play() -> np.ndarray:
+        mirror.reset(3, opening[0])
+        return np.array([mirror.read(joints).objects for joints in opening[:30]])
+
+    np.testing.assert_array_equal(play(), play())
