@@ -126,6 +126,13 @@ def load_weights(path: Path, module: nn.Module) -> None:
     _fill(path, module, load_tensors(path))
 
 
+@torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Round a module's weights, not its buffers, to numbers that float16 holds exactly."""
+    for parameter in module.parameters():
+        parameter.copy_(parameter.half())
+
+
 def weights_digest(policy: RelayPolicy) -> str:
     """SHA-256 over the weights and buffers of both levels; what provenance records of a policy."""
     total = hashlib.sha256()

@@ -43,6 +43,7 @@ from rpl_train.checkpoint import (
     load_modules,
     load_run,
     open_run,
+    round_to_half,
     save_modules,
     save_weights,
 )
@@ -212,7 +213,12 @@ class _Learner:
         save_modules(self._resume, self._modules(), self.iteration)
 
     def finish(self) -> None:
-        """Write the weights as a run's, and remove what was kept for going on."""
+        """Write the weights as a run's, and remove what was kept for going on.
+
+        What was learned is rounded to half precision, so that a specialist can be kept in half the space as it is.
+        """
+        for level in self._config.levels:
+            round_to_half(self._levels[level])
         for level in LEVELS:
             save_weights(self._run / f"{level}.safetensors", self._levels[level])
         self._resume.unlink()

@@ -157,6 +157,15 @@ def test_the_base_stays_as_it_was(base, tmp_path):
     assert all(moved[name].equal(before[name]) for name in before if name.startswith("high."))
 
 
+def test_what_was_learned_is_exact_in_half_precision_and_nothing_else_is_rounded(base, tmp_path):
+    before = of(base.policy)
+    learned = dict(finetune(base, [], tmp_path, config(1)).trained.policy.low.named_parameters())
+    assert all(values.equal(values.half().float()) for values in learned.values())
+    kept = {name: values for name, values in weights(tmp_path).items() if name.removeprefix("low.") not in learned}
+    assert kept
+    assert all(values.equal(before[name]) for name, values in kept.items())
+
+
 def test_the_curve_counts_what_was_played(base, tmp_path):
     seen = []
     finetune(base, [], tmp_path, config(2, levels=LEVELS), seen.append)
