@@ -1,7 +1,7 @@
 """The command `rpl`: one typer app. Commands import what they need when they run, so `rpl --help` is instant.
 
 Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no server or no free port,
-130 interrupted.
+5 not allowed, 130 interrupted.
 """
 
 import json

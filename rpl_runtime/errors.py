@@ -15,7 +15,13 @@
     ├── RecordingError               FAILED_PRECONDITION  an episode that cannot be kept
     ├── TrainingError                FAILED_PRECONDITION  a run that cannot go on
     ├── ParityError                  FAILED_PRECONDITION  exported graphs that differ from their modules
+    ├── ModelNotFound                NOT_FOUND            no model of that name or digest is served
+    ├── RobotNotFound                NOT_FOUND            no robot of that id runs
+    ├── LimitReached                 RESOURCE_EXHAUSTED   more messages, streams, robots or models than are allowed
+    ├── Unauthenticated              UNAUTHENTICATED      the server does not know who calls
+    ├── PermissionDenied             PERMISSION_DENIED    the server knows who calls, and it is not theirs to ask
     ├── ServerUnavailable            UNAVAILABLE          nobody answers at the address
+    │   └── ServerStopping           UNAVAILABLE          a server that is about to stop takes no new runs
     ├── RobotUnavailable             UNAVAILABLE          no robot answers, or it does not let itself be driven
     ├── RobotStopped                 ABORTED              the robot stopped by itself, or may not go on
     ├── ObjectsLost                  UNAVAILABLE          nobody says where the objects are
@@ -34,7 +40,7 @@ class RelayError(Exception):
     """Root of the tree."""
 
     status = "INTERNAL"
-    exit_code = 1  # 2 bad input, 3 an unusable bundle, 4 no server or no port, 1 anything else
+    exit_code = 1  # 2 bad input, 3 an unusable bundle, 4 no server or no port, 5 not allowed, 1 anything else
 
 
 class InvalidInput(RelayError):
@@ -96,9 +102,37 @@ class ParityError(RelayError):
     status = "FAILED_PRECONDITION"
 
 
+class ModelNotFound(RelayError):
+    status = "NOT_FOUND"
+    exit_code = 2
+
+
+class RobotNotFound(RelayError):
+    status = "NOT_FOUND"
+    exit_code = 2
+
+
+class LimitReached(RelayError):
+    status = "RESOURCE_EXHAUSTED"
+
+
+class Unauthenticated(RelayError):
+    status = "UNAUTHENTICATED"
+    exit_code = 5
+
+
+class PermissionDenied(RelayError):
+    status = "PERMISSION_DENIED"
+    exit_code = 5
+
+
 class ServerUnavailable(RelayError):
     status = "UNAVAILABLE"
     exit_code = 4
+
+
+class ServerStopping(ServerUnavailable):
+    pass
 
 
 class RobotUnavailable(RelayError):

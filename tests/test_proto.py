@@ -12,10 +12,11 @@ from rpl_runtime import codec
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 
 ROOT = Path(__file__).parent.parent
-PROTO = ROOT / "proto" / "rpl" / "v1" / "relay.proto"
+PROTOS = [ROOT / "proto" / "rpl" / "v1" / f"{name}.proto" for name in ("relay", "admin")]
 FIELD = re.compile(r"^  +(?:repeated |optional )?[\w.]+ \w+ = \d+;(?P<comment>\s*// \S.*)?$")
 # Fields that hold a message, whose own fields are commented, or a choice whose name says it all.
 SPEAKING = {"start", "observation", "set_goal", "finish", "goal"}
+each_proto = pytest.mark.parametrize("proto", PROTOS, ids=lambda path: path.stem)
 
 
 def test_the_generated_code_is_what_the_proto_file_says(tmp_path: Path) -> None:
@@ -29,17 +30,19 @@ def test_the_generated_code_is_what_the_proto_file_says(tmp_path: Path) -> None:
     }
 
 
-def test_every_field_is_commented() -> None:
+@each_proto
+def test_every_field_is_commented(proto: Path) -> None:
     bare = []
-    for line in PROTO.read_text().splitlines():
+    for line in proto.read_text().splitlines():
         field = FIELD.match(line)
         if field and not field["comment"] and line.split()[-3] not in SPEAKING:
             bare.append(line.strip())
     assert bare == []
 
 
-def test_every_vector_of_floats_says_its_shape_and_its_unit() -> None:
-    for line in PROTO.read_text().splitlines():
+@each_proto
+def test_every_vector_of_floats_says_its_shape_and_its_unit(proto: Path) -> None:
+    for line in proto.read_text().splitlines():
         if line.strip().startswith("repeated float"):
             assert re.search(r"// \((B, )?(n|m|high_noise|low_noise),?\) \w", line), line
 
