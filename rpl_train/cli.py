@@ -466,7 +466,7 @@ def paper_command(
     rows: Annotated[
         list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all; repeat it.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs; what is finished there is not done again.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; what was broken off goes on there.")] = Path(
         "runs/paper"
     ),
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
@@ -481,22 +481,28 @@ def paper_command(
 ) -> None:
     """Run the systems of the paper under one budget, and draw its table, curves and ablations.
 
-    A row takes minutes to hours: leave it in the background, and run the same command again after an interruption.
+    A row takes minutes to hours: leave it in the background, and run the same command again after an interruption. A
+    trial that a row's file holds is not run again, wherever it was run; one that was broken off goes on in --runs.
     The tables go into the page beside the folder too, RESULTS.md, where it has a place marked for them.
     """
     require("torch", "train")
     from rpl_runtime.bundle import load_bundle
     from rpl_train.paper import PaperConfig, chosen, reproduce
     from rpl_train.pictures import draw_paper
-    from rpl_train.scores import write_distilled, write_row
+    from rpl_train.scores import known_trials, write_distilled, write_row
     from rpl_train.tables import print_paper, write_markdown
 
     methods = chosen(rows)
     if demos:
         config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
         with _bar("trials", 0) as report:
-            for row in reproduce(methods, config, lambda what, done, total: report(done, what, total)):
-                write_row(row, results)
+            reproduce(
+                methods,
+                config,
+                known_trials(methods, config, results),
+                lambda what, done, total: report(done, what, total),
+                lambda row: write_row(row, results),
+            )
     if distilled:
         write_distilled(load_bundle(distilled).evaluation, results)
     draw_paper(results)

@@ -1,8 +1,8 @@
 """The paper's table: every system imitated, fine-tuned and evaluated, under one budget.
 
-In: demonstrations, which rows, a budget. Out: a `RowResult` for each row, with learning curves and evaluations through
-the server, kept in a folder of runs so that whatever is finished is never done again. It does not know how a system is
-trained; a row of `METHODS` says what it is.
+In: demonstrations, which rows, a budget, and the trials that are known already. Out: `RowResult`s that grow by a trial
+at a time, with learning curves and evaluations through the server. It does not know how a system is trained, a row of
+`METHODS` says what it is; nor where results are kept. A trial under way is kept in a folder of runs:
 
     RUNS/imitation/NAME/         an imitated policy, shared by the rows that start from it
     RUNS/METHOD/GOAL-SEED/       one goal fine-tuned, and its evaluation.json
@@ -12,7 +12,7 @@ trained; a row of `METHODS` says what it is.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -49,6 +49,10 @@ class PaperConfig:
     jobs: int = 2
     executor: Executor = "local"
 
+    def steps_of(self, method: Method) -> int:
+        """Environment steps of a row's every fine-tuning."""
+        return self.env_steps if method.tunes else 0
+
 
 class Trial(NamedTuple):
     """One thing to do that needs no other but the imitation it starts from."""
@@ -70,6 +74,8 @@ class TrialResult(NamedTuple):
 
 
 class RowResult(NamedTuple):
+    """A row as far as it has come."""
+
     method: Method
     env_steps: int  # for each goal and seed
     trials: tuple[TrialResult, ...]
@@ -88,26 +94,60 @@ def chosen(names: Sequence[str] | None) -> list[Method]:
 
 
 def reproduce(
-    methods: Sequence[Method], config: PaperConfig, progress: Callable[[str, int, int], None]
-) -> Iterator[RowResult]:
-    """Do what the rows need and the folder lacks, row by row; calls progress(row, finished, total) after each trial.
+    methods: Sequence[Method],
+    config: PaperConfig,
+    known: Mapping[str, Sequence[TrialResult]],
+    progress: Callable[[str, int, int], None],
+    keep: Callable[[RowResult], None],
+) -> None:
+    """Run the trials of the rows that are not known; seed by seed, so that every row has something early.
+
+    Args:
+        known: the trials that were finished before, by the name of their row.
+        progress: called with what is done, how many are finished, and of how many, after each trial.
+        keep: called with a row, the known trials included, whenever it has grown.
 
     Raises:
         TrainingError: a trial failed; the finished ones are kept.
     """
-    needed = dict.fromkeys(method.imitation for method in methods if method.imitation is not None)
-    imitations = [Job(imitation.name, imitate_one, (imitation, config)) for imitation in needed]
-    _run("imitation", imitations, config, progress)
-    for method in methods:
-        trials = [Job(trial.name, attempt, (trial, config)) for trial in plan(method)]
-        results = _run(method.name, trials, config, progress)
-        yield RowResult(method, config.env_steps if method.tunes else 0, tuple(results))
+    results = {method.name: list(known.get(method.name, ())) for method in methods}
+    done = {(name, trial.goals, trial.seed) for name, trials in results.items() for trial in trials}
+    trials = [trial for method in methods for trial in plan(method)]
+    missing = [trial for trial in trials if (trial.method.name, trial.goals, trial.seed) not in done]
+    missing.sort(key=lambda trial: trial.seed)
+    needed = dict.fromkeys(trial.method.imitation for trial in missing if trial.method.imitation is not None)
+    _run("imitation", [Job(start.name, imitate_one, (start, config)) for start in needed], config, progress)
+
+    def grown(trial: Trial, result: TrialResult) -> None:
+        method = trial.method
+        results[method.name].append(result)
+        keep(RowResult(method, config.steps_of(method), _in_order(method, results[method.name])))
+
+    jobs = [Job(trial.name, attempt, (trial, config)) for trial in missing]
+    _run("trials", jobs, config, progress, lambda job, result: grown(job.arguments[0], result))
 
 
-def _run(what: str, jobs: list[Job], config: PaperConfig, progress: Callable[[str, int, int], None]) -> list[Any]:
+def _in_order(method: Method, results: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
+    """The trials of a row in the order of its plan."""
+    places = {(trial.goals, trial.seed): place for place, trial in enumerate(plan(method))}
+    return tuple(sorted(results, key=lambda result: places[result.goals, result.seed]))
+
+
+def _run(
+    what: str,
+    jobs: list[Job],
+    config: PaperConfig,
+    progress: Callable[[str, int, int], None],
+    finish: Callable[[Job, Any], None] = lambda job, result: None,
+) -> None:
     finished = count(1)
+
+    def on_job(job: Job, result: Any) -> None:
+        finish(job, result)
+        progress(what, next(finished), len(jobs))
+
     progress(what, 0, len(jobs))
-    return run_jobs(jobs, config.executor, config.jobs, lambda job, result: progress(what, next(finished), len(jobs)))
+    run_jobs(jobs, config.executor, config.jobs, on_job)
 
 
 def plan(method: Method) -> list[Trial]:

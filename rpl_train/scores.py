@@ -19,13 +19,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.kitchen.elements import PAPER_GOALS
-from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.results import bootstrap_interval, check_evaluation
 from rpl_train.finetune import Point
 from rpl_train.methods import DISTILLED, METHODS, REFERENCE, Method
-from rpl_train.paper import RowResult
+from rpl_train.paper import PaperConfig, RowResult, TrialResult
 
-_PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics", "onnxruntime")
+_FIELDS = TrialResult._fields
 
 
 class _Frozen(BaseModel):
@@ -46,10 +45,7 @@ class Row(_Frozen):
 
     method: Method
     env_steps: int  # of fine-tuning, for each goal and seed
-    trials: tuple[Trial, ...]
-    command: str
-    commit: str
-    versions: dict[str, str]
+    trials: tuple[Trial, ...]  # those that are done
 
     @property
     def goals(self) -> tuple[str, ...]:
@@ -59,6 +55,16 @@ class Row(_Frozen):
     @property
     def seeds(self) -> int:
         return len({trial.seed for trial in self.trials})
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """That measured its trials."""
+        return tuple(dict.fromkeys(trial.evaluation["command"] for trial in self.trials))
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Of the code that did."""
+        return tuple(dict.fromkeys(trial.evaluation["commit"] for trial in self.trials))
 
     @property
     def episodes(self) -> int:
@@ -89,11 +95,29 @@ def write_row(row: RowResult, folder: Path) -> None:
         "method": method_facts(row.method),
         "env_steps": row.env_steps,
         "trials": [trial._asdict() | {"curve": [point._asdict() for point in trial.curve]} for trial in row.trials],
-        "command": command(),
-        "commit": commit(),
-        "versions": versions(_PACKAGES),
     }
     _write(content, folder / f"{row.method.name}.json")
+
+
+def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -> dict[str, list[TrialResult]]:
+    """The trials that the folder holds of these rows, by the row's name.
+
+    Raises:
+        InvalidInput: a row is damaged, or was made with other settings.
+    """
+    known = {}
+    for method in methods:
+        path = folder / f"{method.name}.json"
+        if path.exists():
+            row = _read(path)
+            theirs, ours = (row.method, row.env_steps, row.episodes), (method, config.steps_of(method), config.episodes)
+            if theirs != ours:
+                raise InvalidInput(
+                    f"{path} was made of another row, or with {row.env_steps} environment steps and {row.episodes} "
+                    f"episodes where {ours[1]} and {ours[2]} are asked for; choose another folder"
+                )
+            known[method.name] = [TrialResult(*(getattr(trial, name) for name in _FIELDS)) for trial in row.trials]
+    return known
 
 
 def write_distilled(evaluation: dict[str, Any] | None, folder: Path) -> None:
@@ -114,7 +138,6 @@ def write_distilled(evaluation: dict[str, Any] | None, folder: Path) -> None:
         "method": method_facts(DISTILLED),
         "env_steps": 0,
         "trials": [{"goals": DISTILLED.goals, "seed": 0, "curve": [], "evaluation": evaluation}],
-        **{key: evaluation[key] for key in ("command", "commit", "versions")},
     }
     _write(content, folder / f"{DISTILLED.name}.json")
 

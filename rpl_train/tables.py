@@ -15,6 +15,7 @@ from rich.table import Table
 
 from rpl_runtime.errors import InvalidInput
 from rpl_train.methods import DISTILLED, METHODS, Method, Published
+from rpl_train.paper import plan
 from rpl_train.scores import Row, Score, method_facts, names, read_rows, score, shared_goals
 
 _BEGIN, _END = "<!-- table -->", "<!-- /table -->"
@@ -25,7 +26,7 @@ _HEADINGS = {  # measure of an evaluation -> heading
     "mean_steps_end": "steps end",
 }
 _PAPER_HEADINGS = ("paper success", "paper steps")
-_RUN_HEADINGS = ("system", "goals", "seeds", "episodes", "environment steps", "commit")
+_RUN_HEADINGS = ("system", "goals", "trials", "episodes", "environment steps", "commit")
 _CAPTION = (
     "success: all four elements done [% of episodes]; steps: how many of four; ever: at any step; end: at the last "
     "one. Mean over goals, the mean over seeds of a goal first, with 95 % bootstrap intervals over goals. The paper's "
@@ -193,12 +194,11 @@ def _line(cells: Sequence[str]) -> str:
 
 def _run_cells(row: Row) -> list[str]:
     """How much a row rests on; episodes are of each goal from each start, steps of each fine-tuning."""
-    counts = (
-        f"{count:,}".replace(",", " ") if count else "–"
-        for count in (len(row.goals), row.seeds, row.episodes, row.env_steps)
-    )
-    commit = row.commit[:8] + ("-dirty" if row.commit.endswith("-dirty") else "")
-    return [row.method.title, *counts, commit]
+    planned = len(plan(row.method))
+    trials = str(planned) if len(row.trials) == planned else f"{len(row.trials)} of {planned}"
+    steps = f"{row.env_steps:,}".replace(",", " ") if row.env_steps else "–"
+    commits = ", ".join(commit[:8] + ("-dirty" if commit.endswith("-dirty") else "") for commit in row.commits)
+    return [row.method.title, str(len(row.goals)), trials, str(row.episodes), steps, commits]
 
 
 def _provenance(rows: Sequence[Row]) -> Table:
@@ -211,7 +211,7 @@ def _provenance(rows: Sequence[Row]) -> Table:
 
 
 def _run_lines(rows: Sequence[Row]) -> list[str]:
-    commands = dict.fromkeys(f"- {row.method.title}: `{row.command}`" for row in rows)
+    commands = [f"- {row.method.title}: `{command}`" for row in rows for command in row.commands]
     return [
         _line(_RUN_HEADINGS),
         "|---|---:|---:|---:|---:|---|",

@@ -47,10 +47,6 @@ def short(name: str, goals: tuple[str, ...] = ("mkbs",)) -> Method:
     return replace(METHODS[name], goals=goals, seeds=(0,))
 
 
-def quiet(what, done, total):
-    pass
-
-
 def test_rows_are_chosen_by_name():
     assert chosen(None) == list(METHODS.values())
     assert [method.name for method in chosen(["ril", "hiro"])] == ["ril", "hiro"]
@@ -80,25 +76,59 @@ def test_a_trial_is_fine_tuned_as_its_row_says(method, tmp_path):
     assert (found.pool.relabelling, found.pool.low_window) == (method.imitation.relabelling, method.imitation.window)
 
 
-def test_rows_from_beginning_to_end(config, monkeypatch):
-    methods = [short("npg-bc"), short("bc", ("mkbs", "kbts")), short("nearest")]
-    seen = []
-    found = list(reproduce(methods, config, lambda *progress: seen.append(progress)))
-    assert [row.method.name for row in found] == ["npg-bc", "bc", "nearest"]
-    assert [row.env_steps for row in found] == [2 * EPISODE_STEPS, 0, 0]
-    tuned, imitated, nearest = (row.trials[0] for row in found)
+def reproduced(methods, config, known=None):
+    """The rows, each as it was kept last, and what was reported on the way."""
+    kept, seen = {}, []
+    reproduce(
+        methods,
+        config,
+        known or {},
+        lambda *progress: seen.append(progress),
+        lambda row: kept.update({row.method.name: row}),
+    )
+    return kept, seen
+
+
+def test_rows_from_beginning_to_end(config):
+    found, seen = reproduced([short("npg-bc"), short("bc", ("mkbs", "kbts")), short("nearest")], config)
+    assert list(found) == ["npg-bc", "bc", "nearest"]
+    assert [row.env_steps for row in found.values()] == [2 * EPISODE_STEPS, 0, 0]
+    tuned, imitated, nearest = (row.trials[0] for row in found.values())
     assert [point.env_steps for point in tuned.curve] == [8]
     assert imitated.curve == nearest.curve == ()
     assert list(imitated.evaluation["starts"]["perturbed"]["goals"]) == ["mkbs", "kbts"]
-    assert seen == [
-        ("imitation", 0, 1),
-        ("imitation", 1, 1),
-        *((row.method.name, done, 1) for row in found for done in (0, 1)),
-    ]
+    assert seen == [("imitation", 0, 1), ("imitation", 1, 1), *(("trials", done, 3) for done in range(4))]
     folders = {str(path.parent.relative_to(config.runs)) for path in config.runs.rglob("evaluation.json")}
     assert folders == {"npg-bc/mkbs-0", "bc/all", "nearest/all"}
 
+
+def test_what_the_runs_hold_is_not_done_again(config, monkeypatch):
+    methods = [short("npg-bc"), short("nearest")]
+    found, _ = reproduced(methods, config)
     for name in ("evaluate", "evaluate_nearest", "export"):
         monkeypatch.setattr(paper, name, None)
     monkeypatch.setattr(finetune, "rollout", None)
-    assert list(reproduce(methods, config, quiet)) == found  # nothing is done again
+    assert reproduced(methods, config)[0] == found
+
+
+def test_known_trials_need_no_runs_and_a_row_grows_by_what_is_missing(config, tmp_path):
+    method = replace(short("npg-bc", ("mkbs", "kbts")), seeds=(0, 1))
+    whole = reproduced([method], config)[0]["npg-bc"].trials
+    assert [(trial.goals, trial.seed) for trial in whole] == [
+        (("mkbs",), 0), (("kbts",), 0), (("mkbs",), 1), (("kbts",), 1)
+    ]  # fmt: skip
+    elsewhere = replace(config, runs=tmp_path / "elsewhere")
+    known = {"npg-bc": [whole[3], *whole[:2]]}
+    found, seen = reproduced([method], elsewhere, known)
+    assert [(trial.goals, trial.seed) for trial in found["npg-bc"].trials] == [(t.goals, t.seed) for t in whole]
+    assert seen[-2:] == [("trials", 0, 1), ("trials", 1, 1)]
+    assert [path.name for path in (tmp_path / "elsewhere" / "npg-bc").iterdir()] == ["mkbs-1"]
+    assert reproduced([method], replace(config, runs=tmp_path / "nowhere"), {"npg-bc": whole})[0] == {}
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_every_row_has_a_trial_of_a_seed_before_any_has_one_of_the_next(config):
+    grown = []
+    methods = [replace(short(name), seeds=(0, 1)) for name in ("npg-bc", "npg-gcbc")]
+    reproduce(methods, config, {}, lambda *_: None, lambda row: grown.append((row.method.name, len(row.trials))))
+    assert grown == [("npg-bc", 1), ("npg-gcbc", 1), ("npg-bc", 2), ("npg-gcbc", 2)]

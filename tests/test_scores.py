@@ -1,6 +1,8 @@
 """Rows on disk, and the means and intervals that are taken from them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,18 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.kitchen.elements import PAPER_GOALS
 from rpl_runtime.results import MEASURES
 from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
-from rpl_train.paper import RowResult, TrialResult
-from rpl_train.scores import curve, method_facts, names, read_rows, score, shared_goals, write_distilled, write_row
+from rpl_train.paper import PaperConfig, RowResult, TrialResult
+from rpl_train.scores import (
+    curve,
+    known_trials,
+    method_facts,
+    names,
+    read_rows,
+    score,
+    shared_goals,
+    write_distilled,
+    write_row,
+)
 
 
 def written(folder, *made):
@@ -34,13 +46,37 @@ def test_a_row_survives_the_round_trip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["npg-bc.json"]  # no temporary file is left
 
 
+CONFIG = PaperConfig(Path("runs"), (), env_steps=120_000, episodes=rows.EPISODES)
+
+
+def test_the_trials_of_a_row_are_known_wherever_they_were_run(tmp_path):
+    made = [rows.row(METHODS["npg-bc"]), rows.row(METHODS["ril"])]
+    written(tmp_path, *made)
+    asked = [METHODS[name] for name in ("npg-bc", "ril", "hiro")]
+    assert known_trials(asked, CONFIG, tmp_path) == {row.method.name: list(row.trials) for row in made}
+
+
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        (METHODS["npg-bc"], replace(CONFIG, env_steps=1)),
+        (METHODS["npg-bc"], replace(CONFIG, episodes=1)),
+        (replace(METHODS["npg-bc"], objective="iril"), CONFIG),
+    ],
+)
+def test_a_row_that_was_made_otherwise_is_not_added_to(tmp_path, method, config):
+    written(tmp_path, rows.row(METHODS["npg-bc"]))
+    with pytest.raises(InvalidInput, match="choose another folder"):
+        known_trials([method], config, tmp_path)
+
+
 def test_a_file_says_what_its_row_is_made_of(tmp_path):
     written(tmp_path, rows.row(METHODS["window-60"]))
     content = json.loads((tmp_path / "window-60.json").read_text())
     assert content["method"] == json.loads(json.dumps(method_facts(METHODS["window-60"])))
     assert content["method"]["imitation"]["window"] == 60
     assert content["method"]["published"] == {"success": "47", "steps": "2.9", "plot": True}
-    assert set(content) == {"method", "env_steps", "trials", "command", "commit", "versions"}
+    assert set(content) == {"method", "env_steps", "trials"}
     assert set(content["trials"][0]) == {"goals", "seed", "curve", "evaluation"}
 
 
@@ -103,7 +139,7 @@ def test_the_distilled_policy_is_a_row_like_any_other(tmp_path):
     [row] = read_rows(tmp_path)
     assert row.method == DISTILLED
     assert (row.goals, row.seeds, row.trials[0].curve) == (PAPER_GOALS, 1, ())
-    assert (row.command, row.commit) == ("rpl evaluate made/up", "0123456789abcdef")
+    assert (row.commands, row.commits) == (("rpl evaluate made/up",), ("0123456789abcdef",))
     expected = rows.distilled()["starts"]["perturbed"]
     for measure in MEASURES:
         assert score(row, "perturbed", measure, row.goals).mean == pytest.approx(expected[measure])

@@ -72,6 +72,13 @@ def test_rows_that_all_have_the_same_goals_are_shown_once(tmp_path, wide, capsys
     assert capsys.readouterr().out.count("From the nominal start") == 1
 
 
+def test_a_row_under_way_says_how_far_it_is(tmp_path, wide, capsys):
+    whole = rows.row(METHODS["oracle"])
+    write_row(whole._replace(trials=whole.trials[:3]), tmp_path)
+    print_paper(tmp_path)
+    assert "3 of 8" in capsys.readouterr().out
+
+
 PAGE = "# Results\n\nbefore\n\n<!-- table -->\nold\n<!-- /table -->\n\nafter\n"
 
 
