@@ -1,0 +1,203 @@
+"""Bearer tokens: who may act, fetch or administer, and until when.
+
+In: a file of grants, and a token somebody shows. Out: whose it is. It knows neither gRPC nor the wire.
+
+    # name   rights      sha256 of the token                                               expires (optional)
+    arm-3    act,fetch   2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae  2027-03-01T00:00:00Z
+
+A token is 256 random bits: nobody guesses one, nor finds it from its digest, so no salt and no slow hash are needed,
+and who reads the server's file learns nothing that opens the server. Who writes it decides who may do what: files that
+others may write, or strangers read, are refused. Only the client's own file holds a token itself.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from rpl_runtime.errors import InvalidInput, Unauthenticated
+
+_PREFIX = "rpl_"  # by which a scanner for leaked secrets, and a person, knows one
+_NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LONGEST_FILE = 1 << 20  # [bytes]
+
+
+class Right(StrEnum):
+    ACT = "act"  # Plan, Act and Control
+    FETCH = "fetch"  # the bundle's files
+    ADMINISTER = "administer"  # the admin service
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the holder of one token may do."""
+
+    name: str
+    rights: frozenset[Right]
+    digest: str  # SHA-256 of the token, in hexadecimal digits
+    expires: datetime | None = None  # None: never
+
+
+def new_token() -> str:
+    """A token nobody has seen."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def grant(token: str, name: str, rights: Sequence[Right], expires: datetime | None = None) -> Grant:
+    """What the holder of a token may do, to be put into the server's file.
+
+    Raises:
+        InvalidInput: the name is not allowed, or there is no right.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"the token's name is {name!r}; allowed are 1 to 64 letters, digits and any of . _ - @")
+    if not rights:
+        raise InvalidInput(f"token {name} has no right; allowed are {', '.join(Right)}")
+    return Grant(name, frozenset(rights), _digest(token), expires)
+
+
+def find(grants: Sequence[Grant], token: str, now: datetime) -> Grant:
+    """The grant that a token stands for.
+
+    Raises:
+        Unauthenticated: there is none, or it has expired.
+    """
+    shown = _digest(token)
+    found = [held for held in grants if hmac.compare_digest(held.digest, shown)]  # all of them, whichever it is
+    if not found:
+        raise Unauthenticated("the token is not one that this server knows; ask its operator for one")
+    [held] = found
+    if held.expires is not None and held.expires <= now:
+        raise Unauthenticated(f"token {held.name} expired at {_written(held.expires)}; ask the operator for another")
+    return held
+
+
+def read_grants(path: Path) -> tuple[Grant, ...]:
+    """The grants of a server's file.
+
+    Raises:
+        InvalidInput: the file cannot be read or is open to others, or a line is not one of a grant.
+    """
+    grants: list[Grant] = []
+    for number, line in enumerate(read_private(path).splitlines(), start=1):
+        if words := line.partition("#")[0].split():
+            grants.append(_parse(words, f"line {number} of {path}"))
+    for what, values in (("name", [held.name for held in grants]), ("token", [held.digest for held in grants])):
+        if len(set(values)) < len(values):
+            raise InvalidInput(f"{path} names a {what} twice; each stands there once")
+    return tuple(grants)
+
+
+def add_grant(path: Path, held: Grant) -> None:
+    """Put one more grant into a server's file, which is begun if it is not there.
+
+    Raises:
+        InvalidInput: the name is taken, or the file cannot be read or written.
+    """
+    before = read_private(path) if path.exists() else "# name  rights  sha256 of the token  expires (optional)\n"
+    if path.exists() and held.name in {other.name for other in read_grants(path)}:
+        raise InvalidInput(f"{path} has a token named {held.name}; choose another name or remove its line")
+    expires = "" if held.expires is None else "  " + _written(held.expires)
+    line = f"{held.name}  {','.join(sorted(held.rights))}  {held.digest}{expires}\n"
+    write_private(path, before + ("" if before.endswith("\n") else "\n") + line)
+
+
+def read_private(path: Path) -> str:
+    """The text of a file that decides who may do what.
+
+    Raises:
+        InvalidInput: it cannot be read, or others may write it, or strangers may read it.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            raw = file.read(_LONGEST_FILE + 1)
+        text = raw.decode()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text; expected UTF-8") from error
+    if len(raw) > _LONGEST_FILE:
+        raise InvalidInput(f"{path} is larger than {_LONGEST_FILE >> 20} MiB; that is no file of tokens")
+    if status.st_uid not in (0, os.geteuid()):
+        raise InvalidInput(f"{path} belongs to user {status.st_uid}; it must belong to you or to root")
+    if stat.S_IMODE(status.st_mode) & 0o027:
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        raise InvalidInput(f"{path} has mode {mode}, open to others; allowed is 640 or less: chmod 600 {path}")
+    return text
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all.
+
+    Raises:
+        InvalidInput: it cannot be written.
+    """
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        os.replace(staging, path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_token(path: Path) -> str:
+    """The token in a client's file.
+
+    Raises:
+        InvalidInput: the file cannot be read, is open to others, or holds something else.
+    """
+    token = read_private(path).strip()
+    check_token(token, str(path))
+    return token
+
+
+def check_token(token: str, where: str) -> None:
+    """Refuse what can be no token, without saying what it was.
+
+    Raises:
+        InvalidInput: it is not printable ASCII in one piece.
+    """
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise InvalidInput(f"{where} holds no token; a token is one word, as `rpl tokens new` prints it")
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def _written(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _parse(words: list[str], where: str) -> Grant:
+    if len(words) not in (3, 4):
+        raise InvalidInput(f"{where} has {len(words)} words; it needs name, rights, digest and perhaps an expiry")
+    name, rights, digest, *expires = words
+    unknown = [right for right in rights.split(",") if right not in set(Right)]
+    if unknown:
+        raise InvalidInput(f"{where} names the right {unknown[0]!r}; allowed are {','.join(Right)}")
+    if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
+        raise InvalidInput(f"{where} is not a grant; `rpl tokens new` writes one: name, rights, SHA-256 as hexadecimal")
+    until = _moment(expires[0], where) if expires else None
+    return Grant(name, frozenset(map(Right, rights.split(","))), digest, until)
+
+
+def _moment(text: str, where: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidInput(f"{where} expires at {text!r}; allowed is a time with its zone, as 2027-03-01T00:00:00Z")
+    return moment
