@@ -74,7 +74,9 @@ def inspect_command(
 @app.command("serve")
 def serve_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0 takes a free one.")] = _ADDRESS,
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT to listen on, port 0 for a free one, or unix:PATH.")
+    ] = _ADDRESS,
 ) -> None:
     """Serve a bundle over gRPC until Ctrl-C or SIGTERM."""
     # gRPC's own lines about a port that is taken would stand beside our sentence about it.
@@ -105,7 +107,9 @@ class StartKind(StrEnum):
 def run_command(
     goal: Annotated[str, typer.Option(help="Elements with commas between them, or a compound goal such as mkbs.")],
     robot: Annotated[RobotKind, typer.Option(help="What to drive.")] = RobotKind.KITCHEN,
-    address: Annotated[str | None, typer.Option(help=f"HOST:PORT of a server; default {_ADDRESS}.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default {_ADDRESS}.")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Draw the start and sample the policy with it; without: start 0, the mode.")
@@ -183,7 +187,9 @@ def replay_command(
     log: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, whole or broken off.")
     ],
-    address: Annotated[str | None, typer.Option(help=f"HOST:PORT of a server; default {_ADDRESS}.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default {_ADDRESS}.")
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the replay instead.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference accepted, each dimension in its own unit.")
@@ -227,7 +233,9 @@ class Starts(StrEnum):
 @app.command("evaluate")
 def evaluate_command(
     bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder; a server is started for it.")] = None,
-    address: Annotated[str | None, typer.Option(help="HOST:PORT of a running server to evaluate instead.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT or unix:PATH of a running server to evaluate instead.")
+    ] = None,
     saved: Annotated[
         Path | None, typer.Option("--from", help="Run nothing: print and draw this evaluation.json again.")
     ] = None,

@@ -58,7 +58,7 @@ class Client:
     """A connection to one server.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT or unix:PATH.
         timeout_s: [s] how long an answer may take before the server counts as gone.
         digest: of the one bundle that may answer; None takes whichever is served.
 

@@ -36,7 +36,8 @@ from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
 DIGEST_KEY = "rpl-digest"  # metadata of a call: the bundle that must answer it
-MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows
+MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
+MAX_ROWS = 256  # of a message of Control, which keeps the server from everything else for some milliseconds
 MAX_ROBOT_NAME = 128  # [characters]
 
 _M = TypeVar("_M", bound=Message)
@@ -69,12 +70,14 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
     """The rows of one message of a Control stream, each the robot and its request or what is wrong with it.
 
     Raises:
-        InvalidInput: the bytes are no ControlRequest.
+        InvalidInput: the bytes are no ControlRequest, or it has too many rows.
         ProtocolViolation: there is no row, or one names no robot or no kind.
     """
     message = _parse(pb.ControlRequest, raw)
     if not message.rows:
         raise ProtocolViolation("the message has no rows; a ControlRequest carries at least one")
+    if len(message.rows) > MAX_ROWS:
+        raise InvalidInput(f"the message has {len(message.rows)} rows; allowed are 1 to {MAX_ROWS}")
     rows: list[tuple[str, Request | RelayError]] = []
     for row in message.rows:
         kind = row.WhichOneof("kind")
