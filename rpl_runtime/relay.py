@@ -5,9 +5,8 @@ and does not know what kind of policy it runs: anything with `plan` and `act` wi
 torch modules in training alike.
 """
 
-import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -165,25 +164,24 @@ class RelayLoop:
             RelayError: the first fault of the batch, as `faults` reports it.
         """
         runs, states = self._accept(robots, steps, states)
-        phases = [self._phase(run) for run in runs]
-        plans = self._plan(runs, phases, states)
-
-        subgoals = np.empty_like(states)
-        for row, phase in enumerate(phases):
-            subgoals[row] = plans[row] if phase.subgoal is None else phase.subgoal
-        ages = [run.step - phase.planned_at for run, phase in zip(runs, phases, strict=True)]
-        if 0 in ages:
+        fresh, ahead = self._turn(runs, states)
+        # np.stack would be many times slower for few rows.
+        subgoals = np.array([fresh.get(row, run.subgoal) for row, run in enumerate(runs)])
+        if fresh:
             _finite("subgoal", subgoals)
-        noise = self._noise_rows("low", [(run, run.step) for run in runs], self._spec.low_noise)
+        noise = self._noise_rows("low", runs, steps, self._spec.low_noise)
         action = _finite("action", self._levels.act(states, subgoals, noise))
 
-        upcoming = {row: plan for row, plan in plans.items() if phases[row].subgoal is not None}
-        for row, (run, phase) in enumerate(zip(runs, phases, strict=True)):
-            run.upcoming = upcoming.get(row, phase.upcoming)
-            run.subgoal, run.planned_at = subgoals[row], phase.planned_at
+        for row in fresh:
+            run = runs[row]
+            run.subgoal, run.planned_at, run.upcoming = subgoals[row], run.step, None
+        for row, plan in ahead.items():
+            runs[row].upcoming = plan
+        ages = np.array([run.step - run.planned_at for run in runs])
+        for run in runs:
             run.step += 1
-        there = {row: plan for row, plan in upcoming.items() if isinstance(plan, np.ndarray)}
-        return Decision(action, subgoals, np.array(ages), there)
+        there = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
+        return Decision(action, subgoals, ages, there)
 
     def _accept(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -195,41 +193,47 @@ class RelayLoop:
             if (run := self._runs.get(robot)) and run.step == step
         ]
         if len(runs) == len(robots) == len(set(robots)):
-            with contextlib.suppress(ValueError):  # states of different sizes are no array
+            try:
                 batch = np.asarray(states, dtype=np.float32)
-                if self._spec.state.accepts(batch):
-                    return runs, batch
+            except ValueError:  # states of different sizes
+                batch = np.empty(0)
+            if self._spec.state.accepts(batch):
+                return runs, batch
         raise next(iter(self.faults(robots, steps, states).values()))
 
-    def _phase(self, run: _Run) -> "_Phase":
-        """Where a run stands at its next step: which subgoal it follows and which plan it asks for."""
-        age, horizon = run.step - run.planned_at, self._spec.horizon
-        if run.subgoal is None or (age == horizon and run.upcoming is None):
-            return _Phase(None, run.step, None, asks_for=run.step)
-        if age == horizon:
-            return _Phase(_arrived(run), run.step, None, asks_for=None)
-        ahead = run.step + run.lead if run.lead and age == horizon - run.lead else None
-        return _Phase(run.subgoal, run.planned_at, run.upcoming, asks_for=ahead)
-
-    def _plan(self, runs: list[_Run], phases: list["_Phase"], states: np.ndarray) -> dict[int, ArrayLike]:
-        """One call of the high level for every row that asks for a plan: row -> subgoal (n,)."""
-        asking = [
-            (row, run, p.asks_for)
-            for row, (run, p) in enumerate(zip(runs, phases, strict=True))
-            if p.asks_for is not None
-        ]
+    def _turn(self, runs: list[_Run], states: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
+        """What is new at the next step, by row: subgoals (n,) that take effect, and plans that were asked for ahead."""
+        fresh: dict[int, np.ndarray] = {}
+        asking: dict[int, int] = {}  # row -> the step for which a plan is asked
+        for row, run in enumerate(runs):
+            left = self._spec.horizon - (run.step - run.planned_at)  # steps for which the subgoal is still followed
+            if run.subgoal is None or (left == 0 and run.upcoming is None):
+                asking[row] = run.step
+            elif left == 0:
+                fresh[row] = _arrived(run)
+            elif left == run.lead:
+                asking[row] = run.step + run.lead
         if not asking:
-            return {}
-        rows = [row for row, _, _ in asking]
-        goals = np.array([run.goal.state for _, run, _ in asking])  # np.stack is many times slower for few rows
-        masks = np.array([run.goal.mask for _, run, _ in asking])
-        noise = self._noise_rows("high", [(run, step) for _, run, step in asking], self._spec.high_noise)
-        asked = states if len(rows) == len(runs) else states[rows]
-        return dict(zip(rows, self._levels.plan(asked, goals, masks, noise), strict=True))
+            return fresh, {}
+        plans = self._plan(runs, asking, states)
+        ahead = {row: plan for row, plan in plans.items() if asking[row] > runs[row].step}
+        now = {row: np.asarray(plan, dtype=np.float32) for row, plan in plans.items() if row not in ahead}
+        return fresh | now, ahead
 
-    def _noise_rows(self, level: Literal["high", "low"], runs: list[tuple[_Run, int]], size: int) -> np.ndarray:
+    def _plan(self, runs: list[_Run], asking: dict[int, int], states: np.ndarray) -> dict[int, ArrayLike]:
+        """One call of the high level for every row that asks for a plan: row -> subgoal (n,)."""
+        asked = [runs[row] for row in asking]
+        goals = np.array([run.goal.state for run in asked])
+        masks = np.array([run.goal.mask for run in asked])
+        noise = self._noise_rows("high", asked, asking.values(), self._spec.high_noise)
+        rows = states if len(asked) == len(runs) else states[list(asking)]
+        return dict(zip(asking, self._levels.plan(rows, goals, masks, noise), strict=True))
+
+    def _noise_rows(
+        self, level: Literal["high", "low"], runs: list[_Run], steps: Iterable[int], size: int
+    ) -> np.ndarray:
         rows = np.zeros((len(runs), size), dtype=np.float32)
-        for row, (run, step) in enumerate(runs):
+        for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
             if run.seed is not None:
                 rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
         return rows
@@ -257,13 +261,6 @@ class RelayLoop:
         for subgoal in (resume.subgoal, resume.upcoming):
             if subgoal is not None:
                 self._spec.state.check_finite("subgoal", subgoal)
-
-
-class _Phase(NamedTuple):
-    subgoal: np.ndarray | None  # the subgoal to follow, None where the plan asked for now is it
-    planned_at: int  # the step at which it took effect
-    upcoming: ArrayLike | None
-    asks_for: int | None  # the step for which a plan is asked now
 
 
 class _NoiseSource:
@@ -310,6 +307,6 @@ def _arrived(run: _Run) -> np.ndarray:
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
+    if np.count_nonzero(np.isfinite(values)) < values.size:  # for a row `all` takes twice as long
         raise RelayError(f"the policy returned a {what} that is not finite; the run cannot go on with it")
     return values

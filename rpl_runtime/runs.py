@@ -30,7 +30,7 @@ from rpl_runtime.messages import (
     Started,
     valid_until_ns,
 )
-from rpl_runtime.relay import Decision, Levels, RelayLoop
+from rpl_runtime.relay import Levels, RelayLoop
 from rpl_runtime.spec import ResolvedGoal
 
 Rows = Sequence[tuple[str, Request | RelayError]]
@@ -137,17 +137,21 @@ class Runs:
 
     def _decide(self, rows: list[tuple[str, Observation]]) -> list[tuple[str, Reply]]:
         decision = self._loop.step(*_columns(rows))
-        return [(robot, self._action(decision, at, seen.observed_ns)) for at, (robot, seen) in enumerate(rows)]
-
-    def _action(self, decision: Decision, at: int, observed_ns: int) -> Action:
-        return Action(
-            target=decision.action[at],
-            subgoal=decision.subgoal[at],
-            age=int(decision.age[at]),
-            replanned=bool(decision.age[at] == 0),
-            valid_until_ns=valid_until_ns(observed_ns, self._spec.period_s),
-            upcoming=decision.upcoming.get(at),
-        )
+        made = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), strict=True)
+        return [
+            (
+                robot,
+                Action(
+                    target,
+                    subgoal,
+                    age,
+                    age == 0,
+                    valid_until_ns(seen.observed_ns, self._spec.period_s),
+                    decision.upcoming.get(at),
+                ),
+            )
+            for at, ((robot, seen), target, subgoal, age) in enumerate(made)
+        ]
 
 
 def _columns(rows: list[tuple[str, Observation]]) -> tuple[list[str], list[int], list[np.ndarray]]:
