@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import policies
@@ -44,6 +46,26 @@ def test_every_input_reaches_the_output(tiny_bundle: Bundle) -> None:
     subgoal = policy.plan(**inputs)
     for name in inputs:
         assert not np.array_equal(policy.plan(**inputs | {name: inputs[name] + 1}), subgoal), name
+
+
+def test_one_row_is_what_onnx_runtime_makes_of_it(tiny_bundle: Bundle) -> None:
+    policy, inputs = OnnxPolicy(tiny_bundle), rows(tiny_bundle, 1)
+    session = onnxruntime.InferenceSession(tiny_bundle.high, providers=["CPUExecutionProvider"])
+    first = policy.plan(**inputs)
+    policy.plan(**inputs | {"state": inputs["state"] + 1})
+    np.testing.assert_array_equal(first, session.run(["subgoal"], inputs)[0])  # and it stays what it was
+
+
+def test_threads_do_not_touch_each_other(tiny_bundle: Bundle) -> None:
+    policy, inputs = OnnxPolicy(tiny_bundle), rows(tiny_bundle, 8)
+    alone = [policy.plan(*(batch[row : row + 1] for batch in inputs.values())) for row in range(8)]
+
+    def many(row: int) -> list[np.ndarray]:
+        return [policy.plan(*(batch[row : row + 1] for batch in inputs.values())) for _ in range(300)]
+
+    with ThreadPoolExecutor(8) as threads:
+        for row, found in enumerate(threads.map(many, range(8))):
+            np.testing.assert_array_equal(np.stack(found), np.repeat(alone[row][None], 300, axis=0))
 
 
 def test_warm_up_takes_any_sizes(tmp_path: Path) -> None:
