@@ -168,6 +168,8 @@ def _fill_reply(row: pb.ReplyRow, reply: Reply) -> None:
                 action.subgoal.extend(reply.subgoal.tolist())
             if reply.upcoming is not None:
                 action.upcoming.extend(reply.upcoming.tolist())
+            if reply.novelty is not None:
+                action.novelty = reply.novelty
         case Started():
             started = row.started
             started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -195,6 +197,7 @@ def _unpack_reply_row(row: pb.ReplyRow, times: StageTimes) -> Reply:
                 valid_until_ns=action.valid_until_ns,
                 upcoming=_vector(action.upcoming) if action.upcoming else None,
                 times=times,
+                novelty=action.novelty if action.HasField("novelty") else None,
             )
         case "started":
             started = row.started

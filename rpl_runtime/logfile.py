@@ -133,6 +133,7 @@ class LogWriter:
                 valid_until_ns=self._unix_ns + action.valid_until_ns,
                 done=sorted(step.done),
                 times=None if action.times is None else action.times._asdict(),
+                novelty=action.novelty,
             ),
         )
 
@@ -167,6 +168,7 @@ class LoggedStep(NamedTuple):
     subgoal: tuple[float, ...]  # (n,) the subgoal followed
     age: int  # [steps] since it took effect
     target: tuple[float, ...]  # (m,)
+    novelty: float | None = None  # of the state; None: the bundle could not say
 
 
 class Log(NamedTuple):
@@ -239,6 +241,7 @@ def _step(latest: dict[str, Any]) -> LoggedStep:
         subgoal=_values(subgoal.values),
         age=subgoal.age,
         target=_values(action.target),
+        novelty=action.novelty if action.HasField("novelty") else None,
     )
 
 

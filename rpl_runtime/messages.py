@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import RelayError
+from rpl_runtime.novelty import FLAGGED
 from rpl_runtime.relay import Resume
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
@@ -75,6 +76,12 @@ class Action(NamedTuple):
     valid_until_ns: int  # [ns] in the client's monotonic clock
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, where it was planned at this step
     times: StageTimes | None = None  # of the message that brought it
+    novelty: float | None = None  # of the state it answers; None: the bundle cannot say
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the state is far from what the policy was trained on."""
+        return self.novelty is not None and self.novelty > FLAGGED
 
 
 class GoalSet(NamedTuple):

@@ -30,6 +30,7 @@ from rpl_runtime.messages import (
     Started,
     valid_until_ns,
 )
+from rpl_runtime.novelty import Novelty
 from rpl_runtime.relay import Levels, RelayLoop
 from rpl_runtime.spec import ResolvedGoal
 
@@ -56,6 +57,7 @@ class Runs:
         self._spec = bundle.spec
         self._leases = leases
         self._loop = RelayLoop(self._levels, bundle.spec)
+        self._novelty = Novelty.of(bundle.manifest.statistics)
 
     def answer(self, rows: Rows, received_ns: int) -> Answer:
         """Take a message that was received at a time of `perf_counter_ns`; its rows take effect in their order.
@@ -136,8 +138,9 @@ class Runs:
         return [(robot, faults[at]) if at in faults else next(decided) for at, (robot, _) in enumerate(rows)]
 
     def _decide(self, rows: list[tuple[str, Observation]]) -> list[tuple[str, Reply]]:
-        decision = self._loop.step(*_columns(rows))
-        made = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), strict=True)
+        robots, steps, states = _columns(rows)
+        decision = self._loop.step(robots, steps, states)
+        made = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), self._scores(states), strict=True)
         return [
             (
                 robot,
@@ -148,10 +151,17 @@ class Runs:
                     age == 0,
                     valid_until_ns(seen.observed_ns, self._spec.period_s),
                     decision.upcoming.get(at),
+                    novelty=novelty,
                 ),
             )
-            for at, ((robot, seen), target, subgoal, age) in enumerate(made)
+            for at, ((robot, seen), target, subgoal, age, novelty) in enumerate(made)
         ]
+
+    def _scores(self, states: list[np.ndarray]) -> Sequence[float | None]:
+        """How far each state is from the training data."""
+        if self._novelty is None:
+            return [None] * len(states)
+        return self._novelty.score(np.asarray(states, dtype=np.float32)).tolist()
 
 
 def _columns(rows: list[tuple[str, Observation]]) -> tuple[list[str], list[int], list[np.ndarray]]:

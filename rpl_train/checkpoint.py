@@ -72,9 +72,9 @@ def open_run(run: Path, record: RunRecord) -> None:
         os.replace(staging, path)
         return
     found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
-    different = [
-        name for name in ("spec", "networks", "statistics", "targets") if getattr(found, name) != getattr(record, name)
-    ]
+    different = [name for name in ("spec", "networks", "targets") if getattr(found, name) != getattr(record, name)]
+    if _learned_from(found) != _learned_from(record):
+        different.append("statistics")
     different += [
         key for key, value in record.provenance.settings.items() if found.provenance.settings.get(key) != value
     ]
@@ -83,6 +83,11 @@ def open_run(run: Path, record: RunRecord) -> None:
             f"{run} holds a run with other settings ({', '.join(different)}); continue it with its own "
             "settings or choose another folder"
         )
+
+
+def _learned_from(record: RunRecord) -> Statistics:
+    """The statistics that weights depend on: not the whitening, whose last digits are a machine's own."""
+    return record.statistics.model_copy(update={"whitening": None})
 
 
 def read_run(run: Path) -> RunRecord:

@@ -57,6 +57,7 @@ def register(app: typer.Typer) -> None:
     app.command("finetune")(finetune_command)
     app.command("distill")(distill_command)
     app.command("export")(export_command)
+    app.command("novelty")(novelty_command)
     app.command("train")(train_command)
     app.command("methods")(methods_command)
     app.command("paper")(paper_command)
@@ -402,6 +403,23 @@ def _print_export(result: "ExportResult") -> None:
     from rpl_train.export import result_table
 
     Console(markup=False, highlight=False).print(result_table(result))
+
+
+def novelty_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder; it is written anew.")],
+    demos: Recordings,
+) -> None:
+    """Let the server of an older bundle say how far a state is from the training data.
+
+    What `rpl export` writes now can do so by itself. The graphs stay as they are; the bundle's identity becomes another
+    and its evaluation is left out: `rpl evaluate BUNDLE --write` makes it again.
+    """
+    from rpl_runtime.bundle import load_bundle
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.novelty import add_novelty
+
+    added = add_novelty(load_bundle(bundle), load_demonstrations(demos))
+    typer.echo(f"{bundle} scores states now; its digest is {added.digest}")
 
 
 def train_command(

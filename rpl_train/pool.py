@@ -22,10 +22,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.manifest import Statistics
 from rpl_runtime.spec import PolicySpec
 from rpl_train.demos.trajectory import Trajectory
 from rpl_train.relabel import HighTuples, LowTuples, relabel_high, relabel_low
+from rpl_train.statistics import state_statistics
 
 _MOVED = 0.1  # a tenth of the way from an element's start to its goal: beyond any sensor noise
 _DYING = 2 / 3  # what is left of a motion from one step to the next after the recording: two more steps of it in all
@@ -84,12 +84,7 @@ class Pool:
         lengths = [len(demonstration) for demonstration in demonstrations]
         self.states = np.concatenate([demonstration.states for demonstration in demonstrations])  # (N, n)
         self.targets = np.concatenate([demonstration.targets for demonstration in demonstrations])  # (N, m)
-        self.statistics = Statistics(
-            mean=_floats(self.states.mean(0)),
-            std=_floats(self.states.std(0)),
-            low=_floats(self.states.min(0)),
-            high=_floats(self.states.max(0)),
-        )
+        self.statistics = state_statistics(self.states)
         self._first = np.cumsum([0, *lengths[:-1]])  # (E,)
         self._last = np.cumsum(lengths) - 1  # (E,)
         self._episode = np.repeat(np.arange(len(lengths)), lengths)  # (N,)
@@ -262,7 +257,3 @@ def _check(demonstrations: Sequence[Trajectory], spec: PolicySpec) -> None:
                 f"{demonstration.source} has states of {sizes[0]} and targets of {sizes[1]} numbers; "
                 f"{spec.name} has {spec.state.dim} and {spec.action.dim}"
             )
-
-
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

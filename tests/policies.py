@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rpl_runtime.bundle import Bundle, write_bundle
 from rpl_runtime.kitchen.elements import kitchen_spec
-from rpl_runtime.manifest import Manifest, Provenance
+from rpl_runtime.manifest import Manifest, Provenance, Statistics
 from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
 
 
@@ -43,7 +43,9 @@ def tiny_spec(horizon: int = 4, high_noise: int = 3, low_noise: int = 2) -> Poli
     )
 
 
-def tiny_bundle(path: Path, spec: PolicySpec | None = None, seed: int = 0) -> Bundle:
+def tiny_bundle(
+    path: Path, spec: PolicySpec | None = None, seed: int = 0, statistics: Statistics | None = None
+) -> Bundle:
     """Write a bundle of `spec` (by default `tiny_spec()`): one random layer for each level, the seed's own."""
     spec = spec or tiny_spec()
     rng = np.random.default_rng(seed)
@@ -58,8 +60,15 @@ def tiny_bundle(path: Path, spec: PolicySpec | None = None, seed: int = 0) -> Bu
     for level, graph in graphs.items():
         facts = {"pair_id": pair_id, "level": level, "horizon": spec.horizon}
         helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
-    manifest = Manifest(spec=spec, pair_id=pair_id, files={}, provenance=Provenance(command="test", commit="none"))
+    provenance = Provenance(command="test", commit="none")
+    manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, provenance=provenance)
     return write_bundle(path, manifest, graphs["high"].SerializeToString(), graphs["low"].SerializeToString())
+
+
+def tiny_statistics() -> Statistics:
+    """Training data around 0 in which a state is as far away as it is long, half its heading's length counted."""
+    triangle = ((1.0,), (0.0, 1.0), (0.0, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0))
+    return Statistics(mean=(0.0,) * 5, std=(0.3,) * 5, low=(-1.0,) * 5, high=(1.0,) * 5, whitening=triangle)
 
 
 def kitchen_bundle(path: Path, seed: int = 0) -> Bundle:

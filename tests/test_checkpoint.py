@@ -37,6 +37,16 @@ def test_a_run_record_survives_the_round_trip(tmp_path):
     open_run(tmp_path / "run", record())  # the same run goes on
 
 
+def test_a_run_from_before_states_could_be_scored_goes_on(tmp_path):
+    open_run(tmp_path / "run", record())
+    statistics = record().statistics.model_copy(update={"whitening": ((1.0,), (0.0, 1.0), (0.0, 0.0, 1.0))})
+    open_run(tmp_path / "run", record().model_copy(update={"statistics": statistics}))
+    assert read_run(tmp_path / "run") == record()
+    other = record().model_copy(update={"statistics": statistics.model_copy(update={"mean": (0.5, 0.0, 0.0)})})
+    with pytest.raises(TrainingError, match="statistics"):
+        open_run(tmp_path / "run", other)
+
+
 def test_weights_and_optimiser_survive_the_round_trip(tmp_path):
     module = build_level("low", record())
     optimiser = torch.optim.Adam(module.parameters())

@@ -58,6 +58,7 @@ replies = st.one_of(
         age=st.integers(0, 2**32 - 1),
         replanned=st.just(True),
         valid_until_ns=st.integers(-(2**63), 2**63 - 1),
+        novelty=st.none() | st.floats(0, width=32),
         upcoming=st.none() | full_vectors,
         times=st.just(TIMES),
     ),

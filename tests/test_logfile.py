@@ -34,7 +34,9 @@ def made(number: int, goal: ResolvedGoal = GOAL, seed: int = 0) -> Step:
     """A step like none before it."""
     rng = np.random.default_rng((seed, number))
     state, subgoal, target = (rng.normal(size=size).astype(np.float32) for size in (5, 5, 2))
-    action = Action(target, subgoal, number % 4, number % 4 == 0, number * 50_000_000, None, StageTimes(1, 2, 3, 4))
+    novelty = None if number % 2 else float(np.float32(rng.random()))
+    times = StageTimes(1, 2, 3, 4)
+    action = Action(target, subgoal, number % 4, number % 4 == 0, number * 50_000_000, None, times, novelty)
     return Step(number, state, action, frozenset({"door"} if number else ()), goal)
 
 
@@ -50,7 +52,7 @@ def write(path: Path, steps: Sequence[Step], close: bool = True) -> LogWriter:
 def assert_holds(path: Path, steps: Sequence[Step]) -> None:
     """The first of the steps, bit for bit, as many as the log has."""
     for found, step in zip(read_log(path).steps, steps, strict=False):
-        assert (found.step, found.age) == (step.step, step.action.age)
+        assert (found.step, found.age, found.novelty) == (step.step, step.action.age, step.action.novelty)
         pairs = {
             "goal": step.goal.state,
             "mask": step.goal.mask,

@@ -1,10 +1,13 @@
 """The runs of a stream: rows answered in their order, faults in their place, leases kept and freed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import policies
 from rpl_runtime import codec
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
@@ -202,3 +205,23 @@ def test_whatever_comes_is_answered_row_by_row(policy: OnnxPolicy, tiny_bundle: 
         assert len(answer.rows) == len(rows)
     runs.close()
     assert not leases
+
+
+def test_an_action_says_how_far_its_state_is_from_the_training_data(tmp_path: Path) -> None:
+    bundle = policies.tiny_bundle(tmp_path / "bundle", statistics=policies.tiny_statistics())
+    runs = Runs(OnnxPolicy(bundle), bundle, set())
+    ask(runs, ("a", Start(DOOR, STATE)), ("b", Start(DOOR, STATE)))
+    near, far = np.array([[0.3, 0, 0, 0.4, 0], [3, 0, 0, 0, 0.5]], np.float32)
+    first, second = ask(runs, ("a", see(0, near)), ("b", see(0, far)))
+    assert isinstance(first, Action)
+    assert isinstance(second, Action)
+    assert (first.novelty, second.novelty) == pytest.approx((0.5, 9.25**0.5))
+    assert (first.flagged, second.flagged) == (False, True)
+
+
+def test_a_bundle_that_cannot_say_how_far_a_state_is_flags_none(runs: Runs) -> None:
+    ask(runs, ("a", Start(DOOR, STATE)))
+    [action] = ask(runs, ("a", see(0)))
+    assert isinstance(action, Action)
+    assert action.novelty is None
+    assert not action.flagged

@@ -7,10 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
+import policies
 import rows
-from rpl_runtime.bundle import attach_evaluation
+from rpl_runtime.bundle import attach_evaluation, load_bundle
 from rpl_runtime.cli import main
 from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
+from rpl_runtime.novelty import Novelty
 from rpl_train.checkpoint import load_run
 from rpl_train.demos.trajectory import Trajectory, save
 from rpl_train.methods import METHODS
@@ -219,3 +221,12 @@ def test_paper_takes_the_distilled_policys_row_from_its_bundle(rpl, own_bundle, 
 )
 def test_paper_refuses_bad_input(rpl, tmp_path, options, sentence):
     assert sentence in refused(rpl, "paper", tmp_path / "results", *options)
+
+
+def test_an_older_bundle_is_taught_to_score_states(rpl, demonstrations, tmp_path):
+    policies.kitchen_bundle(tmp_path / "bundle")
+    code, out, _ = rpl("novelty", tmp_path / "bundle", "--demos", demonstrations)
+    added = load_bundle(tmp_path / "bundle")
+    assert code == 0
+    assert added.digest in out
+    assert Novelty.of(added.manifest.statistics) is not None

@@ -36,18 +36,20 @@ class LoggedSubgoal(_message.Message):
     def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ...) -> None: ...
 
 class LoggedAction(_message.Message):
-    __slots__ = ("step", "target", "valid_until_ns", "done", "times")
+    __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
     step: int
     target: _containers.RepeatedCompositeFieldContainer[Named]
     valid_until_ns: int
     done: _containers.RepeatedScalarFieldContainer[str]
     times: _relay_pb2.StageTimes
-    def __init__(self, step: _Optional[int] = ..., target: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., valid_until_ns: _Optional[int] = ..., done: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ...) -> None: ...
+    novelty: float
+    def __init__(self, step: _Optional[int] = ..., target: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., valid_until_ns: _Optional[int] = ..., done: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., novelty: _Optional[float] = ...) -> None: ...
 
 class LoggedEvent(_message.Message):
     __slots__ = ("kind", "text")

@@ -263,20 +263,22 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     replanned: bool
     age: int
     upcoming: _containers.RepeatedScalarFieldContainer[float]
     valid_until_ns: int
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ...) -> None: ...
+    novelty: float
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ...) -> None: ...
 
 class SetGoal(_message.Message):
     __slots__ = ("goal", "state")
