@@ -35,6 +35,7 @@ from rpl_runtime.relay import Resume
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
+MODEL_KEY = "rpl-model"  # metadata of a call: the name of the model that it is for
 DIGEST_KEY = "rpl-digest"  # metadata of a call: the bundle that must answer it
 MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
 MAX_ROWS = 256  # of a message of Control, which keeps the server from everything else for some milliseconds

@@ -23,6 +23,7 @@ from rpl_runtime.bundle import Bundle, load_bundle
 from rpl_runtime.client import Client
 from rpl_runtime.control import Control, Rows
 from rpl_runtime.errors import BundleError, ServerUnavailable
+from rpl_runtime.leases import Leases
 from rpl_runtime.messages import Reply
 from rpl_runtime.policy import OnnxPolicy
 from rpl_runtime.reconnect import ReconnectConfig, persist
@@ -76,7 +77,7 @@ class _LocalLine:
 
     def __init__(self, bundle: Bundle, levels: "_PlansFromAfar") -> None:
         self._levels = levels
-        self._runs = Runs(levels, bundle, leases=set())
+        self._runs = Runs(levels, bundle, Leases())
 
     def exchange(self, rows: Rows) -> list[Reply]:
         replies = [reply for _, reply in self._runs.answer(rows, perf_counter_ns()).rows]

@@ -57,6 +57,14 @@ class Decision(NamedTuple):
         return self.age == 0
 
 
+class Standing(NamedTuple):
+    """Where a run stands."""
+
+    step: int  # the next step to decide
+    age: int  # [steps] of the subgoal at the last step, 0 before the first
+    subgoal: np.ndarray | None  # (n,) followed at the last step, None before the first
+
+
 @dataclass
 class _Run:
     goal: ResolvedGoal
@@ -87,6 +95,16 @@ class RelayLoop:
     def robots(self) -> frozenset[str]:
         """The robots with a run."""
         return frozenset(self._runs)
+
+    def standing(self, robot: str) -> Standing:
+        """Where a robot's run stands.
+
+        Raises:
+            ProtocolViolation: it has none.
+        """
+        run = self._run(robot)
+        age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
+        return Standing(run.step, age, run.subgoal)
 
     def start(
         self,

@@ -1,7 +1,7 @@
 """The runs of one Control stream: requests of robots in, replies out.
 
 In: the rows of a message, each a robot and its request. Out: a reply for each row, in their order. It does not know
-bytes, gRPC or sockets; the relay loop below it does not know leases.
+bytes, gRPC or sockets; the relay loop below it does not know leases, nor when anybody was heard.
 
 What cannot be accepted is answered in its place by an error and changes nothing.
 """
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rpl_runtime.bundle import Bundle
-from rpl_runtime.errors import RelayError, RobotLeased
+from rpl_runtime.errors import RelayError
+from rpl_runtime.leases import Leases
 from rpl_runtime.messages import (
     Action,
     Finish,
@@ -31,7 +32,7 @@ from rpl_runtime.messages import (
     valid_until_ns,
 )
 from rpl_runtime.novelty import Novelty
-from rpl_runtime.relay import Levels, RelayLoop
+from rpl_runtime.relay import Levels, RelayLoop, Standing
 from rpl_runtime.spec import ResolvedGoal
 
 Rows = Sequence[tuple[str, Request | RelayError]]
@@ -51,13 +52,29 @@ class Runs:
         leases: the robots that run on any stream of the server, shared by all of them.
     """
 
-    def __init__(self, levels: Levels, bundle: Bundle, leases: set[str]) -> None:
+    def __init__(self, levels: Levels, bundle: Bundle, leases: Leases) -> None:
         self._levels = _Timed(levels)
         self._bundle = bundle
         self._spec = bundle.spec
         self._leases = leases
         self._loop = RelayLoop(self._levels, bundle.spec)
         self._novelty = Novelty.of(bundle.manifest.statistics)
+        self._heard_ns: dict[str, int] = {}  # robot with a run -> when it was last heard
+        self._received_ns = 0  # when the message was received that is answered now
+        self.times = StageTimes(0.0, 0.0, 0.0, 0.0)  # of the last message
+
+    @property
+    def robots(self) -> frozenset[str]:
+        """The robots with a run."""
+        return self._loop.robots
+
+    def standing(self, robot: str) -> tuple[Standing, int]:
+        """Where a robot's run stands, and when it was last heard, a time of `perf_counter_ns`.
+
+        Raises:
+            ProtocolViolation: it has no run.
+        """
+        return self._loop.standing(robot), self._heard_ns[robot]
 
     def answer(self, rows: Rows, received_ns: int) -> Answer:
         """Take a message that was received at a time of `perf_counter_ns`; its rows take effect in their order.
@@ -65,10 +82,13 @@ class Runs:
         Neighbouring observations are decided as one batch.
         """
         decoded_ns = perf_counter_ns()
+        self._received_ns = received_ns
         self._levels.plan_ns = self._levels.act_ns = 0
         replies: list[tuple[str, Reply]] = []
         waiting: list[tuple[str, Observation]] = []
         for robot, request in rows:
+            if robot in self._heard_ns:
+                self._heard_ns[robot] = received_ns
             if isinstance(request, Observation):
                 waiting.append((robot, request))
                 continue
@@ -82,11 +102,19 @@ class Runs:
             act_us=self._levels.act_ns / 1e3,
             total_us=(perf_counter_ns() - received_ns) / 1e3,
         )
+        self.times = times
         return Answer(replies, times)
+
+    def reap(self, before_ns: int) -> list[str]:
+        """End the runs of robots that were not heard since a time of `perf_counter_ns`, and free those robots."""
+        idle = [robot for robot, heard_ns in self._heard_ns.items() if heard_ns < before_ns]
+        for robot in idle:
+            self._finish(robot)
+        return idle
 
     def close(self) -> None:
         """Free every robot of the stream."""
-        self._leases -= self._loop.robots
+        self._leases.free(self._loop.robots)
 
     def _reply(self, robot: str, request: Start | SetGoal | Finish | RelayError) -> Reply:
         try:
@@ -98,22 +126,25 @@ class Runs:
                     self._loop.set_goal(robot, goal)
                     return GoalSet(goal)
                 case Finish():
-                    steps = self._loop.finish(robot)
-                    self._leases.discard(robot)
-                    return Finished(steps)
+                    return Finished(self._finish(robot))
                 case RelayError():
                     return request
         except RelayError as error:
             return error
 
     def _start(self, robot: str, start: Start) -> Started:
-        if robot in self._leases:
-            where = "this stream" if robot in self._loop.robots else "another stream"
-            raise RobotLeased(f"robot {robot!r} runs on {where}; finish that run, or choose another robot id")
+        self._leases.check(robot, here=robot in self._loop.robots)
         goal = self._resolve(start.goal, start.state)
         self._loop.start(robot, goal, start.seed, start.plan_lead, start.resume)
-        self._leases.add(robot)
+        self._leases.take(robot)
+        self._heard_ns[robot] = self._received_ns
         return Started(goal, self._bundle.digest, self._spec.period_s, self._spec.horizon)
+
+    def _finish(self, robot: str) -> int:
+        steps = self._loop.finish(robot)
+        self._leases.free([robot])
+        del self._heard_ns[robot]
+        return steps
 
     def _resolve(self, goal: Goal, state: np.ndarray) -> ResolvedGoal:
         if isinstance(goal, ResolvedGoal):

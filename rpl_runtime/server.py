@@ -1,6 +1,6 @@
 """A server's life: listen, warm up, serve, drain, stop.
 
-In: a bundle and an address. Out: a server at that address, until it is told to stop. What is answered is service.py's
+In: bundles and an address. Out: a server at that address, until it is told to stop. What is answered is service.py's
 business; here is what surrounds it: health, reflection, connections.
 
 One event loop serves everything. A synchronous server with a thread for each stream, uvloop, Unix domain sockets and
@@ -9,51 +9,70 @@ gRPC's own settings cost a robot the same within the noise (docs/lab-notes.md), 
 
 import asyncio
 import contextlib
+import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from rpl_runtime import codec
+from rpl_runtime import admin_wire, codec
+from rpl_runtime.admin_service import AdminService
+from rpl_runtime.admission import Admission
 from rpl_runtime.bundle import Bundle
+from rpl_runtime.leases import Leases
 from rpl_runtime.listening import listen
+from rpl_runtime.models import Models, model_of
+from rpl_runtime.quotas import QuotaConfig, Quotas
+from rpl_runtime.security import Gate, SecurityConfig, is_local
 from rpl_runtime.service import Service
+from rpl_runtime.streams import Streams
 
+_LOG = logging.getLogger(__name__)
+_GOODBYE_S = 1.0  # [s] for the last answers to reach those they are for
 _SILENCE_S = 3.0  # [s] after which a client is asked for a sign of life, and again after which it counts as gone
 
 
 @dataclass(frozen=True)
 class ServerConfig:
     address: str = "127.0.0.1:50051"  # or unix:PATH; port 0 takes a free one
-    drain_s: float = 5.0  # [s] how long calls under way may take to end when the server stops
+    drain_s: float = 5.0  # [s] for which runs may go on when the server stops
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    quotas: QuotaConfig = field(default_factory=QuotaConfig)
+    max_models: int = 8
+    max_robots: int = 1024
+    idle_s: float = 300.0  # [s] after which a robot that says nothing is free again
+    reflection: bool | None = None  # whether the service describes itself; None: on this machine alone
 
 
-def serve(bundle: Bundle, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
+Bundles = Bundle | Sequence[Bundle]  # the first is the default of calls that name no model
+
+
+def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the address once robots may come.
 
     Raises:
         AddressInUse: the port is taken.
-        InvalidInput: the address cannot be listened on.
-        BundleError: the bundle cannot be run.
+        InvalidInput: the address cannot be listened on, or not as the settings say.
+        BundleError: a bundle cannot be run.
     """
 
     async def main() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await _serve(bundle, config, on_ready, stop)
+        await _serve(bundles, config, on_ready, stop)
 
     asyncio.run(main())
 
 
 @contextlib.contextmanager
-def serving(bundle: Bundle, config: ServerConfig | None = None) -> Iterator[str]:
+def serving(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[str]:
     """Serve from a thread of this process for the length of the block; its value is the address.
 
     Raises:
@@ -67,7 +86,7 @@ def serving(bundle: Bundle, config: ServerConfig | None = None) -> Iterator[str]
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         stopper.set_result(lambda: loop.call_soon_threadsafe(stop.set))
         try:
-            await _serve(bundle, config, ready.set_result, stop)
+            await _serve(bundles, config, ready.set_result, stop)
         except BaseException as error:
             if ready.done():
                 raise
@@ -83,36 +102,87 @@ def serving(bundle: Bundle, config: ServerConfig | None = None) -> Iterator[str]
         thread.join()
 
 
-async def _serve(bundle: Bundle, config: ServerConfig, on_ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    service = Service(bundle)
-    server = grpc.aio.server(
-        options=[
-            ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
-            ("grpc.max_receive_message_length", codec.MAX_MESSAGE_BYTES),
-            # A robot whose machine vanished without a goodbye must not stay leased, or it could not resume in time.
-            ("grpc.keepalive_time_ms", round(_SILENCE_S * 1e3)),
-            ("grpc.keepalive_timeout_ms", round(_SILENCE_S * 1e3)),
-            ("grpc.http2.ping_timeout_ms", round(_SILENCE_S * 1e3)),  # a minute by default, which overrides the above
-            ("grpc.http2.max_pings_without_data", 0),  # no limit, for robots that say nothing for long
-        ]
-    )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(codec.SERVICE, service.handlers()),))
-    readiness = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    health_pb2_grpc.add_HealthServicer_to_server(readiness, server)
-    reflection.enable_server_reflection((codec.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: asyncio.Event) -> None:
+    models = Models(config.max_models)
+    for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
+        models.put(model_of(bundle))
+    leases = Leases(config.max_robots)
+    streams = Streams(models, leases)
+    admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models)
+    readiness = Readiness(models)
+    service = Service(admission, streams)
+    admin = AdminService(admission, models, streams, readiness.tell)
 
-    address = listen(server, config.address)
-    names = (codec.SERVICE, bundle.spec.name)
-    for name in names:
-        await readiness.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    server = grpc.aio.server(options=_options(config))
+    for name, handlers in ((codec.SERVICE, service.handlers()), (admin_wire.SERVICE, admin.handlers())):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+    if is_local(config.address) if config.reflection is None else config.reflection:
+        names = (codec.SERVICE, admin_wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+
+    address = listen(server, config.address, config.security)
+    await readiness.tell()
     await server.start()
-    await readiness.set("", health_pb2.HealthCheckResponse.SERVING)
-    await asyncio.to_thread(service.policy.warm_up)
-    for name in names:
-        await readiness.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reaping = asyncio.create_task(_reap(streams, config.idle_s))
     try:
+        for model in models.active:
+            await asyncio.to_thread(model.policy.warm_up)
+        await readiness.begin()
         on_ready(address)
         await stop.wait()
     finally:
-        await readiness.enter_graceful_shutdown()
-        await server.stop(config.drain_s)
+        reaping.cancel()
+        await readiness.end()
+        await streams.drain(config.drain_s)
+        await server.stop(_GOODBYE_S)
+
+
+class Readiness:
+    """What the standard health check says: "" lives, the service and each model by its name are ready."""
+
+    def __init__(self, models: Models) -> None:
+        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._models = models
+        self._ready = False
+        self._told: set[str] = set()
+
+    async def begin(self) -> None:
+        """From now on the models answer."""
+        self._ready = True
+        await self.tell()
+
+    async def end(self) -> None:
+        """From now on nothing is to be asked any more; which nothing changes again."""
+        await self.servicer.enter_graceful_shutdown()
+
+    async def tell(self) -> None:
+        """Say of each model that there is, or was, whether it answers."""
+        status = health_pb2.HealthCheckResponse
+        active = {codec.SERVICE} | {model.name for model in self._models.active}
+        await self.servicer.set("", status.SERVING)
+        for name in active | self._told:
+            await self.servicer.set(name, status.SERVING if self._ready and name in active else status.NOT_SERVING)
+        self._told |= active
+
+
+async def _reap(streams: Streams, idle_s: float) -> None:
+    while True:
+        await asyncio.sleep(idle_s / 4)
+        for robot in streams.reap(idle_s):
+            _LOG.warning("robot %r said nothing for %g s; its run is over", robot, idle_s)
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    silence_ms = round(_SILENCE_S * 1e3)
+    return [
+        ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
+        ("grpc.max_receive_message_length", codec.MAX_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", config.quotas.streams),  # of a connection; further ones wait at the client
+        # A robot whose machine vanished without a goodbye must not stay leased, or it could not resume in time.
+        ("grpc.keepalive_time_ms", silence_ms),
+        ("grpc.keepalive_timeout_ms", silence_ms),
+        ("grpc.http2.ping_timeout_ms", silence_ms),  # a minute by default, which overrides the above
+        ("grpc.http2.max_pings_without_data", 0),  # no limit, for robots that say nothing for long
+        ("grpc.server_handshake_timeout_ms", silence_ms),  # two minutes by default, for each who says nothing
+    ]

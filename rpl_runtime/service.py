@@ -1,7 +1,8 @@
 """The calls of rpl.v1.RelayPolicy: bytes of a request in, bytes of a reply out.
 
-In: a bundle. Out: a handler for each call, which an asyncio gRPC server takes. It does not know where the server
-listens, nor how it starts and stops; bytes and values are codec.py's business, the runs of a stream those of runs.py.
+In: who is admitted, and the streams there are. Out: a handler for each call, which an asyncio gRPC server takes. It
+does not know where the server listens, nor how it starts and stops; bytes and values are codec.py's business, the runs
+of a stream those of runs.py.
 
 All calls share one thread, the event loop: no lock is needed around the leases, and none is taken. The small networks
 run on it as well, since handing one over to a thread costs more than running it. What could keep it from answering a
@@ -9,8 +10,8 @@ health check is bounded: a message of Control by its rows, a larger batch of Pla
 """
 
 import asyncio
-import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter_ns
 from typing import NoReturn
@@ -20,12 +21,11 @@ import grpc.aio
 import numpy as np
 
 from rpl_runtime import codec, describe
-from rpl_runtime.bundle import Bundle, read_files
-from rpl_runtime.errors import BundleError, InvalidInput, RelayError
-from rpl_runtime.messages import FileInfo, ModelInfo
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.runs import Runs
+from rpl_runtime.admission import Admission, Caller
+from rpl_runtime.errors import InvalidInput, RelayError
+from rpl_runtime.models import Model
 from rpl_runtime.spec import ResolvedGoal
+from rpl_runtime.streams import Stream, Streams
 
 _LOG = logging.getLogger(__name__)
 _INLINE_ROWS = 64  # a larger batch of Plan or Act goes to a thread, so that no robot waits for it
@@ -35,99 +35,101 @@ _INTERNAL = "the server failed to answer; its own log says why"
 class Service:
     """The five calls over raw bytes.
 
-    Raises:
-        BundleError: the bundle cannot be run.
+    Args:
+        admission: who may call, and which model a call is for.
+        streams: the Control streams there are.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.policy = OnnxPolicy(bundle)
-        self._bundle = bundle
-        self._files = read_files(bundle)
-        self._leases: set[str] = set()
+    def __init__(self, admission: Admission, streams: Streams) -> None:
+        self._admission = admission
+        self._streams = streams
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The call of each method, by name. Without (de)serialisers: codec errors are answered here."""
         return {
-            "Describe": grpc.unary_unary_rpc_method_handler(self._guarded(self._describe)),
+            "Describe": grpc.unary_unary_rpc_method_handler(self._guarded("Describe", _describe)),
             "Fetch": grpc.unary_stream_rpc_method_handler(self._fetch),
-            "Plan": grpc.unary_unary_rpc_method_handler(self._guarded(self._plan)),
-            "Act": grpc.unary_unary_rpc_method_handler(self._guarded(self._act)),
+            "Plan": grpc.unary_unary_rpc_method_handler(self._guarded("Plan", _plan)),
+            "Act": grpc.unary_unary_rpc_method_handler(self._guarded("Act", _act)),
             "Control": grpc.stream_stream_rpc_method_handler(self._control),
         }
 
-    def _guarded(self, call: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+    def _guarded(
+        self, method: str, call: Callable[[Model, bytes], Awaitable[bytes]]
+    ) -> Callable[..., Awaitable[bytes]]:
         async def guarded(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
             try:
-                self._check_digest(context)
-                return await call(request)
+                _, model = self._admit(method, context)
+                return await call(model, request)
             except Exception as error:
-                await _abort(context, error)
+                await abort(context, error)
 
         return guarded
 
-    def _check_digest(self, context: grpc.aio.ServicerContext) -> None:
-        asked = dict(context.invocation_metadata() or ()).get(codec.DIGEST_KEY)
-        if asked not in (None, self._bundle.digest):
-            raise BundleError(
-                f"the server runs bundle {self._bundle.digest[:12]}; this call is for bundle {str(asked)[:12]} alone"
-            )
-
-    async def _describe(self, request: bytes) -> bytes:
-        files = {
-            name: FileInfo(len(content), hashlib.sha256(content).hexdigest()) for name, content in self._files.items()
-        }
-        bundle = self._bundle
-        return describe.pack_model(ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, files))
+    def _admit(self, method: str, context: grpc.aio.ServicerContext) -> tuple[Caller, Model]:
+        metadata = context.invocation_metadata() or ()
+        return self._admission.caller(method, metadata, context.peer()), self._admission.model(metadata)
 
     async def _fetch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         try:
-            self._check_digest(context)
-        except BundleError as error:
-            await _abort(context, error)
-        for name, content in self._files.items():
+            _, model = self._admit("Fetch", context)
+        except Exception as error:
+            await abort(context, error)
+        for name, content in model.files.items():
             for chunk in describe.pack_chunks(name, content):
                 yield chunk
 
-    async def _plan(self, request: bytes) -> bytes:
-        spec = self._bundle.spec
-        state, goal, mask, noise = codec.unpack_plan_request(request, spec)
-
-        def plan() -> np.ndarray:
-            for row in range(len(state)):
-                spec.state.check("state", state[row])
-                spec.check_goal(ResolvedGoal(goal[row], mask[row]))
-            return self.policy.plan(state, goal, mask, _finite("noise", noise))
-
-        return codec.pack_subgoals(await _run(plan, len(state)))
-
-    async def _act(self, request: bytes) -> bytes:
-        spec = self._bundle.spec
-        state, subgoal, noise = codec.unpack_act_request(request, spec)
-
-        def act() -> np.ndarray:
-            for row in range(len(state)):
-                spec.state.check("state", state[row])
-                spec.state.check_finite("subgoal", subgoal[row])
-            return self.policy.act(state, subgoal, _finite("noise", noise))
-
-        return codec.pack_actions(await _run(act, len(state)))
-
     async def _control(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        runs = Runs(self.policy, self._bundle, self._leases)
+        stream: Stream | None = None
         try:
-            self._check_digest(context)
-            while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                started = perf_counter_ns()
-                rows = codec.unpack_request(request)
-                replies, times = runs.answer(rows, started)
-                await context.write(codec.pack_reply(replies, times))
+            caller, model = self._admit("Control", context)
+            with self._streams.open(caller, model, context.peer()) as stream:
+                while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                    caller.share.take_message(time.monotonic())
+                    started = perf_counter_ns()
+                    rows = codec.unpack_request(request)
+                    replies, times = stream.runs.answer(rows, started)
+                    await context.write(codec.pack_reply(replies, times))
+                    self._streams.check(stream)
+        except asyncio.CancelledError:
+            if stream is None or stream.ended is None:
+                raise  # by the client
+            await abort(context, stream.ended)
         except Exception as error:
-            await _abort(context, error)
-        finally:
-            runs.close()
+            await abort(context, error)
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+async def _describe(model: Model, request: bytes) -> bytes:
+    return describe.pack_model(model.info)
+
+
+async def _plan(model: Model, request: bytes) -> bytes:
+    spec = model.bundle.spec
+    state, goal, mask, noise = codec.unpack_plan_request(request, spec)
+
+    def plan() -> np.ndarray:
+        for row in range(len(state)):
+            spec.state.check("state", state[row])
+            spec.check_goal(ResolvedGoal(goal[row], mask[row]))
+        return model.policy.plan(state, goal, mask, _finite("noise", noise))
+
+    return codec.pack_subgoals(await _run(plan, len(state)))
+
+
+async def _act(model: Model, request: bytes) -> bytes:
+    spec = model.bundle.spec
+    state, subgoal, noise = codec.unpack_act_request(request, spec)
+
+    def act() -> np.ndarray:
+        for row in range(len(state)):
+            spec.state.check("state", state[row])
+            spec.state.check_finite("subgoal", subgoal[row])
+        return model.policy.act(state, subgoal, _finite("noise", noise))
+
+    return codec.pack_actions(await _run(act, len(state)))
+
+
+async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
     """End a call with the status of an error; what a foreign one says stays in the server's log."""
     if not isinstance(error, RelayError):
         _LOG.error("a call failed", exc_info=error)

@@ -10,6 +10,7 @@ import pytest
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.client import Client
 from rpl_runtime.errors import AddressInUse, InvalidInput, ServerUnavailable
+from rpl_runtime.security import SecurityConfig
 from rpl_runtime.server import ServerConfig, serving
 
 STATE = np.zeros(5, dtype=np.float32)
@@ -28,7 +29,8 @@ def test_a_port_in_use_is_named(tiny_address: str, own_bundle: Bundle) -> None:
     ],
 )
 def test_an_address_that_cannot_be_listened_on_is_named(address: str, own_bundle: Bundle) -> None:
-    with pytest.raises(InvalidInput, match=r"allowed is|cannot listen on"), serving(own_bundle, ServerConfig(address)):
+    config = ServerConfig(address, security=SecurityConfig(insecure=True))
+    with pytest.raises(InvalidInput, match=r"allowed is|cannot listen on"), serving(own_bundle, config):
         pass
 
 

@@ -11,6 +11,7 @@ import policies
 from rpl_runtime import codec
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
+from rpl_runtime.leases import Leases
 from rpl_runtime.messages import (
     NOTHING,
     Action,
@@ -40,12 +41,12 @@ def policy(tiny_bundle: Bundle) -> OnnxPolicy:
 
 
 @pytest.fixture
-def leases() -> set[str]:
-    return set()
+def leases() -> Leases:
+    return Leases()
 
 
 @pytest.fixture
-def runs(policy: OnnxPolicy, tiny_bundle: Bundle, leases: set[str]) -> Runs:
+def runs(policy: OnnxPolicy, tiny_bundle: Bundle, leases: Leases) -> Runs:
     return Runs(policy, tiny_bundle, leases)
 
 
@@ -125,18 +126,18 @@ def test_a_sick_row_is_refused_in_its_place_and_changes_nothing(case: str, runs:
     assert (action.age, action.replanned) == (1, False)
 
 
-def test_a_refused_start_leases_nothing(runs: Runs, leases: set[str]) -> None:
+def test_a_refused_start_leases_nothing(runs: Runs, leases: Leases) -> None:
     bad = [
         Start((), STATE),
         Start(DOOR, STATE, plan_lead=4),
         Start(ResolvedGoal(STATE, np.ones(5, np.float32)), resume=Resume(3, NOTHING, 1)),
     ]
     assert all(isinstance(reply, InvalidInput) for start in bad for reply in ask(runs, ("a", start)))
-    assert not leases
+    assert len(leases) == 0
 
 
 def test_a_robot_is_leased_until_its_run_or_its_stream_ends(
-    runs: Runs, policy: OnnxPolicy, tiny_bundle: Bundle, leases: set[str]
+    runs: Runs, policy: OnnxPolicy, tiny_bundle: Bundle, leases: Leases
 ) -> None:
     other = Runs(policy, tiny_bundle, leases)
     start: tuple[str, Request] = ("a", Start(DOOR, STATE))
@@ -148,9 +149,9 @@ def test_a_robot_is_leased_until_its_run_or_its_stream_ends(
     assert isinstance(ask(other, start)[0], Started)
     assert isinstance(ask(runs, start)[0], RobotLeased)
     runs.close()
-    assert leases == {"a"}
+    assert len(leases) == 1
     other.close()
-    assert not leases
+    assert len(leases) == 0
 
 
 class Moody:
@@ -164,7 +165,7 @@ class Moody:
 
 
 def test_a_policy_that_fails_for_one_robot_serves_the_others(tiny_bundle: Bundle) -> None:
-    runs = Runs(Moody(), tiny_bundle, set())
+    runs = Runs(Moody(), tiny_bundle, Leases())
     ask(runs, *((robot, Start(DOOR, STATE)) for robot in "abc"))
     one = np.ones(5, dtype=np.float32)
     first, second, third = ask(runs, ("a", see(0)), ("b", see(0, one)), ("c", see(0)))
@@ -197,19 +198,19 @@ requests = st.one_of(
 @given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), requests), max_size=6), max_size=6))
 @settings(max_examples=100)
 def test_whatever_comes_is_answered_row_by_row(policy: OnnxPolicy, tiny_bundle: Bundle, messages: list) -> None:
-    leases: set[str] = set()
+    leases = Leases()
     runs = Runs(policy, tiny_bundle, leases)
     for rows in messages:
         answer = runs.answer(rows, received_ns=0)
         codec.unpack_reply(codec.pack_reply(*answer))
         assert len(answer.rows) == len(rows)
     runs.close()
-    assert not leases
+    assert len(leases) == 0
 
 
 def test_an_action_says_how_far_its_state_is_from_the_training_data(tmp_path: Path) -> None:
     bundle = policies.tiny_bundle(tmp_path / "bundle", statistics=policies.tiny_statistics())
-    runs = Runs(OnnxPolicy(bundle), bundle, set())
+    runs = Runs(OnnxPolicy(bundle), bundle, Leases())
     ask(runs, ("a", Start(DOOR, STATE)), ("b", Start(DOOR, STATE)))
     near, far = np.array([[0.3, 0, 0, 0.4, 0], [3, 0, 0, 0, 0.5]], np.float32)
     first, second = ask(runs, ("a", see(0, near)), ("b", see(0, far)))
