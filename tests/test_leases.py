@@ -1,0 +1,42 @@
+"""Which robots run, and when another may begin."""
+
+import pytest
+
+from rpl_runtime.errors import LimitReached, RobotLeased, ServerStopping
+from rpl_runtime.leases import Leases
+
+
+def test_a_robot_runs_once_until_it_is_free() -> None:
+    leases = Leases()
+    leases.check("a", here=False)
+    leases.take("a")
+    with pytest.raises(RobotLeased, match="'a' runs on another stream"):
+        leases.check("a", here=False)
+    with pytest.raises(RobotLeased, match="'a' runs on this stream"):
+        leases.check("a", here=True)
+    leases.check("b", here=False)
+    leases.free(["a", "never"])
+    leases.check("a", here=False)
+    assert len(leases) == 0
+
+
+def test_no_more_robots_run_than_may() -> None:
+    leases = Leases(most=2)
+    for robot in "ab":
+        leases.take(robot)
+    with pytest.raises(LimitReached, match="2 robots run, as many as this server takes"):
+        leases.check("c", here=False)
+    leases.free("a")
+    leases.check("c", here=False)
+
+
+def test_once_closed_none_begins_and_those_that_run_are_still_known() -> None:
+    leases = Leases()
+    leases.take("a")
+    leases.close()
+    with pytest.raises(ServerStopping, match="takes no new runs"):
+        leases.check("b", here=False)
+    with pytest.raises(RobotLeased):
+        leases.check("a", here=False)
+    leases.free("a")
+    assert len(leases) == 0
