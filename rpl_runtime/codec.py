@@ -8,12 +8,13 @@ What is wrong with a single row of Control comes back as an error in that row's 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
+from rpl_runtime import packed
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named
 from rpl_runtime.messages import (
@@ -41,7 +42,7 @@ MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
 MAX_ROWS = 256  # of a message of Control, which keeps the server from everything else for some milliseconds
 MAX_ROBOT_NAME = 128  # [characters]
 
-_M = TypeVar("_M", bound=Message)
+_FLOATS = np.dtype("<f4")  # a packed vector on the wire
 
 
 def status_of(error: RelayError) -> grpc.StatusCode:
@@ -58,7 +59,7 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
     Raises:
         InvalidInput: a value does not fit its field.
     """
-    message = pb.ControlRequest()
+    message = packed.ControlRequest()
     try:
         for robot, request in rows:
             _fill_request(message.rows.add(robot=robot), request)
@@ -74,7 +75,7 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
         InvalidInput: the bytes are no ControlRequest, or it has too many rows.
         ProtocolViolation: there is no row, or one names no robot or no kind.
     """
-    message = _parse(pb.ControlRequest, raw)
+    message = _parse(packed.ControlRequest, raw)
     if not message.rows:
         raise ProtocolViolation("the message has no rows; a ControlRequest carries at least one")
     if len(message.rows) > MAX_ROWS:
@@ -96,7 +97,7 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
 
 def pack_reply(rows: Sequence[tuple[str, Reply]], times: StageTimes) -> bytes:
     """One reply of a Control stream, a (robot, reply) for each row; an error becomes a refusal."""
-    message = pb.ControlReply()
+    message = packed.ControlReply()
     stages = message.times
     stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
     for robot, reply in rows:
@@ -110,37 +111,38 @@ def unpack_reply(raw: bytes) -> list[tuple[str, Reply]]:
     Raises:
         ProtocolViolation: the bytes are no ControlReply, or a row has no kind.
     """
-    message = _parse(pb.ControlReply, raw, ProtocolViolation)
-    times = StageTimes(message.times.decode_us, message.times.plan_us, message.times.act_us, message.times.total_us)
+    message = _parse(packed.ControlReply, raw, ProtocolViolation)
+    stages = message.times
+    times = StageTimes(stages.decode_us, stages.plan_us, stages.act_us, stages.total_us)
     return [(row.robot, _unpack_reply_row(row, times)) for row in message.rows]
 
 
 # The messages of every step are filled in place: assembling them from parts copies each part.
 
 
-def _fill_request(row: pb.RequestRow, request: Request) -> None:
+def _fill_request(row: Any, request: Request) -> None:
     match request:
         case Observation():
             seen = row.observation
             seen.step = request.step
-            seen.state.extend(request.state.tolist())
+            seen.state = _packed(request.state)
             seen.observed_ns = request.observed_ns
         case Start():
             row.start.plan_lead = request.plan_lead
-            row.start.state.extend(request.state.tolist())
+            row.start.state = _packed(request.state)
             _fill_goal(row.start.goal, request.goal)
             if request.seed is not None:
                 row.start.seed = request.seed
             if request.resume is not None:
                 _fill_resume(row.start.resume, request.resume)
         case SetGoal():
-            row.set_goal.state.extend(request.state.tolist())
+            row.set_goal.state = _packed(request.state)
             _fill_goal(row.set_goal.goal, request.goal)
         case Finish():
             row.finish.SetInParent()
 
 
-def _unpack_start(start: pb.Start) -> Start:
+def _unpack_start(start: Any) -> Start:
     resume = _unpack_resume(start.resume) if start.HasField("resume") else None
     goal = _unpack_goal(start.goal)
     if resume is not None and not isinstance(goal, ResolvedGoal):
@@ -157,18 +159,18 @@ _UNPACK_REQUEST: dict[str, Callable[..., Request]] = {
 }
 
 
-def _fill_reply(row: pb.ReplyRow, reply: Reply) -> None:
+def _fill_reply(row: Any, reply: Reply) -> None:
     match reply:
         case Action():
             action = row.action
-            action.target.extend(reply.target.tolist())
+            action.target = _packed(reply.target)
             action.age = reply.age
             action.valid_until_ns = reply.valid_until_ns
             if reply.replanned:
                 action.replanned = True
-                action.subgoal.extend(reply.subgoal.tolist())
+                action.subgoal = _packed(reply.subgoal)
             if reply.upcoming is not None:
-                action.upcoming.extend(reply.upcoming.tolist())
+                action.upcoming = _packed(reply.upcoming)
             if reply.novelty is not None:
                 action.novelty = reply.novelty
         case Started():
@@ -186,12 +188,12 @@ def _fill_reply(row: pb.ReplyRow, reply: Reply) -> None:
             row.refusal.message = str(reply)
 
 
-def _unpack_reply_row(row: pb.ReplyRow, times: StageTimes) -> Reply:
+def _unpack_reply_row(row: Any, times: StageTimes) -> Reply:
     match row.WhichOneof("kind"):
         case "action":
             action = row.action
             return Action(
-                target=_vector(action.target),
+                target=_vector(action.target).copy(),  # whoever moves the robot may change it
                 subgoal=_vector(action.subgoal) if action.replanned else NOTHING,
                 age=action.age,
                 replanned=action.replanned,
@@ -213,18 +215,18 @@ def _unpack_reply_row(row: pb.ReplyRow, times: StageTimes) -> Reply:
             raise ProtocolViolation(f"the server's reply to robot {row.robot!r} has no kind that this client knows")
 
 
-def _fill_goal(field: pb.Goal, goal: Goal) -> None:
+def _fill_goal(field: Any, goal: Goal) -> None:
     if isinstance(goal, ResolvedGoal):
         _fill_resolved(field.resolved, goal)
     elif isinstance(goal, np.ndarray):
         field.state.SetInParent()
-        field.state.values.extend(goal.tolist())
+        field.state.values = _packed(goal)
     else:
         field.elements.SetInParent()
         field.elements.names.extend(goal)
 
 
-def _unpack_goal(goal: pb.Goal) -> Goal:
+def _unpack_goal(goal: Any) -> Goal:
     match goal.WhichOneof("kind"):
         case "elements":
             return tuple(goal.elements.names)
@@ -236,33 +238,41 @@ def _unpack_goal(goal: pb.Goal) -> Goal:
             raise InvalidGoal("the goal is empty; it needs elements, a whole state or a resolved goal")
 
 
-def _fill_resolved(field: pb.ResolvedGoal, goal: ResolvedGoal) -> None:
+def _fill_resolved(field: Any, goal: ResolvedGoal) -> None:
     field.SetInParent()
-    field.state.extend(goal.state.tolist())
-    field.mask.extend(goal.mask.tolist())
+    field.state = _packed(goal.state)
+    field.mask = _packed(goal.mask)
 
 
-def _unpack_resolved(goal: pb.ResolvedGoal) -> ResolvedGoal:
+def _unpack_resolved(goal: Any) -> ResolvedGoal:
     return ResolvedGoal(_vector(goal.state), _vector(goal.mask))
 
 
-def _fill_resume(field: pb.ResumePoint, resume: Resume) -> None:
+def _fill_resume(field: Any, resume: Resume) -> None:
     field.step, field.age = resume.step, resume.age
-    field.subgoal.extend(_flat(resume.subgoal))
+    field.subgoal = _packed(resume.subgoal)
     if resume.upcoming is not None:
-        field.upcoming.extend(_flat(resume.upcoming))
+        field.upcoming = _packed(resume.upcoming)
     field.SetInParent()
 
 
-def _unpack_resume(resume: pb.ResumePoint) -> Resume:
+def _unpack_resume(resume: Any) -> Resume:
     if resume.step >= 2**31:  # a run from there could outgrow its field
         raise InvalidInput(f"a resume names step {resume.step}; allowed is 1 to {2**31 - 1}")
     upcoming = _vector(resume.upcoming) if resume.upcoming else None
     return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming)
 
 
-def _vector(values: Sequence[float]) -> np.ndarray:
-    return np.fromiter(values, np.float32, len(values))
+def _packed(values: np.ndarray) -> bytes:
+    """A vector, or a matrix row after row."""
+    return np.asarray(values, _FLOATS).tobytes()
+
+
+def _vector(raw: bytes) -> np.ndarray:
+    """Numbers as they stand in the message: not to be written to."""
+    if len(raw) % _FLOATS.itemsize:
+        raise InvalidInput(f"a vector has {len(raw)} bytes; allowed are {_FLOATS.itemsize} for each of its numbers")
+    return np.frombuffer(raw, _FLOATS)
 
 
 # ------------------------------------------------------------------------------------------- Plan and Act
@@ -270,8 +280,8 @@ def _vector(values: Sequence[float]) -> np.ndarray:
 
 def pack_plan_request(state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> bytes:
     """state, goal, mask (B, n) and noise (B, high_noise)."""
-    return pb.PlanRequest(
-        batch=len(state), state=_flat(state), goal=_flat(goal), mask=_flat(mask), noise=_flat(noise)
+    return packed.PlanRequest(
+        batch=len(state), state=_packed(state), goal=_packed(goal), mask=_packed(mask), noise=_packed(noise)
     ).SerializeToString()
 
 
@@ -281,7 +291,7 @@ def unpack_plan_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.nd
     Raises:
         InvalidInput: the bytes are no PlanRequest, or a matrix is not of this policy's size.
     """
-    request, n = _parse(pb.PlanRequest, raw), spec.state.dim
+    request, n = _parse(packed.PlanRequest, raw), spec.state.dim
     return (
         _matrix("state", request.state, request.batch, n),
         _matrix("goal", request.goal, request.batch, n),
@@ -292,8 +302,8 @@ def unpack_plan_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.nd
 
 def pack_act_request(state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> bytes:
     """state, subgoal (B, n) and noise (B, low_noise)."""
-    return pb.ActRequest(
-        batch=len(state), state=_flat(state), subgoal=_flat(subgoal), noise=_flat(noise)
+    return packed.ActRequest(
+        batch=len(state), state=_packed(state), subgoal=_packed(subgoal), noise=_packed(noise)
     ).SerializeToString()
 
 
@@ -303,7 +313,7 @@ def unpack_act_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.nda
     Raises:
         InvalidInput: the bytes are no ActRequest, or a matrix is not of this policy's size.
     """
-    request, n = _parse(pb.ActRequest, raw), spec.state.dim
+    request, n = _parse(packed.ActRequest, raw), spec.state.dim
     return (
         _matrix("state", request.state, request.batch, n),
         _matrix("subgoal", request.subgoal, request.batch, n),
@@ -313,45 +323,43 @@ def unpack_act_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.nda
 
 def pack_subgoals(subgoal: np.ndarray) -> bytes:
     """The reply of Plan: subgoal (B, n)."""
-    return pb.PlanReply(subgoal=_flat(subgoal)).SerializeToString()
+    return packed.PlanReply(subgoal=_packed(subgoal)).SerializeToString()
 
 
 def unpack_subgoals(raw: bytes, batch: int) -> np.ndarray:
     """Subgoal (B, n)."""
-    return _rows(_parse(pb.PlanReply, raw, ProtocolViolation).subgoal, batch)
+    return _rows(_parse(packed.PlanReply, raw, ProtocolViolation).subgoal, batch)
 
 
 def pack_actions(action: np.ndarray) -> bytes:
     """The reply of Act: action (B, m)."""
-    return pb.ActReply(action=_flat(action)).SerializeToString()
+    return packed.ActReply(action=_packed(action)).SerializeToString()
 
 
 def unpack_actions(raw: bytes, batch: int) -> np.ndarray:
     """Action (B, m)."""
-    return _rows(_parse(pb.ActReply, raw, ProtocolViolation).action, batch)
+    return _rows(_parse(packed.ActReply, raw, ProtocolViolation).action, batch)
 
 
-def _flat(matrix: np.ndarray) -> list[float]:
-    return np.asarray(matrix, dtype=np.float32).ravel().tolist()
-
-
-def _matrix(what: str, values: Sequence[float], batch: int, width: int) -> np.ndarray:
+def _matrix(what: str, raw: bytes, batch: int, width: int) -> np.ndarray:
+    values = _vector(raw)
     if batch < 1 or len(values) != batch * width:
         raise InvalidInput(
             f"the {what} has {len(values)} numbers for a batch of {batch}; this policy's has {width} for each row, "
             f"and a batch at least one row"
         )
-    return _vector(values).reshape(batch, width)
+    return values.reshape(batch, width)
 
 
-def _rows(values: Sequence[float], batch: int) -> np.ndarray:
-    if not values or len(values) % batch:
+def _rows(raw: bytes, batch: int) -> np.ndarray:
+    values = _vector(raw)
+    if not len(values) or len(values) % batch:
         raise ProtocolViolation(f"the server answered a batch of {batch} with {len(values)} numbers")
-    return _vector(values).reshape(batch, -1)
+    return values.reshape(batch, -1)
 
 
-def _parse(kind: type[_M], raw: bytes, error: type[RelayError] = InvalidInput) -> _M:
+def _parse(kind: Any, raw: bytes, error: type[RelayError] = InvalidInput) -> Any:
     try:
-        return kind.FromString(raw)
+        return packed.parse(kind, raw)
     except DecodeError:
-        raise error(f"{len(raw)} bytes came that are not a {kind.DESCRIPTOR.full_name}") from None
+        raise error(f"{len(raw)} bytes came that are not a {pb.DESCRIPTOR.package}.{kind.DESCRIPTOR.name}") from None
