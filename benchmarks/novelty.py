@@ -1,0 +1,325 @@
+"""Does the novelty score tell the episodes that fail from the others, in kitchens unlike those of the training data?
+
+    python benchmarks/novelty.py models/kitchen --output docs/novelty.json --picture docs/novelty.png
+    python benchmarks/novelty.py --from docs/novelty.json
+
+Every compound goal of the paper is played from starts farther and farther from the nominal one, with the kettle
+displaced or seen where it is not, with sensor noise and with late observations, through the relay loop in process. An
+episode fails where some element of its goal was never done. The score is what a server's reply holds; it sees states
+alone, neither goal nor outcome.
+
+The figures are areas under the ROC curve with 95 % bootstrap intervals over episodes: 0.5 is chance. "within" compares
+episodes of the same condition only, so that nothing is won by telling one condition from another. "by deviation" is
+the same with the largest deviation of any one dimension, in its standard deviations, in place of the score.
+
+The line at which a state is flagged comes from the training data; seeds below 1,000,000 chose what is measured here.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from rpl_runtime.bundle import Bundle, load_bundle
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluate import FIRST_SEED, episode_seed
+from rpl_runtime.figures import COLOURS, INK, STYLE
+from rpl_runtime.kitchen.elements import PAPER_GOALS, ROBOT_DIM, STATE_NAMES, compound_goal
+from rpl_runtime.kitchen.fast import FastKitchen
+from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED, StartNoise
+from rpl_runtime.novelty import Novelty
+from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.provenance import command, commit, versions
+from rpl_train.rollout import Start, open_kitchens, rollout
+
+AFTER = (80, 120, 280)  # [steps] an episode is judged by what was seen until then
+RESAMPLES = 2000
+LABELS = {"others": "episodes that succeed: median, quartiles", "failed": "episodes that fail"}
+PACKAGES = ("relay-policy", "numpy", "onnxruntime", "mujoco", "gymnasium-robotics")
+KETTLE = [STATE_NAMES.index(name) for name in ("kettle_x", "kettle_y")]
+
+
+class Condition(NamedTuple):
+    """A kitchen unlike the training data's, and eyes that see it as it is not."""
+
+    name: str
+    start: StartNoise
+    aside: float = 0.0  # [m] the kettle is seen up to this far from where it is, in x and y
+    joint_noise: float = 0.0  # [rad] standard deviation of what is read of an arm joint
+    object_noise: float = 0.0  # [rad, m] the same of every object dimension
+    late: int = 0  # [steps] age of what is seen
+
+
+CONDITIONS = (
+    Condition("nominal", NOMINAL),
+    Condition("arm ±0.05 rad, kettle ±0.02 m", PERTURBED),
+    Condition("arm ±0.15 rad, kettle ±0.06 m", StartNoise(0.15, 0.06)),
+    Condition("arm ±0.3 rad, kettle ±0.1 m", StartNoise(0.3, 0.1)),
+    Condition("kettle ±0.12 m", StartNoise(0.0, 0.12)),
+    Condition("kettle seen up to 0.04 m aside", PERTURBED, aside=0.04),
+    Condition("sensor noise 0.005 rad, 0.001 m", PERTURBED, joint_noise=0.005, object_noise=0.001),
+    Condition("seen one step late", PERTURBED, late=1),
+)
+
+
+class Outcome(NamedTuple):
+    """One episode."""
+
+    condition: str
+    failed: bool
+    scores: np.ndarray  # (T,)
+    deviations: np.ndarray  # (T,) largest of any dimension [standard deviations]
+
+
+def main(
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen that scores states.")] = None,
+    saved: Annotated[Path | None, typer.Option("--from", help="Play nothing: print and draw this JSON again.")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each of 17 goals in each condition.")] = 4,
+    seed: Annotated[int, typer.Option(help="First seed of the episodes.")] = FIRST_SEED,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it here (.png).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure how well the novelty score tells episodes that fail from the others."""
+    if (bundle is None) == (saved is None):
+        raise typer.BadParameter("give one of them: a BUNDLE, or a file --from which to draw")
+    content = json.loads(saved.read_text()) if saved else measure(load_bundle(Path(bundle or "")), episodes, seed)
+    if output is not None:
+        output.write_text(json.dumps(content, indent=1) + "\n")
+    if picture is not None:
+        draw(content, picture)
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        for made in tables(content):
+            Console().print(made)
+
+
+def measure(bundle: Bundle, episodes: int, seed: int) -> dict[str, Any]:
+    """Play every condition, and compare what the score says of the two kinds of episodes."""
+    novelty = Novelty.of(bundle.manifest.statistics)
+    if novelty is None:
+        raise InvalidInput(f"{bundle.path} has no statistic to score states with; `rpl novelty` adds it")
+    outcomes = list(play(bundle, novelty, episodes, seed))
+    rng = np.random.default_rng(0)
+    return {
+        "bundle": {"name": bundle.spec.name, "digest": bundle.digest},
+        "episodes": len(outcomes),
+        "failed": sum(outcome.failed for outcome in outcomes),
+        "areas": [area for after in AFTER for area in areas(outcomes, after, rng)],
+        "conditions": [condition_facts(condition.name, outcomes) for condition in CONDITIONS],
+        "curves": curves(outcomes),
+        "seeds": f"{seed} + 1000 x the goal's elements as bits + the episode's number",
+        "command": command(),
+        "commit": commit(),
+        "versions": versions(PACKAGES),
+        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+    }
+
+
+def play(bundle: Bundle, novelty: Novelty, episodes: int, seed: int) -> Iterator[Outcome]:
+    """Every episode of every condition."""
+    policy, statistics = OnnxPolicy(bundle), bundle.manifest.statistics
+    assert statistics is not None
+    scale = np.maximum(statistics.std, 0.01)
+    goals = [compound_goal(goal) for goal in PAPER_GOALS]
+    starts = [Start(goal, episode_seed(seed, goal, number)) for number in range(episodes) for goal in goals]
+    for condition in track(CONDITIONS, "playing", console=Console(stderr=True), transient=True):
+        with open_kitchens(len(goals), lambda c=condition: SeenKitchen(c)) as kitchens:
+            played = rollout(policy, bundle.spec, starts, kitchens, condition.start)
+        for episode in played:
+            ever = frozenset[str]().union(*episode.done)
+            deviations = (abs(episode.states - np.array(statistics.mean)) / scale).max(axis=1)
+            failed = not ever.issuperset(episode.start.elements)
+            yield Outcome(condition.name, failed, novelty.score(episode.states), deviations)
+
+
+class SeenKitchen(FastKitchen):
+    """A kitchen as a condition's eyes see it; it moves as any other."""
+
+    def __init__(self, condition: Condition) -> None:
+        self._condition = condition
+        super().__init__()
+
+    def reset(self, seed: int, noise: StartNoise = NOMINAL) -> np.ndarray:
+        self._eyes = np.random.default_rng([seed, 1])
+        self._aside = self._eyes.uniform(-self._condition.aside, self._condition.aside, len(KETTLE))
+        self._recent: deque[np.ndarray] = deque(maxlen=self._condition.late + 1)
+        super().reset(seed, noise)
+        return self._see()
+
+    def step(self, target: np.ndarray) -> np.ndarray:
+        super().step(target)
+        return self._see()
+
+    def _see(self) -> np.ndarray:
+        seen = self.state.copy()
+        seen[KETTLE] += self._aside
+        seen[: ROBOT_DIM - 2] += self._eyes.normal(0.0, self._condition.joint_noise, ROBOT_DIM - 2)
+        seen[ROBOT_DIM:] += self._eyes.normal(0.0, self._condition.object_noise, len(seen) - ROBOT_DIM)
+        self._recent.append(seen)
+        self.state = self._recent[0]
+        return self.state
+
+
+def flagged(outcome: Outcome, after: int) -> float:
+    """The share of an episode's steps that are flagged, until then."""
+    return float((outcome.scores[:after] > 1).mean())
+
+
+def mean_score(outcome: Outcome, after: int) -> float:
+    return float(outcome.scores[:after].mean())
+
+
+def mean_deviation(outcome: Outcome, after: int) -> float:
+    return float(outcome.deviations[:after].mean())
+
+
+JUDGES: dict[str, Callable[[Outcome, int], float]] = {
+    "by flags": flagged,
+    "by mean score": mean_score,
+    "by deviation": mean_deviation,
+}
+
+
+def areas(outcomes: list[Outcome], after: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """The area under each judge's curve, over all episodes and within conditions."""
+    failed = np.array([outcome.failed for outcome in outcomes])
+    condition = np.array([outcome.condition for outcome in outcomes])
+    for name, judge in JUDGES.items():
+        values = np.array([judge(outcome, after) for outcome in outcomes])
+
+        def both(rows: np.ndarray, values: np.ndarray = values) -> tuple[float, float]:
+            return area(values[rows], failed[rows]), area_within(values[rows], failed[rows], condition[rows])
+
+        everyone = np.arange(len(outcomes))
+        drawn = np.array([both(rng.choice(everyone, len(everyone))) for _ in range(RESAMPLES)])
+        low, high = np.nanpercentile(drawn, (2.5, 97.5), axis=0)
+        overall, within = both(everyone)
+        yield {
+            "judged": name,
+            "after_steps": after,
+            "area": overall,
+            "interval": [low[0], high[0]],
+            "within": within,
+            "within_interval": [low[1], high[1]],
+        }
+
+
+def wins(values: np.ndarray, failed: np.ndarray) -> tuple[float, int]:
+    """How many pairs of a failed and another episode are ordered rightly, a tie as half; and how many there are."""
+    bad, good = values[failed][:, None], values[~failed][None]
+    return float((bad > good).sum() + 0.5 * (bad == good).sum()), bad.size * good.size
+
+
+def area(values: np.ndarray, failed: np.ndarray) -> float:
+    """Area under the ROC curve: how often a failed episode has the larger value (Mann-Whitney U)."""
+    won, pairs = wins(values, failed)
+    return won / pairs if pairs else float("nan")
+
+
+def area_within(values: np.ndarray, failed: np.ndarray, condition: np.ndarray) -> float:
+    """The same over pairs of episodes of one condition."""
+    found = [wins(values[condition == name], failed[condition == name]) for name in np.unique(condition)]
+    pairs = sum(count for _, count in found)
+    return sum(won for won, _ in found) / pairs if pairs else float("nan")
+
+
+def condition_facts(name: str, outcomes: list[Outcome]) -> dict[str, Any]:
+    """What became of a condition's episodes, and how many of their steps were flagged."""
+    mine = [outcome for outcome in outcomes if outcome.condition == name]
+    shares = {failed: [flagged(o, AFTER[-1]) for o in mine if o.failed is failed] for failed in (False, True)}
+    return {
+        "condition": name,
+        "episodes": len(mine),
+        "failed": len(shares[True]),
+        "flagged_where_it_succeeds": float(np.mean(shares[False])) if shares[False] else None,
+        "flagged_where_it_fails": float(np.mean(shares[True])) if shares[True] else None,
+        "area": area(np.array([*shares[False], *shares[True]]), np.repeat([False, True], [*map(len, shares.values())]))
+        if all(shares.values())
+        else None,
+    }
+
+
+def curves(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Quartiles of the score over time, of the episodes that fail and of the others."""
+    steps = list(range(0, AFTER[-1], 5))
+    kinds = {"failed": True, "others": False}
+    quartiles = {
+        name: np.percentile([o.scores[steps] for o in outcomes if o.failed is failed], (25, 50, 75), axis=0)
+        for name, failed in kinds.items()
+    }
+    return {"steps": steps} | {name: np.round(found, 3).tolist() for name, found in quartiles.items()}
+
+
+def tables(content: dict[str, Any]) -> Iterator[Table]:
+    found = Table(title=f"{content['failed']} of {content['episodes']} episodes fail", header_style="bold")
+    for heading in ("judged", "after", "area under the curve", "within conditions"):
+        found.add_column(heading, justify="left" if heading == "judged" else "right")
+    for row in content["areas"]:
+        figures = (
+            f"{row[key]:.3f} ({row[span][0]:.3f}-{row[span][1]:.3f})"
+            for key, span in (("area", "interval"), ("within", "within_interval"))
+        )
+        found.add_row(row["judged"], str(row["after_steps"]), *figures)
+    yield found
+    steps = Table(title="steps flagged", header_style="bold")
+    for heading in ("", "episodes", "failed", "where it succeeds", "where it fails", "area by flags"):
+        steps.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for row in content["conditions"]:
+        shares = (row["flagged_where_it_succeeds"], row["flagged_where_it_fails"])
+        texts = ("" if share is None else f"{share:.1%}" for share in shares)
+        within = "" if row["area"] is None else f"{row['area']:.2f}"
+        steps.add_row(row["condition"], str(row["episodes"]), str(row["failed"]), *texts, within)
+    yield steps
+
+
+def draw(content: dict[str, Any], path: Path) -> None:
+    """The score over time, and the share of steps flagged in each condition."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=150)
+        over_time, shares = figure.subplots(1, 2, width_ratios=(1, 1.25))
+        steps = content["curves"]["steps"]
+        for name, colour in zip(("others", "failed"), COLOURS, strict=True):
+            low, middle, high = content["curves"][name]
+            over_time.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
+            over_time.plot(steps, middle, color=colour, label=LABELS[name])
+        over_time.axhline(1, color=INK, linewidth=0.8, linestyle=":")
+        over_time.annotate("flagged above", (steps[-1], 1), (0, 3), ha="right", textcoords="offset points", fontsize=8)
+        over_time.set(title="Novelty of the state", xlabel="step", xlim=(0, steps[-1]), ylim=(0, None))
+        over_time.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.98), fontsize=8)
+        rows = content["conditions"]
+        for key, colour in zip(("flagged_where_it_succeeds", "flagged_where_it_fails"), COLOURS, strict=True):
+            offset = 0.2 if key == "flagged_where_it_fails" else -0.2
+            known = [(index + offset, 100 * row[key]) for index, row in enumerate(rows) if row[key] is not None]
+            shares.barh(*zip(*known, strict=True), height=0.38, color=colour)
+        shares.set_yticks(
+            range(len(rows)),
+            [f"{row['condition']}\n{row['failed']} of {row['episodes']} fail" for row in rows],
+            fontsize=8,
+        )
+        shares.invert_yaxis()
+        shares.set(title="Steps flagged [%]", xlim=(0, 100))
+        best = next(row for row in content["areas"] if row["judged"] == "by flags" and row["after_steps"] == AFTER[-1])
+        figure.suptitle(
+            f"{content['bundle']['name']}: flags tell failing episodes from others with an area under the ROC curve of "
+            f"{best['area']:.2f} ({best['interval'][0]:.2f} to {best['interval'][1]:.2f}), n = {content['episodes']}",
+            x=0.008,
+            ha="left",
+            fontsize=10,
+        )
+        figure.savefig(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)
