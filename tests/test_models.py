@@ -104,7 +104,7 @@ def test_what_is_unloaded_ends_with_the_last_stream_on_it(versions: list[Model])
     assert models.all == [other, first]
     assert models.unload(first.digest) is first
     assert models.all == [other]
-    with pytest.raises(ModelNotFound, match="no model has the name or digest 'tiny'; served are other"):
+    with pytest.raises(ModelNotFound, match="no model is named 'tiny', nor has that digest; served are other"):
         models.unload("tiny")
     with pytest.raises(ProtocolViolation, match="other is the last model"):
         models.unload("other")
