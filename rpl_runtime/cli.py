@@ -243,10 +243,14 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             help="paper (17 goals, the default), human (7 more that people played), unseen (11 that nobody did), "
-            "all35, letters such as mkbs, or elements with commas between them. Repeat it for several."
+            "all35, sets1 to sets7 (all sets of so many), letters such as mkbs, or elements with commas between them. "
+            "Repeat it for several."
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes of each goal from each start.")] = 20,
+    steps: Annotated[
+        int, typer.Option(help="Of an episode; the protocol gives four elements 280, which is 70 for each.")
+    ] = 280,
     start: Annotated[
         Starts, typer.Option(help="perturbed: each arm joint +-0.05 rad, the kettle +-0.02 m in x and y.")
     ] = Starts.BOTH,
@@ -268,8 +272,8 @@ def evaluate_command(
 ) -> None:
     """Measure a policy in the kitchen, through gRPC: steps done and success of each goal.
 
-    FrankaKitchen-v1 at its default noise, 280 steps, each goal four named elements. "ever" counts an element that
-    was done at any step, "end" one that is done at the last. Intervals are 95 % bootstrap over goals.
+    FrankaKitchen-v1 at its default noise; by the protocol 280 steps, each goal four named elements. "ever" counts an
+    element that was done at any step, "end" one that is done at the last. Intervals are 95 % bootstrap over goals.
     """
     if sum(given is not None for given in (bundle, address, saved)) != 1:
         raise typer.BadParameter("give one of them: a BUNDLE, an --address, or a file --from which to draw")
@@ -286,7 +290,7 @@ def evaluate_command(
         else:
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
-            config = EvaluateConfig(tuple(goals or ["paper"]), episodes, starts, seed=seed, sample=sample, jobs=cores)
+            config = EvaluateConfig(tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, cores)
             where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
             content = _evaluate(where, config, output)
             _keep(content, output, picture, bundle if write else None)

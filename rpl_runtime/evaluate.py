@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +34,13 @@ STARTS = {"nominal": NOMINAL, "perturbed": PERTURBED}
 # Training, and the choice of a checkpoint, take their seeds below this one.
 FIRST_SEED = 1_000_000
 MAX_EPISODES = 1000  # of a goal: its share of the seeds
-_GROUPS = GROUPS | {"all35": tuple(goal for goals in GROUPS.values() for goal in goals)}
+_INITIALS = {name[0]: name for name in ELEMENTS}
+_GROUPS = (
+    GROUPS
+    | {"all35": tuple(goal for goals in GROUPS.values() for goal in goals)}
+    | {f"sets{size}": tuple(map("".join, combinations(_INITIALS, size))) for size in range(1, len(ELEMENTS) + 1)}
+)
 _NAMES = {frozenset(compound_goal(letters)): letters for letters in _GROUPS["all35"]}
-_INITIALS = {name[0] for name in ELEMENTS}
 _NO_JOURNAL = Journal([], lambda episode: None)
 _PACKAGES = ("relay-policy", "gymnasium-robotics", "mujoco", "numpy", "onnxruntime", "grpcio")
 
@@ -44,7 +49,8 @@ _PACKAGES = ("relay-policy", "gymnasium-robotics", "mujoco", "numpy", "onnxrunti
 class EvaluateConfig:
     """Which episodes to run.
 
-    Each goal is a group ("paper", "human", "unseen", "all35"), letters ("mkbs") or element names with commas.
+    Each goal is a group ("paper", "human", "unseen", "all35", or "sets3" for all sets of three), letters ("mkbs") or
+    element names with commas.
     """
 
     goals: tuple[str, ...] = ("paper",)
@@ -174,11 +180,11 @@ def parse_goals(text: str) -> list[tuple[str, tuple[str, ...]]]:
         InvalidGoal: it is none of these.
     """
     if text in _GROUPS:
-        return [(letters, compound_goal(letters)) for letters in _GROUPS[text]]
+        return [goal for letters in _GROUPS[text] for goal in parse_goals(letters)]
     names = [name.strip() for name in text.split(",")]
     if set(names) <= set(ELEMENTS):
         elements = tuple(names)
-    elif len(names) == 1 and text and set(text) <= _INITIALS:
+    elif len(names) == 1 and text and set(text) <= set(_INITIALS):
         elements = compound_goal(text)
     else:
         raise InvalidGoal(

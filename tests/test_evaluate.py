@@ -133,6 +133,8 @@ def test_goals_have_one_name_however_they_are_written():
     assert parse_goals("kettle,microwave") == [("mk", ("microwave", "kettle"))]
     assert [name for name, _ in parse_goals("paper")] == list(PAPER_GOALS)
     assert [len(parse_goals(group)) for group in ("human", "unseen", "all35")] == [7, 11, 35]
+    assert [len(parse_goals(f"sets{size}")) for size in range(1, 8)] == [7, 21, 35, 35, 21, 7, 1]
+    assert set(parse_goals("sets4")) == set(parse_goals("all35"))
 
 
 @pytest.mark.parametrize("goal", ["", "xyz", "toaster", "microwave,toaster", "mm", "kettle,kettle"])
