@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -55,6 +55,11 @@ def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel | C
     if networks.flat:
         return CommandedGoal()
     return HighLevel(spec, record.statistics, networks.high_hidden, networks.high_components)
+
+
+def build_policy(record: RunRecord) -> RelayPolicy:
+    """Both levels of a run, untrained."""
+    return RelayPolicy(build_level("high", record), build_level("low", record))
 
 
 def open_run(run: Path, record: RunRecord) -> None:
@@ -111,10 +116,10 @@ def load_run(run: Path) -> TrainedRun:
         TrainingError: the run is missing, unfinished or damaged.
     """
     record = read_run(run)
-    high, low = (build_level(level, record) for level in LEVELS)
-    for level, module in zip(LEVELS, (high, low), strict=True):
+    policy = build_policy(record)
+    for level, module in zip(LEVELS, (policy.high, policy.low), strict=True):
         load_weights(run / f"{level}.safetensors", module)
-    return TrainedRun(RelayPolicy(high, low), record)
+    return TrainedRun(policy, record)
 
 
 def save_weights(path: Path, module: nn.Module) -> None:
@@ -195,11 +200,11 @@ def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
     return int(tensors["step"])
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name, and texts by name beside them."""
     staging = path.with_name(f".{path.name}.tmp")
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, staging)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, staging, metadata)
         os.replace(staging, path)
     except SafetensorError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
@@ -219,6 +224,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise TrainingError(f"{path} does not exist; the run has not finished this level") from None
     except SafetensorError as error:
         raise TrainingError(f"{path} is damaged: {error}") from error
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The texts that stand beside the tensors of a file that `load_tensors` could read."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _fill(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -5,37 +5,27 @@ Commands import what they need when they run: a missing extra is one sentence, a
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli import StartKind
 from rpl_runtime.errors import require
+from rpl_train.demos import cli as demos_cli
 
 if TYPE_CHECKING:
     from rpl_runtime.manifest import Provenance, Statistics
     from rpl_runtime.spec import PolicySpec
     from rpl_train.checkpoint import TrainedRun
-    from rpl_train.demos.play import PlayConfig, PlayResult
     from rpl_train.demos.sources import Demonstrations
-    from rpl_train.demos.trajectory import Trajectory
     from rpl_train.export import ExportResult
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import RelayPolicy
+    from rpl_train.specialise import SpecialiseConfig
 
 Recordings = Annotated[
     list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or what its import reads; repeat it.")
-]
-AnyRecordings = Annotated[
-    list[Path],
-    typer.Argument(
-        help="HDF5 files in D4RL's kitchen layout, raw logs (.mjl) or folders of them, Minari data sets by folder or "
-        "by name (D4RL/kitchen/complete-v2), folders written by `rpl demos`."
-    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights and batches.")]
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")]
@@ -47,12 +37,7 @@ Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels s
 
 def register(app: typer.Typer) -> None:
     """Add the training commands to `rpl`."""
-    demos = typer.Typer(help="Demonstrations: play, import, look at and export them.", no_args_is_help=True)
-    demos.command("play")(demos_play)
-    demos.command("import")(demos_import)
-    demos.command("info")(demos_info)
-    demos.command("export")(demos_export)
-    app.add_typer(demos, name="demos")
+    app.add_typer(demos_cli.app, name="demos")
     app.command("imitate")(imitate_command)
     app.command("finetune")(finetune_command)
     app.command("distill")(distill_command)
@@ -61,117 +46,6 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train_command)
     app.command("methods")(methods_command)
     app.command("paper")(paper_command)
-
-
-class Order(StrEnum):
-    HUMAN = "human"
-    RANDOM = "random"
-
-
-def demos_play(
-    folder: Annotated[Path, typer.Argument(help="Folder for one .npz per sequence; play broken off goes on there.")],
-    sequences: Annotated[int, typer.Option(help="How many sequences.")] = 400,
-    length: Annotated[int, typer.Option(help="Elements in a sequence: 1 tries each alone, 7 does them all.")] = 4,
-    order: Annotated[Order, typer.Option(help="human: the order in which people work. random: any.")] = Order.HUMAN,
-    start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.PERTURBED,
-    seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes; what is played does not depend on it.")] = 2,
-    sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Let the scripted demonstrator play: sequences of elements, with noise, pauses and detours."""
-    from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
-    from rpl_train.demos.play import PlayConfig
-    from rpl_train.demos.sheet import contact_sheet
-    from rpl_train.demos.summary import play_facts, print_play
-    from rpl_train.demos.trajectory import load
-
-    noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
-    result = _play(folder, PlayConfig(sequences, length, order.value, seed, jobs, noise))
-    if sheet is not None:
-        contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
-    if as_json:
-        typer.echo(json.dumps(play_facts(result), indent=1))
-    else:
-        print_play(result)
-
-
-def _play(folder: Path, config: "PlayConfig") -> "PlayResult":
-    """Play under a progress bar."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from rpl_train.demos.play import play
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("sequences", total=config.sequences)
-        return play(config, folder, lambda finished, total: progress.update(bar, completed=finished, total=total))
-
-
-def demos_import(
-    recordings: AnyRecordings,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one .npz per demonstration.")],
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Play the targets through the physics, and keep the states it answers.")
-    ] = False,
-) -> None:
-    """Turn public recordings into a folder of demonstrations with position targets."""
-    from rpl_train.demos.sources import load_demonstrations
-    from rpl_train.demos.trajectory import save_folder
-
-    demonstrations = load_demonstrations(recordings)
-    trajectories = _replay(demonstrations) if replay else demonstrations.trajectories
-    save_folder(trajectories, out)
-    for sentence in (sentence for source in demonstrations.sources for sentence in source.get("left_out", ())):
-        typer.echo(f"left out: {sentence}", err=True)
-    typer.echo(f"{len(trajectories)} demonstrations written to {out}")
-
-
-def _replay(demonstrations: "Demonstrations") -> "list[Trajectory]":
-    """Replay demonstrations under a progress bar, and print what they complete."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from rpl_train.demos.replay import replay, replay_table
-
-    trajectories = demonstrations.trajectories
-    with Progress(console=Console(stderr=True)) as bars:
-        task = bars.add_task("replaying", total=len(trajectories))
-        result = replay(trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: bars.advance(task))
-    Console().print(replay_table(result))
-    return result.trajectories
-
-
-def demos_info(
-    recordings: AnyRecordings,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
-    """Say what demonstrations hold: how many, how long, which elements in which order."""
-    from rpl_train.demos.sources import load_demonstrations
-    from rpl_train.demos.summary import print_summary, summarise
-
-    summary = summarise(load_demonstrations(recordings))
-    if as_json:
-        typer.echo(json.dumps(summary._asdict(), indent=1))
-    else:
-        print_summary(summary)
-
-
-def demos_export(
-    recordings: AnyRecordings,
-    minari: Annotated[
-        Path, typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that is there grows.")
-    ],
-) -> None:
-    """Write demonstrations as a Minari data set, which keeps their position targets."""
-    from rpl_train.demos.minari_io import export_minari
-    from rpl_train.demos.sources import load_demonstrations
-
-    demonstrations = load_demonstrations(recordings)
-    licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)
-    held = export_minari(demonstrations.trajectories, minari, "; ".join(licences))
-    typer.echo(f"{len(demonstrations.trajectories)} demonstrations written to {minari}, which now holds {held}")
 
 
 def imitate_command(
@@ -271,6 +145,7 @@ def finetune_command(
     from rpl_train.checkpoint import LEVELS, load_run
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.finetune import FinetuneConfig, finetune
+    from rpl_train.progress import bar
 
     if objective is not Variant.NPG and not demos:
         raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
@@ -287,7 +162,7 @@ def finetune_command(
         seed=seed,
     )
     trajectories = load_demonstrations(demos).trajectories if demos else []
-    with _bar("iterations", config.iterations) as report:
+    with bar("iterations", config.iterations) as report:
         finetune(
             load_run(base),
             trajectories,
@@ -298,46 +173,41 @@ def finetune_command(
     typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
 
 
-@contextmanager
-def _bar(what: str, total: int) -> "Iterator[Callable[..., None]]":
-    """A progress bar on stderr; the value takes how many are finished, a remark, and another total where it changes."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(what, total=total, remark="")
-        yield lambda finished, remark, total=None: bars.update(task, completed=finished, remark=remark, total=total)
-
-
 def distill_command(
-    base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
-    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
-    specialists: Annotated[
-        list[str], typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it.")
+    base: Annotated[
+        Path, typer.Argument(help="The run that the specialists started from; or a file that keeps it with them all.")
     ],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
     demos: Recordings,
+    specialists: Annotated[
+        list[str] | None,
+        typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Distil the specialists of several goals into one goal-conditioned policy."""
+    """Distil the specialists of several goals into one goal-conditioned policy.
+
+    They are kept in RUN/specialists.safetensors, which this command takes in place of the runs.
+    """
     require("torch", "train")
     from rpl_train.checkpoint import load_run
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.distill import DistillConfig, distill
+    from rpl_train.progress import bar
+    from rpl_train.specialists import Family, load_specialists
 
-    named = dict(_pair(text) for text in specialists)
-    if len(named) < len(specialists):
+    named = dict(_pair(text) for text in specialists or ())
+    if len(named) < len(specialists or ()):
         raise typer.BadParameter("a goal has several specialists; each may have one")
+    if bool(named) == base.is_file():
+        raise typer.BadParameter("name a --specialist for each goal with a run, and none with a file that keeps them")
+    if base.is_file():
+        family = load_specialists(base)
+    else:
+        family = Family(load_run(base), {goal: load_run(path) for goal, path in named.items()})
     config = DistillConfig(seed=seed)
-    teachers = {goal: load_run(path) for goal, path in named.items()}
-    with _bar("rounds", config.rounds) as report:
-        distill(load_run(base), load_demonstrations(demos).trajectories, teachers, run, config, report)
+    with bar("rounds", config.rounds) as report:
+        distill(family.base, load_demonstrations(demos).trajectories, family.specialists, run, config, report)
     typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -422,40 +292,73 @@ def novelty_command(
     typer.echo(f"{bundle} scores states now; its digest is {added.digest}")
 
 
+class Recipe(StrEnum):
+    IMITATE = "imitate"
+    RELAY = "relay"
+
+
 def train_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
     demos: Annotated[
         list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, scripted play is made first.")
     ] = None,
+    recipe: Annotated[
+        Recipe,
+        typer.Option(
+            help="imitate: imitation alone, minutes. relay: then fine-tune each of the 17 compound goals and distil "
+            "them into one policy, two hours on two cores; models/kitchen was made so."
+        ),
+    ] = Recipe.IMITATE,
     sequences: Annotated[int, typer.Option(help="Sequences of scripted play, where no --demos are named.")] = 400,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
     steps: Steps = 20_000,
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = 120_000,
     seed: Seed = 0,
     components: Components = 4,
     jobs: Jobs = 2,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
 ) -> None:
-    """From demonstrations, or from nothing, to an evaluated bundle: play, imitate, export, evaluate.
+    """From demonstrations, or from nothing, to an evaluated bundle.
 
-    Each stage is a command of its own. Run the same command again after an interruption: what is trained stays
-    trained, and the evaluation goes on where it stopped.
+    Each stage is a command of its own: demos play, imitate, finetune, distill, export, evaluate. Run the same command
+    again after an interruption: what is trained stays trained, and what was broken off goes on where it stopped.
     """
     require("torch", "train")
     from rpl_runtime.cli import evaluate_command
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import NetworkConfig
+    from rpl_train.specialise import SpecialiseConfig
 
     run = run or Path("runs") / bundle.name
     if not demos:
         from rpl_train.demos.play import PlayConfig
 
-        demos = [_play(run / "play", PlayConfig(sequences, seed=seed, jobs=jobs)).folder]
+        demos = [demos_cli.play(run / "play", PlayConfig(sequences, seed=seed, jobs=jobs)).folder]
     networks = NetworkConfig(high_components=components)
     config = ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks)
-    policy, record = _imitate(load_demonstrations(demos), run, config)
+    trained = _imitate(load_demonstrations(demos), run, config)
+    if recipe is Recipe.RELAY:
+        trained = _specialise_and_distil(run, demos, SpecialiseConfig(env_steps=env_steps, seed=seed, jobs=jobs))
+    policy, record = trained
     _print_export(_export(bundle, policy, record.spec, record.provenance, record.statistics))
     evaluate_command(bundle, episodes=episodes, output=run / "evaluation", write=True)
+
+
+def _specialise_and_distil(run: Path, demos: list[Path], config: "SpecialiseConfig") -> "TrainedRun":
+    """One policy from the imitated one in a run's folder, by way of a specialist for each goal."""
+    from rpl_train.checkpoint import load_run
+    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.distill import DistillConfig, distill
+    from rpl_train.progress import bar
+    from rpl_train.specialise import specialise
+
+    with bar("goals", len(config.goals)) as report:
+        specialists = specialise(run, demos, run / "specialists", config, report)
+    settings = DistillConfig(seed=config.seed)
+    with bar("rounds", settings.rounds) as report:
+        trajectories = load_demonstrations(demos).trajectories
+        return distill(load_run(run), trajectories, specialists, run / "distilled", settings, report)
 
 
 def methods_command(
@@ -507,13 +410,14 @@ def paper_command(
     from rpl_runtime.bundle import load_bundle
     from rpl_train.paper import PaperConfig, chosen, reproduce
     from rpl_train.pictures import draw_paper
+    from rpl_train.progress import bar
     from rpl_train.scores import known_trials, write_distilled, write_row
     from rpl_train.tables import print_paper, write_markdown
 
     methods = chosen(rows)
     if demos:
         config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
-        with _bar("trials", 0) as report:
+        with bar("trials", 0) as report:
             reproduce(
                 methods,
                 config,

@@ -13,11 +13,12 @@ from rpl_runtime.bundle import attach_evaluation, load_bundle
 from rpl_runtime.cli import main
 from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
 from rpl_runtime.novelty import Novelty
-from rpl_train.checkpoint import load_run
+from rpl_train.checkpoint import load_run, weights_digest
 from rpl_train.demos.trajectory import Trajectory, save
 from rpl_train.methods import METHODS
 from rpl_train.rollout import rollout
 from rpl_train.scores import write_row
+from rpl_train.specialists import load_specialists
 
 
 @pytest.fixture
@@ -97,6 +98,7 @@ def test_a_run_that_is_not_there_cannot_be_exported(rpl, tmp_path):
     [
         ("finetune", ("--goal", "--objective", "--reward", "--env-steps", "goes on there")),
         ("distill", ("--specialist", "GOAL=RUN", "--demos")),
+        ("train", ("--recipe", "relay", "--demos", "--env-steps")),
         ("methods", ("--json",)),
         ("paper", ("--demos", "--row", "--env-steps", "--executor", "--distilled")),
     ],
@@ -145,7 +147,7 @@ def test_finetune_refuses_bad_input_before_it_begins(rpl, tmp_path, options, sen
     [
         (("mkbs",), "'mkbs' is no specialist; write GOAL=RUN"),
         (("mkbs=one", "mkbs=two"), "a goal has several specialists"),
-        ((), "Missing option '--specialist'"),
+        ((), "name a --specialist for each goal"),
     ],
 )
 def test_distill_refuses_bad_input_before_it_begins(rpl, demonstrations, tmp_path, specialists, sentence):
@@ -178,6 +180,53 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
     code, _, err = rpl(*command, "--seed", 1)
     assert code == 1
     assert "other settings (seed" in err
+
+
+@pytest.fixture
+def in_seconds(monkeypatch):
+    """Every stage of a recipe with episodes of a few steps, in this process; the value is what would be evaluated."""
+    from rpl_runtime import cli
+    from rpl_train import distill, export, finetune, specialise
+
+    def here(jobs, workers, progress):
+        for job in jobs:
+            progress(job, job.call(*job.arguments))
+
+    evaluated = []
+    monkeypatch.setattr(specialise, "run_jobs", here)
+    monkeypatch.setattr(specialise, "SpecialiseConfig", partial(specialise.SpecialiseConfig, goals=("mkbs", "kbts")))
+    monkeypatch.setattr(specialise, "FinetuneConfig", partial(finetune.FinetuneConfig, episodes=2))
+    monkeypatch.setattr(distill, "DistillConfig", partial(distill.DistillConfig, rounds=1, episodes=2, steps=2))
+    for module in (finetune, distill):
+        monkeypatch.setattr(module, "rollout", partial(rollout, steps=4))
+    monkeypatch.setattr(export, "ParityConfig", partial(export.ParityConfig, episodes=1, steps=2))
+    monkeypatch.setattr(cli, "evaluate_command", lambda bundle, **settings: evaluated.append((bundle, settings)))
+    return evaluated
+
+
+def test_the_relay_recipe_goes_from_demonstrations_to_one_distilled_policy(rpl, in_seconds, tmp_path):
+    states = np.zeros((40, STATE_DIM), np.float32)
+    for element in ELEMENTS.values():
+        states[-1, list(element.dims)] = element.goal
+    demos, run, bundle = tmp_path / "demos", tmp_path / "run", tmp_path / "bundle"
+    save(Trajectory(states, np.zeros((40, ROBOT_DIM), np.float32), tuple(ELEMENTS), "made"), demos / "0.npz")
+    command = ("train", bundle, "--demos", demos, "--recipe", "relay", "--run", run, "--steps", 3, "--jobs", 1)
+    code, _, err = rpl(*command, "--env-steps", 1)
+    assert (code, "error" in err) == (0, False)
+    assert in_seconds == [(bundle, {"episodes": 20, "output": run / "evaluation", "write": True})]
+
+    kept = load_specialists(run / "distilled" / "specialists.safetensors")
+    manifest = load_bundle(bundle).manifest
+    named = manifest.provenance.settings["specialists"]
+    assert {goal: facts["weights"] for goal, facts in named.items()} == {
+        goal: weights_digest(trained.policy) for goal, trained in kept.specialists.items()
+    }
+    assert list(named) == ["mkbs", "kbts"]
+
+    once_more = ("distill", run / "distilled" / "specialists.safetensors", tmp_path / "again", "--demos", demos)
+    assert rpl(*once_more)[0] == 0
+    both = [weights_digest(load_run(folder).policy) for folder in (run / "distilled", tmp_path / "again")]
+    assert both[0] == both[1]
 
 
 def test_methods_are_listed_for_machines_too(rpl):
