@@ -62,17 +62,21 @@ def own_process(serve: Callable[..., None], *arguments: str) -> Iterator[str]:
         here.close()
 
 
-def _child(serve: Callable[..., None], ready: Connection, *arguments: str) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    serve(ready.send, *arguments)
+def end_with_parent() -> None:
+    """Let this process end when its parent does: one that is killed cannot end its children."""
+    threading.Thread(target=_end_after_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its server: without it the server ends itself."""
+def _end_after_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _child(serve: Callable[..., None], ready: Connection, *arguments: str) -> None:
+    end_with_parent()
+    serve(ready.send, *arguments)
 
 
 def _serve(on_ready: Callable[[str], None], bundle: str) -> None:

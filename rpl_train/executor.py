@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
 from rpl_runtime.errors import InvalidInput, RelayError, TrainingError, require
+from rpl_runtime.hosting import end_with_parent
 
 Executor = Literal["local", "ray"]
 _ATTEMPTS = 3  # of a job whose worker is killed
@@ -99,7 +100,7 @@ class _Worker:
 
     @staticmethod
     def _start() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_expect_one_thread)
+        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
 
     def run(self, job: Job) -> Any:
         for _ in range(_ATTEMPTS):
@@ -132,7 +133,8 @@ def _ray(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
 _EXECUTORS = {"local": _local, "ray": _ray}
 
 
-def _expect_one_thread() -> None:
+def _prepare() -> None:
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = "1"  # for a library that a job will load; Ray sets it by itself
 
 

@@ -21,6 +21,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import TrainingError
+from rpl_runtime.hosting import end_with_parent
 from rpl_runtime.manifest import Provenance
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.spec import PolicySpec
@@ -103,7 +104,7 @@ def imitate(
 def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:
     """Train each level in a process of its own; what they report is passed on from this one."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(len(LEVELS), mp_context=context) as executor:
+    with context.Manager() as manager, ProcessPoolExecutor(len(LEVELS), context, end_with_parent) as executor:
         reports = manager.Queue()
         running: set[Future[None]] = {executor.submit(train, level, _Report(reports)) for level in LEVELS}
         while running:

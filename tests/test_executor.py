@@ -3,6 +3,9 @@
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +118,29 @@ def test_a_failure_is_named_and_stops_no_other_job(kind):
 
 def test_a_worker_computes_with_one_thread(kind):
     assert run_jobs([Job("count", threads)], kind) == [(1, "1")]
+
+
+def say_and_wait(path):
+    path.write_text("begun")
+    threading.Event().wait()
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = """
+import sys
+from pathlib import Path
+from rpl_train.executor import Job, run_jobs
+from test_executor import say_and_wait
+if __name__ == "__main__":
+    run_jobs([Job("one", say_and_wait, (Path(sys.argv[1]),))], workers=1)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", script, str(tmp_path / "begun")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        while not (tmp_path / "begun").exists():
+            assert parent.poll() is None
+        parent.kill()
+        parent.communicate(timeout=60)  # its output ends when the worker, which inherited it, has ended
 
 
 def test_no_jobs_have_no_results():

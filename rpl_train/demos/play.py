@@ -21,6 +21,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput
+from rpl_runtime.hosting import end_with_parent
 from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM
 from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
 from rpl_train.demos.demonstrator import Demonstrator, Style
@@ -247,7 +248,7 @@ def _perform_all(config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, 
         return
     # Spawned, not forked: a fork copies the locks of whatever threads the caller runs.
     jobs = min(config.jobs, len(indices))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
         futures = {pool.submit(_perform_here, config, index): index for index in indices}
         try:
             for future in as_completed(futures):
