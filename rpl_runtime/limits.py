@@ -81,6 +81,25 @@ class Profile:
             raise InvalidInput(f"a workspace from {workspace.low} to {workspace.high}; allowed is low below high")
         return replace(self, arm=replace(self.arm, workspace=workspace))
 
+    def slowed(self, velocity: float, acceleration: float, jerk: float) -> Self:
+        """This profile with a share (0, 1] of each of its arm's limits of motion.
+
+        Raises:
+            InvalidInput: the profile has no arm, or a share is none.
+        """
+        if self.arm is None or not all(0 < share <= 1 for share in (velocity, acceleration, jerk)):
+            raise InvalidInput(
+                f"shares {velocity}, {acceleration}, {jerk} of the limits of the profile {self.name}; allowed are "
+                f"more than 0 and at most 1, for an arm"
+            )
+        arm = replace(
+            self.arm,
+            velocity=velocity * self.arm.velocity,
+            acceleration=acceleration * self.arm.acceleration,
+            jerk=jerk * self.arm.jerk,
+        )
+        return replace(self, arm=arm)
+
     def rezeroed(self, zero: np.ndarray) -> Self:
         """This profile for targets with other joint zeros: zero (7,) [rad] is what the vendor's angles have more.
 

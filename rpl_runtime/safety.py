@@ -86,6 +86,30 @@ class SafetyFilter:
         """Whether nothing moves any more when the last period that was asked for ends."""
         return self._arm is None or self._arm.at_rest
 
+    @property
+    def position(self) -> np.ndarray:
+        """Where (m,) everything is when the last period that was asked for ends.
+
+        Raises:
+            ProtocolViolation: the filter was not started.
+        """
+        position = self._started().copy()
+        if self._arm:
+            position[: self.profile.joints] = self._arm.position
+        return position
+
+    @property
+    def resting_place(self) -> np.ndarray:
+        """Where (m,) everything comes to rest if no target follows the last one.
+
+        Raises:
+            ProtocolViolation: the filter was not started.
+        """
+        place = self._started().copy()
+        if self._arm:
+            place[: self.profile.joints] = self._arm.resting_place
+        return place
+
     def start(self, position: np.ndarray) -> None:
         """Begin at rest at a position (m,), which is brought inside its range where it lies a little outside.
 
@@ -129,12 +153,9 @@ class SafetyFilter:
         Raises:
             ProtocolViolation: the filter was not started.
         """
-        setpoints = self._started().copy()
         motion = self._arm.stop() if self._arm else None
-        filtered = self._filtered(setpoints, motion, ())
-        if self._arm:
-            setpoints[: self.profile.joints] = self._arm.resting_place
-        self._target = setpoints
+        filtered = self._filtered(self._started(), motion, ())
+        self._target = self.resting_place
         return filtered
 
     def _toward(self, target: np.ndarray) -> Filtered:
@@ -170,6 +191,15 @@ class SafetyFilter:
         if self._target is None:
             raise ProtocolViolation("the safety filter was not started; start it where the robot is at rest")
         return self._target
+
+
+def is_inside(profile: Profile, position: np.ndarray) -> bool:
+    """Whether a position (m,) lies in its range, and with it the flange in the workspace."""
+    if (position < profile.low).any() or (position > profile.high).any():
+        return False
+    if profile.arm is None:
+        return True
+    return _is_flange_inside(position[: profile.joints], profile.arm)
 
 
 def reading_fault(profile: Profile, reading: np.ndarray, last: np.ndarray, elapsed_s: float) -> str | None:
@@ -219,6 +249,11 @@ class _Arm:
     @property
     def at_rest(self) -> bool:
         return bool((abs(self._now.velocity) < _STILL).all() and (abs(self._now.acceleration) < _STILL).all())
+
+    @property
+    def position(self) -> np.ndarray:
+        """Where (J,) [rad] the last period ends."""
+        return self._now.position
 
     @property
     def resting_place(self) -> np.ndarray:
@@ -296,8 +331,7 @@ class _Arm:
         return np.stack([each.any(axis=0) for each in (outside, slow | fast, *too_much)])
 
     def _flange_inside(self, motion: Motion) -> bool:
-        flange, box = _flange(motion.position, self._limits), self._limits.workspace
-        return bool(((flange >= box.low) & (flange <= box.high)).all())
+        return _is_flange_inside(motion.position, self._limits)
 
     def _drawn_back(self, motion: Motion, inside: Callable[[Motion], np.ndarray]) -> Motion:
         """The motion with each joint at the largest share found of the way to it from the one that is ready.
@@ -335,3 +369,9 @@ class _Arm:
 def _flange(joints: np.ndarray, limits: ArmLimits) -> np.ndarray:
     """Where the flange (..., 3) [m] is in the base frame."""
     return flange_pose(joints + limits.zero)[0]
+
+
+def _is_flange_inside(joints: np.ndarray, limits: ArmLimits) -> bool:
+    """Whether the flange is in the workspace at all of some joints (..., J)."""
+    flange, box = _flange(joints, limits), limits.workspace
+    return bool(((flange >= box.low) & (flange <= box.high)).all())

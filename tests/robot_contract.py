@@ -78,7 +78,7 @@ class RobotContract:
         before = self.where(robot)
         for _ in range(3):
             self.let_pass(robot)
-        assert np.abs(self.where(robot) - before).max() <= self.noise
+        np.testing.assert_allclose(self.where(robot), before, rtol=0, atol=self.noise)
 
     def test_a_stop_is_not_the_end(self, robot: Robot, spec: PolicySpec) -> None:
         robot.apply(self.target(robot, spec))

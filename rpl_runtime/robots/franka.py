@@ -1,21 +1,27 @@
 """A Franka arm with its hand, a Panda or an FR3, behind the kitchen's policies.
 
 In: targets as the kitchen's policies give them. Out: the kitchen's 30-number state, its arm and hand as measured, its
-objects from a source. It does not know goals, policies or the wire, and keeps no time: one observe and one apply each
-control period is for whoever runs it.
+objects from a source. It does not know goals, policies or the wire, and decides no moment: one observe and one apply
+each control period is for whoever runs it.
 
-A target is not gone to but followed as the kitchen's soft servos would (servo.py): for each one the arm gets a speed
-for the end of the period, and after it the place where it comes to rest if nothing else is sent. The trajectory
-between is the vendor's client library's, Ruckig at 1 kHz in the robot's own control loop, within the limits of the
-profile.
+From a target to the motors there are three stages, each with an affair of its own:
+
+    course   what a target means: where the kitchen's soft servos would have the arm when the period ends (servo.py)
+    filter   what is allowed: a motion there and from there to rest, proved at 1 kHz against the profile (safety.py)
+    Ruckig   how it is drawn: inside the robot's own control loop, through the places and speeds that were proved
+
+The filter comes after the course because its limits are those of the arm, and the arm is never at a policy's target.
+Ruckig, in the vendor's client library, is the only thing there that makes a motion every millisecond, and takes no
+samples; so it is given the two ends of each proved motion and the same limits. A test compares the two at 1 kHz.
 
 This stops a robot in software, through the same cable and the same library that move it. It is not a safety-rated
 stop: keep the one you have in your hand.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,26 +30,29 @@ from rpl_runtime.errors import InvalidInput, RobotStopped, RobotUnavailable
 from rpl_runtime.kitchen.elements import ELEMENTS, PERIOD, ROBOT_DIM
 from rpl_runtime.kitchen.servo import ARM_DIM, Course, course
 from rpl_runtime.kitchen.simulator import checked_target
-from rpl_runtime.limits import PROFILES, ArmLimits, Profile
-from rpl_runtime.robots.conventions import to_franka, to_kitchen
+from rpl_runtime.limits import PROFILES, Profile
+from rpl_runtime.robots.conventions import JOINT_ZERO, to_franka, to_kitchen
 from rpl_runtime.robots.fci import franky, translated
 from rpl_runtime.robots.hand import Hand, HandConfig
 from rpl_runtime.robots.objects import ObjectSource
-from rpl_runtime.robots.panda_kinematics import flange_pose
+from rpl_runtime.safety import Filtered, Kind, SafetyFilter, is_inside
 
 # (7,) [rad] where FrankaKitchen-v1's arm stands when an episode starts, in the kitchen's zeros.
 HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])
 _HOMING_SPEED = 0.2  # share of the limits with which the arm goes there
 _DOWN = (0.0, 0.0, -9.81)  # [m/s^2] in the base's frame: the arm stands upright
 _INSIDE = 0.005  # [rad] how far inside its range a joint stays on the way
+_ASTRAY = 0.15  # [rad] from where it was led, beyond which the arm is not where it is thought to be
+_STILL = 1e-3  # [rad/s] below which a commanded joint is at rest
 
 # A motion that takes over from another starts with the speed and acceleration that the robot reports, a millisecond
 # old. Both are exact while the arm moves evenly, and so it does for this long before and after a period ends.
-_EVEN_S = 0.02  # [s]
-_RAMP_S = PERIOD - _EVEN_S
-_JERK_SHARE = 0.8  # of the limit; what is reported is rounded, which costs some of it
-_SHARE = 0.8  # of the greatest speed, and of its fastest change, that is asked for; without a reserve Ruckig finds
-# no way to be there in time, and takes a run-up
+_EVEN_S = 0.01  # [s]
+# What Ruckig has of the limits that the filter has not: a motion with an even end takes more to be as far in time, and
+# a jerk that starts from what was rounded on its way here is more than it was meant to be.
+_ACCELERATION_SHARE = 0.65
+_JERK_SHARE = 0.8
+_SHARE = 0.8  # of the fastest change of speed in a period that is asked of it
 _NO_FILTER = 1000.0  # [Hz] libfranka's kMaxCutoffFrequency: its low-pass would make what is reported older still
 
 
@@ -87,34 +96,45 @@ class FrankaRobot:
     def __init__(self, host: str, objects: ObjectSource, config: FrankaConfig | None = None) -> None:
         self.host = host
         self.config = config or FrankaConfig()
-        self.course: Course | None = None  # what the last target came to, in the kitchen's zeros; also in a dry run
-        self._limits = _arm_limits(self.config)
+        # What the last target came to, in the kitchen's zeros; also in a dry run.
+        self.course: Course | None = None
+        self.filtered: Filtered | None = None
         self._objects = objects
         self._robot = np.zeros(ROBOT_DIM)  # (9,) [rad, m] measured last, in the kitchen's zeros
         self._done: frozenset[str] = frozenset()
         self._moving = False
+        self._sent_ms = 0  # [ms] on the robot's own clock, when the last motion was
+        _check(self.config)
         library = franky()
         realtime = library.RealtimeConfig.Enforce if self.config.realtime else library.RealtimeConfig.Ignore
         with translated(f"no robot to drive at {host}", RobotUnavailable):
             self._arm: Any = library.Robot(host, realtime_config=realtime)
-            self._set_up()
+            self.profile = self._set_up()  # the limits kept, in the kitchen's zeros
+            self._safety = SafetyFilter(self.profile, PERIOD)
             self._hand = Hand(library.Gripper(host), self.config.hand)
+
+    @property
+    def interventions(self) -> Counter[Kind]:
+        """How many limits the targets so far would not have kept, by kind."""
+        return self._safety.counts
 
     def reset(self, seed: int) -> None:
         """Open the hand and go slowly to where the kitchen's episodes start; in a dry run, stay. Blocks until there.
 
         Raises:
             RobotStopped: the robot stopped on the way.
+            InvalidInput: the start is outside the profile's workspace; nothing has moved.
             ObjectsLost: the source does not see the objects.
         """
         self.stop()
         self._state()
+        low, high = self.profile.low[:ARM_DIM], self.profile.high[:ARM_DIM]
+        home = np.clip(HOME, low + _INSIDE, high - _INSIDE)
+        self._safety.start(np.append(home, self._robot[ARM_DIM:]))
         if not self.config.dry_run:
             self._hand.open()
-            profile = self.config.profile
-            home = np.clip(to_franka(HOME), profile.low[:ARM_DIM] + _INSIDE, profile.high[:ARM_DIM] - _INSIDE)
             with self._driven():
-                self._arm.move(franky().JointMotion(home, relative_dynamics_factor=_HOMING_SPEED))
+                self._arm.move(franky().JointMotion(to_franka(home), relative_dynamics_factor=_HOMING_SPEED))
         self._measure()
         self._objects.reset(seed, self._robot)
 
@@ -134,22 +154,23 @@ class FrankaRobot:
         return state.astype(np.float32)
 
     def apply(self, target: np.ndarray) -> None:
-        """Follow a target (9,) [rad, m] from now on; returns at once.
+        """Follow a target (9,) [rad, m] for a period from now on, then come to rest; returns at once.
 
         Raises:
             InvalidInput: the target is not 9 finite numbers; nothing has changed.
-            RobotStopped: the robot stopped by itself, or the target leads outside the profile's ranges or workspace.
+            RobotStopped: the robot stopped by itself, or is not where it was led.
         """
         target = checked_target(target)
         state = self._state()
+        place = self._place(state)
         gravity = np.ravel(self._arm.model.gravity(state, _DOWN))
-        self.course = course(to_kitchen(state.q_d), self._robot[:ARM_DIM], target[:ARM_DIM], gravity, PERIOD)
-        self._check(to_franka(self.course.rest))
+        self.course = course(place, self._robot[:ARM_DIM], target[:ARM_DIM], gravity, PERIOD)
+        self.filtered = self._safety.step(np.append(self.course.position, target[ARM_DIM:]))
         if self.config.dry_run:
             return
         with self._driven():
-            self._arm.move(self._motion(state, self.course), asynchronous=True, cutoff_frequency=_NO_FILTER)
-            self._moving = True
+            self._arm.move(self._motion(self._arm.state, self.filtered), asynchronous=True, cutoff_frequency=_NO_FILTER)
+            self._moving, self._sent_ms = True, state.time.to_msec()
         self._hand.follow(target[ARM_DIM:])
 
     def done(self) -> frozenset[str]:
@@ -175,18 +196,27 @@ class FrankaRobot:
             stack.callback(self._hand.close)
             self.stop()
 
-    def _set_up(self) -> None:
-        config, arm, limits = self.config, self._arm, self._limits
-        for limit, share, ours in (
-            (arm.joint_velocity_limit, 1.0, limits.velocity),
-            (arm.joint_acceleration_limit, 1.0, limits.acceleration),
-            (arm.joint_jerk_limit, _JERK_SHARE, limits.jerk),
-        ):
-            # franky 2.0.0 has the Panda's limits where it speaks to an FR3, and does not go beyond what it has.
-            limit.set(config.speed * share * np.minimum(ours, limit.max))
+    def _set_up(self) -> Profile:
+        """Give the robot its limits; returns those that are left to the filter."""
+        config, arm, limits = self.config, self._arm, self.config.profile.arm
+        assert limits is not None  # checked before
+        # franky 2.0.0 has the Panda's limits where it speaks to an FR3, and does not go beyond what it has.
+        limits = replace(
+            limits,
+            velocity=np.minimum(limits.velocity, arm.joint_velocity_limit.max),
+            acceleration=np.minimum(limits.acceleration, arm.joint_acceleration_limit.max),
+            jerk=np.minimum(limits.jerk, arm.joint_jerk_limit.max),
+        )
+        drawn = replace(config.profile, arm=limits).slowed(config.speed, config.speed, config.speed * _JERK_SHARE)
+        assert drawn.arm is not None
+        self._drawn = drawn.arm  # within these limits
+        arm.joint_velocity_limit.set(drawn.arm.velocity)
+        arm.joint_acceleration_limit.set(drawn.arm.acceleration)
+        arm.joint_jerk_limit.set(drawn.arm.jerk)
         arm.set_collision_behavior(config.torque_threshold, config.force_threshold)
         if config.load is not None:
             arm.set_load(config.load.mass, config.load.center, config.load.inertia)
+        return drawn.slowed(1.0, _ACCELERATION_SHARE, 1.0).rezeroed(JOINT_ZERO)
 
     @contextlib.contextmanager
     def _driven(self) -> Iterator[None]:
@@ -217,61 +247,80 @@ class FrankaRobot:
     def _measure(self) -> None:
         self._robot = np.append(to_kitchen(self._state().q), [self._hand.width / 2] * 2)
 
-    def _motion(self, state: Any, course: Course) -> Any:
-        """To the mean speed of the course before the period ends, evenly on past its end, then to its rest for good."""
-        library, arm = franky(), self._arm
-        place, speed = np.ravel(state.q_d), np.ravel(state.dq_d)
-        fastest, acceleration, jerk = (
-            np.ravel(limit.get())
-            for limit in (arm.joint_velocity_limit, arm.joint_acceleration_limit, arm.joint_jerk_limit)
-        )
-        change = _SHARE * acceleration * (_RAMP_S - acceleration / jerk)
-        next_speed = np.clip((to_franka(course.position) - place) / PERIOD, speed - change, speed + change)
-        next_speed = np.clip(next_speed, -_SHARE * fastest, _SHARE * fastest)
+    def _place(self, state: Any) -> np.ndarray:
+        """Where (7,) [rad] the arm was led by now; the filter goes on from there.
+
+        Raises:
+            RobotStopped: the arm is somewhere else.
+        """
+        commanded = to_kitchen(state.q_d)
+        # The arm has gone on to its rest in the periods for which no target came.
+        gone = round((state.time.to_msec() - self._sent_ms) / (1000 * PERIOD)) - 1
+        while self._moving and gone > 0 and not self._safety.at_rest:
+            self._safety.stop()
+            gone -= 1
+        if not self._moving or (self._safety.at_rest and abs(np.ravel(state.dq_d)).max() < _STILL):
+            here = to_kitchen(state.q) if self.config.dry_run else commanded
+            self._safety.start(np.append(here, self._robot[ARM_DIM:]))
+        place = self._safety.position[:ARM_DIM]
+        astray = abs(commanded - place)
+        if astray.max() > _ASTRAY and not self.config.dry_run:
+            joint = int(np.argmax(astray))
+            raise RobotStopped(
+                f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; allowed is {_ASTRAY} rad"
+            )
+        return place
+
+    def _motion(self, state: Any, filtered: Filtered) -> Any:
+        """To the speed at which a proved period ends, evenly on a little past its end, then to rest for good.
+
+        The speed is corrected by what the arm would otherwise miss of the proved place. To ask for the place itself
+        would be exact as long as every period is; but from a little beside it Ruckig may find no way to be there at
+        that speed and in that time, and then takes a run-up.
+        """
+        now, speed = to_kitchen(state.q_d), np.ravel(state.dq_d)
+        place, next_speed = filtered.target[:ARM_DIM], filtered.velocity[:ARM_DIM]
+        ramp_s = PERIOD - _EVEN_S
+        next_speed = next_speed + (place - now - _ramp(speed, next_speed, ramp_s) - _EVEN_S * next_speed) / PERIOD
+        acceleration, jerk = self._drawn.acceleration, self._drawn.jerk
+        change = _SHARE * acceleration * (ramp_s - acceleration / jerk)
+        next_speed = np.clip(next_speed, speed - change, speed + change)
+        next_speed = np.clip(next_speed, -self._drawn.velocity, self._drawn.velocity)
         # Relative to where the arm is when this takes over, which is a moment after now.
-        legs = (((speed + next_speed) / 2 * _RAMP_S, _RAMP_S), (next_speed * 2 * _EVEN_S, 2 * _EVEN_S))
+        ramp, even = (_ramp(speed, next_speed, ramp_s), ramp_s), (2 * _EVEN_S * next_speed, 2 * _EVEN_S)
+        rest = self._safety.resting_place
+        # What goes on evenly comes to rest further on, which may be too far.
+        further = rest + np.append(_EVEN_S * next_speed, np.zeros(len(rest) - ARM_DIM))
+        if is_inside(self.profile, further):
+            rest = further
+        else:
+            even = _EVEN_S * next_speed, _EVEN_S
+        library = franky()
         waypoints = [
             library.JointWaypoint(
                 library.JointState(way, next_speed),
                 library.ReferenceType.Relative,
                 minimum_time=library.Duration(round(1000 * duration_s)),
             )
-            for way, duration_s in legs
+            for way, duration_s in (ramp, even)
         ]
-        rest = library.JointWaypoint(library.JointState(to_franka(course.rest)))
-        return library.JointWaypointMotion([*waypoints, rest], return_when_finished=False)
-
-    def _check(self, rest: np.ndarray) -> None:
-        """Refuse a resting place (7,) [rad] outside the profile's ranges or its workspace."""
-        profile, box = self.config.profile, self._limits.workspace
-        outside = np.flatnonzero((rest < profile.low[:ARM_DIM]) | (rest > profile.high[:ARM_DIM]))
-        if len(outside):
-            joint = outside[0]
-            raise RobotStopped(
-                f"the target leads joint {joint + 1} to {rest[joint]:.3f} rad; allowed is "
-                f"{profile.low[joint]:.3f} to {profile.high[joint]:.3f}"
-            )
-        flange, _ = flange_pose(rest)
-        if not ((flange >= box.low) & (flange <= box.high)).all():
-            raise RobotStopped(
-                f"the target leads the flange to {_metres(flange)} in the base's frame; allowed is the workspace "
-                f"from {_metres(box.low)} to {_metres(box.high)}"
-            )
+        still = library.JointWaypoint(library.JointState(to_franka(rest[:ARM_DIM])))
+        return library.JointWaypointMotion([*waypoints, still], return_when_finished=False)
 
 
-def _arm_limits(config: FrankaConfig) -> ArmLimits:
+def _ramp(speed: np.ndarray, next_speed: np.ndarray, duration_s: float) -> np.ndarray:
+    """How far (7,) [rad] an even change of speed leads."""
+    return (speed + next_speed) / 2 * duration_s
+
+
+def _check(config: FrankaConfig) -> None:
     if config.profile.arm is None:
         raise InvalidInput(f"the profile {config.profile.name} for a Franka; allowed is one with an arm: panda or fr3")
     if not 0 < config.speed <= 1:
         raise InvalidInput(f"a speed of {config.speed}; allowed is a share of the limits above 0, at most 1")
-    return config.profile.arm
 
 
 def _errors(state: Any) -> list[str]:
     """The names of the errors that a robot's state reports."""
     errors = state.current_errors
     return [name for name in dir(errors) if not name.startswith("_") and getattr(errors, name) is True]
-
-
-def _metres(place: Sequence[float] | np.ndarray) -> str:
-    return "(" + ", ".join(f"{coordinate:.3f}" for coordinate in place) + ") m"
