@@ -7,12 +7,12 @@ The control works in a thread of its own. A step that takes too long goes on the
 brings in the end counts only while it is valid, or else the next step is asked for with the newest state.
 """
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
 
+from rpl_runtime.clock import Clock, MonotonicClock
 from rpl_runtime.control import Control
 from rpl_runtime.errors import RelayError, ServerUnavailable
 from rpl_runtime.messages import Action
@@ -24,12 +24,14 @@ class Punctual:
     Args:
         control: a control that fails rather than wait for its server, as that of a world that does not wait.
         robot: the id with which the run was started.
+        clock: the one in which actions are valid; the system's monotonic clock unless told otherwise.
     """
 
-    def __init__(self, control: Control, robot: str) -> None:
+    def __init__(self, control: Control, robot: str, clock: Clock | None = None) -> None:
         self.number = 0  # of the step that is under way, or asked for next
         self._control = control
         self._robot = robot
+        self._clock = clock or MonotonicClock()
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="steps")
         self._under_way: Future[Action] | None = None
 
@@ -46,12 +48,12 @@ class Punctual:
         Raises:
             RelayError: the step was refused, or another bundle is served now.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline_ns = self._clock.now_ns() + round(timeout_s * 1e9)
         while True:
             asked = self._under_way or self._asking.submit(self._control.step, self._robot, self.number, state)
             self._under_way = asked
             try:
-                action = asked.result(max(0.0, deadline - time.monotonic()))
+                action = asked.result(max(0, deadline_ns - self._clock.now_ns()) / 1e9)
             except TimeoutError:
                 return None
             except RelayError as error:
@@ -61,5 +63,5 @@ class Punctual:
                 raise
             self._under_way = None
             self.number += 1
-            if time.monotonic_ns() <= action.valid_until_ns:
+            if self._clock.now_ns() <= action.valid_until_ns:
                 return action

@@ -1,10 +1,11 @@
 """One run of a robot: observe, ask for the action, apply it, until the steps are over.
 
-In: a robot, a control stream, and what to do. Out: a `RunResult` with everything that happened. It does not know
-what kind of robot it drives, nor where the policy runs.
+In: a robot whose world waits for it, a control stream, and what to do. Out: a `RunResult` with everything that
+happened. It does not know what kind of robot it drives, nor where the policy runs. A world that does not wait is
+drive.py's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from rpl_runtime.client import Action, Control
 from rpl_runtime.errors import InvalidGoal, InvalidInput
-from rpl_runtime.messages import Goal
+from rpl_runtime.messages import Goal, Started
 from rpl_runtime.robots import Robot
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
@@ -58,7 +59,7 @@ class RunResult:
     @property
     def done_at_end(self) -> frozenset[str]:
         """The elements that were at their goal after the last step."""
-        return self.done[-1]
+        return self.done[-1] if self.done else frozenset()
 
     def first_done(self, element: str) -> int | None:
         """The number of steps after which an element was at its goal for the first time; None if never."""
@@ -108,13 +109,22 @@ def run(
     finally:
         robot.stop()
     control.finish(config.robot_id)
+    return run_result(started, steps, state, control.model.spec.action.dim)
+
+
+def run_result(started: Started, steps: Sequence[Step], final_state: np.ndarray, targets: int) -> RunResult:
+    """What T steps came to, where a target has so many dimensions."""
+
+    def rows(values: list[np.ndarray], dim: int) -> np.ndarray:
+        return np.array(values).reshape(len(steps), dim)  # also of no step
+
     return RunResult(
         goal=started.goal,
         digest=started.digest,
-        states=np.stack([step.state for step in steps]),
-        targets=np.stack([step.action.target for step in steps]),
-        subgoals=np.stack([step.action.subgoal for step in steps]),
-        replanned=np.array([step.action.replanned for step in steps]),
+        states=rows([step.state for step in steps], len(final_state)),
+        targets=rows([step.action.target for step in steps], targets),
+        subgoals=rows([step.action.subgoal for step in steps], len(final_state)),
+        replanned=np.array([step.action.replanned for step in steps], dtype=bool),
         done=tuple(step.done for step in steps),
-        final_state=state,
+        final_state=final_state,
     )

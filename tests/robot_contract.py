@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.robots import Robot
+from rpl_runtime.robots import LiveRobot, Robot
 from rpl_runtime.spec import PolicySpec
 
 
@@ -97,3 +97,39 @@ class RobotContract:
         if not robot.waits:
             pytest.skip("the world of this robot does not wait")
         np.testing.assert_array_equal(robot.observe(), robot.observe())
+
+
+class LiveContract(RobotContract):
+    """The tests of the `LiveRobot` protocol besides."""
+
+    def test_its_world_does_not_wait(self, robot: LiveRobot) -> None:
+        assert not robot.waits
+
+    def test_its_state_begins_with_the_joints_that_its_targets_move(self, robot: LiveRobot, spec: PolicySpec) -> None:
+        assert len(robot.profile.low) == spec.action.dim
+        assert spec.state.names[: spec.action.dim] == spec.action.names
+
+    def test_where_targets_stay_out_it_comes_to_rest_by_itself(self, robot: LiveRobot, spec: PolicySpec) -> None:
+        for _ in range(3):
+            robot.apply(self.target(robot, spec))
+            self.let_pass(robot)
+        for _ in range(12):
+            self.let_pass(robot)
+        before = self.where(robot)
+        for _ in range(3):
+            self.let_pass(robot)
+        np.testing.assert_allclose(self.where(robot), before, rtol=0, atol=self.noise)
+        self.test_a_target_is_gone_for_until_the_next_one_comes(robot, spec)
+
+    def test_a_target_out_of_reach_is_brought_inside_and_counted(self, robot: LiveRobot, spec: PolicySpec) -> None:
+        before = dict(robot.interventions)
+        for _ in range(10):
+            target = self.target(robot, spec)
+            target[self.moving] += 2 * np.pi
+            robot.apply(target)
+            self.let_pass(robot)
+        robot.stop()
+        joints = robot.observe()[: spec.action.dim]
+        assert (joints >= robot.profile.low - self.noise).all()
+        assert (joints <= robot.profile.high + self.noise).all()
+        assert sum(robot.interventions.values()) > sum(before.values())

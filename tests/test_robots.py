@@ -1,11 +1,14 @@
-"""The contract of robots, kept by the smallest robot there is."""
+"""The contracts of robots, kept by the smallest robots there are."""
 
 import numpy as np
 import pytest
 
 import policies
-from robot_contract import RobotContract
+from live_robot import PERIOD_NS, FakeArm
+from robot_contract import LiveContract, RobotContract
+from rpl_runtime.clock import FakeClock
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.kitchen.elements import kitchen_spec
 from rpl_runtime.robots import Robot
 from rpl_runtime.spec import PolicySpec
 
@@ -47,3 +50,19 @@ class TestCart(RobotContract):
     @pytest.fixture
     def robot(self) -> Robot:
         return Cart()
+
+
+class TestFakeArm(LiveContract):
+    moving = slice(0, 1)
+    clock = FakeClock()
+
+    @pytest.fixture
+    def spec(self) -> PolicySpec:
+        return kitchen_spec("kitchen")
+
+    @pytest.fixture
+    def robot(self) -> Robot:
+        return FakeArm(self.clock)
+
+    def let_pass(self, robot: Robot) -> None:
+        self.clock.advance(PERIOD_NS)

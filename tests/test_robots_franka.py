@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from robot_contract import RobotContract
+from robot_contract import LiveContract
 from rpl_runtime.errors import AddressInUse, InvalidInput, RobotStopped, RobotUnavailable
 from rpl_runtime.hosting import own_process
 from rpl_runtime.kitchen.elements import ELEMENTS, kitchen_spec
@@ -93,7 +93,7 @@ def watch_on(robot: FrankaRobot) -> None:
         time.sleep(0.02)
 
 
-class TestContract(RobotContract):
+class TestContract(LiveContract):
     noise = 3e-3  # the simulated arm gives way to gravity a little, and trails what is commanded
     moving = slice(0, 1)
     step = 0.1

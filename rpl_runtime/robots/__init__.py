@@ -1,8 +1,11 @@
 """Robots that a policy can drive: one small protocol, one module for each kind."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+
+from rpl_runtime.limits import Profile
 
 
 class Robot(Protocol):
@@ -10,7 +13,7 @@ class Robot(Protocol):
 
     A run is reset, observe, and then for each step apply, observe, done; last of all stop and close. Some worlds
     wait for their robot and some do not. In one that does not, whoever runs the robot keeps the time: one step each
-    control period, against a clock of his own. No robot keeps time itself.
+    control period, against a clock of his own.
     """
 
     @property
@@ -52,4 +55,23 @@ class Robot(Protocol):
 
     def close(self) -> None:
         """Stop, and let go of the robot; nothing is allowed afterwards."""
+        ...
+
+
+class LiveRobot(Robot, Protocol):
+    """A robot whose world does not wait, which `drive` needs. Whatever it is told, it keeps its limits.
+
+    No target gets to its motors but through its safety filter. Where none comes for longer than a control period it
+    comes to rest by itself, and goes on from there with the next one. Its state begins with the m joints that its
+    targets move, in their order.
+    """
+
+    @property
+    def profile(self) -> Profile:
+        """The limits that it keeps, for targets and joints as they are in the policy's spec."""
+        ...
+
+    @property
+    def interventions(self) -> Mapping[str, int]:
+        """How many limits the targets so far would not have kept, by kind."""
         ...

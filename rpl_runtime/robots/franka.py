@@ -41,6 +41,7 @@ from rpl_runtime.safety import Filtered, Kind, SafetyFilter, is_inside
 HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])
 _HOMING_SPEED = 0.2  # share of the limits with which the arm goes there
 _DOWN = (0.0, 0.0, -9.81)  # [m/s^2] in the base's frame: the arm stands upright
+_LOOK_S = 0.02  # [s] how often the way there is looked at
 _INSIDE = 0.005  # [rad] how far inside its range a joint stays on the way
 _ASTRAY = 0.15  # [rad] from where it was led, beyond which the arm is not where it is thought to be
 _STILL = 1e-3  # [rad/s] below which a commanded joint is at rest
@@ -133,8 +134,7 @@ class FrankaRobot:
         self._safety.start(np.append(home, self._robot[ARM_DIM:]))
         if not self.config.dry_run:
             self._hand.open()
-            with self._driven():
-                self._arm.move(franky().JointMotion(to_franka(home), relative_dynamics_factor=_HOMING_SPEED))
+            self._go_home(to_franka(home))
         self._measure()
         self._objects.reset(seed, self._robot)
 
@@ -158,6 +158,7 @@ class FrankaRobot:
 
         Raises:
             InvalidInput: the target is not 9 finite numbers; nothing has changed.
+            ProtocolViolation: there was no reset.
             RobotStopped: the robot stopped by itself, or is not where it was led.
         """
         target = checked_target(target)
@@ -218,6 +219,21 @@ class FrankaRobot:
             arm.set_load(config.load.mass, config.load.center, config.load.inertia)
         return drawn.slowed(1.0, _ACCELERATION_SHARE, 1.0).rezeroed(JOINT_ZERO)
 
+    def _go_home(self, home: np.ndarray) -> None:
+        """Go slowly to joints (7,) [rad]; Ctrl-C stops the arm on its way."""
+        motion = franky().JointMotion(home, relative_dynamics_factor=_HOMING_SPEED)
+        with self._driven():
+            self._arm.move(motion, asynchronous=True)
+        self._moving = True
+        try:
+            while self._moving:
+                with self._driven():
+                    # A call that waited for the end would hear of no signal before.
+                    self._moving = not self._arm.join_motion(timeout=_LOOK_S)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
     @contextlib.contextmanager
     def _driven(self) -> Iterator[None]:
         """Calls to the arm; one that fails leaves it stopped, with nothing here that could brake it."""
@@ -252,6 +268,7 @@ class FrankaRobot:
 
         Raises:
             RobotStopped: the arm is somewhere else.
+            InvalidInput: in a dry run, the arm is where it may not be.
         """
         commanded = to_kitchen(state.q_d)
         # The arm has gone on to its rest in the periods for which no target came.
@@ -259,9 +276,11 @@ class FrankaRobot:
         while self._moving and gone > 0 and not self._safety.at_rest:
             self._safety.stop()
             gone -= 1
-        if not self._moving or (self._safety.at_rest and abs(np.ravel(state.dq_d)).max() < _STILL):
-            here = to_kitchen(state.q) if self.config.dry_run else commanded
-            self._safety.start(np.append(here, self._robot[ARM_DIM:]))
+        if self.config.dry_run:
+            self._start_at(to_kitchen(state.q))
+        elif not self._moving or (self._safety.at_rest and abs(np.ravel(state.dq_d)).max() < _STILL):
+            # Where Ruckig came to rest, which is beside where the filter has it, and at a limit may be past it.
+            self._start_at(commanded, only_inside=True)
         place = self._safety.position[:ARM_DIM]
         astray = abs(commanded - place)
         if astray.max() > _ASTRAY and not self.config.dry_run:
@@ -270,6 +289,12 @@ class FrankaRobot:
                 f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; allowed is {_ASTRAY} rad"
             )
         return place
+
+    def _start_at(self, joints: np.ndarray, only_inside: bool = False) -> None:
+        """Have the filter go on from joints (7,) [rad] at rest, or only if they are inside the limits."""
+        position = np.append(joints, self._safety.position[ARM_DIM:])
+        if not only_inside or is_inside(self.profile, position):
+            self._safety.start(position)
 
     def _motion(self, state: Any, filtered: Filtered) -> Any:
         """To the speed at which a proved period ends, evenly on a little past its end, then to rest for good.
