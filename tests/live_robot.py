@@ -51,7 +51,7 @@ class FakeArm:
 
     def observe(self) -> np.ndarray:
         self._go_on()
-        return np.append(self._safety.position, OBJECTS).astype(np.float32)
+        return self._state()
 
     def apply(self, target: np.ndarray) -> None:
         if np.shape(target) != (9,) or not np.isfinite(target).all():
@@ -61,7 +61,7 @@ class FakeArm:
         self._told_ns = self._clock.now_ns()
 
     def done(self) -> frozenset[str]:
-        return frozenset(name for name, element in ELEMENTS.items() if element.is_done(self.observe()))
+        return frozenset(name for name, element in ELEMENTS.items() if element.is_done(self._state()))
 
     def stop(self) -> None:
         self.stopped += 1
@@ -71,6 +71,9 @@ class FakeArm:
     def close(self) -> None:
         self.stop()
         self.closed = True
+
+    def _state(self) -> np.ndarray:
+        return np.append(self._safety.position, OBJECTS).astype(np.float32)
 
     def _go_on(self) -> None:
         """To rest, for the periods without a target that went by since the last one."""
