@@ -74,3 +74,22 @@ def test_it_never_leads_further_than_the_environment_would():
     rest = servo.course(position, position, position + 1.0, STILL, PERIOD).rest
     np.testing.assert_allclose(rest[:5], position[:5] + MAX_TARGET_STEP)
     assert rest[5] == servo.RANGE_HIGH[5]  # where the model ends, before its set-points do
+
+
+def test_an_arm_that_is_led_is_where_it_is_led_to(kitchen: Kitchen):
+    kitchen.reset(0)
+    kitchen.restore(kitchen.qpos + np.append([0, 0.3, 0, 0.3, 0, 0.3, 0], np.zeros(23)), seed=0)
+    start, reach, duration = kitchen.qpos[:7], 0.2, 1.0  # [rad, s] there and back, smoothly
+    wrong = []
+
+    def setpoints():
+        for moment in np.arange(0.002, duration, 0.002):
+            angle = 2 * np.pi * moment / duration
+            place = start + reach * (1 - np.cos(angle)) / 2
+            speed = np.full(7, reach * np.pi / duration * np.sin(angle))
+            yield np.append(servo.setpoint(place, speed, kitchen.data.qfrc_bias[:7]), [0.04, 0.04])
+            wrong.append(place - kitchen.qpos[:7])
+
+    kitchen.follow(setpoints())
+    assert np.abs(wrong).max() < 0.02
+    assert np.sqrt(np.mean(np.square(wrong))) < 0.005

@@ -55,6 +55,15 @@ def test_a_target_within_reach_is_commanded_exactly_and_one_beyond_is_clipped(ki
     assert kitchen.data.ctrl[1] == pytest.approx(state[1] + MAX_TARGET_STEP, abs=1e-6)
 
 
+def test_setpoints_held_for_each_physics_step_are_a_target_held_for_a_period(kitchens):
+    held, followed = kitchens
+    target = held.reset(4)[:9] + np.float32(0.05)
+    assert np.array_equal(followed.reset(4)[:9] + np.float32(0.05), target)
+    held.step(target)
+    assert np.array_equal(followed.follow([held.data.ctrl.copy()] * 40), held.state)
+    assert np.array_equal(followed.qpos, held.qpos)
+
+
 def test_starts_lie_where_they_are_asked_for(kitchen):
     nominal = kitchen.reset(1, NOMINAL) if kitchen.reset(0) is not None else None
     true = []

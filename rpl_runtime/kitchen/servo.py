@@ -1,7 +1,7 @@
 """What a position target does to the kitchen's arm: a soft spring pulls it there, and gravity pulls it down.
 
 In: where an arm is, a target, and the torque that gravity asks of its joints. Out: the `Course` on which the kitchen's
-arm would go. It does not know simulators or robots.
+arm would go, or the set-point that leads it on another. It does not know simulators or robots.
 
 A policy of the kitchen has learned with these servos: its targets lead the arm by up to 0.16 rad and lie a few
 hundredths above where it is to be held. An arm that went to each target and stood there would move twice as fast and
@@ -48,3 +48,14 @@ def course(
     setpoint = np.clip(setpoint, TARGET_LOW[:ARM_DIM], TARGET_HIGH[:ARM_DIM])
     rest = np.clip(setpoint - gravity / STIFFNESS, RANGE_LOW, RANGE_HIGH)
     return Course(rest + (position - rest) * np.exp(-RATE * duration_s), rest)
+
+
+def setpoint(position: np.ndarray, velocity: np.ndarray, gravity: np.ndarray) -> np.ndarray:
+    """Where the kitchen's servo is to be pointed (7,) [rad] for its arm to be at a position at a velocity.
+
+    Args:
+        position: (7,) [rad]
+        velocity: (7,) [rad/s]
+        gravity: (7,) [Nm] the torque that holds the arm up.
+    """
+    return position + velocity / RATE + gravity / STIFFNESS

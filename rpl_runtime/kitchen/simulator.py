@@ -11,7 +11,7 @@ import ctypes.util
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -69,8 +69,7 @@ class Kitchen:
         """Start an episode at rest in the configuration qpos (30,) [rad, m]. Returns the state (30,)."""
         self.reset(seed)
         self._env.robot_env.set_state(np.asarray(qpos, dtype=np.float64), np.zeros(self.model.nv))
-        self.state = _state(self._env._get_obs(self._env.robot_env._get_obs()))
-        return self.state
+        return self._observe()
 
     def step(self, target: np.ndarray) -> np.ndarray:
         """Hold a position target (9,) [rad, m] for one control period of 0.08 s. Returns the state (30,).
@@ -86,6 +85,15 @@ class Kitchen:
         self.state = _state(observation)
         return self.state
 
+    def follow(self, setpoints: Iterable[np.ndarray]) -> np.ndarray:
+        """Point the servos at each (9,) [rad, m] for one physics step of 2 ms. Returns the state (30,).
+
+        Each is asked for when its step begins, so it may depend on where the one before has led.
+        """
+        for setpoint in setpoints:
+            self._env.robot_env.do_simulation(setpoint, 1)
+        return self._observe()
+
     def done(self) -> frozenset[str]:
         """The names of the elements at their goal now, read without noise."""
         return frozenset(name for name, element in ELEMENTS.items() if element.is_done(self.data.qpos))
@@ -98,6 +106,10 @@ class Kitchen:
     def close(self) -> None:
         """Release the simulator."""
         self._env.close()
+
+    def _observe(self) -> np.ndarray:
+        self.state = _state(self._env._get_obs(self._env.robot_env._get_obs()))
+        return self.state
 
 
 def drawn_start(nominal: np.ndarray, seed: int, noise: StartNoise) -> np.ndarray:
