@@ -230,6 +230,12 @@ class Starts(StrEnum):
     BOTH = "both"
 
 
+class ArmProfile(StrEnum):
+    KITCHEN = "kitchen"
+    PANDA = "panda"
+    FR3 = "fr3"
+
+
 @app.command("evaluate")
 def evaluate_command(
     bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder; a server is started for it.")] = None,
@@ -256,6 +262,20 @@ def evaluate_command(
     ] = Starts.BOTH,
     seed: Annotated[int, typer.Option(help="First seed of the episodes; training stays below 1000000.")] = 1_000_000,
     sample: Annotated[bool, typer.Option("--sample", help="Sample both levels instead of taking their modes.")] = False,
+    profile: Annotated[
+        ArmProfile, typer.Option(help="The limits that the arm's motion keeps; kitchen: those of its soft servos.")
+    ] = ArmProfile.KITCHEN,
+    object_noise: Annotated[
+        tuple[float, float],
+        typer.Option(metavar="M RAD", help="Standard deviation of an object's place [m] and angle [rad] as seen."),
+    ] = (0.0, 0.0),
+    object_latency: Annotated[
+        int, typer.Option(help="Control periods by which the objects are seen later than the arm.")
+    ] = 0,
+    object_dropout: Annotated[
+        float, typer.Option(help="Probability that the objects are not seen in a period; the last sight is kept.")
+    ] = 0.0,
+    latency: Annotated[int, typer.Option(help="Control periods by which all that is observed is late.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Simulators side by side, by default one a core; results do not depend on it.")
     ] = None,
@@ -274,6 +294,8 @@ def evaluate_command(
 
     FrankaKitchen-v1 at its default noise; by the protocol 280 steps, each goal four named elements. "ever" counts an
     element that was done at any step, "end" one that is done at the last. Intervals are 95 % bootstrap over goals.
+
+    The robot is the kitchen's own unless its arm is given limits, or its sight is made worse.
     """
     if sum(given is not None for given in (bundle, address, saved)) != 1:
         raise typer.BadParameter("give one of them: a BUNDLE, an --address, or a file --from which to draw")
@@ -282,6 +304,7 @@ def evaluate_command(
     from rpl_runtime.evaluate import EvaluateConfig
     from rpl_runtime.hosting import hosting
     from rpl_runtime.results import print_results
+    from rpl_runtime.robots.impaired import Conditions
 
     with ExitStack() as stack:
         if saved is not None:
@@ -290,7 +313,8 @@ def evaluate_command(
         else:
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
-            config = EvaluateConfig(tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, cores)
+            robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency)
+            config = EvaluateConfig(tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, cores)
             where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
             content = _evaluate(where, config, output)
             _keep(content, output, picture, bundle if write else None)

@@ -4,18 +4,20 @@ In: the address of a server, and which goals, starts and seeds. Out: an `Evaluat
 evaluation.json. Every action comes through gRPC, as a robot would get it; it does not know the policy's files.
 
 The protocol: FrankaKitchen-v1 at its default noise, 280 steps, a compound goal given as element names, the start
-nominal or perturbed. An episode is fixed by its start, goal and seed alone, so the results are the same whatever
-the number of simulators that run side by side.
+nominal or perturbed; where asked for, a robot between the simulator and the policy that keeps limits and sees badly.
+An episode is fixed by these and its seed alone, so the results are the same whatever the number of simulators that run
+side by side.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,7 @@ from rpl_runtime.kitchen.elements import DONE_DISTANCE, ELEMENTS, EPISODE_STEPS,
 from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.results import GROUPS, Episode, summarize
+from rpl_runtime.robots.impaired import Conditions, ImpairedRobot
 from rpl_runtime.robots.kitchen import KitchenRobot
 from rpl_runtime.run import RunConfig, Step, run
 
@@ -59,6 +62,7 @@ class EvaluateConfig:
     steps: int = EPISODE_STEPS
     seed: int = FIRST_SEED  # of the first episode
     sample: bool = False  # sample subgoals and actions, seeded like the episode, instead of taking the mode
+    robot: Conditions = field(default_factory=Conditions)  # what the robot does to the policy
     jobs: int = 2  # simulators side by side
 
 
@@ -106,7 +110,12 @@ def evaluate(
         model = client.describe()
         if model.spec.state.names != STATE_NAMES:
             raise InvalidInput(f"{model.spec.name} at {address} is no policy for the kitchen; its state is another one")
-        conditions = {"bundle_digest": model.digest, "steps": config.steps, "sampled": config.sample}
+        conditions = {
+            "bundle_digest": model.digest,
+            "steps": config.steps,
+            "sampled": config.sample,
+            "robot": asdict(config.robot),
+        }
         with open_journal(journal, conditions) if journal else nullcontext(_NO_JOURNAL) as kept:
             done = {_task(episode): episode for episode in kept.episodes}
             for task in tasks:
@@ -124,7 +133,7 @@ def evaluate(
 
 
 def play(
-    robot: KitchenRobot,
+    robot: ImpairedRobot,
     control: Control,
     task: Task,
     config: EvaluateConfig,
@@ -135,7 +144,7 @@ def play(
     Raises:
         RelayError: the server refused to begin, or is gone.
     """
-    robot.start_noise = STARTS[task.start]
+    robot.kitchen.start_noise = STARTS[task.start]
     # The id keys the sampling noise: an episode has its own, whatever runs beside it.
     robot_id = f"{task.start}/{task.goal}/{task.seed}"
     seed = task.seed if config.sample else None
@@ -208,7 +217,7 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
     """Run tasks on simulators side by side, each with a stream of its own; `finished` is called by one at a time."""
     waiting, turn = deque(tasks), threading.Lock()
 
-    def work(robot: KitchenRobot) -> None:
+    def work(robot: ImpairedRobot) -> None:
         with client.control() as control:
             while waiting:
                 try:
@@ -220,7 +229,10 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
                     finished(episode)
 
     with ExitStack() as stack:
-        robots = [stack.enter_context(closing(KitchenRobot())) for _ in range(min(config.jobs, len(tasks)))]
+        robots = [
+            stack.enter_context(closing(ImpairedRobot(KitchenRobot(), config.robot)))
+            for _ in range(min(config.jobs, len(tasks)))
+        ]
         pool = stack.enter_context(ThreadPoolExecutor(config.jobs))
         workers = [pool.submit(work, robot) for robot in robots]
         try:
@@ -230,12 +242,15 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
             waiting.clear()  # where one failed, the others end with the episode they are in
 
 
-def _run_one(robot: KitchenRobot, control: Control, task: Task, config: EvaluateConfig) -> Episode:
-    return episode_of(task, play(robot, control, task, config), robot.simulator.qpos)
+def _run_one(robot: ImpairedRobot, control: Control, task: Task, config: EvaluateConfig) -> Episode:
+    played = play(robot, control, task, config)
+    return episode_of(task, played, robot.kitchen.simulator.qpos, robot.interventions)
 
 
-def episode_of(task: Task, played: Played, qpos: np.ndarray) -> Episode:
-    """What an episode came to that ended in the configuration qpos (30,)."""
+def episode_of(
+    task: Task, played: Played, qpos: np.ndarray, interventions: Mapping[str, int] = MappingProxyType({})
+) -> Episode:
+    """What an episode came to that ended in the configuration qpos (30,); interventions are counted by the limit."""
     done = played.done
     first_done = {name: next((n for n, d in enumerate(done, start=1) if name in d), None) for name in task.elements}
     return Episode(
@@ -248,6 +263,7 @@ def episode_of(task: Task, played: Played, qpos: np.ndarray) -> Episode:
         first_done={name: steps for name, steps in first_done.items() if steps is not None},
         done_at_end=tuple(element for element in task.elements if element in done[-1]),
         final_distance={element: ELEMENTS[element].distance(qpos) for element in task.elements},
+        interventions=dict(interventions),
     )
 
 
@@ -286,6 +302,7 @@ def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[
             "done_distance": DONE_DISTANCE,
             "start_noise": {start: asdict(STARTS[start]) for start in config.starts},
             "sampled": config.sample,
+            "robot": asdict(config.robot),
             "intervals": "95 %, percentile bootstrap over goals",
         },
         "starts": {start: summarize([e for e in episodes if e.start == start]) for start in config.starts},

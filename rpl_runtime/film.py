@@ -9,6 +9,7 @@ from pathlib import Path
 from rpl_runtime.client import Client
 from rpl_runtime.evaluate import EvaluateConfig, Task, play
 from rpl_runtime.kitchen.render import Frame, open_renderer, write_sheet, write_video
+from rpl_runtime.robots.impaired import ImpairedRobot
 from rpl_runtime.robots.kitchen import KitchenRobot
 from rpl_runtime.run import Step
 
@@ -26,8 +27,12 @@ def film(
         MissingExtra: rendering is not possible here; the message says what it takes.
         ServerUnavailable: nobody answers at the address.
     """
-    with closing(KitchenRobot()) as robot, open_renderer(robot.simulator.model, task.elements) as renderer:
-        frames = _record(address, robot, task, config or EvaluateConfig())
+    config = config or EvaluateConfig()
+    with (
+        closing(ImpairedRobot(KitchenRobot(), config.robot)) as robot,
+        open_renderer(robot.kitchen.simulator.model, task.elements) as renderer,
+    ):
+        frames = _record(address, robot, task, config)
         tiles = [frame for frame in frames if frame.age == 0]
         tiles += [] if frames[-1] is tiles[-1] else [frames[-1]]
         if video is not None:
@@ -36,7 +41,7 @@ def film(
             write_sheet(sheet, [renderer.draw(frame) for frame in tiles])
 
 
-def _record(address: str, robot: KitchenRobot, task: Task, config: EvaluateConfig) -> list[Frame]:
+def _record(address: str, robot: ImpairedRobot, task: Task, config: EvaluateConfig) -> list[Frame]:
     """The frames of an episode, as each step left the kitchen."""
     frames: list[Frame] = []
     done: frozenset[str] = frozenset()
@@ -44,7 +49,7 @@ def _record(address: str, robot: KitchenRobot, task: Task, config: EvaluateConfi
     def keep(step: Step) -> None:
         nonlocal done
         done |= step.done
-        frames.append(Frame(robot.simulator.qpos, step.action.subgoal, step.step + 1, step.action.age, done))
+        frames.append(Frame(robot.kitchen.simulator.qpos, step.action.subgoal, step.step + 1, step.action.age, done))
 
     with Client(address) as client, client.control() as control:
         play(robot, control, task, config, on_step=keep)

@@ -7,7 +7,7 @@ Means are taken over the episodes of a goal first and over goals second, so ever
 intervals are over goals: what another draw of compound goals would have given.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,6 +45,7 @@ class Episode(BaseModel):
     first_done: dict[str, int]  # element of the goal -> the number of steps after which it was first done
     done_at_end: tuple[str, ...]  # elements of the goal
     final_distance: dict[str, float]  # element of the goal -> distance from its goal at the end [its own units]
+    interventions: dict[str, int] = {}  # limit of the robot -> how often it changed a motion
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "elements": _element_results(episodes),
         "episodes": len(episodes),
         "refused": sum(episode.refused is not None for episode in episodes),
+        "interventions": _interventions(episodes),
     }
 
 
@@ -86,6 +88,8 @@ def print_results(evaluation: dict[str, Any]) -> None:
     console, protocol = Console(), evaluation["protocol"]
     for start, results in evaluation["starts"].items():
         console.print(Columns([_goals_table(start, results), _elements_table(start, results)]))
+    if robot := described(protocol.get("robot", {})):
+        console.print(f"The robot: {robot}.", highlight=False)
     console.print(
         f"{protocol['environment']}, {protocol['episodes']} episodes of {protocol['steps']} steps for each goal. "
         "steps: elements done of those named; success: all of them; ever: at any step; end: at the last one; "
@@ -93,6 +97,13 @@ def print_results(evaluation: dict[str, Any]) -> None:
         style="dim",
         highlight=False,
     )
+
+
+def described(robot: dict[str, Any]) -> str:
+    """The conditions of a protocol's robot that are not those of the kitchen itself; empty where there are none."""
+    units = {"position_noise": " m", "angle_noise": " rad", "object_latency": " periods", "latency": " periods"}
+    changed = {name: value for name, value in robot.items() if value not in (0, "kitchen")}
+    return ", ".join(f"{name.replace('_', ' ')} {value}{units.get(name, '')}" for name, value in changed.items())
 
 
 def check_evaluation(evaluation: dict[str, Any]) -> None:
@@ -141,6 +152,14 @@ def _element_results(episodes: Sequence[Episode]) -> dict[str, Any]:
         }
         for name, asked in sorted(named.items(), key=lambda item: list(ELEMENTS).index(item[0]))
     }
+
+
+def _interventions(episodes: Sequence[Episode]) -> dict[str, float]:
+    """How often in a step each limit of the robot changed a motion, each joint counted for itself."""
+    steps, total = sum(episode.steps for episode in episodes), Counter[str]()
+    for episode in episodes:
+        total.update(episode.interventions)
+    return {limit: count / steps for limit, count in sorted(total.items())}
 
 
 def _goals_table(start: str, results: dict[str, Any]) -> Table:

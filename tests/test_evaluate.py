@@ -1,6 +1,7 @@
 """Evaluation through the real server, with a policy that was never trained."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from rpl_runtime.evaluate import (
 from rpl_runtime.hosting import hosting
 from rpl_runtime.kitchen.elements import PAPER_GOALS, compound_goal
 from rpl_runtime.results import Episode
+from rpl_runtime.robots.impaired import Conditions, ImpairedRobot
 from rpl_runtime.server import serving
 
 SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sample=True)
@@ -84,6 +86,22 @@ def test_an_evaluation_goes_on_where_its_server_was_lost(evaluated: Evaluation, 
     assert len(journal.read_text().splitlines()) == 1 + len(evaluated.episodes)
 
 
+def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bundle: Bundle, tmp_path: Path):
+    journal = tmp_path / "episodes.jsonl"
+    robot = Conditions("fr3", 0.01, 0.02, object_latency=2, object_dropout=0.1, latency=1)
+    config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("perturbed",), steps=12, robot=robot, jobs=1)
+    with serving(kitchen_bundle) as address:
+        alone = evaluate(address, config, journal)
+        together = evaluate(address, replace(config, jobs=2))
+        with pytest.raises(InvalidInput, match="robot"):
+            evaluate(address, replace(config, robot=Conditions("panda")), journal)
+    assert alone.episodes == together.episodes
+    assert Conditions(**alone.content["protocol"]["robot"]) == robot
+    counted = sum(episode.interventions["acceleration"] for episode in alone.episodes)
+    assert alone.content["starts"]["perturbed"]["interventions"]["acceleration"] == pytest.approx(counted / 24)
+    assert counted > 0
+
+
 def test_a_journal_of_another_policy_is_refused(kitchen_bundle: Bundle, tmp_path: Path):
     journal = tmp_path / "episodes.jsonl"
     one = EvaluateConfig(goals=("mkbs",), episodes=1, starts=("nominal",), steps=2, jobs=1)
@@ -105,10 +123,8 @@ def test_a_file_that_is_no_journal_is_refused(kitchen_bundle: Bundle, tmp_path: 
 
 
 def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
-    from rpl_runtime.robots.kitchen import KitchenRobot
-
-    observe, calls = KitchenRobot.observe, iter(range(1000))
-    monkeypatch.setattr(KitchenRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
+    observe, calls = ImpairedRobot.observe, iter(range(1000))
+    monkeypatch.setattr(ImpairedRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
     config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("nominal",), steps=8, jobs=1)
     with serving(kitchen_bundle) as address:
         first, second = evaluate(address, config).episodes
@@ -178,12 +194,14 @@ def test_a_saved_evaluation_is_printed_and_drawn_again(evaluated: Evaluation, tm
 def test_the_command_writes_into_the_bundle_and_a_folder(tmp_path: Path):
     bundle, output = policies.kitchen_bundle(tmp_path / "bundle"), tmp_path / "out"
     options = ["--goals", "kettle", "--episodes", "1", "--start", "nominal", "--jobs", "1", "--write", "--json"]
+    options += ["--profile", "fr3", "--object-noise", "0.01", "0.02", "--object-dropout", "0.1"]
     result = CliRunner().invoke(app, ["evaluate", str(bundle.path), "--output", str(output), *options])
     assert result.exit_code == 0, result.output
     attached = load_bundle(bundle.path).evaluation
     assert attached is not None
     assert attached == json.loads((output / "evaluation.json").read_text()) == json.loads(result.stdout)
     assert attached["protocol"]["goals"] == ["k"]
+    assert Conditions(**attached["protocol"]["robot"]) == Conditions("fr3", 0.01, 0.02, object_dropout=0.1)
     assert (output / "results.png").exists()
 
 

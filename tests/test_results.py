@@ -1,5 +1,6 @@
 """Statistics, tables and pictures of evaluations, from episodes whose results are known by hand."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.figures import draw_results
 from rpl_runtime.kitchen.elements import PAPER_GOALS, compound_goal
-from rpl_runtime.results import MEASURES, Episode, bootstrap_interval, print_results, summarize
+from rpl_runtime.results import MEASURES, Episode, bootstrap_interval, described, print_results, summarize
+from rpl_runtime.robots.impaired import Conditions
 
 
 def episode(goal: str, ever: str, end: str, seed: int = 0, refused: str | None = None) -> Episode:
@@ -138,3 +140,15 @@ def test_what_is_no_evaluation_is_refused(content: dict[str, Any], tmp_path: Pat
 def test_every_measure_has_an_interval():
     results = evaluation()["starts"]["nominal"]
     assert set(results["intervals"]) == set(MEASURES)
+
+
+def test_interventions_are_counted_for_each_step():
+    one, other = episode("mkbs", "", ""), episode("mkbs", "", "", seed=1)
+    found = summarize([one.model_copy(update={"interventions": {"jerk": 28, "velocity": 56}}), other])
+    assert found["interventions"] == {"jerk": 0.05, "velocity": 0.1}
+
+
+def test_conditions_are_described_where_they_are_not_the_kitchens_own():
+    assert described(asdict(Conditions())) == ""
+    conditions = Conditions("fr3", position_noise=0.01, object_latency=2)
+    assert described(asdict(conditions)) == "profile fr3, position noise 0.01 m, object latency 2 periods"

@@ -1,0 +1,163 @@
+"""The kitchen's robot under conditions: limits that its arm keeps, and what is seen of the objects."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from robot_contract import RobotContract
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
+from rpl_runtime.kitchen.simulator import PERTURBED
+from rpl_runtime.limits import PROFILES
+from rpl_runtime.robots import Robot
+from rpl_runtime.robots.conventions import JOINT_ZERO
+from rpl_runtime.robots.impaired import Conditions, ImpairedRobot
+from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.spec import PolicySpec
+
+EVERYTHING = Conditions("fr3", 0.01, 0.02, object_latency=2, object_dropout=0.3, latency=1)
+KNOB, BURNER, DOOR = (STATE_NAMES.index(name) for name in ("top_left_knob", "top_left_burner", "microwave_door"))
+
+
+@pytest.fixture(scope="module")
+def kitchen() -> Iterator[KitchenRobot]:
+    with closing(KitchenRobot()) as robot:
+        yield robot
+
+
+class TestContract(RobotContract):
+    noise = 5e-3  # that of the environment's readings, and how far the arm sags below its set-points in a period
+    moving = slice(0, 7)
+
+    @pytest.fixture(params=["kitchen", "panda", "fr3"])
+    def profile(self, request: pytest.FixtureRequest) -> str:
+        return request.param
+
+    @pytest.fixture
+    def spec(self) -> PolicySpec:
+        return kitchen_spec("kitchen")
+
+    @pytest.fixture
+    def robot(self, kitchen: KitchenRobot, profile: str) -> Robot:
+        return ImpairedRobot(kitchen, Conditions(profile))
+
+
+def wander(robot: Robot, seed: int = 0, steps: int = 12) -> np.ndarray:
+    """States (T, 30) of targets that jump about."""
+    rng = np.random.default_rng(seed)
+    robot.reset(seed)
+    states = [robot.observe()]
+    for _ in range(steps):
+        robot.apply(states[-1][:9] + rng.uniform(-MAX_TARGET_STEP, MAX_TARGET_STEP, 9))
+        states.append(robot.observe())
+    return np.array(states)
+
+
+def test_no_conditions_change_nothing(kitchen: KitchenRobot) -> None:
+    alone = wander(kitchen, seed=3)
+    np.testing.assert_array_equal(wander(ImpairedRobot(kitchen, Conditions()), seed=3), alone)
+
+
+def test_a_seed_fixes_an_episode(kitchen: KitchenRobot) -> None:
+    robot = ImpairedRobot(kitchen, EVERYTHING)
+    first, other, again = wander(robot, 3), wander(robot, 4), wander(ImpairedRobot(kitchen, EVERYTHING), 3)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["panda", "fr3"])
+def test_an_arm_in_free_space_keeps_its_limits(
+    kitchen: KitchenRobot, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its targets jump; soft servos follow the motion closely, and are given some room for it."""
+    simulator, arm = kitchen.simulator, PROFILES[name].rezeroed(JOINT_ZERO).arm
+    assert arm is not None
+    speeds: list[np.ndarray] = []
+    simulate = simulator._env.robot_env.do_simulation
+
+    def simulate_and_see(setpoint: np.ndarray, frames: int) -> None:
+        simulate(setpoint, frames)
+        speeds.append(simulator.data.qvel[:7].copy())
+
+    monkeypatch.setattr(simulator._env.robot_env, "do_simulation", simulate_and_see)
+    kitchen.reset(0)
+    away = simulator.qpos + np.append([0, 0.3, 0, 0.3, 0, 0.3, 0], np.zeros(23))  # from everything
+    monkeypatch.setattr(kitchen, "reset", lambda seed: simulator.restore(away, seed))
+    robot = ImpairedRobot(kitchen, Conditions(name))
+    wander(robot, steps=25)
+    assert robot.interventions["acceleration"] > 10
+    velocity = np.array(speeds)
+    assert len(velocity) == 25 * 40
+    assert (abs(velocity) <= 1.05 * arm.velocity).all()
+    acceleration = abs(np.diff(velocity, axis=0)) / simulator.model.opt.timestep
+    assert (acceleration <= 1.5 * arm.acceleration).all()
+
+
+def test_what_is_late_was_seen_before(kitchen: KitchenRobot) -> None:
+    seen = wander(ImpairedRobot(kitchen, Conditions(latency=3)))
+    np.testing.assert_array_equal(seen[:4], seen[[0, 0, 0, 0]])
+    assert not np.array_equal(seen[4], seen[0])
+
+
+def test_objects_may_be_later_than_the_arm(kitchen: KitchenRobot) -> None:
+    on_time, late = (wander(ImpairedRobot(kitchen, Conditions(object_latency=n))) for n in (0, 2))
+    np.testing.assert_array_equal(late[:, :9], on_time[:, :9])
+    np.testing.assert_array_equal(late[2:, 9:], on_time[:-2, 9:])
+
+
+def test_objects_that_are_never_seen_stay_where_they_were(kitchen: KitchenRobot) -> None:
+    seen = wander(ImpairedRobot(kitchen, Conditions(object_dropout=1.0)))
+    np.testing.assert_array_equal(seen[:, 9:], np.repeat(seen[:1, 9:], len(seen), axis=0))
+    sometimes = wander(ImpairedRobot(kitchen, Conditions(object_dropout=0.5)), steps=60)
+    kept = np.mean([np.array_equal(*pair) for pair in zip(sometimes[:-1, 9:], sometimes[1:, 9:], strict=True)])
+    assert 0.3 < kept < 0.7
+
+
+def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -> None:
+    exact = Conditions()
+    truth = wander(ImpairedRobot(kitchen, exact), steps=100)
+    noisy = wander(ImpairedRobot(kitchen, replace(exact, position_noise=0.01, angle_noise=0.02)), steps=100)
+    noise = noisy - truth
+    np.testing.assert_array_equal(noise[:, :9], 0)
+    assert noise[:, 23:26].std() == pytest.approx(0.01, rel=0.2)
+    assert noise[:, [KNOB, DOOR]].std() == pytest.approx(0.02, rel=0.2)
+    np.testing.assert_allclose(noise[:, BURNER], noise[:, KNOB] / 174, atol=1e-6)
+    angle = 2 * np.linalg.norm(noise[:, 27:30], axis=1)
+    assert np.sqrt(np.mean(angle**2) / 3) == pytest.approx(0.02, rel=0.2)
+    np.testing.assert_allclose(np.linalg.norm(noisy[:, 26:30], axis=1), 1.0, atol=1e-6)
+
+
+def test_a_burner_is_seen_where_its_knob_would_have_it(kitchen: KitchenRobot) -> None:
+    """The ratios are those of the model's couplings."""
+    model = kitchen.simulator.model
+    coupled = {int(model.eq_obj2id[each]): model.eq_data[each][1] for each in range(model.neq)}
+    assert sorted(coupled.values()) == [14.0, 174.0, 174.0, 174.0, 174.0]
+    assert coupled[BURNER] == 174.0
+
+
+def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> None:
+    kitchen.start_noise = PERTURBED
+    kitchen.reset(5)
+    alone = kitchen.observe()
+    robot = ImpairedRobot(kitchen, Conditions("fr3"))
+    robot.reset(5)
+    np.testing.assert_array_equal(robot.observe(), alone)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"profile": "toaster"},
+        {"position_noise": -0.1},
+        {"angle_noise": np.nan},
+        {"object_dropout": 1.5},
+        {"latency": -1},
+        {"object_latency": 1000},
+    ],
+)
+def test_conditions_that_are_none(wrong: dict) -> None:
+    with pytest.raises(InvalidInput, match="allowed"):
+        Conditions(**wrong)
