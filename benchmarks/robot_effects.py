@@ -1,0 +1,181 @@
+"""What a robot does to a policy: success under the limits of real arms, and with objects seen badly, late or missed.
+
+    python benchmarks/robot_effects.py models/kitchen --episodes 5 --output docs/robot
+    python benchmarks/robot_effects.py --from docs/robot/effects.json --output docs/robot
+
+Each row of the table is `rpl evaluate` under other conditions (robots/impaired.py), on the same episodes. "Lost" is in
+points of success against the kitchen's own robot, goal by goal; intervals are 95 % bootstrap over goals. Finished
+episodes are kept in the folder --journals, so that a run that was cut short goes on there, and one with more episodes
+adds to them. The second command runs nothing: it prints and draws what the first has kept.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluate import EvaluateConfig, evaluate, plan_tasks
+from rpl_runtime.figures import COLOURS, INK, STYLE
+from rpl_runtime.hosting import hosting
+from rpl_runtime.provenance import command, commit
+from rpl_runtime.results import bootstrap_interval
+from rpl_runtime.robots.impaired import Conditions
+
+ROBOTS = {
+    "the kitchen's own": Conditions(),
+    "Panda": Conditions("panda"),
+    "FR3": Conditions("fr3"),
+    "FR3, objects ± 5 mm, 0.01 rad": Conditions("fr3", 0.005, 0.01),
+    "FR3, objects ± 20 mm, 0.05 rad": Conditions("fr3", 0.02, 0.05),
+    "FR3, objects 80 ms late": Conditions("fr3", object_latency=1),
+    "FR3, objects 240 ms late": Conditions("fr3", object_latency=3),
+    "FR3, objects missed in 30 %": Conditions("fr3", object_dropout=0.3),
+    "FR3, everything 80 ms late": Conditions("fr3", latency=1),
+    "FR3, everything 160 ms late": Conditions("fr3", latency=2),
+    "FR3, ± 5 mm, 80 ms late, missed in 10 %": Conditions("fr3", 0.005, 0.01, object_latency=1, object_dropout=0.1),
+}
+START = "perturbed"
+
+
+def main(
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle whose policy plays.")] = None,
+    saved: Annotated[Path | None, typer.Option("--from", help="Run nothing: print and draw this file again.")] = None,
+    goals: Annotated[str, typer.Option(help="Goals as `rpl evaluate` takes them.")] = "paper",
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal under each condition.")] = 5,
+    jobs: Annotated[int | None, typer.Option(help="Simulators side by side, by default one a core.")] = None,
+    journals: Annotated[Path, typer.Option(help="Folder for finished episodes.")] = Path("runs/robot"),
+    output: Annotated[Path | None, typer.Option(help="Folder for effects.json and effects.png.")] = None,
+) -> None:
+    """Print success under each condition as a table in Markdown."""
+    if (bundle is None) == (saved is None):
+        raise typer.BadParameter("give a BUNDLE, or a file --from which to draw")
+    if bundle is not None:
+        content = measure(bundle, goals, episodes, jobs or os.cpu_count() or 1, journals)
+    else:
+        assert saved is not None
+        content = json.loads(saved.read_text())
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "effects.json").write_text(json.dumps(content, indent=1) + "\n")
+        draw(content, output / "effects.png")
+    typer.echo(table(content))
+
+
+def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
+    with hosting(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+        for name, conditions in ROBOTS.items():
+            config = EvaluateConfig((goals,), episodes, (START,), robot=conditions, jobs=jobs)
+            bar = progress.add_task(name, total=len(plan_tasks(config)))
+            kept = "-".join(str(value) for value in asdict(conditions).values())
+            journal = journals / f"{kept}.jsonl"
+            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar)).content
+            rows.append(row(name, found))
+            progress.remove_task(bar)
+    own = rows[0]["goals"]
+    for each in rows:
+        lost = [own[goal] - success for goal, success in each["goals"].items()]
+        each["lost"], each["lost_interval"] = float(np.mean(lost)), list(bootstrap_interval(lost))
+    protocol = found["protocol"] | {"start": START}
+    del protocol["robot"]
+    return {
+        "rows": rows,
+        "protocol": protocol,
+        "bundle_digest": found["bundle_digest"],
+        "seeds": found["seeds"],
+        "command": command(),
+        "commit": commit(),
+        "versions": found["versions"],
+    }
+
+
+def row(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
+    results = evaluation["starts"][START]
+    return {
+        "robot": name,
+        "conditions": evaluation["protocol"]["robot"],
+        "episodes": results["episodes"],
+        "refused": results["refused"],
+        "success": results["success_ever"],
+        "interval": results["intervals"]["success_ever"],
+        "success_end": results["success_end"],
+        "elements_done": results["mean_steps_ever"],
+        "interventions": results["interventions"],
+        "goals": {goal: each["success_ever"] for goal, each in results["goals"].items()},
+        "elements": {element: each["ever"] for element, each in results["elements"].items()},
+    }
+
+
+def table(content: dict[str, Any]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| robot | episodes | success | points lost | elements of 4 | success at the end | changed by limits |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for each in content["rows"]:
+        (low, high), (least, most) = each["interval"], each["lost_interval"]
+        cells = (
+            each["robot"],
+            str(each["episodes"]),
+            f"{each['success']:.1%} ({low:.0%}–{high:.0%})",
+            "" if each is content["rows"][0] else f"{100 * each['lost']:.1f} ({100 * least:.0f} to {100 * most:.0f})",
+            f"{each['elements_done']:.2f}",
+            f"{each['success_end']:.1%}",
+            f"{sum(each['interventions'].values()):.2f}" if each["interventions"] else "",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(content: dict[str, Any], path: Path) -> None:
+    """Success under each condition, and beside it how often each element was done where it was asked for."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = content["rows"]
+    if not rows:
+        raise InvalidInput("there is nothing to draw; expected what this command wrote")
+    elements = list(rows[0]["elements"])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 1.7 + 0.32 * len(rows)), layout="constrained", dpi=150)
+        FigureCanvasAgg(figure)
+        success, done = figure.subplots(1, 2, width_ratios=(1.0, 1.0), sharey=True)
+        places = np.arange(len(rows))
+        success.barh(places, [100 * each["success"] for each in rows], 0.62, color=COLOURS[0])
+        success.hlines(places, *np.transpose([np.multiply(100, each["interval"]) for each in rows]), color=INK)
+        success.vlines([100 * each["success_end"] for each in rows], places - 0.31, places + 0.31, color=COLOURS[1])
+        success.set(title="Success [%]: all four ever done; | at the end", xlim=(0, 104))
+        success.set_yticks(places, [each["robot"] for each in rows])
+        success.invert_yaxis()
+        success.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+        success.set_axisbelow(True)
+        shares = np.array([[100 * each["elements"][name] for name in elements] for each in rows])
+        done.imshow(shares, cmap="Blues", vmin=0, vmax=140, aspect="auto")
+        for (y, x), share in np.ndenumerate(shares):
+            done.text(x, y, f"{share:.0f}", ha="center", va="center", fontsize=8, color="white" if share > 90 else INK)
+        done.set(title="Element done where named [%]")
+        done.set_xticks(range(len(elements)), elements, rotation=30, ha="right", rotation_mode="anchor")
+        done.tick_params(length=0)
+        done.spines[:].set_visible(False)
+        protocol = content["protocol"]
+        figure.suptitle(
+            f"{protocol['policy']}, {protocol['start']} start, {protocol['episodes']} episodes of each of "
+            f"{len(protocol['goals'])} goals; bars with 95 % interval over goals",
+            x=0.008,
+            ha="left",
+            fontsize=10,
+        )
+        figure.savefig(path)
+
+
+if __name__ == "__main__":
+    typer.run(main)
