@@ -32,6 +32,9 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level."
 Components = Annotated[
     int, typer.Option(min=1, help="Of the high level's mixture: several where demonstrators differ in what comes next.")
 ]
+Specialists = Annotated[
+    list[str], typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it.")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
 
 
@@ -41,6 +44,8 @@ def register(app: typer.Typer) -> None:
     app.command("imitate")(imitate_command)
     app.command("finetune")(finetune_command)
     app.command("distill")(distill_command)
+    app.command("pack")(pack_command)
+    app.command("unpack")(unpack_command)
     app.command("export")(export_command)
     app.command("novelty")(novelty_command)
     app.command("train")(train_command)
@@ -174,41 +179,34 @@ def finetune_command(
 
 
 def distill_command(
-    base: Annotated[
-        Path, typer.Argument(help="The run that the specialists started from; or a file that keeps it with them all.")
-    ],
+    base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
     run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
+    specialists: Specialists,
     demos: Recordings,
-    specialists: Annotated[
-        list[str] | None,
-        typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it."),
-    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Distil the specialists of several goals into one goal-conditioned policy.
-
-    They are kept in RUN/specialists.safetensors, which this command takes in place of the runs.
-    """
+    """Distil the specialists of several goals into one goal-conditioned policy."""
     require("torch", "train")
     from rpl_train.checkpoint import load_run
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.distill import DistillConfig, distill
     from rpl_train.progress import bar
-    from rpl_train.specialists import Family, load_specialists
 
-    named = dict(_pair(text) for text in specialists or ())
-    if len(named) < len(specialists or ()):
-        raise typer.BadParameter("a goal has several specialists; each may have one")
-    if bool(named) == base.is_file():
-        raise typer.BadParameter("name a --specialist for each goal with a run, and none with a file that keeps them")
-    if base.is_file():
-        family = load_specialists(base)
-    else:
-        family = Family(load_run(base), {goal: load_run(path) for goal, path in named.items()})
+    teachers = _teachers(specialists)
     config = DistillConfig(seed=seed)
     with bar("rounds", config.rounds) as report:
-        distill(family.base, load_demonstrations(demos).trajectories, family.specialists, run, config, report)
+        distill(load_run(base), load_demonstrations(demos).trajectories, teachers, run, config, report)
     typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
+
+
+def _teachers(specialists: list[str]) -> "dict[str, TrainedRun]":
+    """By the letters of their goals."""
+    from rpl_train.checkpoint import load_run
+
+    named = dict(_pair(text) for text in specialists)
+    if len(named) < len(specialists):
+        raise typer.BadParameter("a goal has several specialists; each may have one")
+    return {goal: load_run(path) for goal, path in named.items()}
 
 
 def _pair(text: str) -> tuple[str, Path]:
@@ -216,6 +214,33 @@ def _pair(text: str) -> tuple[str, Path]:
     if not equals:
         raise typer.BadParameter(f"{text!r} is no specialist; write GOAL=RUN, such as mkbs=runs/mkbs")
     return goal, Path(path)
+
+
+def pack_command(
+    base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
+    file: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
+    specialists: Specialists,
+) -> None:
+    """Keep an imitated policy and what was fine-tuned from it as one compact file, equal to the bit."""
+    require("torch", "train")
+    from rpl_train.checkpoint import load_run
+    from rpl_train.specialists import save_specialists
+
+    teachers = _teachers(specialists)
+    save_specialists(load_run(base), teachers, file)
+    typer.echo(f"{file} keeps {base} and {len(teachers)} specialists in {file.stat().st_size / 1e6:.1f} MB")
+
+
+def unpack_command(
+    file: Annotated[Path, typer.Argument(help="A file of `rpl pack`.")],
+    folder: Annotated[Path, typer.Argument(help="Gets a run called base, and one for each goal.")],
+) -> None:
+    """Make runs of what `rpl pack` kept: to be exported, fine-tuned further, or distilled."""
+    require("torch", "train")
+    from rpl_train.specialists import unpack
+
+    for run in unpack(file, folder):
+        typer.echo(str(run))
 
 
 def export_command(

@@ -51,7 +51,6 @@ from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
 from rpl_train.npg import divergence
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rollout import Episode, Start, open_kitchens, rollout
-from rpl_train.specialists import SPECIALISTS, check_related, save_specialists
 
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _SEEDS = 500_000  # starts are drawn below this; those of parity and evaluation lie above
@@ -87,16 +86,17 @@ def distill(
 ) -> TrainedRun:
     """Distil the specialists, by the letters of their goals, into the folder `run`, or go on there.
 
-    The specialists are kept beside it, in `specialists.safetensors`.
-
     Raises:
         TrainingError: the folder holds another run, a specialist has another architecture, a level is no Gaussian, or a
             loss is not finite.
     """
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
-    check_related(base, specialists)
+    for goal, trained in specialists.items():
+        if (trained.record.spec, trained.record.networks) != (base.record.spec, base.record.networks):
+            raise TrainingError(
+                f"the specialist of {goal} has another architecture than the policy it should come from"
+            )
     open_run(run, _record(base.record, specialists, config))
-    save_specialists(base, specialists, run / SPECIALISTS)
     if (run / "low.safetensors").exists():
         return load_run(run)
     student = copy.deepcopy(base.policy)  # the base stays as it was

@@ -29,11 +29,12 @@ from rpl_train.checkpoint import (
     build_policy,
     load_metadata,
     load_tensors,
+    open_run,
     save_tensors,
+    save_weights,
 )
 from rpl_train.networks import RelayPolicy
 
-SPECIALISTS = "specialists.safetensors"
 _BASE = "base"
 _PROVENANCES = TypeAdapter(dict[str, Provenance])
 
@@ -45,26 +46,17 @@ class Family(NamedTuple):
     specialists: dict[str, TrainedRun]  # by the letters of the goal
 
 
-def check_related(base: TrainedRun, specialists: Mapping[str, TrainedRun]) -> None:
-    """Refuse specialists that cannot have come from the base.
-
-    Raises:
-        TrainingError: one has another architecture.
-    """
-    for goal, trained in specialists.items():
-        if trained.record.model_copy(update={"provenance": base.record.provenance}) != base.record:
-            raise TrainingError(
-                f"the specialist of {goal} has another architecture than the policy it should come from"
-            )
-
-
 def save_specialists(base: TrainedRun, specialists: Mapping[str, TrainedRun], path: Path) -> None:
     """Write one file, whole or not at all.
 
     Raises:
         TrainingError: a specialist has another architecture than the base, or the file cannot be written.
     """
-    check_related(base, specialists)
+    for goal, trained in specialists.items():
+        if trained.record.model_copy(update={"provenance": base.record.provenance}) != base.record:
+            raise TrainingError(
+                f"the specialist of {goal} has another architecture than the policy it should come from"
+            )
     kept = _tensors(base.policy)
     tensors = {f"{_BASE}/{name}": values for name, values in kept.items()}
     for goal, trained in specialists.items():
@@ -95,6 +87,21 @@ def load_specialists(path: Path) -> Family:
         _fill(path, policy, tensors, goal)
         specialists[goal] = TrainedRun(policy, record.model_copy(update={"provenance": provenance}))
     return Family(TrainedRun(base, record), specialists)
+
+
+def unpack(path: Path, folder: Path) -> list[Path]:
+    """Make a run of each that a file keeps: FOLDER/base, and FOLDER/GOAL for every specialist.
+
+    Raises:
+        TrainingError: the file cannot be read, or a folder holds another run.
+    """
+    family = load_specialists(path)
+    runs = {folder / name: trained for name, trained in ((_BASE, family.base), *family.specialists.items())}
+    for run, (policy, record) in runs.items():
+        open_run(run, record)
+        save_weights(run / "high.safetensors", policy.high)
+        save_weights(run / "low.safetensors", policy.low)
+    return list(runs)
 
 
 def _tensors(policy: RelayPolicy) -> dict[str, Tensor]:

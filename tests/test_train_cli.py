@@ -18,7 +18,6 @@ from rpl_train.demos.trajectory import Trajectory, save
 from rpl_train.methods import METHODS
 from rpl_train.rollout import rollout
 from rpl_train.scores import write_row
-from rpl_train.specialists import load_specialists
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def test_finetune_refuses_bad_input_before_it_begins(rpl, tmp_path, options, sen
     [
         (("mkbs",), "'mkbs' is no specialist; write GOAL=RUN"),
         (("mkbs=one", "mkbs=two"), "a goal has several specialists"),
-        ((), "name a --specialist for each goal"),
+        ((), "Missing option '--specialist'"),
     ],
 )
 def test_distill_refuses_bad_input_before_it_begins(rpl, demonstrations, tmp_path, specialists, sentence):
@@ -215,18 +214,19 @@ def test_the_relay_recipe_goes_from_demonstrations_to_one_distilled_policy(rpl, 
     assert (code, "error" in err) == (0, False)
     assert in_seconds == [(bundle, {"episodes": 20, "output": run / "evaluation", "write": True})]
 
-    kept = load_specialists(run / "distilled" / "specialists.safetensors")
-    manifest = load_bundle(bundle).manifest
-    named = manifest.provenance.settings["specialists"]
+    named = load_bundle(bundle).manifest.provenance.settings["specialists"]
+    runs = {goal: run / "specialists" / goal for goal in ("mkbs", "kbts")}
     assert {goal: facts["weights"] for goal, facts in named.items()} == {
-        goal: weights_digest(trained.policy) for goal, trained in kept.specialists.items()
+        goal: weights_digest(load_run(path).policy) for goal, path in runs.items()
     }
-    assert list(named) == ["mkbs", "kbts"]
 
-    once_more = ("distill", run / "distilled" / "specialists.safetensors", tmp_path / "again", "--demos", demos)
-    assert rpl(*once_more)[0] == 0
-    both = [weights_digest(load_run(folder).policy) for folder in (run / "distilled", tmp_path / "again")]
-    assert both[0] == both[1]
+    options = [word for goal, path in runs.items() for word in ("--specialist", f"{goal}={path}")]
+    code, out, _ = rpl("pack", run, tmp_path / "kept.safetensors", *options)
+    assert (code, "2 specialists" in out) == (0, True)
+    code, out, _ = rpl("unpack", tmp_path / "kept.safetensors", tmp_path / "runs")
+    assert (code, out.split()) == (0, [str(tmp_path / "runs" / name) for name in ("base", *runs)])
+    for path, again in ((run, tmp_path / "runs" / "base"), *((runs[g], tmp_path / "runs" / g) for g in runs)):
+        assert weights_digest(load_run(path).policy) == weights_digest(load_run(again).policy)
 
 
 def test_methods_are_listed_for_machines_too(rpl):
