@@ -13,7 +13,6 @@ sending once (reconnect.py goes on with runs whose server is gone). A `Control` 
 each.
 """
 
-import contextlib
 import functools
 import queue
 import threading
@@ -26,9 +25,10 @@ import grpc
 import numpy as np
 
 from rpl_runtime import codec, describe
+from rpl_runtime.access import Access, Connection
 from rpl_runtime.bundle import Bundle, store_files
 from rpl_runtime.control import Control, Rows
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, ServerUnavailable, error_named
+from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.messages import (
     NOTHING,
     Action,
@@ -61,26 +61,33 @@ class Client:
         address: HOST:PORT or unix:PATH.
         timeout_s: [s] how long an answer may take before the server counts as gone.
         digest: of the one bundle that may answer; None takes whichever is served.
+        model: name of the model that is to answer; None takes the server's default.
+        access: how the server is reached and what it is shown; None takes what the environment says (access.py).
 
     Raises (every call):
         ServerUnavailable: nobody answers, or not in time.
+        Unauthenticated, PermissionDenied: the token is missing, or not one for this call.
+        LimitReached: the server has no room, or was asked too often.
+        ModelNotFound: no such model is served.
         BundleError: another bundle is served.
         RelayError: of the class that the server names.
     """
 
-    def __init__(self, address: str, timeout_s: float = 5.0, digest: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout_s: float = 5.0,
+        digest: str | None = None,
+        model: str | None = None,
+        access: Access | None = None,
+    ) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._metadata = None if digest is None else ((codec.DIGEST_KEY, digest),)
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.enable_http_proxy", 0),  # directly, whatever proxy the environment names for the web
-                # A connection of its own: one shared with an older client may be broken, and waiting to try again.
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
-        self._methods = {name: self._channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
+        self._connection = Connection(address, access)
+        named = ((codec.DIGEST_KEY, digest), (codec.MODEL_KEY, model))
+        self._metadata = *((key, value) for key, value in named if value is not None), *self._connection.metadata
+        channel = self._channel = self._connection.channel
+        self._methods = {name: channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +110,7 @@ class Client:
             BundleError: something else stands at the folder, or what came is no sound bundle.
         """
         files: dict[str, bytearray] = {}
-        with _translated(self.address, _FETCH_TIMEOUT_S):
+        with self._connection.translated(_FETCH_TIMEOUT_S):
             fetch = self._channel.unary_stream(_path("Fetch"))
             for raw in fetch(b"", timeout=_FETCH_TIMEOUT_S, metadata=self._metadata):
                 name, chunk = describe.unpack_chunk(raw)
@@ -123,11 +130,16 @@ class Client:
     def control(self) -> Control:
         """A stream on which robots run; a context manager."""
         model = self.describe()  # fails at once where nobody answers, which a stream would not
-        call = functools.partial(self._channel.stream_stream(_path("Control")), metadata=self._metadata)
-        return Control(model, Stream(call, self.address, model.spec.period_s, self._timeout_s))
+        # Of the very bundle that was described: another may take its name at any time.
+        metadata = (
+            *((key, value) for key, value in self._metadata if key != codec.DIGEST_KEY),
+            (codec.DIGEST_KEY, model.digest),
+        )
+        call = functools.partial(self._channel.stream_stream(_path("Control")), metadata=metadata)
+        return Control(model, Stream(call, self._connection, model.spec.period_s, self._timeout_s))
 
     def _call(self, method: str, request: bytes) -> bytes:
-        with _translated(self.address, self._timeout_s):
+        with self._connection.translated(self._timeout_s):
             return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
 
 
@@ -136,13 +148,15 @@ class Stream:
 
     Args:
         call: opens the call with an iterator of what it is to send.
-        address: of the server, for people.
+        connection: on which it is made.
         period_s: [s] one control step of the policy.
         timeout_s: [s] how long an answer may take before the server counts as gone.
     """
 
-    def __init__(self, call: Callable[[Iterator[bytes]], Any], address: str, period_s: float, timeout_s: float) -> None:
-        self._address = address
+    def __init__(
+        self, call: Callable[[Iterator[bytes]], Any], connection: Connection, period_s: float, timeout_s: float
+    ) -> None:
+        self._connection = connection
         self._period_s = period_s
         self._timeout_s = timeout_s
         self._subgoals: dict[str, np.ndarray] = {}  # robot -> (n,) the subgoal it follows
@@ -171,7 +185,7 @@ class Stream:
             return self._answers(rows, codec.unpack_reply(raw))
         except grpc.RpcError as error:
             self._call.cancel()
-            raise _translate(error, self._address, self._timeout_s) from None
+            raise self._connection.translate(error, self._timeout_s) from None
         except BaseException:
             self._call.cancel()  # or an answer still under way would be taken for that of the next step
             raise
@@ -230,29 +244,3 @@ _ANSWERS = {Start: Started, Observation: Action, SetGoal: GoalSet, Finish: Finis
 
 def _path(method: str) -> str:
     return f"/{codec.SERVICE}/{method}"
-
-
-@contextlib.contextmanager
-def _translated(address: str, timeout_s: float) -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise _translate(error, address, timeout_s) from None
-
-
-def _translate(error: Any, address: str, timeout_s: float) -> RelayError:
-    """The exception that a call's status stands for."""
-    reason = dict(error.trailing_metadata() or ()).get("rpl-reason")
-    if reason is not None:
-        return error_named(reason)(error.details())
-    match error.code():
-        case grpc.StatusCode.UNAVAILABLE:
-            return ServerUnavailable(f"no server answers at {address}; is `rpl serve` running there?")
-        case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
-            return ServerUnavailable(f"the server at {address} is gone: no answer came within {timeout_s:g} s")
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return ProtocolViolation(f"the server at {address} does not speak {codec.SERVICE}")
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return InvalidInput(f"the message is too large: {error.details()}")
-        case code:
-            return RelayError(f"the server at {address} failed with {code.name}: {error.details()}")
