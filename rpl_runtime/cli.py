@@ -1,13 +1,13 @@
 """The command `rpl`: one typer app. Commands import what they need when they run, so `rpl --help` is instant.
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no server or no free port,
-5 not allowed, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no server, no robot or no free
+port, 5 not allowed, 6 a robot stopped, 130 interrupted.
 """
 
 import json
 import os
 import sys
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -49,6 +49,7 @@ def _fail(message: str, code: int) -> None:
 
 
 _ADDRESS = "127.0.0.1:50051"
+_FRANKA = "A Franka"  # heads its own options in the help
 
 
 @app.callback()
@@ -91,6 +92,12 @@ def serve_command(
 
 class RobotKind(StrEnum):
     KITCHEN = "kitchen"
+    FRANKA = "franka"
+
+
+class ProfileKind(StrEnum):
+    FR3 = "fr3"
+    PANDA = "panda"
 
 
 class LowLevel(StrEnum):
@@ -116,7 +123,7 @@ def run_command(
     ] = None,
     start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.NOMINAL,
     steps: Annotated[int | None, typer.Option(help="Default: an episode, 280 steps of 0.08 s.")] = None,
-    robot_id: Annotated[str, typer.Option(help="The robot's name on the server.")] = "kitchen",
+    robot_id: Annotated[str | None, typer.Option(help="The robot's name on the server, by default what it is.")] = None,
     low_level: Annotated[
         LowLevel, typer.Option(help="local: act beside the robot and ask the server only for plans; same actions.")
     ] = LowLevel.REMOTE,
@@ -124,10 +131,41 @@ def run_command(
         int, typer.Option(min=0, help="Ask for a plan so many steps before it takes effect, to hide the network.")
     ] = 0,
     patience: Annotated[
-        float, typer.Option(min=0.0, help="Seconds for which a server that is gone is looked for.")
+        float, typer.Option(min=0.0, help="Kitchen: seconds for which a server that is gone is looked for.")
     ] = 30.0,
+    host: Annotated[
+        str | None, typer.Option(help="Franka: its address; sim simulates one for the run.", rich_help_panel=_FRANKA)
+    ] = None,
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            help="Where its objects are: mirror (a simulated kitchen around it), fixed (untouched), or HOST:PORT of "
+            "an rpl.v1.ObjectStates.",
+            rich_help_panel=_FRANKA,
+        ),
+    ] = None,
+    profile: Annotated[ProfileKind, typer.Option(help="The limits it keeps.", rich_help_panel=_FRANKA)] = (
+        ProfileKind.FR3
+    ),
+    speed: Annotated[
+        float, typer.Option(help="Share of these limits that is used, up to 1.", rich_help_panel=_FRANKA)
+    ] = 0.1,
+    workspace: Annotated[
+        tuple[float, float, float, float, float, float] | None,
+        typer.Option(
+            help="Where its flange may be, in metres from its base: lowest x, y, z, then highest x, y, z.",
+            rich_help_panel=_FRANKA,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Everything but the command to its motors.", rich_help_panel=_FRANKA)
+    ] = False,
+    realtime: Annotated[
+        bool, typer.Option(help="Insist on a real-time kernel, as its vendor asks.", rich_help_panel=_FRANKA)
+    ] = True,
     record_to: Annotated[
-        Path | None, typer.Option("--record", help="Add the run to the Minari data set in this folder, named NAME-vN.")
+        Path | None,
+        typer.Option("--record", help="Kitchen: add the run to the Minari data set in this folder, named NAME-vN."),
     ] = None,
     log_to: Annotated[
         Path | None, typer.Option("--log", help="Log every step to this new .mcap file, for Foxglove and `rpl replay`.")
@@ -136,50 +174,39 @@ def run_command(
 ) -> None:
     """Drive a robot by a served policy. Exits with 0 if every element of the goal was done, with 1 if not.
 
-    A server that dies or is cut off is looked for, and the run goes on where it stood, as if nothing had happened.
+    The kitchen waits for its server: one that dies or is cut off is looked for, and the run goes on where it stood. A
+    Franka does not wait: after two control periods without an action, at Ctrl-C, or where anything is wrong it comes
+    to rest within its limits and the run ends with 6 (130 after Ctrl-C); only another run drives it again. That is a
+    software stop: keep the robot's own one in your hand.
+
+    rpl run --robot franka --host sim --objects mirror --speed 1 --bundle models/kitchen --goal microwave,kettle
     """
-    from rpl_runtime.hosting import hosting
-    from rpl_runtime.kitchen.elements import EPISODE_STEPS
-    from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED
-    from rpl_runtime.local import local_control
-    from rpl_runtime.reconnect import ReconnectConfig, lasting_control
-    from rpl_runtime.recording import check_record, record, recording_of
-    from rpl_runtime.report import print_run, run_facts, run_log, run_progress
-    from rpl_runtime.robots.kitchen import KitchenRobot
-    from rpl_runtime.run import RunConfig, Step, parse_goal, run
+    from rpl_runtime.run_command import SIMULATED, FrankaOptions, RunOptions, run_franka, run_kitchen
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("--address and --bundle exclude each other")
-    if record_to:
-        check_record(record_to)
-    with ExitStack() as stack:
-        where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
-        open_control = local_control if low_level is LowLevel.LOCAL else lasting_control
-        reconnect = ReconnectConfig(budget_s=patience, waits=KitchenRobot.waits)
-        control = stack.enter_context(open_control(where, reconnect))
-        spec = control.model.spec
-        elements = parse_goal(goal, spec)
-        kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if start is StartKind.PERTURBED else NOMINAL)))
-        config = RunConfig(elements, steps or EPISODE_STEPS, robot_id, seed, start_seed=seed or 0, plan_lead=plan_lead)
-        listeners = [stack.enter_context(run_progress(config.steps, elements))]
-        if log_to:
-            listeners.append(stack.enter_context(run_log(log_to, config, control.model)).step)
-
-        def on_step(step: Step) -> None:
-            for listener in listeners:
-                listener(step)
-
-        result = run(kitchen, control, config, on_step)
-    facts = run_facts(result, elements, spec)
-    if as_json:
-        typer.echo(json.dumps(facts, indent=1))
-    else:
-        print_run(facts, spec.period_s)
-    if record_to:
-        source = f"{spec.name}, bundle {result.digest[:12]}, seed {seed}"
-        about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": spec.name}
-        record([recording_of(result, elements, source)], record_to, about)
-    raise typer.Exit(0 if facts["success"] else 1)
+    options = RunOptions(
+        goal=goal,
+        address=address or _ADDRESS,
+        bundle=bundle,
+        robot_id=robot_id or robot.value,
+        seed=seed,
+        steps=steps,
+        local=low_level is LowLevel.LOCAL,
+        plan_lead=plan_lead,
+        log_to=log_to,
+        as_json=as_json,
+    )
+    if robot is RobotKind.KITCHEN:
+        raise typer.Exit(run_kitchen(options, start is StartKind.PERTURBED, patience, record_to))
+    if host is None:
+        raise typer.BadParameter(f"a Franka needs a --host, its address, or {SIMULATED}")
+    if objects is None:
+        raise typer.BadParameter("a Franka needs to be told where its --objects are: mirror, fixed or HOST:PORT")
+    if record_to is not None:
+        raise typer.BadParameter("--record keeps runs of the kitchen; --log keeps those of a Franka")
+    franka = FrankaOptions(host, objects, profile.value, speed, workspace, dry_run, realtime)
+    raise typer.Exit(run_franka(options, franka))
 
 
 @app.command("replay")

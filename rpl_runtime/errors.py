@@ -40,7 +40,8 @@ class RelayError(Exception):
     """Root of the tree."""
 
     status = "INTERNAL"
-    exit_code = 1  # 2 bad input, 3 an unusable bundle, 4 no server or no port, 5 not allowed, 1 anything else
+    # 2 bad input, 3 an unusable bundle, 4 nobody answers or no port, 5 not allowed, 6 a robot stopped, 1 anything else
+    exit_code = 1
 
 
 class InvalidInput(RelayError):
@@ -137,14 +138,17 @@ class ServerStopping(ServerUnavailable):
 
 class RobotUnavailable(RelayError):
     status = "UNAVAILABLE"
+    exit_code = 4
 
 
 class RobotStopped(RelayError):
     status = "ABORTED"
+    exit_code = 6
 
 
 class ObjectsLost(RelayError):
     status = "UNAVAILABLE"
+    exit_code = 6
 
 
 class AddressInUse(RelayError):

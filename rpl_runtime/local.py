@@ -26,7 +26,7 @@ from rpl_runtime.errors import BundleError, ServerUnavailable
 from rpl_runtime.leases import Leases
 from rpl_runtime.messages import Reply
 from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.reconnect import ReconnectConfig, persist
+from rpl_runtime.reconnect import FIRST_ANSWER_S, ReconnectConfig, persist
 from rpl_runtime.runs import Runs
 
 
@@ -42,9 +42,10 @@ def local_control(address: str, config: ReconnectConfig | None = None) -> Contro
         BundleError: what the server sent is no sound bundle, or cannot be run here.
     """
     config = config or ReconnectConfig()
-    with Client(address, config.timeout_s) as client:
+    timeout_s = max(config.timeout_s, FIRST_ANSWER_S)
+    with Client(address, timeout_s) as client:
         model = client.describe()
-    with Client(address, config.timeout_s, model.digest) as client:
+    with Client(address, timeout_s, model.digest) as client:
         bundle = cached_bundle(client, model.digest)
     return Control(model, _LocalLine(bundle, _PlansFromAfar(address, bundle, config)))
 

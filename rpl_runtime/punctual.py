@@ -50,6 +50,7 @@ class Punctual:
         """
         deadline_ns = self._clock.now_ns() + round(timeout_s * 1e9)
         while True:
+            carried_over = self._under_way is not None
             asked = self._under_way or self._asking.submit(self._control.step, self._robot, self.number, state)
             self._under_way = asked
             try:
@@ -58,9 +59,11 @@ class Punctual:
                 return None
             except RelayError as error:
                 self._under_way = None
-                if isinstance(error, ServerUnavailable):
+                if not isinstance(error, ServerUnavailable):
+                    raise
+                if not carried_over:
                     return None
-                raise
+                continue
             self._under_way = None
             self.number += 1
             if self._clock.now_ns() <= action.valid_until_ns:

@@ -38,6 +38,7 @@ from rpl_runtime.spec import PolicySpec
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.02  # [s] between the first two tries, doubled from one to the next
 _LONGEST_PAUSE_S = 1.0  # [s]
+FIRST_ANSWER_S = 5.0  # [s] how long a server may take that nobody has spoken to before; no robot moves yet
 
 _T = TypeVar("_T")
 
@@ -106,13 +107,15 @@ class _LastingLine:
         self._runs: dict[str, Start] = {}  # robot -> what begins its run anew where it stands
         self._replanning: set[str] = set()  # robots with a goal that no step has followed yet
         self._unheard: set[str] = set()  # robots that may have been started without our hearing of it
-        with Client(address, config.timeout_s) as client:
+        with Client(address, max(config.timeout_s, FIRST_ANSWER_S)) as client:
             self.model = client.describe()
 
     def exchange(self, rows: Rows) -> list[Reply]:
         if self._over.is_set():
             raise ProtocolViolation("this control is closed; open another")
-        return persist(lambda: self._try(rows), self._config.patience_s(self.model.spec), self._over)
+        starting = any(isinstance(request, Start) for _, request in rows)  # and no robot moves yet
+        patience_s = self._config.budget_s if starting else self._config.patience_s(self.model.spec)
+        return persist(lambda: self._try(rows), patience_s, self._over)
 
     def close(self) -> None:
         self._over.set()

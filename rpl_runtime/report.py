@@ -4,21 +4,26 @@ In: a bundle and its address, or a finished run. Out: text, or plain dictionarie
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rpl_runtime.bundle import Bundle
+from rpl_runtime.drive import DriveResult
 from rpl_runtime.log import RunLog
 from rpl_runtime.logfile import LogHeader, LogWriter
 from rpl_runtime.messages import ModelInfo
 from rpl_runtime.run import RunConfig, RunResult, Step
 from rpl_runtime.spec import PolicySpec
+from rpl_runtime.watchdog import Stop
 
 
 def print_serving(bundle: Bundle, address: str) -> None:
@@ -116,3 +121,64 @@ def print_run(facts: dict[str, Any], period_s: float) -> None:
             f"{element['distance_at_end']:.3f}",
         )
     Console().print(table)
+
+
+_PERCENTILES = (50, 90, 99, 99.9, 100)
+
+
+def drive_facts(result: DriveResult, dry_run: bool) -> dict[str, Any]:
+    """What a run in a world that does not wait came to besides: what stopped it, and how punctual it was."""
+    began_ns = result.events[0].at_ns
+    unix_ns = time.time_ns() - time.monotonic_ns()
+
+    def moment(at_ns: int) -> dict[str, Any]:
+        at = datetime.fromtimestamp((unix_ns + at_ns) / 1e9, UTC)
+        return {"after_s": (at_ns - began_ns) / 1e9, "time": at.isoformat(timespec="milliseconds")}
+
+    stop = result.stop
+    return {
+        "dry_run": dry_run,
+        "stop": None if stop is None else {"cause": stop.cause} | moment(stop.at_ns) | _rest(stop),
+        "events": [{"kind": event.kind, "text": event.text} | moment(event.at_ns) for event in result.events],
+        "periods": len(result.late_ns),
+        "held": result.held,
+        "missed": result.missed,
+        "interventions": result.interventions,
+        "late_us": percentiles_us(result.late_ns),
+        "observe_to_command_us": percentiles_us(result.answer_ns),
+    }
+
+
+def percentiles_us(durations_ns: np.ndarray) -> dict[str, float]:
+    """Percentiles [us] of durations (N,) [ns] with their n; only that where there are none."""
+    if not len(durations_ns):
+        return {"n": 0}
+    values = np.percentile(durations_ns / 1000, _PERCENTILES)
+    found = {f"p{q:g}": round(float(value), 1) for q, value in zip(_PERCENTILES, values, strict=True)}
+    return {"n": len(durations_ns)} | found
+
+
+def print_drive(facts: dict[str, Any]) -> None:
+    """The same as a few lines."""
+    console = Console(soft_wrap=True, highlight=False)
+    stop, interventions = facts["stop"], facts["interventions"]
+    if stop is not None:
+        console.print(f"[bold red]stopped[/] after {stop['after_s']:.2f} s, {stop['time']}: {escape(stop['cause'])}")
+        console.print("It stays stopped until another `rpl run`; see first where the robot stands.")
+    if facts["dry_run"]:
+        console.print("A dry run: nothing was commanded.")
+    kept = ", ".join(f"{kind} {count}" for kind, count in interventions.items()) or "none"
+    console.print(f"{facts['periods']} periods, {facts['held']} without an action, {facts['missed']} missed")
+    console.print(f"targets that would have left a limit: {kept}")
+    table = Table(header_style="bold")
+    for heading in ("[us]", "n", "p50", "p90", "p99", "p99.9", "max"):
+        table.add_column(escape(heading), justify="left" if heading == "[us]" else "right")
+    for name, key in (("a period began late by", "late_us"), ("observation to command", "observe_to_command_us")):
+        found = facts[key]
+        figures = [f"{found[f'p{q:g}']:.0f}" for q in _PERCENTILES if f"p{q:g}" in found]
+        table.add_row(name, str(found["n"]), *figures)
+    console.print(table)
+
+
+def _rest(stop: Stop) -> dict[str, float | None]:
+    return {"rest_after_s": None if stop.rest_ns is None else (stop.rest_ns - stop.at_ns) / 1e9}

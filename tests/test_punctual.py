@@ -99,6 +99,17 @@ def test_a_step_whose_answer_was_lost_is_asked_for_again_with_the_newest_state(s
     assert slow.asked == [("a", 0, 0.0), ("a", 0, 1.0)]
 
 
+def test_a_step_that_was_lost_since_the_last_period_is_asked_for_again_in_this_one(
+    slow: Slow, punctual: Punctual
+) -> None:
+    assert punctual.step(STATE, 0.0) is None
+    let_go(slow, ServerUnavailable("away"), ALWAYS)
+    action = punctual.step(STATE + 1, SOON)
+    assert action is not None
+    assert action.target[0] == 1
+    assert slow.asked == [("a", 0, 0.0), ("a", 0, 1.0)]
+
+
 def test_a_refusal_is_a_refusal(slow: Slow, punctual: Punctual) -> None:
     let_go(slow, InvalidInput("no"))
     with pytest.raises(InvalidInput, match="no"):

@@ -20,6 +20,9 @@ from rpl_runtime.robots.conventions import pose_in_kitchen
 _DIM = len(OBJECT_DIMS)
 _KETTLE = "kettle"
 _JOINTS = STATE_NAMES[OBJECT_DIMS[0] : STATE_NAMES.index("kettle_x")]  # what a stream names, then the kettle's pose
+# (21,) [rad, m, quaternion wxyz] of a kitchen in which nobody has touched anything.
+UNTOUCHED = np.array([0.0] * 14 + [-0.2694, 0.3504, 1.6194, 1.0, 0.0, 0.0, 0.0])
+UNTOUCHED.setflags(write=False)
 _FIRST_SIGHT_S = 5.0  # [s] until everything must have been seen once
 
 
