@@ -303,6 +303,7 @@ def evaluate_command(
         float, typer.Option(help="Probability that the objects are not seen in a period; the last sight is kept.")
     ] = 0.0,
     latency: Annotated[int, typer.Option(help="Control periods by which all that is observed is late.")] = 0,
+    plan_lead: Annotated[int, typer.Option(help="Ask for a plan so many steps before it takes effect.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Simulators side by side, by default one a core; results do not depend on it.")
     ] = None,
@@ -341,7 +342,9 @@ def evaluate_command(
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
             robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency)
-            config = EvaluateConfig(tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, cores)
+            config = EvaluateConfig(
+                tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, plan_lead, cores
+            )
             where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
             content = _evaluate(where, config, output)
             _keep(content, output, picture, bundle if write else None)

@@ -63,6 +63,7 @@ class EvaluateConfig:
     seed: int = FIRST_SEED  # of the first episode
     sample: bool = False  # sample subgoals and actions, seeded like the episode, instead of taking the mode
     robot: Conditions = field(default_factory=Conditions)  # what the robot does to the policy
+    plan_lead: int = 0  # [steps] before it takes effect that a plan is asked for
     jobs: int = 2  # simulators side by side
 
 
@@ -115,6 +116,7 @@ def evaluate(
             "steps": config.steps,
             "sampled": config.sample,
             "robot": asdict(config.robot),
+            "plan_lead": config.plan_lead,
         }
         with open_journal(journal, conditions) if journal else nullcontext(_NO_JOURNAL) as kept:
             done = {_task(episode): episode for episode in kept.episodes}
@@ -155,7 +157,7 @@ def play(
         on_step(step)
 
     try:
-        run(robot, control, RunConfig(task.elements, config.steps, robot_id, seed, start_seed=task.seed), keep)
+        run(robot, control, RunConfig(task.elements, config.steps, robot_id, seed, task.seed, config.plan_lead), keep)
     except InvalidInput as error:
         # A policy may drive the kitchen into a state that it does not accept itself: its episode ends there.
         if not done:
@@ -303,6 +305,7 @@ def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[
             "start_noise": {start: asdict(STARTS[start]) for start in config.starts},
             "sampled": config.sample,
             "robot": asdict(config.robot),
+            "plan_lead": config.plan_lead,
             "intervals": "95 %, percentile bootstrap over goals",
         },
         "starts": {start: summarize([e for e in episodes if e.start == start]) for start in config.starts},

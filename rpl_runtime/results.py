@@ -90,6 +90,8 @@ def print_results(evaluation: dict[str, Any]) -> None:
         console.print(Columns([_goals_table(start, results), _elements_table(start, results)]))
     if robot := described(protocol.get("robot", {})):
         console.print(f"The robot: {robot}.", highlight=False)
+    if lead := protocol.get("plan_lead"):
+        console.print(f"Plans are asked for {lead} steps before they take effect.", highlight=False)
     console.print(
         f"{protocol['environment']}, {protocol['episodes']} episodes of {protocol['steps']} steps for each goal. "
         "steps: elements done of those named; success: all of them; ever: at any step; end: at the last one; "

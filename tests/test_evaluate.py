@@ -89,7 +89,9 @@ def test_an_evaluation_goes_on_where_its_server_was_lost(evaluated: Evaluation, 
 def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bundle: Bundle, tmp_path: Path):
     journal = tmp_path / "episodes.jsonl"
     robot = Conditions("fr3", 0.01, 0.02, object_latency=2, object_dropout=0.1, latency=1)
-    config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("perturbed",), steps=12, robot=robot, jobs=1)
+    config = EvaluateConfig(
+        goals=("mkbs",), episodes=2, starts=("perturbed",), steps=12, robot=robot, plan_lead=3, jobs=1
+    )
     with serving(kitchen_bundle) as address:
         alone = evaluate(address, config, journal)
         together = evaluate(address, replace(config, jobs=2))
@@ -97,6 +99,7 @@ def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bund
             evaluate(address, replace(config, robot=Conditions("panda")), journal)
     assert alone.episodes == together.episodes
     assert Conditions(**alone.content["protocol"]["robot"]) == robot
+    assert alone.content["protocol"]["plan_lead"] == 3
     counted = sum(episode.interventions["acceleration"] for episode in alone.episodes)
     assert alone.content["starts"]["perturbed"]["interventions"]["acceleration"] == pytest.approx(counted / 24)
     assert counted > 0
