@@ -1,51 +1,54 @@
-"""What the runtime costs: the relay loop beside bare inference, and gRPC beside a bare echo.
+"""What the runtime costs: the relay loop beside bare inference, a server beside its peers.
 
-In: a bundle. Out: a `Bench` of latencies, each percentile with the number of measurements it is taken from, and the
-requirements they are held against. It does not judge the machine: whatever else runs there is in the numbers.
+In: a bundle, and folders of peers if there are any. Out: a `Bench` of latencies, each percentile with the number of
+measurements it is taken from, and the requirements they are held against. It does not judge the machine: whatever else
+runs there is in the numbers.
 
-What is compared is measured in turns, call by call, so that both sides see the same machine. Each server runs in a
-process of its own, as it would for a robot.
+What is compared is measured in turns, so that all sides see the same machine: in process call by call, servers in
+blocks of steps. Each server and each driver is a process of its own (contest.py).
 """
 
-import asyncio
 import os
-import queue
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-import grpc
-import grpc.aio
 import numpy as np
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.bundle import Bundle, load_bundle
-from rpl_runtime.client import Client, Control
-from rpl_runtime.codec import pack_request
+from rpl_runtime.contest import Contestant, Spent, contest, folder_peers, own_peers
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.hosting import hosting, own_process
-from rpl_runtime.messages import Observation
+from rpl_runtime.peers.load import Order
 from rpl_runtime.policy import OnnxPolicy
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay import RelayLoop
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
 MAX_RELAY_RATIO = 1.5  # one relay step over two bare session.run calls, p50
-MAX_ABOVE_ECHO_US = 150.0  # [us] a step through Control above a bare echo, p50
-MAX_PACED_US = 4000.0  # [us] a step through Control at the robot's own rate, p99
+MAX_ABOVE_ECHO_US = 100.0  # [us] a step through Control above a bare echo, p50
+MAX_PACED_US = 4000.0  # [us] a step of one robot through Control at the robot's own rate, p99
+MAX_PACED_32_US = 10_000.0  # [us] a step of 32 robots at their own rate, p99.9
+MIN_BATCHED_PER_S = 50_000.0  # [robot steps/s] of 64 robots on one stream
+BLOCK = 100  # steps that a peer takes before the next has its turn
+_ROUNDS = 5  # turns of each peer under each load
+_PERCENTILES = {"p50_us": 50, "p90_us": 90, "p99_us": 99, "p99.9_us": 99.9}
 _ROBOT = "bench"
 _PACKAGES = ("relay-policy", "numpy", "onnxruntime", "grpcio", "protobuf")
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    steps: int = 5000  # of each unpaced measurement
-    paced_steps: int = 1000  # at the policy's own period: 80 s for 12.5 Hz
+    steps: int = 5000  # of each unpaced measurement, all streams together
+    paced_s: float = 26.0  # [s] of each measurement at the policy's own rate: 10,400 steps of 32 robots at 12.5 Hz
     warm_up: int = 200  # steps before anything is measured
+    streams: tuple[int, ...] = (1, 8, 32, 64)  # side by side, a robot each
+    batches: tuple[int, ...] = (1, 8, 64, 256)  # robots on one stream
+    peers: Path | None = None  # folder of peers beside our own
 
 
 class Bench(NamedTuple):
@@ -60,44 +63,46 @@ class Bench(NamedTuple):
 
 
 def bench(path: Path, config: BenchConfig) -> Bench:
-    """Measure a bundle in process and through gRPC.
+    """Measure a bundle in process and through servers.
 
     Raises:
         BundleError: the bundle cannot be used.
         InvalidInput: a setting is out of range.
+        RelayError: a peer does not run.
     """
-    for name, value in asdict(config).items():
-        if value < 1:
+    for name in ("steps", "paced_s", "warm_up", "streams", "batches"):
+        value = getattr(config, name)
+        if np.min(value) <= 0:
             raise InvalidInput(f"{name} is {value}; allowed is 1 or more")
     bundle = load_bundle(path)
-    policy = OnnxPolicy(bundle)
-    content: dict[str, Any] = {"in_process": _in_process(policy, config)}
-    with ExitStack() as stack:
-        served = stack.enter_context(hosting(path))
-        echoed = stack.enter_context(own_process(_serve_echo))
-        control = stack.enter_context(stack.enter_context(Client(served)).control())
-        content["loopback"] = _loopback(control, echoed, policy.spec, config)
-        content["paced"] = _paced(control, policy.spec, config)
+    peers = own_peers() + (folder_peers(config.peers) if config.peers else [])
+    content: dict[str, Any] = {"in_process": _in_process(OnnxPolicy(bundle), config)}
+    with contest(peers, path.resolve()) as contestants:
+        content["alone"] = _alone(contestants, config)
+        content["streams"] = _loads(contestants, config, [(streams, 1) for streams in config.streams])
+        content["batches"] = _loads(contestants, config, [(1, batch) for batch in config.batches])
+        content["paced"] = _paced(contestants, config, bundle.spec.period_s)
+        content["memory_mb"] = {one.peer.what: one.memory_mb() for one in contestants}
     content["requirements"] = _requirements(content)
     return Bench(content | _circumstances(bundle))
 
 
-def bench_table(content: dict[str, Any]) -> Table:
-    """The table of a bench: a row for each thing measured, then the requirements."""
-    measured = content["in_process"], content["loopback"], content["paced"]
-    table = Table(title="latency [us]", header_style="bold")
-    for heading in ("", "n", "p50", "p90", "p99", "p99.9"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
-    for section in measured:
-        for found in section.values():
-            figures = (found["p50_us"], found["p90_us"], found["p99_us"], found["p99.9_us"])
-            table.add_row(found["what"], str(found["n"]), *(f"{figure:.1f}" for figure in figures))
-        table.add_section()
-    for requirement in content["requirements"]:
-        verdict = "[green]met[/]" if requirement["met"] else "[red]missed[/]"
-        value, limit = requirement["value"], requirement["limit"]
-        table.add_row(requirement["what"], "", f"{value:.2f}", f"≤ {limit:g}", verdict)
-    return table
+def bench_table(content: dict[str, Any]) -> Group:
+    """The tables of a bench: what was measured, then the requirements."""
+    return Group(
+        _latencies("in process", content["in_process"].values()),
+        _latencies("one robot, as fast as it goes", content["alone"]),
+        _latencies(
+            "streams side by side, as fast as they go, and robot steps/s", content["streams"], "streams", "steps_per_s"
+        ),
+        _latencies(
+            "robots on one stream, as fast as they go, and robot steps/s", content["batches"], "batch", "steps_per_s"
+        ),
+        _latencies(
+            "streams side by side, at the policy's rate, and deadlines missed", content["paced"], "streams", "missed"
+        ),
+        _verdicts(content),
+    )
 
 
 def _in_process(policy: OnnxPolicy, config: BenchConfig) -> dict[str, Any]:
@@ -131,39 +136,51 @@ def _in_process(policy: OnnxPolicy, config: BenchConfig) -> dict[str, Any]:
     }
 
 
-def _loopback(control: Control, echo_address: str, spec: PolicySpec, config: BenchConfig) -> dict[str, Any]:
-    """A step through Control against an echo of as many bytes through a stream of the same shape."""
-    state = _state(spec)[0]
-    control.start(_ROBOT, ResolvedGoal(state, np.ones_like(state)))
-    payload = pack_request([(_ROBOT, Observation(0, state, time.monotonic_ns()))])
-    with _Echo(echo_address) as echo:
-        measured = _in_turns(
-            {
-                "echo": lambda step: echo.exchange(payload),
-                "control": lambda step: control.step(_ROBOT, step, state),
-            },
-            config,
-        )
-    control.finish(_ROBOT)
-    return {
-        "echo": _percentiles(f"bare gRPC echo of {len(payload)} bytes", measured["echo"]),
-        "control": _percentiles("step through Control, unpaced", measured["control"]),
-    }
+def _alone(contestants: Sequence[Contestant], config: BenchConfig) -> list[dict[str, Any]]:
+    """One robot, in blocks by turns."""
+    for one in contestants:
+        one.obey(Order(1, 1, 1, config.warm_up))
+    blocks = max(1, config.steps // BLOCK)
+    order = Order(1, 1, min(BLOCK, config.steps), warm_up=5)
+    return [_row(one, spent, {}) for one, spent in _by_turns(contestants, order, blocks)]
 
 
-def _paced(control: Control, spec: PolicySpec, config: BenchConfig) -> dict[str, Any]:
-    """Steps through Control at the robot's rate, against deadlines that do not drift."""
-    state = _state(spec)[0]
-    control.start(_ROBOT, ResolvedGoal(state, np.ones_like(state)))
-    spent = np.empty(config.paced_steps)
-    start = time.monotonic()
-    for step in range(config.paced_steps):
-        time.sleep(max(0.0, start + step * spec.period_s - time.monotonic()))
-        before = perf_counter_ns()
-        control.step(_ROBOT, step, state)
-        spent[step] = perf_counter_ns() - before
-    control.finish(_ROBOT)
-    return {"control": _percentiles(f"step through Control at {1 / spec.period_s:g} Hz", spent)}
+def _loads(
+    contestants: Sequence[Contestant], config: BenchConfig, shapes: list[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """Streams side by side, or robots on a stream, as fast as they go."""
+    rows = []
+    for streams, batch in shapes:
+        steps = max(1, config.steps // streams // batch // _ROUNDS)
+        for one, spent in _by_turns(contestants, Order(streams, batch, steps, warm_up=5), _ROUNDS):
+            per_s = len(spent.steps_ns) * batch / spent.wall_s
+            rows.append(_row(one, spent, {"streams": streams, "batch": batch}) | {"steps_per_s": per_s})
+    return rows
+
+
+def _paced(contestants: Sequence[Contestant], config: BenchConfig, period_s: float) -> list[dict[str, Any]]:
+    """Streams side by side, a robot each, at the policy's rate and evenly out of phase."""
+    rows = []
+    for streams in config.streams:
+        order = Order(streams, 1, max(1, round(config.paced_s / period_s)), 5, period_s)
+        for one in contestants:
+            spent = one.obey(order)
+            missed = int((spent.steps_ns > period_s * 1e9).sum())
+            rows.append(_row(one, spent, {"streams": streams, "period_s": period_s, "missed": missed}))
+    return rows
+
+
+def _by_turns(contestants: Sequence[Contestant], order: Order, rounds: int) -> list[tuple[Contestant, Spent]]:
+    found: dict[Contestant, Spent] = {}
+    for _ in range(rounds):
+        for one in contestants:
+            spent = one.obey(order)
+            found[one] = found[one].joined(spent) if one in found else spent
+    return list(found.items())
+
+
+def _row(one: Contestant, spent: Spent, load: dict[str, Any]) -> dict[str, Any]:
+    return {"peer": one.peer.name} | load | _percentiles(one.peer.what, spent.steps_ns)
 
 
 def _in_turns(
@@ -188,19 +205,70 @@ def _state(spec: PolicySpec) -> np.ndarray:
 
 
 def _percentiles(what: str, nanoseconds: np.ndarray) -> dict[str, Any]:
-    figures = np.percentile(nanoseconds / 1000, (50, 90, 99, 99.9))
-    names = ("p50_us", "p90_us", "p99_us", "p99.9_us")
-    return {"what": what, "n": len(nanoseconds)} | dict(zip(names, map(float, figures), strict=True))
+    figures = np.percentile(nanoseconds / 1000, list(_PERCENTILES.values()))
+    return {"what": what, "n": len(nanoseconds)} | dict(zip(_PERCENTILES, map(float, figures), strict=True))
 
 
 def _requirements(content: dict[str, Any]) -> list[dict[str, Any]]:
-    inside, loopback, paced = content["in_process"], content["loopback"], content["paced"]
-    found = (
+    inside, paced = content["in_process"], _of_control(content["paced"], "streams")
+    alone = {row["peer"]: row["p50_us"] for row in content["alone"]}
+    found = [
         ("relay step over bare calls, p50", inside["relay"]["p50_us"] / inside["bare"]["p50_us"], MAX_RELAY_RATIO),
-        ("Control above echo, p50 [us]", loopback["control"]["p50_us"] - loopback["echo"]["p50_us"], MAX_ABOVE_ECHO_US),
-        ("Control paced, p99 [us]", paced["control"]["p99_us"], MAX_PACED_US),
-    )
-    return [{"what": what, "value": value, "limit": limit, "met": value <= limit} for what, value, limit in found]
+        ("Control above echo, p50 [us]", alone["control"] - alone["echo"], MAX_ABOVE_ECHO_US),
+    ]
+    if 1 in paced:
+        found.append(("Control paced, one robot, p99 [us]", paced[1]["p99_us"], MAX_PACED_US))
+    if 32 in paced:
+        found.append(("Control paced, 32 robots, p99.9 [us]", paced[32]["p99.9_us"], MAX_PACED_32_US))
+        found.append(("Control paced, 32 robots, deadlines missed", paced[32]["missed"], 0))
+    requirements = [
+        {"what": what, "value": value, "limit": limit, "sense": "at most", "met": value <= limit}
+        for what, value, limit in found
+    ]
+    if 64 in (batches := _of_control(content["batches"], "batch")):
+        per_s = batches[64]["steps_per_s"]
+        requirements.append(
+            {
+                "what": "Control, 64 robots on a stream [robot steps/s]",
+                "value": per_s,
+                "limit": MIN_BATCHED_PER_S,
+                "sense": "at least",
+                "met": per_s >= MIN_BATCHED_PER_S,
+            }
+        )
+    return requirements
+
+
+def _of_control(rows: list[dict[str, Any]], key: str) -> dict[int, dict[str, Any]]:
+    return {row[key]: row for row in rows if row["peer"] == "control"}
+
+
+def _latencies(title: str, rows: Any, load: str | None = None, result: str | None = None) -> Table:
+    """A row for each thing measured; `load` is what it was under, `result` what else came of it."""
+    table = Table(title=escape(f"{title} [us]"), header_style="bold", title_justify="left")
+    table.add_column("", no_wrap=True)
+    extra = [key for key in (load, result) if key]
+    for heading in (*([load] if load else []), "n", "p50", "p90", "p99", "p99.9", *([result] if result else [])):
+        table.add_column(heading.replace("_per_s", "/s"), justify="right", no_wrap=True)
+    for row in rows:
+        figures = [f"{row[key]:.0f}" for key in _PERCENTILES]
+        before, after = ([f"{row[key]:.0f}"] if key in extra else [] for key in (load, result))
+        table.add_row(row["what"], *before, str(row["n"]), *figures, *after)
+    return table
+
+
+def _verdicts(content: dict[str, Any]) -> Table:
+    table = Table(title="requirements", header_style="bold", title_justify="left")
+    for heading in ("", "found", "asked", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for requirement in content["requirements"]:
+        verdict = "[green]met[/]" if requirement["met"] else "[red]missed[/]"
+        asked = f"{requirement['sense']} {requirement['limit']:g}"
+        table.add_row(escape(requirement["what"]), f"{requirement['value']:.2f}", asked, verdict)
+    held = ", ".join(f"{what} {mb:.0f}" for what, mb in content["memory_mb"].items() if mb is not None)
+    machine = content["machine"]
+    table.caption = f"resident \\[MB]: {held}. Load {machine['load']:.1f} on {machine['cpus']} CPUs."
+    return table
 
 
 def _circumstances(bundle: Bundle) -> dict[str, Any]:
@@ -211,41 +279,3 @@ def _circumstances(bundle: Bundle) -> dict[str, Any]:
         "versions": versions(_PACKAGES),
         "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
     }
-
-
-class _Echo:
-    """A client of the echo that talks as `Control` does: one stream, bytes out of a queue, a reply awaited for each."""
-
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
-        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._replies: Any = self._channel.stream_stream("/echo.Echo/Echo")(iter(self._outbox.get, None))
-
-    def exchange(self, payload: bytes) -> bytes:
-        self._outbox.put(payload)
-        return next(self._replies)
-
-    def __enter__(self) -> "_Echo":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._outbox.put(None)
-        self._channel.close()
-
-
-def _serve_echo(on_ready: Callable[[str], None]) -> None:
-    asyncio.run(_echo(on_ready))
-
-
-async def _echo(on_ready: Callable[[str], None]) -> None:
-    async def echo(_: Any, context: Any) -> None:
-        while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-            await context.write(request)
-
-    server = grpc.aio.server()
-    handlers = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    on_ready(f"127.0.0.1:{port}")
-    await server.wait_for_termination()

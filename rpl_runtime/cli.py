@@ -420,19 +420,27 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def bench_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     steps: Annotated[int, typer.Option(help="Steps of each unpaced measurement.")] = 5000,
-    paced_steps: Annotated[int, typer.Option(help="Steps at the policy's own rate; 1000 take 80 s at 12.5 Hz.")] = 1000,
+    seconds: Annotated[
+        float, typer.Option(help="Length of each measurement at the policy's rate; 26 s are 10,400 steps of 32 robots.")
+    ] = 26.0,
+    peers: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of peers to measure beside, as benchmarks/peers."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here as well.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure what the runtime costs: the relay loop beside bare inference, gRPC beside a bare echo.
+    """Measure what the runtime costs: the relay loop beside bare inference, the server beside its peers.
 
-    Client and servers run in processes of their own and are measured in turns. Exits with 1 where a requirement is
-    missed; whatever else the machine does is in the numbers.
+    The peers are a bare gRPC echo, and those of a folder, each in an environment of its own that is made when first
+    needed. All are driven alike and in turns: one robot, 1 to 64 streams, 1 to 256 robots on a stream, as fast as they
+    go and at the policy's rate. Exits with 1 where a requirement is missed; whatever else the machine does is in the
+    numbers.
     """
     from rpl_runtime.bench import BenchConfig, bench, bench_table
 
     with Console(stderr=True).status("measuring"):
-        result = bench(bundle, BenchConfig(steps, paced_steps))
+        result = bench(bundle, BenchConfig(steps, seconds, peers=peers))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result.content, indent=1) + "\n")

@@ -1,6 +1,8 @@
 """What a bench reports; how fast anything is depends on the machine and is no test."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -9,29 +11,70 @@ from rpl_runtime.bench import BenchConfig, bench, bench_table
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import InvalidInput
 
+QUICK = BenchConfig(steps=40, paced_s=0.15, warm_up=3, streams=(1, 32), batches=(1, 64))
 
-def test_a_bench_reports_every_percentile_with_its_n_and_every_requirement(tiny_bundle: Bundle):
-    result = bench(tiny_bundle.path, BenchConfig(steps=40, paced_steps=5, warm_up=3))
-    content = json.loads(json.dumps(result.content))
-    measured = [found for part in ("in_process", "loopback", "paced") for found in content[part].values()]
-    assert [found["n"] for found in measured] == [40, 40, 40, 40, 40, 5]
-    for found in measured:
+
+@pytest.fixture(scope="module")
+def content(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    result = bench(tiny_bundle.path, QUICK)
+    assert result.met == all(found["met"] for found in result.content["requirements"])
+    return json.loads(json.dumps(result.content))
+
+
+def test_every_percentile_comes_with_its_n(content: dict[str, Any]):
+    measured = [*content["in_process"].values(), *content["alone"]]
+    assert [found["n"] for found in measured] == [40] * 6
+    assert {(row["peer"], row["streams"]): row["n"] for row in content["paced"]} == {
+        (peer, streams): 3 * streams for peer in ("echo", "control", "control_unix") for streams in (1, 32)
+    }
+    for found in [*measured, *content["streams"], *content["batches"], *content["paced"]]:
         assert 0 < found["p50_us"] <= found["p90_us"] <= found["p99_us"] <= found["p99.9_us"]
-    relay = content["in_process"]["relay"]["p50_us"] / content["in_process"]["bare"]["p50_us"]
+
+
+def test_throughput_counts_robots(content: dict[str, Any]):
+    for row in content["streams"] + content["batches"]:
+        assert row["steps_per_s"] <= 1.01e6 * row["streams"] * row["batch"] / row["p50_us"] * row["n"]
+        assert row["steps_per_s"] > 0
+    assert {(row["streams"], row["batch"]) for row in content["streams"] + content["batches"]} == {
+        (1, 1),
+        (32, 1),
+        (1, 64),
+    }
+
+
+def test_every_requirement_is_held_against_what_was_measured(content: dict[str, Any], tiny_bundle: Bundle):
+    inside = content["in_process"]
+    alone = {row["peer"]: row["p50_us"] for row in content["alone"]}
+    paced = {row["streams"]: row for row in content["paced"] if row["peer"] == "control"}
+    [batched] = [row for row in content["batches"] if (row["peer"], row["batch"]) == ("control", 64)]
     assert [r["value"] for r in content["requirements"]] == [
-        pytest.approx(relay),
-        pytest.approx(content["loopback"]["control"]["p50_us"] - content["loopback"]["echo"]["p50_us"]),
-        pytest.approx(content["paced"]["control"]["p99_us"]),
+        pytest.approx(inside["relay"]["p50_us"] / inside["bare"]["p50_us"]),
+        pytest.approx(alone["control"] - alone["echo"]),
+        pytest.approx(paced[1]["p99_us"]),
+        pytest.approx(paced[32]["p99.9_us"]),
+        paced[32]["missed"],
+        pytest.approx(batched["steps_per_s"]),
     ]
-    assert result.met == all(r["value"] <= r["limit"] for r in content["requirements"])
+    for found in content["requirements"]:
+        enough = found["value"] >= found["limit"] if found["sense"] == "at least" else found["value"] <= found["limit"]
+        assert found["met"] == enough
     assert content["bundle"]["digest"] == tiny_bundle.digest
 
-    console = Console(record=True, width=100)
+
+def test_the_tables_name_every_peer_and_load(content: dict[str, Any]):
+    console = Console(record=True, width=140)
     console.print(bench_table(content))
-    assert "bare gRPC echo" in console.export_text()
+    printed = console.export_text()
+    for part in ("bare gRPC echo", "Control, Unix socket", "steps/s", "missed", "resident [MB]"):
+        assert part in printed
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"paced_steps": 0}, {"warm_up": 0}])
-def test_settings_out_of_range_are_refused(tiny_bundle: Bundle, wrong: dict[str, int]):
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"paced_s": 0.0}, {"warm_up": 0}, {"streams": (0,)}])
+def test_settings_out_of_range_are_refused(tiny_bundle: Bundle, wrong: dict[str, Any]):
     with pytest.raises(InvalidInput, match="allowed is 1 or more"):
         bench(tiny_bundle.path, BenchConfig(**wrong))
+
+
+def test_a_folder_without_peers_is_refused(tiny_bundle: Bundle, tmp_path: Path):
+    with pytest.raises(InvalidInput, match="has no peers"):
+        bench(tiny_bundle.path, BenchConfig(peers=tmp_path))
