@@ -5,6 +5,7 @@ takes. It does not know the wire's form, which is admin_wire.py's, nor what a mo
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from rpl_runtime.admission import Admission
 from rpl_runtime.models import Model, Models, prepare
 from rpl_runtime.service import abort
 from rpl_runtime.streams import Streams
+
+_LOG = logging.getLogger(__name__)
 
 
 class AdminService:
@@ -44,6 +47,9 @@ class AdminService:
             "LoadModel": self._load_model,
             "UnloadModel": self._unload_model,
             "ListRobots": self._list_robots,
+            "PinSubgoal": self._pin,
+            "ReleaseSubgoal": self._release,
+            "VetoSubgoal": self._veto,
         }
         return {name: grpc.unary_unary_rpc_method_handler(self._guarded(name, call)) for name, call in calls.items()}
 
@@ -77,6 +83,25 @@ class AdminService:
 
     async def _list_robots(self, request: bytes) -> bytes:
         return wire.pack_robots(self._streams.robots())
+
+    async def _pin(self, request: bytes) -> bytes:
+        robot, subgoal = wire.unpack_pin(request)
+        self._streams.with_robot(robot).runs.loop.pin(robot, subgoal)
+        return self._intervened(robot, "pinned")
+
+    async def _release(self, request: bytes) -> bytes:
+        robot = wire.unpack_robot(request)
+        self._streams.with_robot(robot).runs.loop.release(robot)
+        return self._intervened(robot, "released")
+
+    async def _veto(self, request: bytes) -> bytes:
+        robot = wire.unpack_robot(request)
+        self._streams.with_robot(robot).runs.loop.veto(robot)
+        return self._intervened(robot, "vetoed")
+
+    def _intervened(self, robot: str, what: str) -> bytes:
+        _LOG.warning("an operator %s the subgoal of robot %r", what, robot)
+        return wire.NOTHING
 
     def _served(self, model: Model) -> wire.ServedModel:
         default = self._models.find()

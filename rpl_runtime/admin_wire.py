@@ -42,10 +42,11 @@ class RobotStatus(NamedTuple):
     times: StageTimes  # of the last message of its stream
     pinned: bool = False  # whether the subgoal is pinned
     vetoes: int = 0  # subgoals vetoed since its start
+    novelty: float | None = None  # of its last state; None: there was none, or the bundle cannot say
 
 
-# What is listed needs nothing to ask for it.
-NO_REQUEST = b""
+# What is listed needs nothing to ask for it, and what is done to a subgoal has nothing to answer.
+NOTHING = b""
 
 
 def pack_models(models: Sequence[ServedModel]) -> bytes:
@@ -131,6 +132,8 @@ def pack_robots(robots: Sequence[RobotStatus]) -> bytes:
         stages = row.times
         stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = status.times
         row.pinned, row.vetoes = status.pinned, status.vetoes
+        if status.novelty is not None:
+            row.novelty = status.novelty
     return message.SerializeToString()
 
 
@@ -154,6 +157,7 @@ def unpack_robots(raw: bytes) -> list[RobotStatus]:
             times=StageTimes(row.times.decode_us, row.times.plan_us, row.times.act_us, row.times.total_us),
             pinned=row.pinned,
             vetoes=row.vetoes,
+            novelty=row.novelty if row.HasField("novelty") else None,
         )
         for row in _reply(pb.ListRobotsReply, raw).robots
     ]

@@ -32,7 +32,7 @@ from rpl_runtime.messages import (
     Start,
     Started,
 )
-from rpl_runtime.relay import Resume
+from rpl_runtime.relay import Intervention, Resume
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
@@ -173,6 +173,8 @@ def _fill_reply(row: Any, reply: Reply) -> None:
                 action.upcoming = _packed(reply.upcoming)
             if reply.novelty is not None:
                 action.novelty = reply.novelty
+            if reply.intervention:
+                action.intervention = reply.intervention
         case Started():
             started = row.started
             started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -201,6 +203,7 @@ def _unpack_reply_row(row: Any, times: StageTimes) -> Reply:
                 upcoming=_vector(action.upcoming) if action.upcoming else None,
                 times=times,
                 novelty=action.novelty if action.HasField("novelty") else None,
+                intervention=_unpack_intervention(action.intervention, ProtocolViolation),
             )
         case "started":
             started = row.started
@@ -250,7 +253,7 @@ def _unpack_resolved(goal: Any) -> ResolvedGoal:
 
 def _fill_resume(field: Any, resume: Resume) -> None:
     field.step, field.age = resume.step, resume.age
-    field.subgoal = _packed(resume.subgoal)
+    field.subgoal, field.intervention = _packed(resume.subgoal), resume.intervention
     if resume.upcoming is not None:
         field.upcoming = _packed(resume.upcoming)
     field.SetInParent()
@@ -260,7 +263,16 @@ def _unpack_resume(resume: Any) -> Resume:
     if resume.step >= 2**31:  # a run from there could outgrow its field
         raise InvalidInput(f"a resume names step {resume.step}; allowed is 1 to {2**31 - 1}")
     upcoming = _vector(resume.upcoming) if resume.upcoming else None
-    return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming)
+    intervention = _unpack_intervention(resume.intervention, InvalidInput)
+    return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming, intervention)
+
+
+def _unpack_intervention(number: int, error: type[RelayError]) -> Intervention:
+    try:
+        return Intervention(number)
+    except ValueError:
+        known = ", ".join(f"{intervention.value} {intervention.name}" for intervention in Intervention)
+        raise error(f"an intervention has the number {number}; allowed are {known}") from None
 
 
 def _packed(values: np.ndarray) -> bytes:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rpl_runtime import provenance
 from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RecordingError, require
+from rpl_runtime.relay import Intervention
 from rpl_runtime.spec import PolicySpec, ResolvedGoal, VectorSpec
 
 if TYPE_CHECKING:
@@ -124,7 +125,10 @@ class LogWriter:
             yield "/goal", pb.LoggedGoal(step=number, values=values, mask=mask)
         yield "/state", pb.LoggedState(step=number, values=_named(spec.state, step.state.tolist()))
         subgoal = _named(spec.state, action.subgoal.tolist())
-        yield "/subgoal", pb.LoggedSubgoal(step=number, values=subgoal, age=action.age)
+        yield (
+            "/subgoal",
+            pb.LoggedSubgoal(step=number, values=subgoal, age=action.age, intervention=action.intervention.value),
+        )
         yield (
             "/action",
             pb.LoggedAction(
@@ -169,6 +173,7 @@ class LoggedStep(NamedTuple):
     age: int  # [steps] since it took effect
     target: tuple[float, ...]  # (m,)
     novelty: float | None = None  # of the state; None: the bundle could not say
+    intervention: Intervention = Intervention.NONE  # what an operator had to do with the subgoal
 
 
 class Log(NamedTuple):
@@ -242,6 +247,7 @@ def _step(latest: dict[str, Any]) -> LoggedStep:
         age=subgoal.age,
         target=_values(action.target),
         novelty=action.novelty if action.HasField("novelty") else None,
+        intervention=Intervention(subgoal.intervention),
     )
 
 

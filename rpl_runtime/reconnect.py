@@ -32,7 +32,7 @@ from rpl_runtime.messages import (
     Start,
     Started,
 )
-from rpl_runtime.relay import Resume
+from rpl_runtime.relay import Intervention, Resume
 from rpl_runtime.spec import PolicySpec
 
 _LOG = logging.getLogger(__name__)
@@ -203,4 +203,6 @@ def _after(before: Resume | None, step: int, action: Action) -> Resume:
     upcoming = action.upcoming
     if upcoming is None and before is not None and not action.replanned:
         upcoming = before.upcoming
-    return Resume(step + 1, action.subgoal, action.age + 1, upcoming)
+    pinned = action.intervention is Intervention.PINNED
+    intervention = Intervention.PINNED if pinned else Intervention.NONE  # any other was over with its step
+    return Resume(step + 1, action.subgoal, action.age + 1, upcoming, intervention)

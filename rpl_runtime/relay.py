@@ -8,6 +8,7 @@ torch modules in training alike.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -34,6 +35,15 @@ class Levels(Protocol):
         ...
 
 
+class Intervention(IntEnum):
+    """What an operator has to do with the subgoal that a step follows; the numbers are those of the wire."""
+
+    NONE = 0  # nothing: the high level planned it
+    PINNED = 1  # it is the operator's own, kept until it is released
+    VETOED = 2  # new at this step, because the one before was vetoed; the plan was sampled with noise of its own
+    RELEASED = 3  # new at this step, because the one before was pinned and then released
+
+
 class Resume(NamedTuple):
     """Where a broken run goes on: everything the loop held about the robot."""
 
@@ -41,6 +51,7 @@ class Resume(NamedTuple):
     subgoal: np.ndarray  # (n,) the subgoal of the step before it
     age: int  # steps for which that subgoal has been followed, 1..H
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, where plan_lead has it planned already
+    intervention: Intervention = Intervention.NONE  # pinned: that subgoal is; otherwise the step has to plan anew
 
 
 class Decision(NamedTuple):
@@ -50,6 +61,7 @@ class Decision(NamedTuple):
     subgoal: np.ndarray  # (B, n) the subgoal followed
     age: np.ndarray  # (B,) int, steps since it took effect
     upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, where a row planned ahead at this step and has it
+    interventions: dict[int, Intervention]  # row -> what an operator has to do with its subgoal, where anything
 
     @property
     def replanned(self) -> np.ndarray:
@@ -63,6 +75,8 @@ class Standing(NamedTuple):
     step: int  # the next step to decide
     age: int  # [steps] of the subgoal at the last step, 0 before the first
     subgoal: np.ndarray | None  # (n,) followed at the last step, None before the first
+    pinned: bool
+    vetoes: int  # of subgoals since the start
 
 
 @dataclass
@@ -75,6 +89,12 @@ class _Run:
     planned_at: int = 0
     subgoal: np.ndarray | None = None  # None: plan at once
     upcoming: ArrayLike | None = None
+    pin: np.ndarray | None = None  # (n,) takes the place of every plan
+    intervention: Intervention = Intervention.NONE  # to be told with the next step
+    vetoes: int = 0
+
+    def replan(self) -> None:
+        self.subgoal = self.upcoming = None
 
 
 class RelayLoop:
@@ -104,7 +124,8 @@ class RelayLoop:
         """
         run = self._run(robot)
         age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
-        return Standing(run.step, age, run.subgoal)
+        pinned = run.pin is not None
+        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes)
 
     def start(
         self,
@@ -136,6 +157,11 @@ class RelayLoop:
             run.planned_at = resume.step - resume.age
             run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
             run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
+            run.intervention = resume.intervention
+            if resume.intervention is Intervention.PINNED:
+                run.pin = run.subgoal
+            elif resume.intervention:
+                run.replan()
         self._runs[robot] = run
 
     def set_goal(self, robot: str, goal: ResolvedGoal) -> None:
@@ -145,7 +171,45 @@ class RelayLoop:
             ProtocolViolation: the robot has no run.
         """
         run = self._run(robot)
-        run.goal, run.subgoal, run.upcoming = goal, None, None
+        run.goal = goal
+        run.replan()
+
+    def pin(self, robot: str, subgoal: np.ndarray) -> None:
+        """Have a robot follow a subgoal (n,) from its next step on, in place of every plan, until it is released.
+
+        Raises:
+            ProtocolViolation: the robot has no run.
+            InvalidInput: the subgoal is no acceptable state.
+        """
+        run = self._run(robot)
+        run.pin = self._spec.state.check("subgoal", subgoal)
+        run.intervention = Intervention.PINNED
+        run.replan()
+
+    def release(self, robot: str) -> None:
+        """End a pin; the robot's next step plans at once.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or no pinned subgoal.
+        """
+        run = self._run(robot)
+        if run.pin is None:
+            raise ProtocolViolation(f"robot {robot!r} follows what is planned; only a pinned subgoal can be released")
+        run.pin, run.intervention = None, Intervention.RELEASED
+        run.replan()
+
+    def veto(self, robot: str) -> None:
+        """Have a robot give up its subgoal: its next step plans at once, with noise of its own.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or its subgoal is pinned.
+        """
+        run = self._run(robot)
+        if run.pin is not None:
+            raise ProtocolViolation(f"the subgoal of robot {robot!r} is pinned; release it instead")
+        run.intervention = Intervention.VETOED
+        run.vetoes += 1
+        run.replan()
 
     def finish(self, robot: str) -> int:
         """End a robot's run. Returns the number of steps it has reached.
@@ -196,10 +260,14 @@ class RelayLoop:
         for row, plan in ahead.items():
             runs[row].upcoming = plan
         ages = np.array([run.step - run.planned_at for run in runs])
+        interventions = {row: run.intervention for row, run in enumerate(runs) if run.intervention}
+        for row in interventions:
+            if runs[row].pin is None:
+                runs[row].intervention = Intervention.NONE
         for run in runs:
             run.step += 1
         there = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
-        return Decision(action, subgoals, ages, there)
+        return Decision(action, subgoals, ages, there, interventions)
 
     def _accept(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -225,7 +293,10 @@ class RelayLoop:
         asking: dict[int, int] = {}  # row -> the step for which a plan is asked
         for row, run in enumerate(runs):
             left = self._spec.horizon - (run.step - run.planned_at)  # steps for which the subgoal is still followed
-            if run.subgoal is None or (left == 0 and run.upcoming is None):
+            if run.pin is not None:
+                if run.subgoal is None or left == 0:
+                    fresh[row] = run.pin
+            elif run.subgoal is None or (left == 0 and run.upcoming is None):
                 asking[row] = run.step
             elif left == 0:
                 fresh[row] = _arrived(run)
@@ -252,7 +323,9 @@ class RelayLoop:
     ) -> np.ndarray:
         rows = np.zeros((len(runs), size), dtype=np.float32)
         for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
-            if run.seed is not None:
+            if level == "high" and run.intervention is Intervention.VETOED:
+                rows[row] = self._noise.draw(run.seed or 0, run.key, "veto", step, size)
+            elif run.seed is not None:
                 rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
         return rows
 
@@ -264,12 +337,13 @@ class RelayLoop:
 
     def _check_resume(self, resume: Resume, lead: int) -> None:
         horizon = self._spec.horizon
-        if not 1 <= resume.age <= min(horizon, resume.step):
+        # A subgoal that the step does not follow, or that nobody planned, may have any age.
+        oldest = horizon if resume.intervention else min(horizon, resume.step)
+        if not 1 <= resume.age <= oldest:
             raise InvalidInput(
-                f"a resume at step {resume.step} names a subgoal {resume.age} steps old; "
-                f"allowed is 1 to {min(horizon, resume.step)}"
+                f"a resume at step {resume.step} names a subgoal {resume.age} steps old; allowed is 1 to {oldest}"
             )
-        if lead and resume.age > horizon - lead and resume.upcoming is None:
+        if not resume.intervention and lead and resume.age > horizon - lead and resume.upcoming is None:
             raise InvalidInput(
                 f"a resume {resume.age} steps into a subgoal needs the upcoming subgoal too: with plan_lead "
                 f"{lead} it is planned at step {horizon - lead}"
@@ -295,17 +369,19 @@ class _NoiseSource:
         self._state = self._bits.state
         self._generator = np.random.Generator(self._bits)
 
-    def draw(self, seed: int, robot_key: int, level: Literal["high", "low"], step: int, size: int) -> np.ndarray:
+    def draw(
+        self, seed: int, robot_key: int, level: Literal["high", "low", "veto"], step: int, size: int
+    ) -> np.ndarray:
         self._state["state"]["key"][:] = seed, robot_key
         self._state["state"]["counter"][:] = 0, step, _LEVELS[level], 0
         self._bits.state = self._state
         return self._generator.standard_normal(size, dtype=np.float32)
 
 
-_LEVELS = {"high": 0, "low": 1}
+_LEVELS = {"high": 0, "low": 1, "veto": 2}  # the last is the high level after a veto
 
 
-def noise(seed: int, robot_key: int, level: Literal["high", "low"], step: int, size: int) -> np.ndarray:
+def noise(seed: int, robot_key: int, level: Literal["high", "low", "veto"], step: int, size: int) -> np.ndarray:
     """The standard normal noise (size,) float32 of one step, as a loop draws it; for calling a level by hand."""
     return _NoiseSource().draw(seed, robot_key, level, step, size)
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rpl_runtime.client import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.logfile import Log, LoggedStep
-from rpl_runtime.relay import Resume
+from rpl_runtime.relay import Intervention, Resume
 from rpl_runtime.spec import PolicySpec, ResolvedGoal, VectorSpec
 
 
@@ -63,7 +63,7 @@ def replay(log: Log, control: Control) -> Replay:
     actions = []
     for index, step in enumerate(log.steps):
         before = log.steps[index - 1] if index else None
-        if before is None or step.step != before.step + 1:
+        if before is None or step.step != before.step + 1 or _operator_changed(before, step):
             if before is not None:
                 control.finish(header.robot)
             _start(control, log, step)
@@ -124,6 +124,11 @@ def _start(control: Control, log: Log, step: LoggedStep) -> None:
     """Begin or go on with the run at a step, as it stood there."""
     robot, lead, horizon = log.header.robot, log.header.plan_lead, log.header.spec.horizon
     subgoal, upcoming = _vector(step.subgoal), None
+    if step.intervention and (step.age == 0 or step.intervention is Intervention.PINNED):
+        # The operator's subgoal is taken over as it is; what the policy planned after him, it plans again.
+        resume = Resume(step.step, subgoal, step.age or horizon, None, step.intervention)
+        control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
+        return
     # A plan that was made ahead saw a state that the log may not hold; one that was made at once is made again.
     at_once = step.age == 0 and (lead == 0 or step.step < horizon)
     age = 1 if at_once else step.age or horizon
@@ -135,6 +140,12 @@ def _start(control: Control, log: Log, step: LoggedStep) -> None:
     control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
     if resume and at_once:
         control.set_goal(robot, _goal(step))
+
+
+def _operator_changed(before: LoggedStep, step: LoggedStep) -> bool:
+    """Whether an operator put another subgoal in place of one, by a pin, a veto or a release."""
+    same_pin = before.intervention is step.intervention is Intervention.PINNED and before.subgoal == step.subgoal
+    return step.age == 0 and bool(step.intervention) and not same_pin
 
 
 def _goal_was_set(before: LoggedStep, step: LoggedStep, horizon: int) -> bool:

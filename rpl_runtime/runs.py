@@ -32,7 +32,7 @@ from rpl_runtime.messages import (
     valid_until_ns,
 )
 from rpl_runtime.novelty import Novelty
-from rpl_runtime.relay import Levels, RelayLoop, Standing
+from rpl_runtime.relay import Intervention, Levels, RelayLoop, Standing
 from rpl_runtime.spec import ResolvedGoal
 
 Rows = Sequence[tuple[str, Request | RelayError]]
@@ -59,6 +59,7 @@ class Runs:
         self._leases = leases
         self._loop = RelayLoop(self._levels, bundle.spec)
         self._novelty = Novelty.of(bundle.manifest.statistics)
+        self._scored: dict[str, float] = {}  # robot -> novelty of its last state
         self._heard_ns: dict[str, int] = {}  # robot with a run -> when it was last heard
         self._received_ns = 0  # when the message was received that is answered now
         self.times = StageTimes(0.0, 0.0, 0.0, 0.0)  # of the last message
@@ -67,6 +68,15 @@ class Runs:
     def robots(self) -> frozenset[str]:
         """The robots with a run."""
         return self._loop.robots
+
+    @property
+    def loop(self) -> RelayLoop:
+        """The loop of these robots, for an operator to pin, release and veto subgoals in between two messages."""
+        return self._loop
+
+    def novelty(self, robot: str) -> float | None:
+        """How far a robot's last state was from the training data; None: there was none, or the bundle cannot say."""
+        return self._scored.get(robot)
 
     def standing(self, robot: str) -> tuple[Standing, int]:
         """Where a robot's run stands, and when it was last heard, a time of `perf_counter_ns`.
@@ -144,6 +154,7 @@ class Runs:
         steps = self._loop.finish(robot)
         self._leases.free([robot])
         del self._heard_ns[robot]
+        self._scored.pop(robot, None)
         return steps
 
     def _resolve(self, goal: Goal, state: np.ndarray) -> ResolvedGoal:
@@ -171,7 +182,8 @@ class Runs:
     def _decide(self, rows: list[tuple[str, Observation]]) -> list[tuple[str, Reply]]:
         robots, steps, states = _columns(rows)
         decision = self._loop.step(robots, steps, states)
-        made = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), self._scores(states), strict=True)
+        scores = self._scores(robots, states)
+        made = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), scores, strict=True)
         return [
             (
                 robot,
@@ -183,16 +195,19 @@ class Runs:
                     valid_until_ns(seen.observed_ns, self._spec.period_s),
                     decision.upcoming.get(at),
                     novelty=novelty,
+                    intervention=decision.interventions.get(at, Intervention.NONE),
                 ),
             )
             for at, ((robot, seen), target, subgoal, age, novelty) in enumerate(made)
         ]
 
-    def _scores(self, states: list[np.ndarray]) -> Sequence[float | None]:
+    def _scores(self, robots: list[str], states: list[np.ndarray]) -> Sequence[float | None]:
         """How far each state is from the training data."""
         if self._novelty is None:
             return [None] * len(states)
-        return self._novelty.score(np.asarray(states, dtype=np.float32)).tolist()
+        scores = self._novelty.score(np.asarray(states, dtype=np.float32)).tolist()
+        self._scored.update(zip(robots, scores, strict=True))
+        return scores
 
 
 def _columns(rows: list[tuple[str, Observation]]) -> tuple[list[str], list[int], list[np.ndarray]]:

@@ -150,4 +150,7 @@ def _status(stream: Stream, robot: str, now_ns: int) -> RobotStatus:
         subgoal=() if standing.subgoal is None else tuple(standing.subgoal.tolist()),
         idle_s=(now_ns - heard_ns) / 1e9,
         times=stream.runs.times,
+        pinned=standing.pinned,
+        vetoes=standing.vetoes,
+        novelty=stream.runs.novelty(robot),
     )

@@ -25,7 +25,7 @@ robots = st.builds(
     st.lists(floats).map(tuple),
     st.floats(0, allow_nan=False),
     times,
-    *(st.booleans(), counts),
+    *(st.booleans(), counts, st.none() | floats),
 )
 
 

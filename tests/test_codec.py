@@ -28,7 +28,7 @@ from rpl_runtime.messages import (
     Start,
     Started,
 )
-from rpl_runtime.relay import Resume
+from rpl_runtime.relay import Intervention, Resume
 from rpl_runtime.spec import ResolvedGoal
 
 TIMES = StageTimes(1.0, 2.0, 3.0, 8.0)
@@ -40,7 +40,11 @@ robots = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=
 resolved_goals = st.builds(ResolvedGoal, vectors, vectors)
 names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=4).map(tuple)
 goals = st.one_of(names, vectors, resolved_goals)
-resumes = st.builds(Resume, st.integers(0, 2**31 - 1), vectors, st.integers(0, 2**32 - 1), st.none() | full_vectors)
+resumes = st.builds(
+    Resume,
+    *(st.integers(0, 2**31 - 1), vectors, st.integers(0, 2**32 - 1), st.none() | full_vectors),
+    st.sampled_from(Intervention),
+)
 seeds = st.none() | st.integers(0, 2**64 - 1)
 leads = st.integers(0, 2**32 - 1)
 requests = st.one_of(
@@ -59,6 +63,7 @@ replies = st.one_of(
         replanned=st.just(True),
         valid_until_ns=st.integers(-(2**63), 2**63 - 1),
         novelty=st.none() | st.floats(0, width=32),
+        intervention=st.sampled_from(Intervention),
         upcoming=st.none() | full_vectors,
         times=st.just(TIMES),
     ),

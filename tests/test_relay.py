@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import policies
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
-from rpl_runtime.relay import RelayLoop, Resume, noise, robot_key
+from rpl_runtime.relay import Decision, Intervention, RelayLoop, Resume, noise, robot_key
 from rpl_runtime.spec import PolicySpec, ResolvedGoal
 
 SPEC = policies.tiny_spec()
@@ -237,6 +237,116 @@ def test_a_plan_that_was_lost_is_made_anew_in_the_next_try(lead: int) -> None:
     decision = loop.step(["a"], [4], states[5])
     assert decision.replanned[0]
     np.testing.assert_array_equal(levels.asked[-1], states[5])
+
+
+def one_step(loop: RelayLoop, step: int, state: np.ndarray, robot: str = "a") -> Decision:
+    return loop.step([robot], [step], state[None])
+
+
+@given(cases(), st.integers(0, 19), st.integers(1, 20))
+def test_a_pinned_subgoal_is_followed_until_it_is_released(case: Case, pinned_at: int, steps: int) -> None:
+    loop, pin = RelayLoop(Blend(), case.spec), np.full(N, 0.3, np.float32)
+    loop.start("a", case.goals[0], case.seed, case.lead)
+    released_at = pinned_at + steps
+    for step, state in enumerate(case.states):
+        if step == pinned_at:
+            loop.pin("a", pin)
+        if step == released_at:
+            loop.release("a")
+        decision = one_step(loop, step, state)
+        began = released_at if step >= released_at else 0
+        if pinned_at <= step < released_at:
+            np.testing.assert_array_equal(decision.subgoal[0], pin)
+            assert decision.interventions == {0: Intervention.PINNED}
+            assert decision.age[0] == (step - pinned_at) % case.spec.horizon
+        else:
+            # A run that plans anew at the release: as if its goal had been set there.
+            alone = case._replace(goals={0: case.goals[0], began: case.goals[0]})
+            action, subgoal, age = brute_force(alone, "a", step)
+            np.testing.assert_array_equal(decision.subgoal[0], subgoal)
+            np.testing.assert_array_equal(decision.action[0], action)
+            assert decision.age[0] == age
+            assert decision.interventions == ({0: Intervention.RELEASED} if step == released_at else {})
+
+
+@given(cases(), st.integers(0, 19))
+def test_a_veto_has_the_next_step_follow_another_plan(case: Case, at: int) -> None:
+    at = min(at, len(case.states) - 1)
+    loop, beside = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
+    for one in (loop, beside):
+        one.start("a", case.goals[0], case.seed, case.lead)
+    for step, state in enumerate(case.states[: at + 1]):
+        if step == at:
+            loop.veto("a")
+            beside.set_goal("a", case.goals[0])  # plans in the same state, without a veto
+        decision, planned = one_step(loop, step, state), one_step(beside, step, state)
+    assert decision.interventions == {0: Intervention.VETOED}
+    assert decision.age[0] == 0
+    drawn = noise(case.seed or 0, robot_key("a"), "veto", at, 3)
+    sampled = Blend().plan(case.states[at][None], *(part[None] for part in case.goals[0]), drawn[None])
+    np.testing.assert_array_equal(decision.subgoal[0], sampled[0])
+    assert (decision.subgoal[0] != planned.subgoal[0]).any()
+    assert loop.standing("a").vetoes == 1
+    for step, state in enumerate(case.states[at + 1 :], at + 1):
+        assert one_step(loop, step, state).interventions == {}
+
+
+@st.composite
+def operators(draw: st.DrawFn) -> dict[int, str]:
+    """What an operator does before some steps: pins and releases in turn, vetoes in between."""
+    found, pinned = {}, False
+    for step in sorted(draw(st.sets(st.integers(0, 19), max_size=6))):
+        verb = draw(st.sampled_from(["release"] if pinned else ["pin", "veto"]))
+        pinned = verb == "pin"
+        found[step] = verb
+    return found
+
+
+@given(cases(), operators(), st.integers(1, 19))
+def test_a_resumed_run_goes_on_under_its_operator_as_the_unbroken_one(
+    case: Case, operator: dict[int, str], cut: int
+) -> None:
+    """What the decisions told of pins is enough to go on with, and every intervention can be made again from them."""
+    pin = np.full(N, 0.3, np.float32)
+    unbroken, resumed = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
+    for loop in (unbroken, resumed):
+        loop.start("a", case.goals[0], case.seed, case.lead)
+    resume = upcoming = None
+    for step, state in enumerate(case.states):
+        if step == cut and resume is not None:
+            resumed.finish("a")
+            resumed.start("a", case.goals[0], case.seed, case.lead, resume)
+        for loop in (unbroken, resumed):
+            match operator.get(step):
+                case "pin":
+                    loop.pin("a", pin)
+                case "release":
+                    loop.release("a")
+                case "veto":
+                    loop.veto("a")
+        decision, again = one_step(unbroken, step, state), one_step(resumed, step, state)
+        for one, other in zip(decision[:3], again[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert decision.interventions == again.interventions
+        upcoming = decision.upcoming.get(0, None if decision.replanned[0] else upcoming)
+        kept = decision.interventions.get(0, Intervention.NONE)
+        kept = kept if kept is Intervention.PINNED else Intervention.NONE
+        resume = Resume(step + 1, decision.subgoal[0], int(decision.age[0]) + 1, upcoming, kept)
+
+
+def test_an_operator_is_told_what_cannot_be_done() -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    with pytest.raises(ProtocolViolation, match="has no run"):
+        loop.veto("a")
+    loop.start("a", ResolvedGoal(np.zeros(N, np.float32), np.ones(N, np.float32)))
+    with pytest.raises(ProtocolViolation, match="only a pinned subgoal"):
+        loop.release("a")
+    with pytest.raises(InvalidInput, match="x = 99"):
+        loop.pin("a", np.full(N, 99, np.float32))
+    loop.pin("a", np.zeros(N, np.float32))
+    with pytest.raises(ProtocolViolation, match="release it instead"):
+        loop.veto("a")
+    assert loop.standing("a").pinned
 
 
 def test_a_run_is_started_once_and_finished_once() -> None:

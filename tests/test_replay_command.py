@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import policies
+from rpl_runtime import admin_wire
 from rpl_runtime.bundle import Bundle, load_bundle
 from rpl_runtime.cli import app
 from rpl_runtime.client import Client
@@ -29,6 +31,7 @@ class Case(NamedTuple):
     seed: int | None
     lead: int
     dropped: frozenset[int]
+    operator: dict[int, str] = {}  # noqa: RUF012  step before which an operator does something -> what
 
 
 @st.composite
@@ -37,7 +40,24 @@ def cases(draw: st.DrawFn) -> Case:
     numbers = st.integers(0, steps - 1)
     goals = draw(st.dictionaries(numbers, st.sampled_from(["door", "lamp", "same"]), max_size=3))
     dropped = draw(st.frozensets(numbers, max_size=steps - 1))
-    return Case(steps, goals | {0: "dock"}, draw(st.none() | st.just(3)), draw(st.integers(0, 3)), dropped)
+    seed, lead = draw(st.none() | st.just(3)), draw(st.integers(0, 3))
+    return Case(steps, goals | {0: "dock"}, seed, lead, dropped, draw(operators(steps)))
+
+
+@st.composite
+def operators(draw: st.DrawFn, steps: int) -> dict[int, str]:
+    """Pins and releases in turn, vetoes in between."""
+    found, pinned = {}, False
+    for step in sorted(draw(st.sets(st.integers(0, steps - 1), max_size=4))):
+        found[step] = draw(st.sampled_from(["ReleaseSubgoal"] if pinned else ["PinSubgoal", "VetoSubgoal"]))
+        pinned = found[step] == "PinSubgoal"
+    return found
+
+
+def operate(address: str, method: str) -> None:
+    request = admin_wire.pack_pin("cart", [0.25] * 5) if method == "PinSubgoal" else admin_wire.pack_robot("cart")
+    with grpc.insecure_channel(address) as channel:
+        channel.unary_unary(f"/{admin_wire.SERVICE}/{method}")(request, timeout=60)
 
 
 def logged(case: Case, client: Client) -> Log:
@@ -54,10 +74,12 @@ def logged(case: Case, client: Client) -> Log:
             if number and name and not (name == "same" and age + 1 == SPEC.horizon):
                 goal = goal if name == "same" else SPEC.resolve([name], state)
                 control.set_goal("cart", goal)
+            if number in case.operator:
+                operate(client.address, case.operator[number])
             action = control.step("cart", number, state)
             vectors = [tuple(vector.tolist()) for vector in (*goal, state, action.subgoal, action.target)]
             age = action.age
-            steps.append(LoggedStep(number, *vectors[:4], action.age, vectors[4]))
+            steps.append(LoggedStep(number, *vectors[:4], action.age, vectors[4], intervention=action.intervention))
         digest = control.model.digest
     header = LogHeader(robot="cart", seed=case.seed, plan_lead=case.lead, digest=digest, spec=SPEC)
     return Log(header, [step for step in steps if step.step not in case.dropped], whole=True)

@@ -70,7 +70,7 @@ class ListRobotsReply(_message.Message):
     def __init__(self, robots: _Optional[_Iterable[_Union[Robot, _Mapping]]] = ...) -> None: ...
 
 class Robot(_message.Message):
-    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes")
+    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class Robot(_message.Message):
     TIMES_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
     VETOES_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
     robot: str
     model: str
     digest: str
@@ -95,7 +96,8 @@ class Robot(_message.Message):
     times: _relay_pb2.StageTimes
     pinned: bool
     vetoes: int
-    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ...) -> None: ...
+    novelty: float
+    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ...) -> None: ...
 
 class PinSubgoalRequest(_message.Message):
     __slots__ = ("robot", "subgoal")

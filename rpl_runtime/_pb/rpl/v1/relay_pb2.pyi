@@ -1,10 +1,22 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Intervention(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INTERVENTION_NONE: _ClassVar[Intervention]
+    INTERVENTION_PINNED: _ClassVar[Intervention]
+    INTERVENTION_VETOED: _ClassVar[Intervention]
+    INTERVENTION_RELEASED: _ClassVar[Intervention]
+INTERVENTION_NONE: Intervention
+INTERVENTION_PINNED: Intervention
+INTERVENTION_VETOED: Intervention
+INTERVENTION_RELEASED: Intervention
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -229,16 +241,18 @@ class ResolvedGoal(_message.Message):
     def __init__(self, state: _Optional[_Iterable[float]] = ..., mask: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ResumePoint(_message.Message):
-    __slots__ = ("step", "subgoal", "age", "upcoming")
+    __slots__ = ("step", "subgoal", "age", "upcoming", "intervention")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
+    INTERVENTION_FIELD_NUMBER: _ClassVar[int]
     step: int
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     age: int
     upcoming: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ...) -> None: ...
+    intervention: Intervention
+    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., intervention: _Optional[_Union[Intervention, str]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("goal", "digest", "period_s", "horizon")
@@ -263,7 +277,7 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "intervention")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +285,7 @@ class Action(_message.Message):
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    INTERVENTION_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     replanned: bool
@@ -278,7 +293,8 @@ class Action(_message.Message):
     upcoming: _containers.RepeatedScalarFieldContainer[float]
     valid_until_ns: int
     novelty: float
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ...) -> None: ...
+    intervention: Intervention
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., intervention: _Optional[_Union[Intervention, str]] = ...) -> None: ...
 
 class SetGoal(_message.Message):
     __slots__ = ("goal", "state")
