@@ -86,6 +86,10 @@ class Connection:
         self.metadata = self._access.metadata
         self.channel = _open_channel(address, self._access)
 
+    def close(self) -> None:
+        """Close it, and every call on it."""
+        self.channel.close()
+
     @contextmanager
     def translated(self, timeout_s: float) -> Iterator[None]:
         """Have what a call raises be of this project's tree."""
@@ -115,15 +119,19 @@ class Connection:
         said, address = details.lower(), self.address
         if "certificate_verify_failed" in said or "hostname verification" in said:
             return (
-                f"the server at {address} shows a certificate that is not trusted here; --ca names the authority that "
-                f"signed it, and the certificate names the address"
+                f"the server at {address} shows a certificate that is not trusted here; RPL_CA (rpl --ca) names the "
+                f"authority that signed it, and the certificate names the address"
             )
         if "wrong_version_number" in said:
-            return f"the server at {address} speaks plain text; without --tls, --ca and --cert so does this client"
+            return f"the server at {address} speaks plain text; RPL_TLS, RPL_CA and RPL_CERT make this client speak TLS"
         if "failed to connect" in said and "socket closed" in said:
             if self._access.secure:
-                return f"no server answers at {address} to this certificate; --cert and --key name one that it trusts"
-            return f"no server answers at {address} in plain text; if it speaks TLS, --ca names its authority"
+                return (
+                    f"no server answers at {address} to this certificate; RPL_CERT and RPL_KEY name one that it trusts"
+                )
+            return (
+                f"no server answers at {address} in plain text; if it speaks TLS, RPL_CA (rpl --ca) names its authority"
+            )
         return f"no server answers at {address}; is `rpl serve` running there?"
 
 
@@ -137,7 +145,7 @@ def _open_channel(address: str, access: Access) -> grpc.Channel:
         return grpc.secure_channel(address, _credentials(access), options)
     if access.token is not None and not (access.insecure or is_local(address)):
         raise InvalidInput(
-            f"the token would go to {address} in plain text; allowed are --tls or --ca, or {INSECURE}=1 where the "
+            f"the token would go to {address} in plain text; allowed are {TLS} or {CA}, or {INSECURE}=1 where the "
             f"network itself is trusted"
         )
     return grpc.insecure_channel(address, options)
@@ -145,7 +153,7 @@ def _open_channel(address: str, access: Access) -> grpc.Channel:
 
 def _credentials(access: Access) -> grpc.ChannelCredentials:
     if (access.cert is None) != (access.key is None):
-        raise InvalidInput("a client's certificate and its key go together; one of --cert and --key is missing")
+        raise InvalidInput(f"a client's certificate and its key go together; one of {CERT} and {KEY} is missing")
     if access.ca is not None:
         check_authorities(access.ca)
     return grpc.ssl_channel_credentials(

@@ -41,7 +41,7 @@ class Admin:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.channel.close()
+        self._connection.close()
 
     def models(self) -> list[ServedModel]:
         """The models that the server holds, the default first."""

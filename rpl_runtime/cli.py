@@ -17,13 +17,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rpl_runtime import operator_cli
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 
 if TYPE_CHECKING:
     from rpl_runtime.evaluate import EvaluateConfig
 
 app = typer.Typer(
-    help="Train, export, serve and run relay policies.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,13 +48,14 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-_ADDRESS = "127.0.0.1:50051"
+_ADDRESS = operator_cli.ADDRESS
 _FRANKA = "A Franka"  # heads its own options in the help
 
-
-@app.callback()
-def _root() -> None:
-    """Keeps `rpl` a group of commands."""
+app.callback()(operator_cli.access_options)
+app.command("serve")(operator_cli.serve_command)
+app.command("health")(operator_cli.health_command)
+app.add_typer(operator_cli.models_app, name="models")
+app.add_typer(operator_cli.tokens_app, name="tokens")
 
 
 @app.command("inspect")
@@ -70,24 +71,6 @@ def inspect_command(
         typer.echo(json.dumps(facts, indent=1))
     else:
         print_facts(facts)
-
-
-@app.command("serve")
-def serve_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    address: Annotated[
-        str, typer.Option(help="HOST:PORT to listen on, port 0 for a free one, or unix:PATH.")
-    ] = _ADDRESS,
-) -> None:
-    """Serve a bundle over gRPC until Ctrl-C or SIGTERM."""
-    # gRPC's own lines about a port that is taken would stand beside our sentence about it.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from rpl_runtime.bundle import load_bundle
-    from rpl_runtime.report import print_serving
-    from rpl_runtime.server import ServerConfig, serve
-
-    loaded = load_bundle(bundle)
-    serve(loaded, ServerConfig(address), on_ready=lambda bound: print_serving(loaded, bound))
 
 
 class RobotKind(StrEnum):

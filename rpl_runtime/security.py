@@ -107,7 +107,7 @@ class Gate:
                 )
             return None
         if authorization is None:
-            raise Unauthenticated("this server asks for a token; name its file by --token-file or RPL_TOKEN_FILE")
+            raise Unauthenticated("this server asks for a token; RPL_TOKEN_FILE (rpl --token-file) names its file")
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != _BEARER:
             raise Unauthenticated("the call's authorization is of another kind; this server asks for a bearer token")

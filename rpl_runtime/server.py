@@ -56,6 +56,8 @@ Bundles = Bundle | Sequence[Bundle]  # the first is the default of calls that na
 def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the address once robots may come.
 
+    The first signal leaves the runs there are some time, a second one none.
+
     Raises:
         AddressInUse: the port is taken.
         InvalidInput: the address cannot be listened on, or not as the settings say.
@@ -63,9 +65,9 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
     """
 
     async def main() -> None:
-        stop = asyncio.Event()
+        stop = _Stop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, stop.tell)
         await _serve(bundles, config, on_ready, stop)
 
     asyncio.run(main())
@@ -83,8 +85,8 @@ def serving(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[st
     stopper: Future[Callable[[], object]] = Future()
 
     async def main() -> None:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        stopper.set_result(lambda: loop.call_soon_threadsafe(stop.set))
+        stop, loop = _Stop(), asyncio.get_running_loop()
+        stopper.set_result(lambda: loop.call_soon_threadsafe(stop.tell))
         try:
             await _serve(bundles, config, ready.set_result, stop)
         except BaseException as error:
@@ -102,7 +104,7 @@ def serving(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[st
         thread.join()
 
 
-async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: asyncio.Event) -> None:
+async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: "_Stop") -> None:
     models = Models(config.max_models)
     for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
         models.put(model_of(bundle))
@@ -130,12 +132,23 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
             await asyncio.to_thread(model.policy.warm_up)
         await readiness.begin()
         on_ready(address)
-        await stop.wait()
+        await stop.told.wait()
     finally:
         reaping.cancel()
         await readiness.end()
-        await streams.drain(config.drain_s)
+        await streams.drain(config.drain_s, stop.hurry)
         await server.stop(_GOODBYE_S)
+
+
+class _Stop:
+    """That the server is to stop, and that it is to stop now."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.hurry = asyncio.Event()
+
+    def tell(self) -> None:
+        (self.hurry if self.told.is_set() else self.told).set()
 
 
 class Readiness:

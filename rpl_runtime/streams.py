@@ -111,8 +111,8 @@ class Streams:
         before_ns = perf_counter_ns() - round(idle_s * 1e9)
         return [robot for stream in self._streams.values() for robot in stream.runs.reap(before_ns)]
 
-    async def drain(self, patience_s: float) -> None:
-        """Take no more runs, wait for those there are for so long [s], and end every stream.
+    async def drain(self, patience_s: float, hurry: asyncio.Event) -> None:
+        """Take no more runs, wait for those there are for so long [s] or until told to hurry, and end every stream.
 
         A stream without a run is ended at once, one whose last run is over with it.
         """
@@ -121,11 +121,12 @@ class Streams:
         for stream in list(self._streams.values()):
             if not stream.runs.robots:
                 stream.end(ServerStopping(_STOPPING))
-        try:
-            await asyncio.wait_for(self._empty.wait(), patience_s)
-        except TimeoutError:
-            for stream in list(self._streams.values()):
-                stream.end(ServerStopping(_STOPPING))
+        waits = [asyncio.create_task(event.wait()) for event in (self._empty, hurry)]
+        await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        for stream in list(self._streams.values()):
+            stream.end(ServerStopping(_STOPPING))
 
     def check(self, stream: Stream) -> None:
         """Whether a stream may go on.

@@ -117,7 +117,7 @@ def test_with_tokens_everybody_shows_one_and_may_what_it_grants(tokens: Path) ->
 
 
 REFUSED = {
-    "nothing": (Right.ACT, None, Unauthenticated, "asks for a token; name its file by --token-file"),
+    "nothing": (Right.ACT, None, Unauthenticated, "asks for a token; RPL_TOKEN_FILE"),
     "nothing to describe": (None, None, Unauthenticated, "asks for a token"),
     "another scheme": (Right.ACT, "Basic arm", Unauthenticated, "of another kind"),
     "no scheme": (Right.ACT, "arm", Unauthenticated, "of another kind"),
