@@ -45,7 +45,7 @@ class Admin:
 
     def models(self) -> list[ServedModel]:
         """The models that the server holds, the default first."""
-        return wire.unpack_models(self._call("ListModels", wire.NO_REQUEST))
+        return wire.unpack_models(self._call("ListModels", wire.NOTHING))
 
     def load(self, path: str) -> tuple[ServedModel, str]:
         """Serve a bundle in a folder of the server's machine; also the digest whose place it took, or nothing.
@@ -67,7 +67,7 @@ class Admin:
 
     def robots(self) -> list[RobotStatus]:
         """The robots that run now, by their id."""
-        return wire.unpack_robots(self._call("ListRobots", wire.NO_REQUEST))
+        return wire.unpack_robots(self._call("ListRobots", wire.NOTHING))
 
     def _call(self, method: str, request: bytes, timeout_s: float | None = None) -> bytes:
         timeout_s = timeout_s or self._timeout_s
