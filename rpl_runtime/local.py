@@ -26,7 +26,7 @@ from rpl_runtime.errors import BundleError, ServerUnavailable
 from rpl_runtime.leases import Leases
 from rpl_runtime.messages import Reply
 from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.reconnect import FIRST_ANSWER_S, ReconnectConfig, persist
+from rpl_runtime.reconnect import FIRST_ANSWER_S, Places, ReconnectConfig, persist
 from rpl_runtime.runs import Runs
 
 
@@ -43,11 +43,11 @@ def local_control(address: str, config: ReconnectConfig | None = None) -> Contro
     """
     config = config or ReconnectConfig()
     timeout_s = max(config.timeout_s, FIRST_ANSWER_S)
-    with Client(address, timeout_s) as client:
-        model = client.describe()
-    with Client(address, timeout_s, model.digest) as client:
+    places = Places(address)
+    model = places.describe(timeout_s)
+    with Client(places.now, timeout_s, model.digest) as client:
         bundle = cached_bundle(client, model.digest)
-    return Control(model, _LocalLine(bundle, _PlansFromAfar(address, bundle, config)))
+    return Control(model, _LocalLine(bundle, _PlansFromAfar(places, bundle, config)))
 
 
 def cached_bundle(client: Client, digest: str) -> Bundle:
@@ -93,9 +93,9 @@ class _LocalLine:
 class _PlansFromAfar:
     """Both levels: the low one here, the high one at the server (the `Levels` protocol of the relay loop)."""
 
-    def __init__(self, address: str, bundle: Bundle, config: ReconnectConfig) -> None:
+    def __init__(self, places: Places, bundle: Bundle, config: ReconnectConfig) -> None:
         self.act = OnnxPolicy(bundle).act
-        self._address = address
+        self._places = places
         self._timeout_s = config.timeout_s
         self._digest = bundle.digest
         self._patience_s = config.patience_s(bundle.spec)
@@ -124,7 +124,7 @@ class _PlansFromAfar:
         self._client.close()  # that ask may have opened another
 
     def _connect(self) -> Client:
-        return Client(self._address, self._timeout_s, self._digest)
+        return Client(self._places.now, self._timeout_s, self._digest)
 
     def _ask(self, *arrays: np.ndarray) -> np.ndarray:
         with self._turn:
@@ -132,6 +132,7 @@ class _PlansFromAfar:
                 return self._client.plan(*arrays)
             except ServerUnavailable:
                 self._client.close()  # its connection may be one that nobody is at the other end of any more
+                self._places.move_on()
                 self._client = self._connect()
                 raise
 

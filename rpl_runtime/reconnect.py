@@ -1,8 +1,8 @@
 """Runs that outlive their server: a line that finds it again and goes on at the same step, with the same subgoal.
 
-In: the address of a server, and for how long one that is gone is looked for. Out: a `Control` whose runs go on. All
-that a server holds about a run came to the client in its answers, so another one goes on as the first would have. It
-does not know robots, nor why a server was gone.
+In: the address of a server or several, and for how long one that is gone is looked for. Out: a `Control` whose runs go
+on. All that a server holds about a run came to the client in its answers, so another one goes on as the first would
+have. It does not know robots, nor why a server was gone.
 
 Where the robot's world waits, as a simulator does, a request whose answer was lost is sent again as it was, and the
 run ends as if nothing had happened. Where it does not, a request is worth sending for one control period; after that
@@ -18,13 +18,22 @@ from typing import TypeVar
 
 from rpl_runtime.client import Client
 from rpl_runtime.control import Control, Line, Rows
-from rpl_runtime.errors import ProtocolViolation, RelayError, RobotLeased, ServerUnavailable
+from rpl_runtime.errors import (
+    BundleError,
+    InvalidInput,
+    LimitReached,
+    ProtocolViolation,
+    RelayError,
+    RobotLeased,
+    ServerUnavailable,
+)
 from rpl_runtime.messages import (
     NOTHING,
     Action,
     Finish,
     Finished,
     GoalSet,
+    ModelInfo,
     Observation,
     Reply,
     Request,
@@ -54,8 +63,50 @@ class ReconnectConfig:
         return self.budget_s if self.waits else spec.period_s
 
 
+class Places:
+    """Where a server may be: addresses with commas between them, tried in turn, of which one counts now.
+
+    Raises:
+        InvalidInput: there is no address.
+    """
+
+    def __init__(self, addresses: str) -> None:
+        self._turns = [address.strip() for address in addresses.split(",") if address.strip()]
+        if not self._turns:
+            raise InvalidInput(f"the address is {addresses!r}; allowed is HOST:PORT or unix:PATH, or more with commas")
+
+    @property
+    def now(self) -> str:
+        return self._turns[0]
+
+    @property
+    def several(self) -> bool:
+        return len(self._turns) > 1
+
+    def move_on(self) -> None:
+        """From now on the next address counts."""
+        self._turns.append(self._turns.pop(0))
+
+    def describe(self, timeout_s: float) -> ModelInfo:
+        """The model of the first server that answers; its address counts from now on.
+
+        Raises:
+            ServerUnavailable: none does.
+        """
+        for left in reversed(range(len(self._turns))):
+            try:
+                with Client(self.now, timeout_s) as client:
+                    return client.describe()
+            except ServerUnavailable:
+                self.move_on()
+                if not left:
+                    raise
+        raise AssertionError("there is an address")
+
+
 def lasting_control(address: str, config: ReconnectConfig | None = None) -> Control:
-    """A `Control` whose runs go on at a server that comes back, or at another one at the same address.
+    """A `Control` whose runs go on at a server that comes back, or at another one: at the same address, or at the next
+    of several with commas between them.
 
     Its verbs raise what those of any `Control` do; of the server's absence
         ServerUnavailable: the budget is over; the runs still stand where they stood.
@@ -99,7 +150,7 @@ class _LastingLine:
     """A `Line` over as many streams as it takes, one after the other."""
 
     def __init__(self, address: str, config: ReconnectConfig) -> None:
-        self._address = address
+        self._places = Places(address)
         self._config = config
         self._over = threading.Event()
         self._client: Client | None = None
@@ -107,8 +158,7 @@ class _LastingLine:
         self._runs: dict[str, Start] = {}  # robot -> what begins its run anew where it stands
         self._replanning: set[str] = set()  # robots with a goal that no step has followed yet
         self._unheard: set[str] = set()  # robots that may have been started without our hearing of it
-        with Client(address, max(config.timeout_s, FIRST_ANSWER_S)) as client:
-            self.model = client.describe()
+        self.model = self._places.describe(max(config.timeout_s, FIRST_ANSWER_S))
 
     def exchange(self, rows: Rows) -> list[Reply]:
         if self._over.is_set():
@@ -131,6 +181,13 @@ class _LastingLine:
         except (ServerUnavailable, ProtocolViolation) as error:
             self._unheard.update(robot for robot, request in rows if isinstance(request, Start))
             self._hang_up()
+            self._places.move_on()
+            raise ServerUnavailable(str(error)) from error
+        except (BundleError, LimitReached) as error:
+            if not self._places.several:
+                raise
+            self._hang_up()  # another one may have the bundle, or room
+            self._places.move_on()
             raise ServerUnavailable(str(error)) from error
         for (robot, request), reply in zip(rows, replies, strict=True):
             self._note(robot, request, reply)
@@ -139,7 +196,7 @@ class _LastingLine:
     def _connect(self) -> Line:
         """A new stream on which every run stands where it stood."""
         self._hang_up()
-        self._client = Client(self._address, self._config.timeout_s, self.model.digest)
+        self._client = Client(self._places.now, self._config.timeout_s, self.model.digest)
         line = self._client.control().line
         if rows := list(self._resuming()):
             self._check_resumed(line.exchange(rows))
@@ -155,7 +212,9 @@ class _LastingLine:
     def _check_resumed(self, replies: list[Reply]) -> None:
         for reply in replies:
             if isinstance(reply, RobotLeased):  # to the broken stream, until the server has noticed
-                raise ServerUnavailable(f"the server at {self._address} still waits for the stream that broke: {reply}")
+                raise ServerUnavailable(
+                    f"the server at {self._places.now} still waits for the stream that broke: {reply}"
+                )
             if isinstance(reply, RelayError):
                 raise reply
 

@@ -132,6 +132,39 @@ def test_a_server_that_is_killed_changes_nothing(lead: int) -> None:
     assert_same(killed(config, deaths), undisturbed(config))
 
 
+@pytest.mark.parametrize("lead", [0, 3])
+def test_a_run_goes_on_at_another_replica(lead: int) -> None:
+    """Two replicas, each killed in turn while the run is on it."""
+    config = RunConfig(("microwave", "kettle"), steps=70, seed=7, plan_lead=lead)
+    with (
+        closing(KitchenRobot()) as robot,
+        Mortal(KITCHEN, [Inside("act", 20, computed=True)]) as first,
+        Mortal(KITCHEN, [Inside("plan", 1, computed=False)]) as second,
+        lasting_control(f"{first.address},{second.address}") as control,
+    ):
+        result = run(robot, control, config)
+        assert (first.died, second.died) == (1, 1)
+    assert_same(result, undisturbed(config))
+
+
+def test_a_replica_of_another_version_is_passed_over(own_bundle: Bundle, tmp_path: Path) -> None:
+    other = policies.tiny_bundle(tmp_path / "other", seed=1)
+    with Host() as first, Host() as second, Host() as third:
+        for host, bundle in ((first, own_bundle), (second, other), (third, own_bundle)):
+            host.come(bundle)
+        with lasting_control(f"{first.address}, {second.address}, {third.address}") as control:
+            before = drive(control, last=5)
+            first.go()
+            np.testing.assert_array_equal(before + drive(control, first=5), alone(own_bundle))
+
+
+def test_a_replica_that_is_away_at_the_start_is_passed_over(host: Host, tiny_address: str) -> None:
+    with lasting_control(f"{host.address},{tiny_address}") as control:
+        assert len(drive(control)) == len(STATES)
+    with pytest.raises(InvalidInput, match="or more with commas"):
+        lasting_control(" , ")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("lead", [0, 3])
 def test_fifty_kills_change_nothing(lead: int) -> None:
