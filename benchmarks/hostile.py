@@ -1,0 +1,256 @@
+"""Hostile messages against a real server, and a robot beside them that must not notice.
+
+    python benchmarks/hostile.py models/kitchen                    # 100,000 messages
+    python benchmarks/hostile.py models/kitchen --messages 2000    # the short form, which CI runs as a test
+
+A server process asks for tokens and has limits that the attack reaches. Seeded attackers send it fuzzed protobuf,
+oversized and empty messages, rows out of order, half-closed and abandoned streams, wrong, expired and missing tokens,
+and replies that nobody reads. Each attack names the statuses that are right; any other counts as wrong. Meanwhile a
+robot runs again and again, and each of its runs is compared with one alone, to the last bit. Exits with 1 where the
+server died, a status was wrong or a bit differed.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.access import Access
+from rpl_runtime.bundle import load_bundle
+from rpl_runtime.client import Client
+from rpl_runtime.codec import MAX_MESSAGE_BYTES
+from rpl_runtime.hosting import own_process
+from rpl_runtime.spec import PolicySpec
+from rpl_runtime.tokens import Right, add_grant, grant, new_token
+
+STEPS = 60  # of each run of the robot
+ATTACKERS = 4
+_SERVICE = "rpl.v1.RelayPolicy"
+_S = grpc.StatusCode
+# What an honest server may say of any bytes: it took them, or they are no good, in form, order or number.
+_OF_ANY_BYTES = {_S.OK, _S.INVALID_ARGUMENT, _S.FAILED_PRECONDITION, _S.RESOURCE_EXHAUSTED}
+
+
+@dataclass
+class Tally:
+    """What came of the attack so far; shared by the attackers."""
+
+    asked: int  # messages to send
+    sent: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)  # "attack STATUS" -> how often
+    wrong: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, attack: str, messages: int, status: grpc.StatusCode, right: set[grpc.StatusCode]) -> None:
+        with self.lock:
+            self.sent += messages
+            self.statuses[f"{attack} {status.name}"] += 1
+            if status not in right:
+                self.wrong.append(f"{attack} ended with {status.name}")
+
+
+class Attacker:
+    """One hostile client, a connection and a seed of its own."""
+
+    def __init__(self, address: str, spec: PolicySpec, tokens: dict[str, str], seed: int) -> None:
+        self._address, self._spec, self._tokens = address, spec, tokens
+        self._rng = random.Random(seed)
+        self._attacks: list[Callable[[], tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]]] = [
+            self._fuzz,
+            self._fuzz,
+            self._mutants,
+            self._mutants,
+            self._out_of_order,
+            self._oversized,
+            self._half_closed,
+            self._stranger,
+            self._unary,
+            self._unread,
+        ]
+
+    def run(self, tally: Tally) -> None:
+        """Attack until enough was sent."""
+        with grpc.insecure_channel(self._address, [("grpc.use_local_subchannel_pool", 1)]) as self._channel:
+            while tally.sent < tally.asked:
+                tally.count(*self._rng.choice(self._attacks)())
+
+    def _fuzz(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        messages = [self._rng.randbytes(self._rng.randrange(200)) for _ in range(5)]
+        return "random bytes", len(messages), self._control(messages), _OF_ANY_BYTES
+
+    def _mutants(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        messages = [self._mutant(raw) for raw in self._sound(20)]
+        return "mutants", len(messages), self._control(messages), _OF_ANY_BYTES
+
+    def _out_of_order(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        messages = self._sound(40)
+        self._rng.shuffle(messages)  # each a row that is refused in its place, or taken
+        return "out of order", len(messages), self._control(messages), {_S.OK, _S.RESOURCE_EXHAUSTED}
+
+    def _oversized(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        status = self._control([bytes(MAX_MESSAGE_BYTES + self._rng.randrange(1, 1000))])
+        return "oversized", 1, status, {_S.RESOURCE_EXHAUSTED}
+
+    def _half_closed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        """Say that nothing more comes, or hang up, with answers under way."""
+        messages = self._sound(self._rng.randrange(1, 10))
+        call = self._open(iter(messages))
+        if self._rng.random() < 0.5:
+            call.cancel()
+            return "abandoned", len(messages), call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
+        return "half closed", len(messages), _status(call), {_S.OK, _S.RESOURCE_EXHAUSTED}
+
+    def _stranger(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        kind = self._rng.choice(["no", "wrong", "expired", "fetching"])
+        token = {"no": None, "wrong": new_token()}.get(kind, self._tokens.get(kind))
+        right = _S.PERMISSION_DENIED if kind == "fetching" else _S.UNAUTHENTICATED
+        return f"{kind} token", 1, self._control(self._sound(1), token), {right, _S.RESOURCE_EXHAUSTED}
+
+    def _unary(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        method = self._rng.choice(["Plan", "Act", "Describe"])
+        call = self._channel.unary_unary(f"/{_SERVICE}/{method}")
+        raw = self._rng.randbytes(self._rng.randrange(100))
+        future = call.future(raw, timeout=60, metadata=_bearer(self._tokens["attacker"]))
+        return method, 1, future.code(), _OF_ANY_BYTES
+
+    def _unread(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        """Send much, read one answer, and then nothing."""
+        [start, *_] = self._sound(1)
+        call = self._open(repeat(start, 300))
+        try:
+            next(call, None)
+        except grpc.RpcError:
+            return "slow reader", 300, call.code(), {_S.RESOURCE_EXHAUSTED}
+        time.sleep(0.05)
+        call.cancel()
+        return "slow reader", 300, call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
+
+    def _sound(self, count: int) -> list[bytes]:
+        """A run of a robot, message by message: start, steps, a change of goal, the end."""
+        robot = f"attacker {self._rng.randrange(20)}"
+        state = [0.0] * self._spec.state.dim
+        goal = pb.Goal(elements=pb.ElementSet(names=[next(iter(self._spec.elements))]))
+        rows = [pb.RequestRow(robot=robot, start=pb.Start(goal=goal, state=state, seed=1))]
+        rows += [
+            pb.RequestRow(robot=robot, observation=pb.Observation(step=step, state=state)) for step in range(count - 2)
+        ]
+        rows += [pb.RequestRow(robot=robot, set_goal=pb.SetGoal(goal=goal, state=state))]
+        rows += [pb.RequestRow(robot=robot, finish=pb.Finish())]
+        return [pb.ControlRequest(rows=[row]).SerializeToString() for row in rows[:count]]
+
+    def _mutant(self, raw: bytes) -> bytes:
+        changed = bytearray(raw)
+        for _ in range(self._rng.randrange(1, 4)):
+            at = self._rng.randrange(len(changed))
+            match self._rng.randrange(3):
+                case 0:
+                    changed[at] = self._rng.randrange(256)
+                case 1:
+                    del changed[at : at + self._rng.randrange(1, 9)]
+                    changed = changed or bytearray(1)
+                case _:
+                    changed[at:at] = self._rng.randbytes(self._rng.randrange(1, 9))
+        return bytes(changed)
+
+    def _control(self, messages: list[bytes], token: str | None = "") -> grpc.StatusCode:
+        return _status(self._open(iter(messages), token))
+
+    def _open(self, messages: Iterator[bytes], token: str | None = "") -> Any:
+        shown = self._tokens["attacker"] if token == "" else token
+        call = self._channel.stream_stream(f"/{_SERVICE}/Control")
+        return call(messages, timeout=60, metadata=_bearer(shown))
+
+
+def _bearer(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)
+
+
+def _status(call: Any) -> grpc.StatusCode:
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError:
+        pass
+    return call.code()
+
+
+def robot_run(address: str, spec: PolicySpec, token: str) -> np.ndarray:
+    """The targets (60, m) of a sampled run."""
+    states = np.random.default_rng(0).uniform(-0.01, 0.01, (STEPS, spec.state.dim)).astype(np.float32)
+    states = np.clip(states, *spec.state.bounds)
+    with Client(address, 60.0, access=Access(token=token)) as client, client.control() as control:
+        control.start("bystander", [next(iter(spec.elements))], states[0], seed=7)
+        targets = [control.step("bystander", step, state).target for step, state in enumerate(states)]
+        control.finish("bystander")
+    return np.array(targets)
+
+
+def attack(bundle: Path, messages: int, seed: int = 0) -> dict[str, Any]:
+    """Send so many hostile messages to a server of a bundle; what came of it."""
+    spec, tally = load_bundle(bundle).spec, Tally(messages)
+    with tempfile.TemporaryDirectory() as folder:
+        file, tokens = Path(folder) / "tokens", {}
+        for name, rights in (("attacker", [Right.ACT]), ("robot", [Right.ACT]), ("fetching", [Right.FETCH])):
+            tokens[name] = new_token()
+            add_grant(file, grant(tokens[name], name, rights))
+        tokens["expired"] = new_token()
+        add_grant(file, grant(tokens["expired"], "expired", list(Right), datetime.now(UTC) - timedelta(seconds=1)))
+        began = time.monotonic()
+        with own_process(_serve, str(bundle), str(file)) as address:
+            alone = robot_run(address, spec, tokens["robot"])
+            attackers = [Attacker(address, spec, tokens, seed * ATTACKERS + number) for number in range(ATTACKERS)]
+            threads = [threading.Thread(target=attacker.run, args=(tally,)) for attacker in attackers]
+            for thread in threads:
+                thread.start()
+            runs, different = 0, 0
+            while any(thread.is_alive() for thread in threads):
+                different += not np.array_equal(robot_run(address, spec, tokens["robot"]), alone)
+                runs += 1
+            last = robot_run(address, spec, tokens["robot"])  # and the server is still there
+    return {
+        "messages": tally.sent,
+        "seconds": round(time.monotonic() - began, 1),
+        "statuses": dict(sorted(tally.statuses.items())),
+        "wrong": tally.wrong[:20],
+        "robot_runs_beside": runs,
+        "robot_runs_different": different + int(not np.array_equal(last, alone)),
+        "met": not tally.wrong and not different and np.array_equal(last, alone),
+    }
+
+
+def _serve(on_ready: Callable[[str], None], bundle: str, tokens: str) -> None:
+    from rpl_runtime.quotas import QuotaConfig
+    from rpl_runtime.security import SecurityConfig
+    from rpl_runtime.server import ServerConfig, serve
+
+    security, quotas = SecurityConfig(tokens=Path(tokens)), QuotaConfig(streams=8, calls_per_s=100, messages_per_s=3000)
+    serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0", security=security, quotas=quotas), on_ready)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    result = attack(arguments.bundle, arguments.messages, arguments.seed)
+    print(json.dumps(result, indent=1))
+    sys.exit(0 if result["met"] else 1)
+
+
+if __name__ == "__main__":
+    main()
