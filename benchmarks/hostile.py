@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +106,13 @@ class Attacker:
 
     def _half_closed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         """Say that nothing more comes, or hang up, with answers under way."""
-        messages = self._sound(self._rng.randrange(1, 10))
-        call = self._open(iter(messages))
+        messages = _Counted(self._sound(self._rng.randrange(1, 10)))
+        call = self._open(messages)
         if self._rng.random() < 0.5:
             call.cancel()
-            return "abandoned", len(messages), call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
-        return "half closed", len(messages), _status(call), {_S.OK, _S.RESOURCE_EXHAUSTED}
+            return "abandoned", messages.taken, call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
+        status = _status(call)
+        return "half closed", messages.taken, status, {_S.OK, _S.RESOURCE_EXHAUSTED}
 
     def _stranger(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         kind = self._rng.choice(["no", "wrong", "expired", "fetching"])
@@ -128,16 +128,17 @@ class Attacker:
         return method, 1, future.code(), _OF_ANY_BYTES
 
     def _unread(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
-        """Send much, read one answer, and then nothing."""
-        [start, *_] = self._sound(1)
-        call = self._open(repeat(start, 300))
+        """Ask for more than a connection holds, read one answer, and then nothing."""
+        rows = [pb.RequestRow(robot="nobody", observation=pb.Observation())] * 256  # each is refused in a sentence
+        messages = _Counted([pb.ControlRequest(rows=rows).SerializeToString()] * 20)
+        call = self._open(messages)
         try:
             next(call, None)
         except grpc.RpcError:
-            return "slow reader", 300, call.code(), {_S.RESOURCE_EXHAUSTED}
-        time.sleep(0.05)
+            return "slow reader", messages.taken, call.code(), {_S.RESOURCE_EXHAUSTED}
+        time.sleep(0.05)  # the server's answers fill what there is to fill
         call.cancel()
-        return "slow reader", 300, call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
+        return "slow reader", messages.taken, call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
 
     def _sound(self, count: int) -> list[bytes]:
         """A run of a robot, message by message: start, steps, a change of goal, the end."""
@@ -173,6 +174,22 @@ class Attacker:
         shown = self._tokens["attacker"] if token == "" else token
         call = self._channel.stream_stream(f"/{_SERVICE}/Control")
         return call(messages, timeout=60, metadata=_bearer(shown))
+
+
+class _Counted:
+    """Messages, and how many of them gRPC took to send."""
+
+    def __init__(self, messages: list[bytes]) -> None:
+        self._messages = iter(messages)
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        message = next(self._messages)
+        self.taken += 1
+        return message
 
 
 def _bearer(token: str | None) -> tuple[tuple[str, str], ...]:

@@ -34,6 +34,7 @@ from rpl_runtime.service import Service
 from rpl_runtime.streams import Streams
 
 _LOG = logging.getLogger(__name__)
+_SHORT_CALLS = 64  # of a connection at once, beside its Control streams
 _GOODBYE_S = 1.0  # [s] for the last answers to reach those they are for
 _SILENCE_S = 3.0  # [s] after which a client is asked for a sign of life, and again after which it counts as gone
 
@@ -191,7 +192,8 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # or a second server would share the port in silence
         ("grpc.max_receive_message_length", codec.MAX_MESSAGE_BYTES),
-        ("grpc.max_concurrent_streams", config.quotas.streams),  # of a connection; further ones wait at the client
+        # Of a connection; further calls wait at the client, so there is room for those that are over soon.
+        ("grpc.max_concurrent_streams", config.quotas.streams + _SHORT_CALLS),
         # A robot whose machine vanished without a goodbye must not stay leased, or it could not resume in time.
         ("grpc.keepalive_time_ms", silence_ms),
         ("grpc.keepalive_timeout_ms", silence_ms),
