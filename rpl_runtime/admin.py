@@ -3,6 +3,7 @@
 In: the address of a server. Out: what it serves, which robots run there, and changes of either.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 from rpl_runtime import admin_wire as wire
@@ -68,6 +69,33 @@ class Admin:
     def robots(self) -> list[RobotStatus]:
         """The robots that run now, by their id."""
         return wire.unpack_robots(self._call("ListRobots", wire.NOTHING))
+
+    def pin(self, robot: str, subgoal: Sequence[float]) -> None:
+        """Have a robot follow a subgoal (n,) from its next step on, whatever is planned, until it is released.
+
+        Raises:
+            RobotNotFound: it does not run.
+            InvalidInput: the subgoal is no acceptable state.
+        """
+        self._call("PinSubgoal", wire.pack_pin(robot, subgoal))
+
+    def release(self, robot: str) -> None:
+        """End a pin: the robot's next step plans at once.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: its subgoal is not pinned.
+        """
+        self._call("ReleaseSubgoal", wire.pack_robot(robot))
+
+    def veto(self, robot: str) -> None:
+        """Have a robot give up its subgoal: its next step plans another at once.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: its subgoal is pinned.
+        """
+        self._call("VetoSubgoal", wire.pack_robot(robot))
 
     def _call(self, method: str, request: bytes, timeout_s: float | None = None) -> bytes:
         timeout_s = timeout_s or self._timeout_s

@@ -127,7 +127,9 @@ class LogWriter:
         subgoal = _named(spec.state, action.subgoal.tolist())
         yield (
             "/subgoal",
-            pb.LoggedSubgoal(step=number, values=subgoal, age=action.age, intervention=action.intervention.value),
+            pb.LoggedSubgoal(
+                step=number, values=subgoal, age=action.age, intervention=f"INTERVENTION_{action.intervention.name}"
+            ),
         )
         yield (
             "/action",

@@ -174,7 +174,7 @@ class RelayLoop:
         run.goal = goal
         run.replan()
 
-    def pin(self, robot: str, subgoal: np.ndarray) -> None:
+    def pin(self, robot: str, subgoal: ArrayLike) -> None:
         """Have a robot follow a subgoal (n,) from its next step on, in place of every plan, until it is released.
 
         Raises:
@@ -182,7 +182,7 @@ class RelayLoop:
             InvalidInput: the subgoal is no acceptable state.
         """
         run = self._run(robot)
-        run.pin = self._spec.state.check("subgoal", subgoal)
+        run.pin = self._spec.state.check("subgoal", np.asarray(subgoal, dtype=np.float32))
         run.intervention = Intervention.PINNED
         run.replan()
 

@@ -17,12 +17,14 @@ from rpl_runtime.errors import (
     BundleCorrupt,
     BundleError,
     BundleNotFound,
+    InvalidInput,
     LimitReached,
     ModelNotFound,
     ProtocolViolation,
+    RobotNotFound,
 )
 from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import RelayLoop
+from rpl_runtime.relay import Intervention, RelayLoop
 from rpl_runtime.server import ServerConfig, serving
 
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
@@ -102,6 +104,48 @@ def test_a_run_that_began_before_a_swap_resumes_on_its_own_pair(
         assert listed[versions[0].digest].retired
         assert listed[versions[0].digest].robots == 1
         assert listed[versions[1].digest].robots == 0
+
+
+def test_a_subgoal_is_pinned_released_and_vetoed_while_its_robot_runs(address: str, admin: Admin) -> None:
+    own = np.array([0.5, -0.5, 0.1, 0.2, 0.3], dtype=np.float32)
+    with Client(address) as client, client.control() as control:
+        control.start("a", ["door"], STATES[0], seed=5)
+        planned = control.step("a", 0, STATES[0])
+        assert planned.intervention is Intervention.NONE
+        admin.pin("a", own.tolist())
+        with pytest.raises(ProtocolViolation, match="is pinned; release it instead"):
+            admin.veto("a")
+        for step in range(1, 7):  # longer than a subgoal is kept
+            pinned = control.step("a", step, STATES[step])
+            np.testing.assert_array_equal(pinned.subgoal, own)
+            assert pinned.intervention is Intervention.PINNED
+        [status] = admin.robots()
+        assert (status.robot, status.pinned, status.subgoal) == ("a", True, tuple(own.tolist()))
+        admin.release("a")
+        released = control.step("a", 7, STATES[7])
+        assert (released.replanned, released.intervention) == (True, Intervention.RELEASED)
+        admin.veto("a")
+        vetoed = control.step("a", 8, STATES[8])
+        assert (vetoed.replanned, vetoed.intervention) == (True, Intervention.VETOED)
+        assert not np.array_equal(vetoed.subgoal, released.subgoal)
+        [status] = admin.robots()
+        assert (status.pinned, status.vetoes) == (False, 1)
+
+
+def test_what_cannot_be_pinned_or_vetoed_changes_nothing(address: str, admin: Admin) -> None:
+    for ask in (lambda: admin.pin("nobody", [0.0] * 5), lambda: admin.veto("nobody"), lambda: admin.release("nobody")):
+        with pytest.raises(RobotNotFound, match="no robot 'nobody' runs here"):
+            ask()
+    with Client(address) as client, client.control() as control:
+        control.start("a", ["door"], STATES[0])
+        subgoal = control.step("a", 0, STATES[0]).subgoal
+        with pytest.raises(InvalidInput, match="subgoal"):
+            admin.pin("a", [0.0] * 4)
+        with pytest.raises(ProtocolViolation, match="only a pinned subgoal can be released"):
+            admin.release("a")
+        after = control.step("a", 1, STATES[1])
+        np.testing.assert_array_equal(after.subgoal, subgoal)
+        assert not after.replanned
 
 
 def test_while_models_are_swapped_no_call_fails(address: str, admin: Admin, versions: tuple[Bundle, Bundle]) -> None:
