@@ -286,6 +286,9 @@ def evaluate_command(
         float, typer.Option(help="Probability that the objects are not seen in a period; the last sight is kept.")
     ] = 0.0,
     latency: Annotated[int, typer.Option(help="Control periods by which all that is observed is late.")] = 0,
+    still_known: Annotated[
+        bool, typer.Option("--still-known", help="See what no element moves without noise: it stands still.")
+    ] = False,
     plan_lead: Annotated[int, typer.Option(help="Ask for a plan so many steps before it takes effect.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Simulators side by side, by default one a core; results do not depend on it.")
@@ -324,7 +327,7 @@ def evaluate_command(
         else:
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
-            robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency)
+            robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency, still_known)
             config = EvaluateConfig(
                 tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, plan_lead, cores
             )

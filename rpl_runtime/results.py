@@ -105,7 +105,10 @@ def described(robot: dict[str, Any]) -> str:
     """The conditions of a protocol's robot that are not those of the kitchen itself; empty where there are none."""
     units = {"position_noise": " m", "angle_noise": " rad", "object_latency": " periods", "latency": " periods"}
     changed = {name: value for name, value in robot.items() if value not in (0, "kitchen")}
-    return ", ".join(f"{name.replace('_', ' ')} {value}{units.get(name, '')}" for name, value in changed.items())
+    return ", ".join(
+        name.replace("_", " ") + ("" if value is True else f" {value}{units.get(name, '')}")
+        for name, value in changed.items()
+    )
 
 
 def check_evaluation(evaluation: dict[str, Any]) -> None:

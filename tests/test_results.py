@@ -151,4 +151,6 @@ def test_interventions_are_counted_for_each_step():
 def test_conditions_are_described_where_they_are_not_the_kitchens_own():
     assert described(asdict(Conditions())) == ""
     conditions = Conditions("fr3", position_noise=0.01, object_latency=2)
+    known = Conditions(angle_noise=0.1, still_known=True)
+    assert described(asdict(known)) == "angle noise 0.1 rad, still known"
     assert described(asdict(conditions)) == "profile fr3, position noise 0.01 m, object latency 2 periods"

@@ -9,7 +9,7 @@ import pytest
 
 from robot_contract import RobotContract
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
+from rpl_runtime.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
 from rpl_runtime.kitchen.simulator import PERTURBED
 from rpl_runtime.limits import PROFILES
 from rpl_runtime.robots import Robot
@@ -128,6 +128,17 @@ def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -
     angle = 2 * np.linalg.norm(noise[:, 27:30], axis=1)
     assert np.sqrt(np.mean(angle**2) / 3) == pytest.approx(0.02, rel=0.2)
     np.testing.assert_allclose(np.linalg.norm(noisy[:, 26:30], axis=1), 1.0, atol=1e-6)
+
+
+def test_what_no_element_moves_may_be_known_to_stand_still(kitchen: KitchenRobot) -> None:
+    noisy = Conditions(position_noise=0.01, angle_noise=0.02)
+    robots = (ImpairedRobot(kitchen, each) for each in (Conditions(), noisy, replace(noisy, still_known=True)))
+    truth, all_noisy, some = (wander(robot) for robot in robots)
+    moved = {dim for element in ELEMENTS.values() for dim in element.dims if element.goal[element.dims.index(dim)]}
+    moved |= {*range(9), *range(23, 30)}  # the arm; the kettle, whichever way it is to stand
+    for dim in range(30):
+        np.testing.assert_array_equal(some[:, dim], (all_noisy if dim in moved else truth)[:, dim])
+    assert (all_noisy[:, STATE_NAMES.index("left_hinge_door")] != truth[:, STATE_NAMES.index("left_hinge_door")]).all()
 
 
 def test_a_burner_is_seen_where_its_knob_would_have_it(kitchen: KitchenRobot) -> None:

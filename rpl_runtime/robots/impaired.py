@@ -25,6 +25,10 @@ from rpl_runtime.safety import SafetyFilter
 _STREAM = 1  # of the random numbers of a seed; the start is drawn from another one
 _LONGEST = 100  # [periods] of latency
 _OBJECTS = slice(ROBOT_DIM, None)
+_NEVER_MOVED = [  # by any element
+    STATE_NAMES.index(name)
+    for name in ("bottom_right_knob", "bottom_right_burner", "top_right_knob", "top_right_burner", "left_hinge_door")
+]
 _QUATERNION = slice(STATE_NAMES.index("kettle_qw"), None)
 # FrankaKitchen-v1's model moves a burner with its knob and the light with its switch, so much slower; whoever sees one
 # of them sees the other in the same place.
@@ -52,6 +56,7 @@ class Conditions:
     object_latency: int = 0  # [periods] by which the objects are seen later than the arm
     object_dropout: float = 0.0  # probability that they are not seen in a period; what was seen last is kept
     latency: int = 0  # [periods] by which the whole observation is late
+    still_known: bool = False  # whether what no element moves is known to stand still, and seen without noise
 
     def __post_init__(self) -> None:
         profile(self.profile)
@@ -133,6 +138,8 @@ class ImpairedRobot:
         turn = self._rng.normal(size=3) * self.conditions.angle_noise
         for driven, (driver, ratio) in _DRIVEN.items():
             drawn[driven] = drawn[driver] / ratio
+        if self.conditions.still_known:
+            drawn[_NEVER_MOVED] = 0.0
         seen = state + drawn
         if turn.any():
             seen[_QUATERNION] = _turned(seen[_QUATERNION], turn)
