@@ -1,0 +1,159 @@
+"""Many short runs against one server: does it keep anything of them?
+
+    python benchmarks/soak.py models/kitchen --steps 2000000
+
+Every visit opens a connection and a stream, starts robots of new names with goals and options of every kind, takes
+steps, some of them refused, changes a goal, plans and acts without a run, finishes every other robot, and leaves the
+others to the end of the stream or of the connection. Afterwards no robot may be leased, and the server's resident
+memory may have grown by less than the limit since the end of the warm-up. Exits with 1 where one of these fails.
+"""
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from rpl_runtime.admin import Admin
+from rpl_runtime.bundle import load_bundle
+from rpl_runtime.client import Action, Client, Control
+from rpl_runtime.errors import StepOutOfOrder
+from rpl_runtime.hosting import hosting
+from rpl_runtime.provenance import command, commit
+from rpl_runtime.spec import PolicySpec, ResolvedGoal
+
+LIMIT_MB = 5.0  # [MB] growth after the warm-up
+ROBOTS = 32  # of a visit
+STEPS = 25  # of each robot of a visit
+WARM_UP = 0.2  # share of the visits
+FREE_S = 10.0  # [s] for the server to notice that the last connection is gone
+
+
+class Sample(NamedTuple):
+    steps: int  # taken until then
+    memory_mb: float  # [MB] resident of the server
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 2_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Look for what a server keeps of runs that are over."""
+    content = soak(bundle, max(10, steps // (ROBOTS * STEPS)))
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        Console().print(table(content))
+    raise typer.Exit(0 if content["met"] else 1)
+
+
+def soak(path: Path, visits: int) -> dict[str, Any]:
+    bundle = load_bundle(path)
+    rng, samples, taken = np.random.default_rng(0), [], 0
+    with hosting(path) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+        [server] = multiprocessing.active_children()
+        bar = progress.add_task("visits", total=visits)
+        began = time.monotonic()
+        for number in range(visits):
+            taken += visit(address, bundle.spec, number, rng)
+            samples.append(Sample(taken, memory_mb(server.pid)))
+            progress.advance(bar)
+        seconds = time.monotonic() - began
+        leased = still_leased(address)
+    settled = samples[round(WARM_UP * visits) :]
+    growth = settled[-1].memory_mb - settled[0].memory_mb
+    return {
+        "visits": visits,
+        "runs": visits * ROBOTS,
+        "steps": taken,
+        "seconds": seconds,
+        "leased": leased,
+        "growth_mb": growth,
+        "limit_mb": LIMIT_MB,
+        "met": growth < LIMIT_MB and not leased,
+        "samples": [sample._asdict() for sample in samples[:: max(1, visits // 50)]],
+        "bundle_digest": bundle.digest,
+        "command": command(),
+        "commit": commit(),
+    }
+
+
+def visit(address: str, spec: PolicySpec, number: int, rng: np.random.Generator) -> int:
+    """Returns the number of steps taken."""
+    low, high = spec.state.bounds
+    states = rng.uniform(low, high, (ROBOTS, spec.state.dim)).astype(np.float32)
+    robots = [f"visit-{number}-robot-{at}" for at in range(ROBOTS)]
+    client = Client(address, timeout_s=30.0)
+    control = client.control()
+    start_all(control, spec, robots, states)
+    taken = 0
+    for step in range(STEPS):
+        asked = [step + (at == step) for at in range(ROBOTS)] if step else [0] * ROBOTS
+        answers = control.step_batch(robots, asked, states)
+        for at, answer in enumerate(answers):
+            if isinstance(answer, StepOutOfOrder) and asked[at] != step:
+                answers[at] = control.step(robots[at], step, states[at])
+        assert all(isinstance(answer, Action) for answer in answers), answers
+        taken += len(answers)
+    control.set_goal(robots[0], ResolvedGoal(states[1], np.ones_like(states[1])))
+    call_without_a_run(client, spec, states)
+    for robot in robots[::2]:
+        assert control.finish(robot) == STEPS
+    if number % 2:
+        control.close()
+    client.close()
+    return taken
+
+
+def start_all(control: Control, spec: PolicySpec, robots: list[str], states: np.ndarray) -> None:
+    """Goals by name, whole and resolved; modes and samples; with and without a lead."""
+    names = list(spec.elements)
+    for at, (robot, state) in enumerate(zip(robots, states, strict=True)):
+        goals = [names[at % len(names)]], states[0], ResolvedGoal(states[0], np.ones_like(state))
+        lead = at % min(4, spec.horizon)
+        control.start(robot, goals[at % 3], state, seed=at if at % 5 else None, plan_lead=lead)
+
+
+def call_without_a_run(client: Client, spec: PolicySpec, states: np.ndarray) -> None:
+    mask, rows = np.ones_like(states), len(states)
+    subgoals = client.plan(states, states, mask, np.zeros((rows, spec.high_noise), np.float32))
+    client.act(states, subgoals, np.zeros((rows, spec.low_noise), np.float32))
+
+
+def memory_mb(pid: int | None) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def still_leased(address: str) -> list[str]:
+    """The robots that are leased although nobody runs them."""
+    until = time.monotonic() + FREE_S
+    with Admin(address) as admin:
+        while (robots := admin.robots()) and time.monotonic() < until:
+            time.sleep(0.1)
+    return [status.robot for status in robots]
+
+
+def table(content: dict[str, Any]) -> Table:
+    found = Table(title=f"{content['runs']:,} runs, {content['steps']:,} steps", header_style="bold")
+    for heading in ("steps", "resident MB"):
+        found.add_column(heading, justify="right")
+    for sample in content["samples"][:: max(1, len(content["samples"]) // 10)]:
+        found.add_row(f"{sample['steps']:,}", f"{sample['memory_mb']:.1f}")
+    verdict = "[green]met[/]" if content["met"] else "[red]missed[/]"
+    found.caption = (
+        f"grown by {content['growth_mb']:.1f} MB after the warm-up, at most {content['limit_mb']:g}; "
+        f"{len(content['leased'])} robots leased; {verdict}"
+    )
+    return found
+
+
+if __name__ == "__main__":
+    typer.run(main)
