@@ -123,7 +123,7 @@ class Sent(NamedTuple):
     at: int  # [ms] on the robot's clock
     since: int  # [ms] since the motion took over
     joints: np.ndarray  # (7,) [rad]
-    proved: np.ndarray  # (80, 7) [rad] the motion that the safety filter proved for this period
+    proved: np.ndarray  # (80, 7) [rad] the motion that the safety filter proved for this period; (0, 7) for a stop
 
 
 class Watched(FrankaRobot):
@@ -132,9 +132,13 @@ class Watched(FrankaRobot):
     sent: list[Sent]
 
     def _motion(self, *arguments: Any) -> Any:
-        motion = super()._motion(*arguments)
         assert self.filtered is not None
-        proved = to_franka(self.filtered.trajectory[:, :7])
+        return self._watched(super()._motion(*arguments), to_franka(self.filtered.trajectory[:, :7]))
+
+    def _braking(self) -> Any:
+        return self._watched(super()._braking(), np.empty((0, 7)))
+
+    def _watched(self, motion: Any, proved: np.ndarray) -> Any:
         motion.register_callback(
             lambda state, step, since, at, command: self.sent.append(
                 Sent(at.to_msec(), since.to_msec(), np.array(command.q), proved)
@@ -171,7 +175,11 @@ def test_what_is_commanded_keeps_the_limits_and_is_what_was_proved_at_1_khz(host
     assert np.mean(jerk > limits.jerk) < 1e-2
     # Ruckig draws another line between the ends of the motions that were proved, and a target that comes late is
     # followed late.
-    apart = [abs(sent.joints - sent.proved[sent.since - 1]).max() for sent in robot.sent if 0 < sent.since <= PERIOD_MS]
+    apart = [
+        abs(sent.joints - sent.proved[sent.since - 1]).max()
+        for sent in robot.sent
+        if 0 < sent.since <= len(sent.proved)
+    ]
     assert np.percentile(apart, 90) < 0.02
 
 

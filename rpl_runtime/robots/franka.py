@@ -186,7 +186,7 @@ class FrankaRobot:
         """
         if self._moving:
             with self._driven():
-                self._arm.move(franky().JointStopMotion())
+                self._arm.move(self._braking())
             self._moving = False
 
     def close(self) -> None:
@@ -331,6 +331,10 @@ class FrankaRobot:
         ]
         still = library.JointWaypoint(library.JointState(to_franka(rest[:ARM_DIM])))
         return library.JointWaypointMotion([*waypoints, still], return_when_finished=False)
+
+    def _braking(self) -> Any:
+        """To rest, as fast as the limits allow."""
+        return franky().JointStopMotion()
 
 
 def _ramp(speed: np.ndarray, next_speed: np.ndarray, duration_s: float) -> np.ndarray:
