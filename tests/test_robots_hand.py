@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import RobotStopped
-from rpl_runtime.robots.hand import Hand, HandConfig, wants_closed
+from rpl_runtime.robots.hand import Hand, HandConfig, wanted_width
 
 franky = pytest.importorskip("franky", reason="needs the franka extra")
 
@@ -49,13 +49,16 @@ class Gripper:
         self.read.set()
         if self.error:
             raise self.error
-        return 0.05
+        return 0.08 if not self.commands else 0.05
 
     def open(self, speed: float) -> bool:
         return self._take("open").get()
 
     def open_async(self, speed: float) -> Command:
         return self._take("open")
+
+    def move_async(self, width: float, speed: float) -> Command:
+        return self._take(f"move {1000 * width:.0f}")
 
     def grasp_async(self, width: float, speed: float, force: float, **_: float) -> Command:
         assert force == CONFIG.force
@@ -83,23 +86,40 @@ def kinds(gripper: Gripper) -> list[str]:
     return [command.kind for command in gripper.commands]
 
 
-@given(st.booleans(), st.lists(st.floats(CONFIG.close_below, CONFIG.open_above - 1e-9)))
-def test_targets_in_between_change_nothing(closed: bool, widths: list[float]) -> None:
-    for width in widths:
-        assert wants_closed(closed, width, CONFIG) == closed
+widths = st.floats(CONFIG.grasp_below, 0.08)
 
 
-@given(st.booleans())
-def test_clear_targets_are_followed(closed: bool) -> None:
-    assert wants_closed(closed, CONFIG.close_below - 1e-3, CONFIG)
-    assert not wants_closed(closed, CONFIG.open_above, CONFIG)
+@given(widths, st.floats(-1, 1))
+def test_targets_close_to_the_last_one_change_nothing(width: float, part: float) -> None:
+    near = width + part * CONFIG.step * 0.99
+    if CONFIG.grasp_below <= near < 0.08:
+        assert wanted_width(width, near, CONFIG) == width
+
+
+@given(st.floats(0, 0.08), st.floats(-1, 1))
+def test_what_is_commanded_is_a_grasp_or_a_width_near_the_one_asked_for(commanded: float, width: float) -> None:
+    found = wanted_width(commanded, width, CONFIG)
+    inside = min(max(width, 0.0), 0.08)
+    if inside < CONFIG.grasp_below:
+        assert found == 0
+    else:
+        assert abs(found - inside) <= CONFIG.step + 1e-12
+        assert 0 <= found <= 0.08
+    assert wanted_width(found, width, CONFIG) == found  # it is told once
 
 
 def test_it_is_told_once_what_to_do(hand: Hand, gripper: Gripper) -> None:
     for fingers in (OPEN, OPEN, CLOSED, CLOSED, CLOSED):
         hand.follow(fingers)
     assert kinds(gripper) == ["grasp"]
-    assert hand.closed
+    assert hand.commanded == 0
+
+
+def test_a_width_in_between_is_one(hand: Hand, gripper: Gripper) -> None:
+    for half in (0.025, 0.027, 0.015, 0.008):
+        hand.follow(np.array([half, half]))
+        gripper.commands[-1].over = True
+    assert kinds(gripper) == ["move 50", "move 30", "grasp"]
 
 
 def test_a_command_waits_for_the_one_before(hand: Hand, gripper: Gripper) -> None:
@@ -108,7 +128,7 @@ def test_a_command_waits_for_the_one_before(hand: Hand, gripper: Gripper) -> Non
     assert kinds(gripper) == ["grasp"]
     gripper.commands[0].over = True
     hand.follow(OPEN)
-    assert kinds(gripper) == ["grasp", "open"]
+    assert kinds(gripper) == ["grasp", "move 80"]
 
 
 def test_what_was_wanted_and_is_no_longer_is_never_sent(hand: Hand, gripper: Gripper) -> None:
@@ -124,7 +144,7 @@ def test_a_grasp_that_fails_is_no_end(hand: Hand, gripper: Gripper, caplog: pyte
     gripper.commands[0].error = franky.CommandException("libfranka gripper: Command failed!")
     gripper.commands[0].over = True
     hand.follow(OPEN)
-    assert kinds(gripper) == ["grasp", "open"]
+    assert kinds(gripper) == ["grasp", "move 80"]
     assert "could not grasp" in caplog.text
 
 
@@ -137,7 +157,7 @@ def test_a_hand_that_is_gone_stops_the_run(hand: Hand, gripper: Gripper) -> None
 
 
 def test_a_width_that_no_longer_comes_is_not_made_up(hand: Hand, gripper: Gripper) -> None:
-    assert hand.width == 0.05
+    assert hand.width == 0.08
     gripper.error = franky.NetworkException("libfranka gripper: timeout")
     hand._reader.join(10)
     with pytest.raises(RobotStopped, match="timeout"):
@@ -148,4 +168,4 @@ def test_opening_waits_for_what_is_under_way(hand: Hand, gripper: Gripper) -> No
     hand.follow(CLOSED)
     hand.open()
     assert kinds(gripper) == ["grasp", "open"]
-    assert not hand.closed
+    assert hand.commanded == 0.08

@@ -1,11 +1,13 @@
 """The Franka hand, which takes one command at a time where a policy gives two finger targets every step.
 
-In: finger targets. Out: commands to open and to grasp, one after the other, and the width between the fingers. It
-does not know the arm or the policy.
+In: finger targets. Out: commands to take a width or to grasp, one after the other, and the width between the fingers.
+It does not know the arm or the policy.
 
 The real hand is slow to talk to: a command takes about a second, even to start, nothing interrupts it (libfranka
 issues 28 and 226), and its state comes ten times a second (franky issue 35). So a command is sent only where the
-targets clearly ask for the other one and the last one is over, and the width is read on a thread of its own.
+targets ask for clearly another width than the last one did and that one is over, and the width is read on a thread of
+its own. A policy of the kitchen does not only open and close its hand: where the hand did, the mirrored kitchen saw a
+third of the compound goals done that it sees with widths in between.
 """
 
 import logging
@@ -25,15 +27,19 @@ _MAX_WIDTH = 0.08  # [m] between the fingers
 
 @dataclass(frozen=True)
 class HandConfig:
-    close_below: float = 0.03  # [m] targets that ask for a smaller width close the hand
-    open_above: float = 0.06  # [m] targets that ask for a larger one open it; in between it keeps doing what it does
+    grasp_below: float = 0.02  # [m] targets that ask for a smaller width close the hand on whatever is there
+    step: float = 0.01  # [m] by which a width must differ from the one commanded last to be commanded: the hysteresis
     speed: float = 0.1  # [m/s] of the width
     force: float = 30.0  # [N] with which it holds what it has grasped; the hand holds up to 70 N for long
 
 
-def wants_closed(closed: bool, width: float, config: HandConfig) -> bool:
-    """Whether the hand is to be closed, given whether it is and the width [m] asked for: with hysteresis."""
-    return width < config.open_above if closed else width < config.close_below
+def wanted_width(commanded: float, width: float, config: HandConfig) -> float:
+    """The width [m] to command, given the one commanded last and the one asked for: 0 is a grasp."""
+    width = min(max(width, 0.0), _MAX_WIDTH)
+    width = 0.0 if width < config.grasp_below else width
+    # Fully open and a grasp are where hands come from and go to; neither is missed by a step.
+    at_an_end = width in (0.0, _MAX_WIDTH) and width != commanded
+    return width if at_an_end or abs(width - commanded) > config.step else commanded
 
 
 class Hand:
@@ -48,7 +54,7 @@ class Hand:
     """
 
     def __init__(self, gripper: Any, config: HandConfig) -> None:
-        self.closed = False  # whether the last command was to grasp
+        self.commanded = float(gripper.width)  # [m] last; 0 was a grasp
         self._gripper = gripper
         self._config = config
         self._pending: Any = None  # the BoolFuture of the command under way
@@ -70,24 +76,24 @@ class Hand:
         self._settle(wait=True)
         with translated("the hand does not open"):
             self._gripper.open(self._config.speed)
-        self.closed = False
+        self.commanded = _MAX_WIDTH
 
     def follow(self, fingers: np.ndarray) -> None:
-        """Open or grasp if the finger targets (2,) [m] ask for it and nothing is under way; returns at once."""
+        """Take another width if the finger targets (2,) [m] ask for it and nothing is under way; returns at once."""
         if not self._settle(wait=False):
             return
-        wanted = wants_closed(self.closed, float(np.sum(fingers)), self._config)
-        if wanted == self.closed:
+        wanted = wanted_width(self.commanded, float(np.sum(fingers)), self._config)
+        if wanted == self.commanded:
             return
         speed, force = self._config.speed, self._config.force
         with translated("the hand does not answer"):
             self._pending = (
-                # Whatever width is left between the fingers counts as a grasp: the policy sees it.
-                self._gripper.grasp_async(0.0, speed, force, epsilon_inner=_MAX_WIDTH, epsilon_outer=_MAX_WIDTH)
+                self._gripper.move_async(wanted, speed)
                 if wanted
-                else self._gripper.open_async(speed)
+                # Whatever width is left between the fingers counts as a grasp: the policy sees it.
+                else self._gripper.grasp_async(0.0, speed, force, epsilon_inner=_MAX_WIDTH, epsilon_outer=_MAX_WIDTH)
             )
-        self.closed = wanted
+        self.commanded = wanted
 
     def close(self) -> None:
         """Let go of the hand once its command is over; it keeps holding what it holds."""
@@ -109,7 +115,8 @@ class Hand:
                     command.get()
                 except franky().CommandException as error:
                     # The arm can go on, and the policy sees where the fingers are.
-                    _LOG.warning("the hand could not %s: %s", "grasp" if self.closed else "open", error)
+                    what = f"move to {self.commanded:.3f} m" if self.commanded else "grasp"
+                    _LOG.warning("the hand could not %s: %s", what, error)
         return True
 
     def _read(self) -> None:
