@@ -98,3 +98,10 @@ def test_the_server_runs_without_training_or_simulation() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not set(loaded) & {"torch", "mujoco", "gymnasium", "gymnasium_robotics", "franky", "onnx", "rpl_train"}
+
+
+def test_the_readme_has_a_place_for_every_file() -> None:
+    tree = (ROOT / "README.md").read_text()
+    folders = {"rpl_runtime", "rpl_train", "rpl_train/demos"}
+    files = [path.name for folder in folders for path in (ROOT / folder).glob("*.py")]
+    assert [name for name in files if name not in tree and name != "__init__.py"] == []

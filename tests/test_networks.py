@@ -114,7 +114,8 @@ def test_a_mixture_keeps_apart_what_a_normal_distribution_would_average():
     state, goal, mask = torch.zeros(256, 3), torch.zeros(256, 3), torch.ones(256, 3)
     sign = torch.where(torch.arange(256)[:, None] % 4 == 0, -1.0, 1.0)  # one in four goes the other way
     optimiser = torch.optim.Adam(high.parameters(), lr=0.03)
-    for _ in range(300):
+    for step in range(600):
+        optimiser.param_groups[0]["lr"] = 0.03 * (1 - step / 600)  # or it ends somewhere about the optimum
         loss = -high.log_prob(state, goal, mask, 0.5 * sign * torch.ones(1, 3)).mean()
         optimiser.zero_grad()
         loss.backward()
