@@ -98,7 +98,8 @@ def run_command(
     goal: Annotated[str, typer.Option(help="Elements with commas between them, or a compound goal such as mkbs.")],
     robot: Annotated[RobotKind, typer.Option(help="What to drive.")] = RobotKind.KITCHEN,
     address: Annotated[
-        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default {_ADDRESS}.")
+        str | None,
+        typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several with commas; default {_ADDRESS}."),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
     seed: Annotated[

@@ -331,7 +331,7 @@ def train_command(
         Recipe,
         typer.Option(
             help="imitate: imitation alone, minutes. relay: then fine-tune each of the 17 compound goals and distil "
-            "them into one policy, two hours on two cores; models/kitchen was made so."
+            "them into one policy, hours; models/kitchen was made so."
         ),
     ] = Recipe.IMITATE,
     sequences: Annotated[int, typer.Option(help="Sequences of scripted play, where no --demos are named.")] = 400,
