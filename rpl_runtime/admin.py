@@ -9,6 +9,7 @@ from typing import Self
 from rpl_runtime import admin_wire as wire
 from rpl_runtime.access import Access, Connection
 from rpl_runtime.admin_wire import RobotStatus, ServedModel
+from rpl_runtime.errors import RobotNotFound
 
 __all__ = ["Admin", "RobotStatus", "ServedModel"]
 
@@ -69,6 +70,17 @@ class Admin:
     def robots(self) -> list[RobotStatus]:
         """The robots that run now, by their id."""
         return wire.unpack_robots(self._call("ListRobots", wire.NOTHING))
+
+    def robot(self, robot: str) -> RobotStatus:
+        """Where one of them stands.
+
+        Raises:
+            RobotNotFound: it does not run.
+        """
+        for status in self.robots():
+            if status.robot == robot:
+                return status
+        raise RobotNotFound(f"no robot {robot!r} runs here; `rpl top` shows those that do")
 
     def pin(self, robot: str, subgoal: Sequence[float]) -> None:
         """Have a robot follow a subgoal (n,) from its next step on, whatever is planned, until it is released.

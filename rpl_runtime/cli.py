@@ -54,7 +54,9 @@ _FRANKA = "A Franka"  # heads its own options in the help
 app.callback()(operator_cli.access_options)
 app.command("serve")(operator_cli.serve_command)
 app.command("health")(operator_cli.health_command)
+app.command("top")(operator_cli.top_command)
 app.add_typer(operator_cli.models_app, name="models")
+app.add_typer(operator_cli.subgoal_app, name="subgoal")
 app.add_typer(operator_cli.tokens_app, name="tokens")
 
 

@@ -1,11 +1,11 @@
-"""The commands of an operator: serve, models, tokens, health; and how any command reaches a server that asks who it is.
+"""The commands of an operator: serve, models, top, subgoal, tokens, health; and how any command shows who it is.
 
 Like cli.py, which takes them in, they import what they need when they run.
 """
 
 import json
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -173,6 +173,118 @@ def _print_models(models: "list[ServedModel]", as_json: bool) -> None:
         note = "default" if model.is_default else "retired" if model.retired else ""
         table.add_row(escape(model.name), model.digest[:12], str(model.robots), note, escape(model.path))
     Console().print(table)
+
+
+# ------------------------------------------------------------------------------------------------ robots
+
+
+def top_command(
+    address: Address = ADDRESS,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once, instead of a live table.")] = False,
+) -> None:
+    """Show the robots of a server, live: steps, ages of subgoals, latencies; needs the right to administer.
+
+    Times are those of the last message of a robot's stream, in the server alone. A novelty above 1 is that of a state
+    far from the training data.
+    """
+    from rpl_runtime.admin import Admin
+    from rpl_runtime.top import robots_table, watch
+
+    with Admin(address) as admin:
+        if as_json:
+            typer.echo(json.dumps([robot._asdict() | {"times": robot.times._asdict()} for robot in admin.robots()]))
+        elif Console().is_terminal:
+            with suppress(KeyboardInterrupt):
+                watch(admin, every)
+        else:
+            Console().print(robots_table(admin.robots()))
+
+
+subgoal_app = typer.Typer(help="What a running robot is led to; needs the right to administer.", no_args_is_help=True)
+
+RobotId = Annotated[str, typer.Argument(metavar="ROBOT", help="Its id, as `rpl top` shows it.")]
+
+
+@subgoal_app.command("show")
+def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = False) -> None:
+    """The subgoal that a robot follows, dimension by dimension."""
+    from rpl_runtime.admin import Admin
+
+    with Admin(address) as admin:
+        status = admin.robot(robot)
+    named = dict(zip(_state_names(address, status.digest), status.subgoal, strict=False))
+    if as_json:
+        facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "subgoal": named}
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    table = Table("dimension", "subgoal", title=f"{robot}, {'pinned' if status.pinned else f'age {status.age}'}")
+    for name, value in named.items():
+        table.add_row(escape(name), f"{value:.4f}")
+    Console().print(table)
+
+
+@subgoal_app.command("pin")
+def pin_subgoal(
+    robot: RobotId,
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Dimensions in which it is to be another.")
+    ] = None,
+    address: Address = ADDRESS,
+) -> None:
+    """Have a robot keep the subgoal it follows now, changed as you say, whatever is planned, until it is released."""
+    from rpl_runtime.admin import Admin
+
+    with Admin(address) as admin:
+        status = admin.robot(robot)
+        admin.pin(robot, _changed(status.subgoal, _state_names(address, status.digest), changes or []))
+    typer.echo(f"{robot} is pinned; `rpl subgoal release {robot}` ends it")
+
+
+@subgoal_app.command("veto")
+def veto_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
+    """Have a robot give up its subgoal: its next step plans another, with noise of its own."""
+    from rpl_runtime.admin import Admin
+
+    with Admin(address) as admin:
+        admin.veto(robot)
+    typer.echo(f"{robot} plans anew")
+
+
+@subgoal_app.command("release")
+def release_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
+    """End a pin: the robot's next step plans."""
+    from rpl_runtime.admin import Admin
+
+    with Admin(address) as admin:
+        admin.release(robot)
+    typer.echo(f"{robot} follows what is planned")
+
+
+def _state_names(address: str, digest: str) -> tuple[str, ...]:
+    from rpl_runtime.client import Client
+
+    with Client(address, digest=digest) as client:
+        return client.describe().spec.state.names
+
+
+def _changed(subgoal: tuple[float, ...], names: tuple[str, ...], changes: list[str]) -> list[float]:
+    """A subgoal with some dimensions set."""
+    from rpl_runtime.errors import InvalidInput
+
+    values = dict(zip(names, subgoal, strict=False))
+    if not values:
+        raise InvalidInput("the robot follows no subgoal yet; it has one after its first step")
+    for change in changes:
+        name, _, text = change.partition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            raise InvalidInput(f"{change!r} sets nothing; allowed is NAME=VALUE with a number") from None
+        if name not in values:
+            raise InvalidInput(f"{name!r} is no dimension of the state; allowed are {', '.join(names)}")
+        values[name] = number
+    return list(values.values())
 
 
 # ------------------------------------------------------------------------------------------------ tokens

@@ -126,3 +126,34 @@ def test_a_token_is_shown_once(tmp_path: Path) -> None:
     assert shown not in tokens.read_text()
     assert rpl("tokens", "new", tokens, "arm", "--right", "act").returncode == 2
     assert rpl("tokens", "new", tokens, "b", "--right", "act", "--output", tokens).returncode == 2
+
+
+def test_the_hierarchy_of_a_running_robot_is_seen_and_held(own_bundle: Bundle) -> None:
+    with serving(own_bundle.path, "--address", "127.0.0.1:0") as (port, _):
+        where = ("--address", f"127.0.0.1:{port}")
+        assert "0 robots" in rpl("top", *where).stdout
+        with Client(where[1]) as client, client.control() as control:
+            control.start("arm", ["door"], STATE, seed=1)
+            early = rpl("subgoal", "pin", "arm", *where)
+            assert (early.returncode, "follows no subgoal yet" in early.stderr) == (2, True)
+            first = control.step("arm", 0, STATE)
+            [row] = json.loads(rpl("top", "--json", *where).stdout)
+            assert (row["robot"], row["step"], row["pinned"], row["vetoes"]) == ("arm", 1, False, 0)
+
+            wrong = rpl("subgoal", "pin", "arm", "elbow=1", *where)
+            assert (wrong.returncode, "allowed are x, y, heading, door, lamp" in wrong.stderr) == (2, True)
+            assert rpl("subgoal", "pin", "arm", "door=1.25", *where).returncode == 0
+            pinned = control.step("arm", 1, STATE)
+            np.testing.assert_array_equal(pinned.subgoal, [*first.subgoal[:3], 1.25, first.subgoal[4]])
+            shown = json.loads(rpl("subgoal", "show", "arm", "--json", *where).stdout)
+            assert (shown["pinned"], shown["subgoal"]["door"]) == (True, 1.25)
+            assert "pinned" in rpl("top", *where).stdout
+            assert "pinned; release it instead" in rpl("subgoal", "veto", "arm", *where).stderr
+
+            assert rpl("subgoal", "release", "arm", *where).returncode == 0
+            assert control.step("arm", 2, STATE).replanned
+            assert rpl("subgoal", "veto", "arm", *where).returncode == 0
+            assert control.step("arm", 3, STATE).replanned
+        gone = rpl("subgoal", "show", "arm", *where)
+        assert "no robot 'arm' runs here" in gone.stderr
+        assert gone.returncode != 0
