@@ -14,6 +14,7 @@ import grpc.aio
 
 from rpl_runtime import admin_wire as wire
 from rpl_runtime.admission import Admission
+from rpl_runtime.metrics import Metrics
 from rpl_runtime.models import Model, Models, prepare
 from rpl_runtime.service import abort
 from rpl_runtime.streams import Streams
@@ -29,15 +30,22 @@ class AdminService:
         models: what is served.
         streams: the Control streams there are.
         on_models: hears that what is served has changed.
+        metrics: hear of what is refused.
     """
 
     def __init__(
-        self, admission: Admission, models: Models, streams: Streams, on_models: Callable[[], Awaitable[None]]
+        self,
+        admission: Admission,
+        models: Models,
+        streams: Streams,
+        on_models: Callable[[], Awaitable[None]],
+        metrics: Metrics | None = None,
     ) -> None:
         self._admission = admission
         self._models = models
         self._streams = streams
         self._on_models = on_models
+        self._metrics = metrics
         self._loading = asyncio.Lock()  # one at a time: a bundle takes memory and a processor
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
@@ -59,7 +67,7 @@ class AdminService:
                 self._admission.caller(method, context.invocation_metadata() or (), context.peer())
                 return await call(request)
             except Exception as error:
-                await abort(context, error)
+                await abort(context, error, self._metrics)
 
         return guarded
 

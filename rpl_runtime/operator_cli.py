@@ -83,6 +83,9 @@ def serve_command(
     messages: Annotated[
         float, typer.Option(min=0.1, help="Messages a second of one caller, in bursts of 5 s; a robot sends 12.5.")
     ] = 20_000.0,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Serve a page for Prometheus here, in plain text to all.")
+    ] = None,
     reflection: Annotated[
         bool | None,
         typer.Option(help="Describe the service to grpcurl and its like; by default on this machine alone."),
@@ -109,6 +112,7 @@ def serve_command(
         max_models=max_models,
         max_robots=max_robots,
         idle_s=idle,
+        metrics=metrics,
         reflection=reflection,
     )
     loaded = [load_bundle(bundle) for bundle in bundles]

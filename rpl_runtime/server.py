@@ -27,6 +27,7 @@ from rpl_runtime.admission import Admission
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.leases import Leases
 from rpl_runtime.listening import listen
+from rpl_runtime.metrics import Metrics, exposing
 from rpl_runtime.models import Models, model_of
 from rpl_runtime.quotas import QuotaConfig, Quotas
 from rpl_runtime.security import Gate, SecurityConfig, is_local
@@ -48,6 +49,7 @@ class ServerConfig:
     max_models: int = 8
     max_robots: int = 1024
     idle_s: float = 300.0  # [s] after which a robot that says nothing is free again
+    metrics: str | None = None  # HOST:PORT of a page for Prometheus
     reflection: bool | None = None  # whether the service describes itself; None: on this machine alone
 
 
@@ -113,8 +115,9 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
     streams = Streams(models, leases)
     admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models)
     readiness = Readiness(models)
-    service = Service(admission, streams)
-    admin = AdminService(admission, models, streams, readiness.tell)
+    metrics = Metrics(leases.__len__, streams.__len__) if config.metrics else None
+    service = Service(admission, streams, metrics)
+    admin = AdminService(admission, models, streams, readiness.tell, metrics)
 
     server = grpc.aio.server(options=_options(config))
     for name, handlers in ((codec.SERVICE, service.handlers()), (admin_wire.SERVICE, admin.handlers())):
@@ -124,21 +127,22 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
         names = (codec.SERVICE, admin_wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
-    address = listen(server, config.address, config.security)
-    await readiness.tell()
-    await server.start()
-    reaping = asyncio.create_task(_reap(streams, config.idle_s))
-    try:
-        for model in models.active:
-            await asyncio.to_thread(model.policy.warm_up)
-        await readiness.begin()
-        on_ready(address)
-        await stop.told.wait()
-    finally:
-        reaping.cancel()
-        await readiness.end()
-        await streams.drain(config.drain_s, stop.hurry)
-        await server.stop(_GOODBYE_S)
+    with exposing(metrics, config.metrics) if metrics and config.metrics else contextlib.nullcontext():
+        address = listen(server, config.address, config.security)
+        await readiness.tell()
+        await server.start()
+        reaping = asyncio.create_task(_reap(streams, config.idle_s))
+        try:
+            for model in models.active:
+                await asyncio.to_thread(model.policy.warm_up)
+            await readiness.begin()
+            on_ready(address)
+            await stop.told.wait()
+        finally:
+            reaping.cancel()
+            await readiness.end()
+            await streams.drain(config.drain_s, stop.hurry)
+            await server.stop(_GOODBYE_S)
 
 
 class _Stop:

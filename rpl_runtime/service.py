@@ -23,6 +23,7 @@ import numpy as np
 from rpl_runtime import codec, describe
 from rpl_runtime.admission import Admission, Caller
 from rpl_runtime.errors import InvalidInput, RelayError
+from rpl_runtime.metrics import Metrics
 from rpl_runtime.models import Model
 from rpl_runtime.spec import ResolvedGoal
 from rpl_runtime.streams import Stream, Streams
@@ -38,11 +39,13 @@ class Service:
     Args:
         admission: who may call, and which model a call is for.
         streams: the Control streams there are.
+        metrics: hear of what is answered and refused.
     """
 
-    def __init__(self, admission: Admission, streams: Streams) -> None:
+    def __init__(self, admission: Admission, streams: Streams, metrics: Metrics | None = None) -> None:
         self._admission = admission
         self._streams = streams
+        self._metrics = metrics
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The call of each method, by name. Without (de)serialisers: codec errors are answered here."""
@@ -62,7 +65,7 @@ class Service:
                 _, model = self._admit(method, context)
                 return await call(model, request)
             except Exception as error:
-                await abort(context, error)
+                await abort(context, error, self._metrics)
 
         return guarded
 
@@ -74,7 +77,7 @@ class Service:
         try:
             _, model = self._admit("Fetch", context)
         except Exception as error:
-            await abort(context, error)
+            await abort(context, error, self._metrics)
         for name, content in model.files.items():
             for chunk in describe.pack_chunks(name, content):
                 yield chunk
@@ -88,15 +91,17 @@ class Service:
                     caller.share.take_message(time.monotonic())
                     started = perf_counter_ns()
                     rows = codec.unpack_request(request)
-                    replies, times = stream.runs.answer(rows, started)
-                    await context.write(codec.pack_reply(replies, times))
+                    answer = stream.runs.answer(rows, started)
+                    await context.write(codec.pack_reply(*answer))
+                    if self._metrics:
+                        self._metrics.answered(answer, model.bundle.spec.period_s)
                     self._streams.check(stream)
         except asyncio.CancelledError:
             if stream is None or stream.ended is None:
                 raise  # by the client
-            await abort(context, stream.ended)
+            await abort(context, stream.ended, self._metrics)
         except Exception as error:
-            await abort(context, error)
+            await abort(context, error, self._metrics)
 
 
 async def _describe(model: Model, request: bytes) -> bytes:
@@ -129,8 +134,10 @@ async def _act(model: Model, request: bytes) -> bytes:
     return codec.pack_actions(await _run(act, len(state)))
 
 
-async def abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext, error: Exception, metrics: Metrics | None = None) -> NoReturn:
     """End a call with the status of an error; what a foreign one says stays in the server's log."""
+    if metrics:
+        metrics.failed(error)
     if not isinstance(error, RelayError):
         _LOG.error("a call failed", exc_info=error)
         error = RelayError(_INTERNAL)

@@ -57,6 +57,9 @@ class Streams:
         self._empty = asyncio.Event()
         self._empty.set()
 
+    def __len__(self) -> int:
+        return len(self._streams)
+
     @contextmanager
     def open(self, caller: Caller, model: Model, peer: str) -> Iterator[Stream]:
         """A stream, for as long as the task that opens it answers it; then its robots are free.

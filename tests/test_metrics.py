@@ -1,0 +1,87 @@
+"""What Prometheus reads of a real server, over HTTP."""
+
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from faults import free_port
+from rpl_runtime.admin import Admin
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.client import Client
+from rpl_runtime.errors import AddressInUse, InvalidInput, StepOutOfOrder
+from rpl_runtime.server import ServerConfig, serving
+
+STATE = np.zeros(5, dtype=np.float32)
+
+
+@pytest.fixture
+def page() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def address(tiny_bundle: Bundle, page: str) -> Iterator[str]:
+    with serving(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)) as address:
+        yield address
+
+
+def read(page: str) -> dict[str, float]:
+    """Every sample whose name begins with rpl, by its name and labels."""
+    with urllib.request.urlopen(f"http://{page}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        ",".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("rpl_")
+    }
+
+
+def test_every_step_is_counted_by_stage(address: str, page: str) -> None:
+    with Client(address) as client, client.control() as control:
+        control.start("a", ["door"], STATE)
+        for step in range(6):
+            control.step("a", step, STATE)
+        with pytest.raises(StepOutOfOrder):
+            control.step("a", 9, STATE)
+        with Admin(address) as admin:
+            admin.pin("a", [0.0] * 5)
+        control.step("a", 6, STATE)
+        found = read(page)
+        assert (found["rpl_robots"], found["rpl_streams"]) == (1, 1)
+    assert found["rpl_steps_total"] == 7
+    assert found["rpl_replans_total"] == 3  # at 0 and 4, a horizon later, and for the pin
+    assert found["rpl_interventions_total"] == 1
+    assert found["rpl_errors_total,StepOutOfOrder"] == 1
+    assert found["rpl_message_seconds_count,all"] == 9  # the start and the refused step are messages too
+    assert found["rpl_message_seconds_count,plan"] == 2
+    assert found["rpl_late_answers_total"] == 0
+
+
+def test_a_call_that_is_refused_is_counted_by_its_reason(address: str, page: str) -> None:
+    with Client(address) as client, pytest.raises(InvalidInput):
+        client.act(np.zeros((1, 5)), np.full((1, 5), np.nan), np.zeros((1, 2)))
+    assert read(page)["rpl_errors_total,InvalidInput"] == 1
+
+
+def test_the_page_is_gone_with_its_server(tiny_bundle: Bundle, page: str) -> None:
+    for _ in range(2):  # and its port is free again
+        with serving(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)):
+            assert read(page)["rpl_streams"] == 0
+    with pytest.raises(OSError, match="refused"):
+        read(page)
+
+
+def test_a_page_that_cannot_be_served_is_one_sentence(tiny_bundle: Bundle, address: str, page: str) -> None:
+    for metrics, error, sentence in (
+        ("9464", InvalidInput, "allowed is HOST:PORT"),
+        (page, AddressInUse, "metrics cannot be served at"),
+    ):
+        with (
+            pytest.raises(error, match=sentence),
+            serving(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=metrics)),
+        ):
+            pass
