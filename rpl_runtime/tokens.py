@@ -43,7 +43,7 @@ class Grant:
     name: str
     rights: frozenset[Right]
     digest: str  # SHA-256 of the token, in hexadecimal digits
-    expires: datetime | None = None  # None: never
+    expires: datetime | None = None  # in UTC, whose hours come once; None: never
 
 
 def new_token() -> str:
@@ -61,7 +61,7 @@ def grant(token: str, name: str, rights: Sequence[Right], expires: datetime | No
         raise InvalidInput(f"the token's name is {name!r}; allowed are 1 to 64 letters, digits and any of . _ - @")
     if not rights:
         raise InvalidInput(f"token {name} has no right; allowed are {', '.join(Right)}")
-    return Grant(name, frozenset(rights), _digest(token), expires)
+    return Grant(name, frozenset(rights), _digest(token), expires and expires.astimezone(UTC))
 
 
 def find(grants: Sequence[Grant], token: str, now: datetime) -> Grant:
@@ -196,8 +196,9 @@ def _parse(words: list[str], where: str) -> Grant:
 def _moment(text: str, where: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+        until = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        moment = until = None
+    if moment is None or until is None or moment.tzinfo is None:
         raise InvalidInput(f"{where} expires at {text!r}; allowed is a time with its zone, as 2027-03-01T00:00:00Z")
-    return moment
+    return until

@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,14 @@ def test_a_grant_comes_back_from_its_file(
     assert read_grants(file) == (held,)
 
 
+def test_an_hour_that_comes_twice_is_kept_as_the_one_it_was(file: Path) -> None:
+    twice = datetime(2026, 11, 1, 1, 30, fold=1, tzinfo=ZoneInfo("America/New_York"))
+    held = grant("secret", "a", [Right.ACT], twice)
+    add_grant(file, held)
+    assert read_grants(file) == (held,)
+    assert held.expires == datetime(2026, 11, 1, 6, 30, tzinfo=UTC)
+
+
 def test_comments_and_empty_lines_are_passed_over(file: Path) -> None:
     written(file, f"# heading\n\n a  act {SHA} # who\n")
     assert read_grants(file) == (Grant("a", frozenset([Right.ACT]), SHA),)
@@ -81,6 +90,7 @@ BAD_FILES = {
     "a name": (f"a:b act {SHA}\n", "is not a grant"),
     "an expiry": (f"a act {SHA} tomorrow\n", "expires at 'tomorrow'"),
     "a time without a zone": (f"a act {SHA} 2027-03-01T00:00:00\n", "with its zone"),
+    "a time past the last year": (f"a act {SHA} 9999-12-31T23:59:59-12:00\n", "with its zone"),
     "a name twice": (f"a act {SHA}\na act {SHA[::-1]}\n", "names a name twice"),
     "a token twice": (f"a act {SHA}\nb act {SHA}\n", "names a token twice"),
     "much": ("#" * (1 << 20) + "\n", "larger than 1 MiB"),
