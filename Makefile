@@ -34,5 +34,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) --editable '.[sim,train,record,franka-sim,dev]'
+	$(PIP) --editable '.[sim,train,record,otel,franka-sim,dev]'
 	@touch $@

@@ -6,7 +6,7 @@ takes. It does not know the wire's form, which is admin_wire.py's, nor what a mo
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -14,9 +14,9 @@ import grpc.aio
 
 from rpl_runtime import admin_wire as wire
 from rpl_runtime.admission import Admission
-from rpl_runtime.metrics import Metrics
 from rpl_runtime.models import Model, Models, prepare
-from rpl_runtime.service import abort
+from rpl_runtime.observing import Observer
+from rpl_runtime.service import watching
 from rpl_runtime.streams import Streams
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class AdminService:
         models: what is served.
         streams: the Control streams there are.
         on_models: hears that what is served has changed.
-        metrics: hear of what is refused.
+        observers: look on.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class AdminService:
         models: Models,
         streams: Streams,
         on_models: Callable[[], Awaitable[None]],
-        metrics: Metrics | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._admission = admission
         self._models = models
         self._streams = streams
         self._on_models = on_models
-        self._metrics = metrics
+        self._observers = observers
         self._loading = asyncio.Lock()  # one at a time: a bundle takes memory and a processor
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
@@ -63,11 +63,11 @@ class AdminService:
 
     def _guarded(self, method: str, call: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
         async def guarded(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            try:
-                self._admission.caller(method, context.invocation_metadata() or (), context.peer())
+            async with watching(self._observers, method, context) as watch:
+                caller = self._admission.caller(method, context.invocation_metadata() or (), context.peer())
+                for observer in watch:
+                    observer.admitted(caller.name, None)
                 return await call(request)
-            except Exception as error:
-                await abort(context, error, self._metrics)
 
         return guarded
 
@@ -108,7 +108,7 @@ class AdminService:
         return self._intervened(robot, "vetoed")
 
     def _intervened(self, robot: str, what: str) -> bytes:
-        _LOG.warning("an operator %s the subgoal of robot %r", what, robot)
+        _LOG.warning("an operator %s the subgoal of robot %r", what, robot, extra={"robot": robot})
         return wire.NOTHING
 
     def _served(self, model: Model) -> wire.ServedModel:

@@ -5,6 +5,7 @@ Like cli.py, which takes them in, they import what they need when they run.
 
 import json
 import os
+import sys
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rpl_runtime.log_format import LogFormat, write_log
 from rpl_runtime.tokens import Right
 
 if TYPE_CHECKING:
@@ -86,6 +88,12 @@ def serve_command(
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve a page for Prometheus here, in plain text to all.")
     ] = None,
+    traces: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send OpenTelemetry spans to the collector at http://HOST:PORT.")
+    ] = None,
+    log: Annotated[LogFormat, typer.Option(help="How runs, refusals and errors are logged, on standard error.")] = (
+        LogFormat.TEXT
+    ),
     reflection: Annotated[
         bool | None,
         typer.Option(help="Describe the service to grpcurl and its like; by default on this machine alone."),
@@ -113,9 +121,11 @@ def serve_command(
         max_robots=max_robots,
         idle_s=idle,
         metrics=metrics,
+        traces=traces,
         reflection=reflection,
     )
     loaded = [load_bundle(bundle) for bundle in bundles]
+    write_log(log, sys.stderr)
     serve(loaded, config, on_ready=lambda bound: print_serving(loaded, bound, config.security))
 
 

@@ -29,10 +29,13 @@ from rpl_runtime.leases import Leases
 from rpl_runtime.listening import listen
 from rpl_runtime.metrics import Metrics, exposing
 from rpl_runtime.models import Models, model_of
+from rpl_runtime.observing import Observer
 from rpl_runtime.quotas import QuotaConfig, Quotas
+from rpl_runtime.run_log import RunLog
 from rpl_runtime.security import Gate, SecurityConfig, is_local
 from rpl_runtime.service import Service
 from rpl_runtime.streams import Streams
+from rpl_runtime.tracing import tracing
 
 _LOG = logging.getLogger(__name__)
 _SHORT_CALLS = 64  # of a connection at once, beside its Control streams
@@ -50,6 +53,7 @@ class ServerConfig:
     max_robots: int = 1024
     idle_s: float = 300.0  # [s] after which a robot that says nothing is free again
     metrics: str | None = None  # HOST:PORT of a page for Prometheus
+    traces: str | None = None  # http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector
     reflection: bool | None = None  # whether the service describes itself; None: on this machine alone
 
 
@@ -115,19 +119,19 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
     streams = Streams(models, leases)
     admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models)
     readiness = Readiness(models)
-    metrics = Metrics(leases.__len__, streams.__len__) if config.metrics else None
-    service = Service(admission, streams, metrics)
-    admin = AdminService(admission, models, streams, readiness.tell, metrics)
+    with contextlib.ExitStack() as around:
+        observers = _observers(config, leases, streams, around)
+        service = Service(admission, streams, observers)
+        admin = AdminService(admission, models, streams, readiness.tell, observers)
 
-    server = grpc.aio.server(options=_options(config))
-    for name, handlers in ((codec.SERVICE, service.handlers()), (admin_wire.SERVICE, admin.handlers())):
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
-    if is_local(config.address) if config.reflection is None else config.reflection:
-        names = (codec.SERVICE, admin_wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        server = grpc.aio.server(options=_options(config))
+        for name, handlers in ((codec.SERVICE, service.handlers()), (admin_wire.SERVICE, admin.handlers())):
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
+        if is_local(config.address) if config.reflection is None else config.reflection:
+            names = (codec.SERVICE, admin_wire.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
 
-    with exposing(metrics, config.metrics) if metrics and config.metrics else contextlib.nullcontext():
         address = listen(server, config.address, config.security)
         await readiness.tell()
         await server.start()
@@ -143,6 +147,20 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
             await readiness.end()
             await streams.drain(config.drain_s, stop.hurry)
             await server.stop(_GOODBYE_S)
+
+
+def _observers(
+    config: ServerConfig, leases: Leases, streams: Streams, around: contextlib.ExitStack
+) -> Sequence[Observer]:
+    """Who looks on, for as long as what is around the server lasts."""
+    observers: list[Observer] = [RunLog]
+    if config.metrics:
+        metrics = Metrics(leases.__len__, streams.__len__)
+        around.enter_context(exposing(metrics, config.metrics))
+        observers.append(lambda method, metadata, peer: metrics)
+    if config.traces:
+        observers.append(around.enter_context(tracing(config.traces)))
+    return observers
 
 
 class _Stop:
@@ -188,7 +206,7 @@ async def _reap(streams: Streams, idle_s: float) -> None:
     while True:
         await asyncio.sleep(idle_s / 4)
         for robot in streams.reap(idle_s):
-            _LOG.warning("robot %r said nothing for %g s; its run is over", robot, idle_s)
+            _LOG.warning("robot %r said nothing for %g s; its run is over", robot, idle_s, extra={"robot": robot})
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

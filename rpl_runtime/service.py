@@ -10,9 +10,9 @@ health check is bounded: a message of Control by its rows, a larger batch of Pla
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from time import perf_counter_ns
 from typing import NoReturn
 
@@ -23,12 +23,11 @@ import numpy as np
 from rpl_runtime import codec, describe
 from rpl_runtime.admission import Admission, Caller
 from rpl_runtime.errors import InvalidInput, RelayError
-from rpl_runtime.metrics import Metrics
 from rpl_runtime.models import Model
+from rpl_runtime.observing import CallObserver, Observer
 from rpl_runtime.spec import ResolvedGoal
 from rpl_runtime.streams import Stream, Streams
 
-_LOG = logging.getLogger(__name__)
 _INLINE_ROWS = 64  # a larger batch of Plan or Act goes to a thread, so that no robot waits for it
 _INTERNAL = "the server failed to answer; its own log says why"
 
@@ -39,13 +38,13 @@ class Service:
     Args:
         admission: who may call, and which model a call is for.
         streams: the Control streams there are.
-        metrics: hear of what is answered and refused.
+        observers: look on.
     """
 
-    def __init__(self, admission: Admission, streams: Streams, metrics: Metrics | None = None) -> None:
+    def __init__(self, admission: Admission, streams: Streams, observers: Sequence[Observer] = ()) -> None:
         self._admission = admission
         self._streams = streams
-        self._metrics = metrics
+        self._observers = observers
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The call of each method, by name. Without (de)serialisers: codec errors are answered here."""
@@ -61,47 +60,67 @@ class Service:
         self, method: str, call: Callable[[Model, bytes], Awaitable[bytes]]
     ) -> Callable[..., Awaitable[bytes]]:
         async def guarded(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            try:
-                _, model = self._admit(method, context)
+            async with watching(self._observers, method, context) as watch:
+                _, model = self._admit(method, context, watch)
                 return await call(model, request)
-            except Exception as error:
-                await abort(context, error, self._metrics)
 
         return guarded
 
-    def _admit(self, method: str, context: grpc.aio.ServicerContext) -> tuple[Caller, Model]:
+    def _admit(self, method: str, context: grpc.aio.ServicerContext, watch: "Watch") -> tuple[Caller, Model]:
         metadata = context.invocation_metadata() or ()
-        return self._admission.caller(method, metadata, context.peer()), self._admission.model(metadata)
+        caller, model = self._admission.caller(method, metadata, context.peer()), self._admission.model(metadata)
+        for observer in watch:
+            observer.admitted(caller.name, model)
+        return caller, model
 
     async def _fetch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        try:
-            _, model = self._admit("Fetch", context)
-        except Exception as error:
-            await abort(context, error, self._metrics)
-        for name, content in model.files.items():
-            for chunk in describe.pack_chunks(name, content):
-                yield chunk
+        async with watching(self._observers, "Fetch", context) as watch:
+            _, model = self._admit("Fetch", context, watch)
+            for name, content in model.files.items():
+                for chunk in describe.pack_chunks(name, content):
+                    yield chunk
 
     async def _control(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        stream: Stream | None = None
-        try:
-            caller, model = self._admit("Control", context)
+        async with watching(self._observers, "Control", context) as watch:
+            caller, model = self._admit("Control", context, watch)
             with self._streams.open(caller, model, context.peer()) as stream:
-                while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                    caller.share.take_message(time.monotonic())
-                    started = perf_counter_ns()
-                    rows = codec.unpack_request(request)
-                    answer = stream.runs.answer(rows, started)
-                    await context.write(codec.pack_reply(*answer))
-                    if self._metrics:
-                        self._metrics.answered(answer, model.bundle.spec.period_s)
-                    self._streams.check(stream)
-        except asyncio.CancelledError:
-            if stream is None or stream.ended is None:
-                raise  # by the client
-            await abort(context, stream.ended, self._metrics)
-        except Exception as error:
-            await abort(context, error, self._metrics)
+                try:
+                    await self._converse(stream, context, watch)
+                except asyncio.CancelledError:
+                    if stream.ended is None:
+                        raise  # by the client
+                    raise stream.ended from None
+
+    async def _converse(self, stream: Stream, context: grpc.aio.ServicerContext, watch: "Watch") -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+            stream.caller.share.take_message(time.monotonic())
+            started = perf_counter_ns()
+            rows = codec.unpack_request(request)
+            answer = stream.runs.answer(rows, started)
+            await context.write(codec.pack_reply(*answer))
+            for observer in watch:
+                observer.answered(rows, answer, stream.model)
+            self._streams.check(stream)
+
+
+Watch = Sequence[CallObserver]  # on one call
+
+
+@asynccontextmanager
+async def watching(
+    observers: Sequence[Observer], method: str, context: grpc.aio.ServicerContext
+) -> AsyncIterator[Watch]:
+    """Have a call looked on, and end it with the status of the error that comes out of it."""
+    watch = [observer(method, context.invocation_metadata() or (), context.peer()) for observer in observers]
+    try:
+        yield watch
+    except Exception as error:
+        for observer in watch:
+            observer.failed(error)
+        await _abort(context, error)
+    finally:
+        for observer in watch:
+            observer.ended()
 
 
 async def _describe(model: Model, request: bytes) -> bytes:
@@ -134,12 +153,9 @@ async def _act(model: Model, request: bytes) -> bytes:
     return codec.pack_actions(await _run(act, len(state)))
 
 
-async def abort(context: grpc.aio.ServicerContext, error: Exception, metrics: Metrics | None = None) -> NoReturn:
-    """End a call with the status of an error; what a foreign one says stays in the server's log."""
-    if metrics:
-        metrics.failed(error)
+async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> NoReturn:
+    """End a call with the status of an error; what a foreign one says is for those who look on."""
     if not isinstance(error, RelayError):
-        _LOG.error("a call failed", exc_info=error)
         error = RelayError(_INTERNAL)
     reason = (("rpl-reason", type(error).__name__),)
     await context.abort(codec.status_of(error), str(error), trailing_metadata=reason)

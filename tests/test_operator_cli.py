@@ -157,3 +157,14 @@ def test_the_hierarchy_of_a_running_robot_is_seen_and_held(own_bundle: Bundle) -
         gone = rpl("subgoal", "show", "arm", *where)
         assert "no robot 'arm' runs here" in gone.stderr
         assert gone.returncode != 0
+
+
+def test_the_log_is_json_on_standard_error(own_bundle: Bundle) -> None:
+    with serving(own_bundle.path, "--address", "127.0.0.1:0", "--log", "json") as (port, process):
+        with Client(f"127.0.0.1:{port}") as client, client.control() as control:
+            control.start("a", ["door"], STATE)
+            control.finish("a")
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    assert [line["message"] for line in lines] == ["robot 'a' begins", "robot 'a' is done after 0 steps"]

@@ -50,7 +50,9 @@ def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number:
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0
-        assert errors == ""
+        began, over = errors.splitlines()
+        assert "robot 'a' begins" in began
+        assert "robot 'a' is over" in over
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""What a server writes down: one line for each thing that happens to a run, as text and as JSON."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import grpc
+import numpy as np
+import pytest
+
+from rpl_runtime.bundle import Bundle
+from rpl_runtime.client import Client
+from rpl_runtime.errors import InvalidInput, StepOutOfOrder
+from rpl_runtime.log_format import LogFormat, write_log
+from rpl_runtime.server import ServerConfig, serving
+
+STATE = np.zeros(5, dtype=np.float32)
+
+
+@contextmanager
+def written(format: LogFormat = LogFormat.JSON) -> Iterator[io.StringIO]:
+    """What is logged inside the block."""
+    lines = io.StringIO()
+    handler = write_log(format, lines)
+    try:
+        yield lines
+    finally:
+        package = logging.getLogger("rpl_runtime")
+        package.removeHandler(handler)
+        package.setLevel(logging.NOTSET)
+
+
+def records(lines: io.StringIO) -> list[dict]:
+    return [json.loads(line) for line in lines.getvalue().splitlines()]
+
+
+def test_a_run_is_logged_from_its_beginning_to_its_end_with_whose_it_is(tiny_bundle: Bundle) -> None:
+    with written() as lines, serving(tiny_bundle) as at, Client(at) as client, client.control() as control:
+        control.start("a", ["door"], STATE)
+        control.step("a", 0, STATE)
+        with pytest.raises(StepOutOfOrder):
+            control.step("a", 7, STATE)
+        control.finish("a")
+        control.start("b", ["door"], STATE)
+    begins, refused, done, again, over = records(lines)
+    assert [record["robot"] for record in (begins, refused, done, again, over)] == ["a", "a", "a", "b", "b"]
+    assert begins["message"] == "robot 'a' begins"
+    assert refused["reason"] == "StepOutOfOrder"
+    assert (done["message"], done["steps"]) == ("robot 'a' is done after 1 steps", 1)
+    assert "is over" in over["message"]
+    for record in (begins, done, over):
+        assert record["level"] == "INFO"
+        assert (record["model"], record["bundle"]) == (tiny_bundle.spec.name, tiny_bundle.digest)
+        assert record["caller"]
+        assert datetime.fromisoformat(record["time"]).tzinfo is not None
+
+
+def test_a_call_that_is_refused_says_why_and_of_whom(tiny_bundle: Bundle) -> None:
+    with written() as lines, serving(tiny_bundle) as address, grpc.insecure_channel(address) as channel:
+        plan = channel.unary_unary("/rpl.v1.RelayPolicy/Plan")
+        with pytest.raises(grpc.RpcError):
+            plan(b"\xff\xff")
+    [record] = records(lines)
+    assert (record["call"], record["reason"]) == ("Plan", InvalidInput.__name__)
+    assert record["peer"].startswith("ipv4:127.0.0.1")
+
+
+def test_a_name_with_a_line_break_stays_on_one_line(tiny_bundle: Bundle) -> None:
+    for format in LogFormat:
+        with written(format) as lines, serving(tiny_bundle) as at, Client(at) as client, client.control() as control:
+            control.start("a\nERROR b", ["door"], STATE)
+            control.finish("a\nERROR b")
+        assert len(lines.getvalue().splitlines()) == 2
+
+
+def test_a_flood_of_lines_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("rpl_runtime.log_format.time.monotonic", lambda: now)
+    log = logging.getLogger("rpl_runtime.test")
+    with written(LogFormat.TEXT) as lines:
+        for number in range(1000):
+            log.info("robot %d is refused", number)
+        log.info("something else")
+        now = 1.0
+        log.info("robot %d is refused", 1000)
+    said = lines.getvalue().splitlines()
+    assert len(said) == 22
+    assert said[19].endswith("robot 19 is refused (more such lines are left out for a second)")
+    assert said[20].endswith("something else")
+    assert said[21].endswith("robot 1000 is refused")
+
+
+def test_the_configuration_of_a_server_in_process_is_left_to_its_program(tiny_bundle: Bundle) -> None:
+    handlers = logging.getLogger("rpl_runtime").handlers[:]
+    with serving(tiny_bundle, ServerConfig(address="127.0.0.1:0")):
+        assert logging.getLogger("rpl_runtime").handlers == handlers
