@@ -104,6 +104,7 @@ def run_command(
         typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several with commas; default {_ADDRESS}."),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="One of the server's models, by name; default its first.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Draw the start and sample the policy with it; without: start 0, the mode.")
     ] = None,
@@ -176,6 +177,7 @@ def run_command(
         address=address or _ADDRESS,
         bundle=bundle,
         robot_id=robot_id or robot.value,
+        model=model,
         seed=seed,
         steps=steps,
         local=low_level is LowLevel.LOCAL,

@@ -39,11 +39,12 @@ def local_control(address: str, config: ReconnectConfig | None = None) -> Contro
 
     Raises:
         ServerUnavailable: nobody answers now.
+        ModelNotFound: who answers has no such model.
         BundleError: what the server sent is no sound bundle, or cannot be run here.
     """
     config = config or ReconnectConfig()
     timeout_s = max(config.timeout_s, FIRST_ANSWER_S)
-    places = Places(address)
+    places = Places(address, config.model)
     model = places.describe(timeout_s)
     with Client(places.now, timeout_s, model.digest) as client:
         bundle = cached_bundle(client, model.digest)

@@ -54,6 +54,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ReconnectConfig:
+    model: str | None = None  # name of the server's model that is to answer; None: its default
     budget_s: float = 30.0  # [s] for how long a server that is gone is looked for
     timeout_s: float = 5.0  # [s] how long an answer may take before the server counts as gone
     waits: bool = True  # whether the robot's world stands still meanwhile; where not, the budget is a control period
@@ -66,11 +67,16 @@ class ReconnectConfig:
 class Places:
     """Where a server may be: addresses with commas between them, tried in turn, of which one counts now.
 
+    Args:
+        addresses: of one server or several.
+        model: the model that is looked for; None: each server's default.
+
     Raises:
         InvalidInput: there is no address.
     """
 
-    def __init__(self, addresses: str) -> None:
+    def __init__(self, addresses: str, model: str | None = None) -> None:
+        self._model = model
         self._turns = [address.strip() for address in addresses.split(",") if address.strip()]
         if not self._turns:
             raise InvalidInput(f"the address is {addresses!r}; allowed is HOST:PORT or unix:PATH, or more with commas")
@@ -92,10 +98,11 @@ class Places:
 
         Raises:
             ServerUnavailable: none does.
+            ModelNotFound: that server has no such model.
         """
         for left in reversed(range(len(self._turns))):
             try:
-                with Client(self.now, timeout_s) as client:
+                with Client(self.now, timeout_s, model=self._model) as client:
                     return client.describe()
             except ServerUnavailable:
                 self.move_on()
@@ -114,6 +121,7 @@ def lasting_control(address: str, config: ReconnectConfig | None = None) -> Cont
 
     Raises:
         ServerUnavailable: nobody answers now.
+        ModelNotFound: who answers has no such model.
     """
     line = _LastingLine(address, config or ReconnectConfig())
     return Control(line.model, line)
@@ -150,7 +158,7 @@ class _LastingLine:
     """A `Line` over as many streams as it takes, one after the other."""
 
     def __init__(self, address: str, config: ReconnectConfig) -> None:
-        self._places = Places(address)
+        self._places = Places(address, config.model)
         self._config = config
         self._over = threading.Event()
         self._client: Client | None = None

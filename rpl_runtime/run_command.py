@@ -38,6 +38,7 @@ class RunOptions:
     address: str  # of the server
     bundle: Path | None  # served for the run instead
     robot_id: str
+    model: str | None = None  # of those that the server has; None: its default
     seed: int | None = None
     steps: int | None = None  # None: an episode
     local: bool = False  # whether the low level runs here
@@ -73,7 +74,7 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     if record_to:
         check_record(record_to)
     with ExitStack() as stack:
-        control = stack.enter_context(_control(options, ReconnectConfig(budget_s=patience_s)))
+        control = stack.enter_context(_control(options, ReconnectConfig(options.model, budget_s=patience_s)))
         config = _config(options, control)
         kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
         on_step, _ = stack.enter_context(_listening(options, config, control))
@@ -93,7 +94,7 @@ def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
     """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not, and that of whatever stopped it."""
     with ExitStack() as stack:
         # For as long as a hold may last there is time to ask another server; a plan may be out for its lead besides.
-        reconnect = ReconnectConfig(timeout_s=(HOLD_PERIODS + options.plan_lead) * PERIOD, waits=False)
+        reconnect = ReconnectConfig(options.model, timeout_s=(HOLD_PERIODS + options.plan_lead) * PERIOD, waits=False)
         control = stack.enter_context(_control(options, reconnect))
         config = _config(options, control)
         robot = stack.enter_context(_franka(franka))

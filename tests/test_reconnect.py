@@ -3,7 +3,7 @@
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from rpl_runtime.client import Action, Client, Control
 from rpl_runtime.errors import (
     BundleError,
     InvalidInput,
+    ModelNotFound,
     ProtocolViolation,
     RobotLeased,
     ServerUnavailable,
     StepOutOfOrder,
 )
+from rpl_runtime.local import local_control
 from rpl_runtime.policy import OnnxPolicy
 from rpl_runtime.reconnect import ReconnectConfig, lasting_control, persist
 from rpl_runtime.relay import RelayLoop
@@ -297,6 +299,25 @@ def test_a_server_that_stays_away_is_one_sentence_and_the_run_still_stands(host:
             control.step("a", 3, STATES[3])
         host.come(own_bundle)
         np.testing.assert_array_equal(drive(control, first=3), alone(own_bundle)[3:])
+
+
+@pytest.mark.parametrize("open_control", [lasting_control, local_control])
+def test_a_run_is_on_the_model_that_is_named(
+    open_control: Callable[[str, ReconnectConfig], Control],
+    own_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = policies.tiny_bundle(tmp_path / "other", policies.tiny_spec().model_copy(update={"name": "other"}), seed=1)
+    with serving([own_bundle, other]) as address:
+        with open_control(address, ReconnectConfig("other")) as control:
+            assert control.start("a", ["door"], STATES[0]).digest == other.digest
+            assert control.step("a", 0, STATES[0]).replanned
+        with open_control(address, ReconnectConfig()) as control:
+            assert control.start("a", ["door"], STATES[0]).digest == own_bundle.digest
+        with pytest.raises(ModelNotFound, match="no model is named 'third'; served are tiny, other"):
+            open_control(address, ReconnectConfig("third"))
 
 
 def test_a_closed_control_says_so(tiny_address: str) -> None:
