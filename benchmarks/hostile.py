@@ -4,16 +4,14 @@
     python benchmarks/hostile.py models/kitchen --messages 2000    # the short form, which CI runs as a test
 
 A server process asks for tokens and has limits that the attack reaches. Seeded attackers send it fuzzed protobuf,
-oversized and empty messages, rows out of order, half-closed and abandoned streams, wrong, expired and missing tokens,
-and replies that nobody reads. Each attack names the statuses that are right; any other counts as wrong. Meanwhile a
-robot runs again and again, and each of its runs is compared with one alone, to the last bit. Exits with 1 where the
-server died, a status was wrong or a bit differed.
+oversized and empty messages, small ones that unpack to MiBs, rows out of order, half-closed and abandoned streams,
+wrong, expired and missing tokens, and replies that nobody reads. Each attack names the statuses that are right; any
+other counts as wrong. Meanwhile a robot runs again and again, and each of its runs is compared with one alone, to the
+last bit. Exits with 1 where the server died, a status was wrong or a bit differed.
 """
 
-import argparse
 import json
 import random
-import sys
 import tempfile
 import threading
 import time
@@ -22,10 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import grpc
 import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.access import Access
@@ -33,13 +34,14 @@ from rpl_runtime.bundle import load_bundle
 from rpl_runtime.client import Client
 from rpl_runtime.codec import MAX_MESSAGE_BYTES
 from rpl_runtime.hosting import own_process
+from rpl_runtime.provenance import command, commit
 from rpl_runtime.spec import PolicySpec
 from rpl_runtime.tokens import Right, add_grant, grant, new_token
 
 STEPS = 60  # of each run of the robot
 ATTACKERS = 4
 _SERVICE = "rpl.v1.RelayPolicy"
-_S = grpc.StatusCode
+_S, _GZIP = grpc.StatusCode, grpc.Compression.Gzip
 # What an honest server may say of any bytes: it took them, or they are no good, in form, order or number.
 _OF_ANY_BYTES = {_S.OK, _S.INVALID_ARGUMENT, _S.FAILED_PRECONDITION, _S.RESOURCE_EXHAUSTED}
 
@@ -75,6 +77,7 @@ class Attacker:
             self._mutants,
             self._out_of_order,
             self._oversized,
+            self._compressed,
             self._half_closed,
             self._stranger,
             self._unary,
@@ -103,6 +106,11 @@ class Attacker:
     def _oversized(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         status = self._control([bytes(MAX_MESSAGE_BYTES + self._rng.randrange(1, 1000))])
         return "oversized", 1, status, {_S.RESOURCE_EXHAUSTED}
+
+    def _compressed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        """A few KiB that would become as many MiB."""
+        bomb = bytes(self._rng.randrange(2, 6) * MAX_MESSAGE_BYTES)
+        return "compressed", 1, _status(self._open(iter([bomb]), compression=_GZIP)), {_S.RESOURCE_EXHAUSTED}
 
     def _half_closed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         """Say that nothing more comes, or hang up, with answers under way."""
@@ -170,10 +178,12 @@ class Attacker:
     def _control(self, messages: list[bytes], token: str | None = "") -> grpc.StatusCode:
         return _status(self._open(iter(messages), token))
 
-    def _open(self, messages: Iterator[bytes], token: str | None = "") -> Any:
+    def _open(
+        self, messages: Iterator[bytes], token: str | None = "", compression: grpc.Compression | None = None
+    ) -> Any:
         shown = self._tokens["attacker"] if token == "" else token
         call = self._channel.stream_stream(f"/{_SERVICE}/Control")
-        return call(messages, timeout=60, metadata=_bearer(shown))
+        return call(messages, timeout=60, metadata=_bearer(shown), compression=compression)
 
 
 class _Counted:
@@ -246,6 +256,8 @@ def attack(bundle: Path, messages: int, seed: int = 0) -> dict[str, Any]:
         "robot_runs_beside": runs,
         "robot_runs_different": different + int(not np.array_equal(last, alone)),
         "met": not tally.wrong and not different and np.array_equal(last, alone),
+        "command": command(),
+        "commit": commit(),
     }
 
 
@@ -258,16 +270,31 @@ def _serve(on_ready: Callable[[str], None], bundle: str, tokens: str) -> None:
     serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0", security=security, quotas=quotas), on_ready)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    result = attack(arguments.bundle, arguments.messages, arguments.seed)
-    print(json.dumps(result, indent=1))
-    sys.exit(0 if result["met"] else 1)
+def main(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    messages: Annotated[int, typer.Option(min=1, help="Hostile messages in all.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Of the attackers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Attack a server, and see that nobody else notices."""
+    content = attack(bundle, messages, seed)
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        Console().print(table(content))
+    raise typer.Exit(0 if content["met"] else 1)
+
+
+def table(content: dict[str, Any]) -> Table:
+    found = Table("attack and status", "", title=f"{content['messages']} messages in {content['seconds']:.0f} s")
+    for status, count in content["statuses"].items():
+        found.add_row(status, str(count))
+    found.caption = (
+        f"{len(content['wrong'])} wrong statuses; {content['robot_runs_beside']} runs of a robot beside them, "
+        f"{content['robot_runs_different']} unlike one alone"
+    )
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
