@@ -26,6 +26,8 @@ from rpl_runtime.security import check_authorities, is_local
 from rpl_runtime.tokens import check_token, read_private, read_token
 
 TLS, CA, CERT, KEY = "RPL_TLS", "RPL_CA", "RPL_CERT", "RPL_KEY"
+# What may stand for several replicas, between which calls and streams then take turns.
+_NAMES = ("dns:", "ipv4:", "ipv6:")
 TOKEN, TOKEN_FILE, INSECURE = "RPL_TOKEN", "RPL_TOKEN_FILE", "RPL_INSECURE"
 
 
@@ -73,7 +75,7 @@ class Connection:
     """The way to one server, which is opened when it is first used.
 
     Args:
-        address: HOST:PORT or unix:PATH.
+        address: HOST:PORT or unix:PATH, or a name with gRPC's own prefix, such as dns:///HOST:PORT.
         access: how the server is reached and what it is shown; None takes what the environment says.
 
     Raises:
@@ -136,11 +138,13 @@ class Connection:
 
 
 def _open_channel(address: str, access: Access) -> grpc.Channel:
-    options = [
+    options: list[tuple[str, int | str]] = [
         ("grpc.enable_http_proxy", 0),  # directly, whatever proxy the environment names for the web
         # A connection of its own: one shared with an older client may be broken, and waiting to try again.
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    if address.startswith(_NAMES):
+        options.append(("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'))
     if access.secure:
         return grpc.secure_channel(address, _credentials(access), options)
     if access.token is not None and not (access.insecure or is_local(address)):

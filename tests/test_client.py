@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from rpl_runtime import describe
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.admin import Admin
 from rpl_runtime.bundle import Bundle
 from rpl_runtime.client import Action, Client, Resume
 from rpl_runtime.errors import (
@@ -334,3 +336,16 @@ def test_fetch_leaves_nothing_behind_of_files_that_are_no_bundle(
     with impostor(tiny_bundle, files=files | change) as address, Client(address) as client, pytest.raises(error):
         client.fetch(tmp_path / "folder" / "copy")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_robots_are_spread_over_the_replicas_of_one_name(tiny_bundle: Bundle) -> None:
+    with serving(tiny_bundle) as first, serving(tiny_bundle) as second, ExitStack() as stack:
+        for number in range(16):
+            client = stack.enter_context(Client(f"ipv4:{first},{second}", timeout_s=30.0))
+            stack.enter_context(client.control()).start(f"robot-{number}", ["door"], STATE)
+        running = []
+        for address in (first, second):
+            with Admin(address) as admin:
+                running.append(len(admin.robots()))
+    assert sum(running) == 16
+    assert all(running)
