@@ -28,7 +28,7 @@ from rpl_train.executor import Executor, Job, run_jobs
 from rpl_train.export import export
 from rpl_train.finetune import FinetuneConfig, Point, finetune, read_curve
 from rpl_train.imitate import ImitateConfig, imitate
-from rpl_train.methods import METHODS, Imitation, Method
+from rpl_train.methods import COMPARED_GOALS, METHODS, Imitation, Method
 from rpl_train.nearest import evaluate_nearest
 from rpl_train.networks import NetworkConfig
 from rpl_train.parity import ParityConfig
@@ -100,7 +100,8 @@ def reproduce(
     progress: Callable[[str, int, int], None],
     keep: Callable[[RowResult], None],
 ) -> None:
-    """Run the trials of the rows that are not known; seed by seed, so that every row has something early.
+    """Run the trials of the rows that are not known; seed by seed and the goals of every row first, so that rows can be
+    compared early.
 
     Args:
         known: the trials that were finished before, by the name of their row.
@@ -114,7 +115,7 @@ def reproduce(
     done = {(name, trial.goals, trial.seed) for name, trials in results.items() for trial in trials}
     trials = [trial for method in methods for trial in plan(method)]
     missing = [trial for trial in trials if (trial.method.name, trial.goals, trial.seed) not in done]
-    missing.sort(key=lambda trial: trial.seed)
+    missing.sort(key=lambda trial: (trial.seed, not set(trial.goals) <= set(COMPARED_GOALS)))
     needed = dict.fromkeys(trial.method.imitation for trial in missing if trial.method.imitation is not None)
     _run("imitation", [Job(start.name, imitate_one, (start, config)) for start in needed], config, progress)
 
