@@ -100,8 +100,8 @@ def reproduce(
     progress: Callable[[str, int, int], None],
     keep: Callable[[RowResult], None],
 ) -> None:
-    """Run the trials of the rows that are not known; seed by seed and the goals of every row first, so that rows can be
-    compared early.
+    """Run the trials of the rows that are not known; seed by seed, and goal by goal of those that every row has before
+    any other, so that rows can be compared early.
 
     Args:
         known: the trials that were finished before, by the name of their row.
@@ -115,7 +115,7 @@ def reproduce(
     done = {(name, trial.goals, trial.seed) for name, trials in results.items() for trial in trials}
     trials = [trial for method in methods for trial in plan(method)]
     missing = [trial for trial in trials if (trial.method.name, trial.goals, trial.seed) not in done]
-    missing.sort(key=lambda trial: (trial.seed, not set(trial.goals) <= set(COMPARED_GOALS)))
+    missing.sort(key=_turn)
     needed = dict.fromkeys(trial.method.imitation for trial in missing if trial.method.imitation is not None)
     _run("imitation", [Job(start.name, imitate_one, (start, config)) for start in needed], config, progress)
 
@@ -126,6 +126,13 @@ def reproduce(
 
     jobs = [Job(trial.name, attempt, (trial, config)) for trial in missing]
     _run("trials", jobs, config, progress, lambda job, result: grown(job.arguments[0], result))
+
+
+def _turn(trial: Trial) -> tuple[int, int]:
+    """When a trial is run: before those with a greater one."""
+    [goal] = trial.goals if trial.method.tunes else (COMPARED_GOALS[0],)
+    place = COMPARED_GOALS.index(goal) if goal in COMPARED_GOALS else len(COMPARED_GOALS)
+    return trial.seed, place
 
 
 def _in_order(method: Method, results: Sequence[TrialResult]) -> tuple[TrialResult, ...]:

@@ -91,9 +91,9 @@ def reproduced(methods, config, known=None):
 
 def test_rows_from_beginning_to_end(config):
     found, seen = reproduced([short("npg-bc"), short("bc", ("mkbs", "kbts")), short("nearest")], config)
-    assert list(found) == ["npg-bc", "bc", "nearest"]
-    assert [row.env_steps for row in found.values()] == [2 * EPISODE_STEPS, 0, 0]
-    tuned, imitated, nearest = (row.trials[0] for row in found.values())
+    rows = [found[name] for name in ("npg-bc", "bc", "nearest")]
+    assert [row.env_steps for row in rows] == [2 * EPISODE_STEPS, 0, 0]
+    tuned, imitated, nearest = (row.trials[0] for row in rows)
     assert [point.env_steps for point in tuned.curve] == [8]
     assert imitated.curve == nearest.curve == ()
     assert list(imitated.evaluation["starts"]["perturbed"]["goals"]) == ["mkbs", "kbts"]
@@ -132,3 +132,15 @@ def test_every_row_has_a_trial_of_a_seed_before_any_has_one_of_the_next(config):
     methods = [replace(short(name), seeds=(0, 1)) for name in ("npg-bc", "npg-gcbc")]
     reproduce(methods, config, {}, lambda *_: None, lambda row: grown.append((row.method.name, len(row.trials))))
     assert grown == [("npg-bc", 1), ("npg-gcbc", 1), ("npg-bc", 2), ("npg-gcbc", 2)]
+
+
+def test_every_row_has_a_goal_that_all_have_before_any_has_the_next(config, monkeypatch):
+    first, second = COMPARED_GOALS[:2]
+    attempted = []
+    monkeypatch.setattr(paper, "run_jobs", lambda jobs, *_: attempted.extend(job.name for job in jobs))
+    methods = [short("npg-bc", (first, second)), short("npg-rpl", ("mbsh", first, second))]
+    reproduce(methods, config, {}, lambda *_: None, lambda row: None)
+    assert attempted[2:] == [  # after the imitations
+        *(f"{row}/{goal}-0" for goal in (first, second) for row in ("npg-bc", "npg-rpl")),
+        "npg-rpl/mbsh-0",
+    ]
