@@ -18,10 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from rpl_runtime.errors import InvalidInput
 from rpl_runtime.figures import STYLE
+from rpl_train.tables import fill_page
 
-BEGIN, END = "<!-- table -->", "<!-- /table -->"
 COLOURS = {"echo": "#999999", "control": "#2f6f9f", "control_unix": "#7fb2d6", "openpi": "#e08a3c", "zeromq": "#6a9a58"}
 PERCENTILES = ("p50", "p90", "p99", "p99.9")
 
@@ -34,14 +33,7 @@ def main(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, he
     if "server" in found:
         draw(found["server"], folder / "server.png")
     lines = [line for name, content in found.items() for line in (*TABLES[name](content), circumstances(content), "")]
-    page = folder.absolute().with_name(f"{folder.absolute().name}.md")
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InvalidInput(f"{page.name} has no place for the tables; put {BEGIN} and {END} where they belong")
-    staging = page.with_name(f".{page.name}.tmp")
-    staging.write_text(before + "\n".join([BEGIN, "", *lines, END]) + after)
-    os.replace(staging, page)
+    fill_page(folder, lines)
 
 
 def has(folder: Path, name: str) -> bool:

@@ -115,19 +115,31 @@ def write_markdown(folder: Path) -> None:
     Raises:
         InvalidInput: the folder holds no row, or the page lacks the marks.
     """
-    page = folder.absolute().with_name(f"{folder.absolute().name}.md")
-    if not page.exists():
+    if not page_of(folder).exists():
         return
-    text = page.read_text()
-    before, begin, rest = text.partition(_BEGIN)
+    rows = read_rows(folder)
+    tables = [line for block in _blocks(rows) for line in (f"### {block.title}", "", *_markdown(block), "")]
+    fill_page(folder, [*tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), ""])
+
+
+def page_of(folder: Path) -> Path:
+    """The page about what a folder holds: FOLDER.md beside it."""
+    return folder.absolute().with_name(f"{folder.absolute().name}.md")
+
+
+def fill_page(folder: Path, lines: Sequence[str]) -> None:
+    """Put lines between the marks of a folder's page, in the place of those that stand there.
+
+    Raises:
+        InvalidInput: the page lacks the marks.
+    """
+    page = page_of(folder)
+    before, begin, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
         raise InvalidInput(f"{page.name} has no place for the tables; put {_BEGIN} and {_END} where they belong")
-    rows = read_rows(folder)
-    tables = [line for block in _blocks(rows) for line in (f"### {block.title}", "", *_markdown(block), "")]
-    lines = [_BEGIN, "", *tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), "", _END]
     staging = page.with_name(f".{page.name}.tmp")
-    staging.write_text(before + "\n".join(lines) + after)
+    staging.write_text(before + "\n".join([_BEGIN, "", *lines, _END]) + after)
     os.replace(staging, page)
 
 
