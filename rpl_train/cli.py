@@ -198,7 +198,7 @@ def train_command(
     again after an interruption: what is trained stays trained, and what was broken off goes on where it stopped.
     """
     require("torch", "train")
-    from rpl_runtime.cli import evaluate_command
+    from rpl_runtime.measure_cli import evaluate_command
     from rpl_train.demos.sources import load_demonstrations
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import NetworkConfig

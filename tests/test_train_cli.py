@@ -184,7 +184,7 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
 @pytest.fixture
 def in_seconds(monkeypatch):
     """Every stage of a recipe with episodes of a few steps, in this process; the value is what would be evaluated."""
-    from rpl_runtime import cli
+    from rpl_runtime import measure_cli
     from rpl_train import distill, export, finetune, specialise
 
     def here(jobs, workers, progress):
@@ -199,7 +199,11 @@ def in_seconds(monkeypatch):
     for module in (finetune, distill):
         monkeypatch.setattr(module, "rollout", partial(rollout, steps=4))
     monkeypatch.setattr(export, "ParityConfig", partial(export.ParityConfig, episodes=1, steps=2))
-    monkeypatch.setattr(cli, "evaluate_command", lambda bundle, **settings: evaluated.append((bundle, settings)))
+
+    def keep(bundle, **settings):
+        evaluated.append((bundle, settings))
+
+    monkeypatch.setattr(measure_cli, "evaluate_command", keep)
     return evaluated
 
 
