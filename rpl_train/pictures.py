@@ -5,6 +5,7 @@ In: a folder of rows. Out: curves.png and ablations.png in it. It does not know 
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, NamedTuple
 
 from rpl_runtime.errors import require
@@ -23,6 +24,10 @@ _RELAY_LINE = 3  # the rows that come first, and whose styles no ablation beside
 _LINES = (  # colours and dashes
     *(("#2f6f9f", "-"), ("#e08a3c", "-"), ("#4a9a6b", "-"), ("#a04a8c", "-"), ("#b03a3a", "--"), ("#8c6d31", "--")),
     *(("#5f5f5f", "--"), ("#17a2b8", "--"), ("#111111", ":"), ("#9a9a9a", ":"), ("#6b4ac0", ":"), ("#c0904a", ":")),
+)
+_LEGEND = (
+    f"Lines: the episodes that fine-tuning learns from, which explore, {_START} start; mean over goals with 95 % "
+    "interval. Dots: evaluated afterwards without exploring, same start; the dotted line so for imitation alone."
 )
 _MEASURES = (  # of a curve, of an evaluation, scale, label, highest value
     ("success", "success_ever", 100.0, "all four ever done [% of episodes]", 104),
@@ -107,13 +112,7 @@ def _curves(panels: Sequence[_Panel], imitated: Row | None) -> "Figure":
         axes[0].set_title(panel.title)
         axes[1].set_xlabel("environment steps, for each goal and seed")
         axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(
-        f"Lines: the episodes that fine-tuning learns from, which explore, {_START} start; mean over goals with 95 % "
-        "interval.\nDots: evaluated afterwards without exploring, same start; the dotted line so for imitation alone.",
-        x=0.008,
-        ha="left",
-        fontsize=10,
-    )
+    figure.suptitle(fill(_LEGEND, width=int(12 * figure.get_figwidth())), x=0.008, ha="left", fontsize=10)
     return figure
 
 
