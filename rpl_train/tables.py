@@ -196,8 +196,10 @@ def _own_goals(block: _Block, row: Row) -> list[str]:
 def _texts(block: _Block, row: Row) -> Iterator[tuple[str, str]]:
     """(mean, interval) of each measure."""
     for measure, found in _scores(block, row).items():
-        mean, low, high = (f"{100 * v:.0f}" if measure.startswith("success") else f"{v:.2f}" for v in found)
-        yield mean, f"{low}–{high}"
+        if measure.startswith("success"):
+            yield f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"
+        else:
+            yield f"{found.mean:.2f}", f"{found.low:.2f}–{found.high:.2f}"
 
 
 def _line(cells: Sequence[str]) -> str:
