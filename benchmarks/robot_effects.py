@@ -156,7 +156,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
         success.barh(places, [100 * each["success"] for each in rows], 0.62, color=COLOURS[0])
         success.hlines(places, *np.transpose([np.multiply(100, each["interval"]) for each in rows]), color=INK)
         success.vlines([100 * each["success_end"] for each in rows], places - 0.31, places + 0.31, color=COLOURS[1])
-        success.set(title="Success [%]: all four ever done; | at the end", xlim=(0, 104))
+        success.set(title="All four ever done [%]; | at the end", xlim=(0, 104))
         success.set_yticks(places, [each["robot"] for each in rows])
         success.invert_yaxis()
         success.grid(axis="x", color="#e5e5e5", linewidth=0.8)
