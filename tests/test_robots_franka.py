@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from rpl_runtime.hosting import own_process
 from rpl_runtime.kitchen.elements import ELEMENTS, kitchen_spec
 from rpl_runtime.limits import PROFILES, Box
 from rpl_runtime.robots import simulated
-from rpl_runtime.robots.conventions import to_franka
+from rpl_runtime.robots.conventions import to_franka, to_kitchen
 from rpl_runtime.robots.franka import HOME, FrankaConfig, FrankaRobot, Load
 from rpl_runtime.robots.objects import CalledObjects, FixedObjects
 from rpl_runtime.robots.panda_kinematics import flange_pose
@@ -115,6 +116,26 @@ def test_it_stands_where_the_kitchens_arm_starts(robot: FrankaRobot) -> None:
     np.testing.assert_allclose(robot.observe()[:7], HOME, atol=0.01)
     np.testing.assert_allclose(robot.observe()[9:], OBJECTS, atol=1e-6)
     assert robot.observe()[7:9].sum() == pytest.approx(0.08, abs=0.005)
+
+
+def test_a_moving_arm_is_seen_where_it_is_led_not_where_it_trails(robot: FrankaRobot) -> None:
+    for _ in range(5):
+        robot.apply(lead(robot, 0.15, 0, 0, 0, 0, 0, 0))
+        let_pass(robot)
+    state, seen = robot._arm.state, robot.observe()
+    led, measured = (to_kitchen(np.ravel(joints))[0] for joints in (state.q_d, state.q))
+    assert seen[0] - measured > 0.01  # [rad] ahead of it
+    assert seen[0] == pytest.approx(led, abs=0.01)
+    robot.stop()
+    wait_until(robot, lambda: bool(abs(np.ravel(robot._arm.state.dq)).max() < 1e-4))
+    np.testing.assert_allclose(robot.observe()[:7], to_kitchen(robot._arm.state.q), atol=1e-4)
+
+
+def test_an_arm_that_is_held_back_stops(robot: FrankaRobot) -> None:
+    robot.apply(lead(robot, 0.15, 0, 0, 0, 0, 0, 0))
+    held = SimpleNamespace(q=HOME, q_d=HOME + 0.2 * np.eye(7)[3], dq_d=np.zeros(7))
+    with pytest.raises(RobotStopped, match=r"joint 4 is 0\.200 rad from where it was led"):
+        robot._arm_seen(held)
 
 
 class Sent(NamedTuple):

@@ -30,7 +30,7 @@ class Seen(NamedTuple):
     """What a source sees."""
 
     objects: np.ndarray  # (21,) [rad, m, quaternion wxyz] in the order and the frame of the kitchen's state
-    fingers: np.ndarray | None = None  # (2,) [m] where objects that only the source has hold the fingers
+    robot: np.ndarray | None = None  # (9,) [rad, m] where objects that only the source has hold the robot
 
 
 class ObjectSource(Protocol):
