@@ -295,7 +295,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
             over_time.fill_between(steps, low, high, color=colour, alpha=0.25, linewidth=0)
             over_time.plot(steps, middle, color=colour, label=LABELS[name])
         over_time.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-        over_time.annotate("flagged above", (steps[-1], 1), (0, 3), ha="right", textcoords="offset points", fontsize=8)
+        over_time.annotate("flagged above", (0, 1), (4, 3), textcoords="offset points", fontsize=8)
         over_time.set(title="Novelty of the state", xlabel="step", xlim=(0, steps[-1]), ylim=(0, None))
         over_time.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.98), fontsize=8)
         rows = content["conditions"]
