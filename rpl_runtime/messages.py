@@ -21,12 +21,13 @@ NOTHING = np.empty(0, dtype=np.float32)  # a vector that was not sent
 _LAST_NS = 2**63 - 1  # what a time on the wire can hold
 
 
-def valid_until_ns(observed_ns: int, period_s: float) -> int:
-    """[ns] until when the action that answers an observation may be applied: one period [s] after it was made.
+def valid_until_ns(observed_ns: int, period_ns: int) -> int:
+    """[ns] until when the action that answers an observation may be applied: one period [ns] after it was made.
 
     It stands in the clock of the observation, and so tells which observation an action answers.
     """
-    return min(observed_ns + round(period_s * 1e9), _LAST_NS)
+    until = observed_ns + period_ns
+    return until if until <= _LAST_NS else _LAST_NS  # `min` takes three times as long
 
 
 class Start(NamedTuple):

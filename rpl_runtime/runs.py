@@ -56,6 +56,7 @@ class Runs:
         self._levels = _Timed(levels)
         self._bundle = bundle
         self._spec = bundle.spec
+        self._period_ns = round(bundle.spec.period_s * 1e9)
         self._leases = leases
         self._loop = RelayLoop(self._levels, bundle.spec)
         self._novelty = Novelty.of(bundle.manifest.statistics)
@@ -192,10 +193,11 @@ class Runs:
                     subgoal,
                     age,
                     age == 0,
-                    valid_until_ns(seen.observed_ns, self._spec.period_s),
+                    valid_until_ns(seen.observed_ns, self._period_ns),
                     decision.upcoming.get(at),
-                    novelty=novelty,
-                    intervention=decision.interventions.get(at, Intervention.NONE),
+                    None,
+                    novelty,
+                    decision.interventions.get(at, Intervention.NONE),
                 ),
             )
             for at, ((robot, seen), target, subgoal, age, novelty) in enumerate(made)

@@ -67,7 +67,7 @@ class Script:
             self._clock.advance(answer)
             answer = request.state[:9].astype(np.float64) + LEAD  # type: ignore[union-attr]
         subgoal = np.zeros(30, np.float32)
-        return Action(np.asarray(answer), subgoal, 0, False, valid_until_ns(observed_ns, PERIOD))
+        return Action(np.asarray(answer), subgoal, 0, False, valid_until_ns(observed_ns, round(PERIOD * 1e9)))
 
     def close(self) -> None:
         self.closed = True
