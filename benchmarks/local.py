@@ -17,7 +17,6 @@ from time import perf_counter_ns
 from typing import Annotated, Any
 
 import numpy as np
-import onnxruntime
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -101,8 +100,10 @@ def measure(path: Path, horizons: int) -> dict[str, Any]:
     }
 
 
-def bare_session(path: Path) -> onnxruntime.InferenceSession:
+def bare_session(path: Path) -> Any:
     """The graph in ONNX Runtime with the threads that the runtime gives it, and nothing else of ours."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

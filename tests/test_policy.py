@@ -1,6 +1,9 @@
 """A bundle as ONNX Runtime runs it, and graphs that do not fit their manifest."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,3 +133,12 @@ def test_a_file_that_is_no_graph(own_bundle: Bundle) -> None:
     bundle = write_bundle(own_bundle.path, own_bundle.manifest, b"\x00" * 100, own_bundle.low.read_bytes())
     with pytest.raises(BundleError, match="not a graph that ONNX Runtime"):
         OnnxPolicy(load_bundle(bundle.path))
+
+
+def test_nobody_is_told_what_runs(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime leaves an id of the machine in the home of whoever it reports on; a CI's it does not report on."""
+    program = "import sys, rpl_runtime.policy, rpl_runtime.bundle as b; b.load_bundle(sys.argv[1])"
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    env = surroundings | {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", program, str(tiny_bundle.path)], env=env, check=True)
+    assert list(tmp_path.rglob("*")) == []

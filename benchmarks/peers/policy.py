@@ -4,9 +4,12 @@ No checks, no noise, no leases: what is left of a relay policy server when every
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as rpl_runtime does, before the import
 import onnxruntime
 
 
