@@ -75,6 +75,10 @@ def evaluate_command(
     still_known: Annotated[
         bool, typer.Option("--still-known", help="See what no element moves without noise: it stands still.")
     ] = False,
+    hand: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Seconds that a Franka hand takes for a command; fingers follow without."),
+    ] = None,
     plan_lead: Annotated[int, typer.Option(help="Ask for a plan so many steps before it takes effect.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(help="Simulators side by side, by default one a core; results do not depend on it.")
@@ -113,7 +117,7 @@ def evaluate_command(
         else:
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
-            robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency, still_known)
+            robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency, still_known, hand)
             config = EvaluateConfig(
                 tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, plan_lead, cores
             )

@@ -130,6 +130,21 @@ def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -
     np.testing.assert_allclose(np.linalg.norm(noisy[:, 26:30], axis=1), 1.0, atol=1e-6)
 
 
+def test_a_hand_takes_one_command_at_a_time(kitchen: KitchenRobot) -> None:
+    """It closes at 0.1 m/s when told to, and what it is told before that command is over is not made up for."""
+    robot = ImpairedRobot(kitchen, Conditions(hand_s=0.8))
+    robot.reset(0)
+    arm, widths = robot.observe()[:7], []
+    for step in range(30):
+        wanted = 0.0 if step in (0, 15) else 0.04  # [m] of each finger
+        robot.apply(np.append(arm, [wanted, wanted]))
+        widths.append(robot.observe()[7:9].sum())
+    assert widths[0] > 0.06
+    assert min(widths[:10]) < 0.02
+    assert widths[20] > 0.05  # the second command, to open, came when the first was over
+    assert widths[-1] == pytest.approx(0.08, abs=0.005)  # and the third, to close, while the second was not
+
+
 def test_what_no_element_moves_may_be_known_to_stand_still(kitchen: KitchenRobot) -> None:
     noisy = Conditions(position_noise=0.01, angle_noise=0.02)
     robots = (ImpairedRobot(kitchen, each) for each in (Conditions(), noisy, replace(noisy, still_known=True)))
@@ -167,6 +182,7 @@ def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> Non
         {"object_dropout": 1.5},
         {"latency": -1},
         {"object_latency": 1000},
+        {"hand_s": -1.0},
     ],
 )
 def test_conditions_that_are_none(wrong: dict) -> None:

@@ -22,7 +22,7 @@ from rpl_runtime.robots.fci import franky, translated
 
 _LOG = logging.getLogger(__name__)
 _READ_PAUSE_S = 0.02  # [s] between two readings of the width; the hand itself sends it every 0.1 s
-_MAX_WIDTH = 0.08  # [m] between the fingers
+MAX_WIDTH = 0.08  # [m] between the fingers
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class HandConfig:
 
 def wanted_width(commanded: float, width: float, config: HandConfig) -> float:
     """The width [m] to command, given the one commanded last and the one asked for: 0 is a grasp."""
-    width = min(max(width, 0.0), _MAX_WIDTH)
+    width = min(max(width, 0.0), MAX_WIDTH)
     width = 0.0 if width < config.grasp_below else width
     # Fully open and a grasp are where hands come from and go to; neither is missed by a step.
-    at_an_end = width in (0.0, _MAX_WIDTH) and width != commanded
+    at_an_end = width in (0.0, MAX_WIDTH) and width != commanded
     return width if at_an_end or abs(width - commanded) > config.step else commanded
 
 
@@ -76,7 +76,7 @@ class Hand:
         self._settle(wait=True)
         with translated("the hand does not open"):
             self._gripper.open(self._config.speed)
-        self.commanded = _MAX_WIDTH
+        self.commanded = MAX_WIDTH
 
     def follow(self, fingers: np.ndarray) -> None:
         """Take another width if the finger targets (2,) [m] ask for it and nothing is under way; returns at once."""
@@ -91,7 +91,7 @@ class Hand:
                 self._gripper.move_async(wanted, speed)
                 if wanted
                 # Whatever width is left between the fingers counts as a grasp: the policy sees it.
-                else self._gripper.grasp_async(0.0, speed, force, epsilon_inner=_MAX_WIDTH, epsilon_outer=_MAX_WIDTH)
+                else self._gripper.grasp_async(0.0, speed, force, epsilon_inner=MAX_WIDTH, epsilon_outer=MAX_WIDTH)
             )
         self.commanded = wanted
 

@@ -9,6 +9,7 @@ What is drawn is drawn with the seed of the episode, whatever runs beside it.
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from rpl_runtime.kitchen.simulator import Kitchen, checked_target
 from rpl_runtime.limits import profile
 from rpl_runtime.motion import DT
 from rpl_runtime.robots.conventions import JOINT_ZERO
+from rpl_runtime.robots.hand import MAX_WIDTH, HandConfig, wanted_width
 from rpl_runtime.robots.kitchen import KitchenRobot
 from rpl_runtime.safety import SafetyFilter
 
@@ -57,6 +59,7 @@ class Conditions:
     object_dropout: float = 0.0  # probability that they are not seen in a period; what was seen last is kept
     latency: int = 0  # [periods] by which the whole observation is late
     still_known: bool = False  # whether what no element moves is known to stand still, and seen without noise
+    hand_s: float | None = None  # [s] that a hand takes for a command, one at a time; None: fingers follow every target
 
     def __post_init__(self) -> None:
         profile(self.profile)
@@ -66,6 +69,7 @@ class Conditions:
             ("object_latency", self.object_latency, _LONGEST),
             ("object_dropout", self.object_dropout, 1.0),
             ("latency", self.latency, _LONGEST),
+            ("hand_s", self.hand_s or 0.0, _LONGEST),
         )
         for name, value, highest in limits:
             if not 0 <= value <= highest:
@@ -98,6 +102,7 @@ class ImpairedRobot:
         self.kitchen.reset(seed)
         self._rng = np.random.default_rng((seed, _STREAM))
         self._arm = _LimitedArm(self.kitchen.simulator, self.conditions.profile) if self._profile.arm else None
+        self._hand = None if self.conditions.hand_s is None else _CommandedHand(self.conditions.hand_s)
         state = self.kitchen.observe()
         self._arms = deque([state[:ROBOT_DIM]], self.conditions.latency + 1)
         self._objects = deque([self._seen(state)], self.conditions.latency + self.conditions.object_latency + 1)
@@ -112,6 +117,8 @@ class ImpairedRobot:
         Raises:
             InvalidInput: the target is not 9 finite numbers.
         """
+        if self._hand is not None:
+            target = np.append(target[:ARM_DIM], self._hand.fingers(checked_target(target)[ARM_DIM:]))
         if self._arm is None:
             self.kitchen.apply(target)
         else:
@@ -144,6 +151,25 @@ class ImpairedRobot:
         if turn.any():
             seen[_QUATERNION] = _turned(seen[_QUATERNION], turn)
         return seen[_OBJECTS].astype(np.float32)
+
+
+class _CommandedHand:
+    """The fingers of a Franka hand, which takes one command at a time, by the rule of `hand.py`."""
+
+    def __init__(self, command_s: float) -> None:
+        self._config = HandConfig()
+        self._commanded = self._width = MAX_WIDTH  # [m]
+        self._periods, self._left = ceil(command_s / PERIOD), 0  # that a command takes; that this one still does
+
+    def fingers(self, targets: np.ndarray) -> np.ndarray:
+        """The set-points (2,) [m] of a control period in which fingers (2,) [m] are asked for."""
+        self._left = max(0, self._left - 1)
+        wanted = wanted_width(self._commanded, float(targets.sum()), self._config)
+        if not self._left and wanted != self._commanded:
+            self._commanded, self._left = wanted, self._periods
+        reach = self._config.speed * PERIOD
+        self._width += np.clip(self._commanded - self._width, -reach, reach)
+        return np.full(2, self._width / 2)
 
 
 class _LimitedArm:
