@@ -11,6 +11,7 @@ adds to them. The second command runs nothing: it prints and draws what the firs
 
 import json
 import os
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,7 +161,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
         success.hlines(places, *np.transpose([np.multiply(100, each["interval"]) for each in rows]), color=INK)
         success.vlines([100 * each["success_end"] for each in rows], places - 0.31, places + 0.31, color=COLOURS[1])
         success.set(title="All four ever done [%]; | at the end", xlim=(0, 104))
-        success.set_yticks(places, [each["robot"] for each in rows])
+        success.set_yticks(places, ["\n".join(textwrap.wrap(each["robot"], 40)) for each in rows])
         success.invert_yaxis()
         success.grid(axis="x", color="#e5e5e5", linewidth=0.8)
         success.set_axisbelow(True)
@@ -168,7 +169,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
         done.imshow(shares, cmap="Blues", vmin=0, vmax=140, aspect="auto")
         for (y, x), share in np.ndenumerate(shares):
             done.text(x, y, f"{share:.0f}", ha="center", va="center", fontsize=8, color="white" if share > 90 else INK)
-        done.set(title="Element done where named [%]")
+        done.set(title="Element done [%]")
         done.set_xticks(range(len(elements)), elements, rotation=30, ha="right", rotation_mode="anchor")
         done.tick_params(length=0)
         done.spines[:].set_visible(False)
