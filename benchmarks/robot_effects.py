@@ -33,9 +33,9 @@ ROBOTS = {
     "the kitchen's own": Conditions(),
     "Panda": Conditions("panda"),
     "FR3": Conditions("fr3"),
-    "FR3, its hand at once": Conditions("fr3", hand_s=0.0),
-    "FR3, its hand 0.3 s a command": Conditions("fr3", hand_s=0.3),
-    "FR3, its hand 1 s a command": Conditions("fr3", hand_s=1.0),
+    "FR3, its hand at once": Conditions("fr3", hand_time=0.0),
+    "FR3, its hand 0.3 s a command": Conditions("fr3", hand_time=0.3),
+    "FR3, its hand 1 s a command": Conditions("fr3", hand_time=1.0),
     "FR3, objects ± 5 mm, 0.01 rad": Conditions("fr3", 0.005, 0.01),
     "FR3, likewise, the still known": Conditions("fr3", 0.005, 0.01, still_known=True),
     "FR3, ± 20 mm, 0.05 rad, the still known": Conditions("fr3", 0.02, 0.05, still_known=True),
@@ -45,7 +45,7 @@ ROBOTS = {
     "FR3, everything 80 ms late": Conditions("fr3", latency=1),
     "FR3, everything 160 ms late": Conditions("fr3", latency=2),
     "FR3, hand 0.3 s, ± 5 mm, the still known, 80 ms late, missed in 10 %": Conditions(
-        "fr3", 0.005, 0.01, object_latency=1, object_dropout=0.1, still_known=True, hand_s=0.3
+        "fr3", 0.005, 0.01, object_latency=1, object_dropout=0.1, still_known=True, hand_time=0.3
     ),
 }
 START = "perturbed"

@@ -104,7 +104,9 @@ def print_results(evaluation: dict[str, Any]) -> None:
 def described(robot: dict[str, Any]) -> str:
     """The conditions of a protocol's robot that are not those of the kitchen itself; empty where there are none."""
     units = {"position_noise": " m", "angle_noise": " rad", "object_latency": " periods", "latency": " periods"}
-    changed = {name: value for name, value in robot.items() if value not in (0, "kitchen")}
+    units |= {"hand_time": " s"}
+    nothing = {"profile": "kitchen", "hand_time": None}  # a hand that takes no time is one all the same
+    changed = {name: value for name, value in robot.items() if value != nothing.get(name, 0)}
     return ", ".join(
         name.replace("_", " ") + ("" if value is True else f" {value}{units.get(name, '')}")
         for name, value in changed.items()

@@ -153,4 +153,5 @@ def test_conditions_are_described_where_they_are_not_the_kitchens_own():
     conditions = Conditions("fr3", position_noise=0.01, object_latency=2)
     known = Conditions(angle_noise=0.1, still_known=True)
     assert described(asdict(known)) == "angle noise 0.1 rad, still known"
+    assert described(asdict(Conditions(hand_time=0.0))) == "hand time 0.0 s"
     assert described(asdict(conditions)) == "profile fr3, position noise 0.01 m, object latency 2 periods"

@@ -132,7 +132,7 @@ def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -
 
 def test_a_hand_takes_one_command_at_a_time(kitchen: KitchenRobot) -> None:
     """It closes at 0.1 m/s when told to, and what it is told before that command is over is not made up for."""
-    robot = ImpairedRobot(kitchen, Conditions(hand_s=0.8))
+    robot = ImpairedRobot(kitchen, Conditions(hand_time=0.8))
     robot.reset(0)
     arm, widths = robot.observe()[:7], []
     for step in range(30):
@@ -182,7 +182,7 @@ def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> Non
         {"object_dropout": 1.5},
         {"latency": -1},
         {"object_latency": 1000},
-        {"hand_s": -1.0},
+        {"hand_time": -1.0},
     ],
 )
 def test_conditions_that_are_none(wrong: dict) -> None:

@@ -59,7 +59,7 @@ class Conditions:
     object_dropout: float = 0.0  # probability that they are not seen in a period; what was seen last is kept
     latency: int = 0  # [periods] by which the whole observation is late
     still_known: bool = False  # whether what no element moves is known to stand still, and seen without noise
-    hand_s: float | None = None  # [s] that a hand takes for a command, one at a time; None: fingers follow every target
+    hand_time: float | None = None  # [s] that the hand takes for one command; None: fingers follow every target
 
     def __post_init__(self) -> None:
         profile(self.profile)
@@ -69,7 +69,7 @@ class Conditions:
             ("object_latency", self.object_latency, _LONGEST),
             ("object_dropout", self.object_dropout, 1.0),
             ("latency", self.latency, _LONGEST),
-            ("hand_s", self.hand_s or 0.0, _LONGEST),
+            ("hand_time", self.hand_time or 0.0, _LONGEST),
         )
         for name, value, highest in limits:
             if not 0 <= value <= highest:
@@ -102,7 +102,7 @@ class ImpairedRobot:
         self.kitchen.reset(seed)
         self._rng = np.random.default_rng((seed, _STREAM))
         self._arm = _LimitedArm(self.kitchen.simulator, self.conditions.profile) if self._profile.arm else None
-        self._hand = None if self.conditions.hand_s is None else _CommandedHand(self.conditions.hand_s)
+        self._hand = None if self.conditions.hand_time is None else _CommandedHand(self.conditions.hand_time)
         state = self.kitchen.observe()
         self._arms = deque([state[:ROBOT_DIM]], self.conditions.latency + 1)
         self._objects = deque([self._seen(state)], self.conditions.latency + self.conditions.object_latency + 1)
