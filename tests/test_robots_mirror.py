@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from rpl_runtime.bundle import load_bundle
-from rpl_runtime.kitchen.elements import ELEMENTS
+from rpl_runtime.kitchen.elements import ELEMENTS, EPISODE_STEPS, PERIOD, compound_goal
+from rpl_runtime.kitchen.servo import course
 from rpl_runtime.kitchen.simulator import open_kitchen
 from rpl_runtime.policy import OnnxPolicy
 from rpl_runtime.relay import RelayLoop
+from rpl_runtime.robots.franka import HOME
 from rpl_runtime.robots.mirror import KitchenMirror
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +59,25 @@ def test_its_arm_follows_closely_and_is_held_up(mirror: KitchenMirror, opening: 
     for _ in range(5):
         mirror.read(opening[19])
     np.testing.assert_allclose(mirror.simulator.qpos[:7], opening[19, :7], atol=2e-3)
+
+
+def test_a_stiff_arm_elsewhere_does_a_whole_compound_goal(mirror: KitchenMirror) -> None:
+    """An arm that stands wherever its course leads, as FrankaRobot's does, and sees what the mirror holds it at."""
+    bundle = load_bundle(ROOT / "models" / "kitchen")
+    loop, goal, ever = RelayLoop(OnnxPolicy(bundle), bundle.spec), compound_goal("mksh"), set[str]()
+    arm, fingers = HOME, np.array([0.04, 0.04])
+    mirror.reset(0, np.append(arm, fingers))
+    for step in range(EPISODE_STEPS):
+        seen = mirror.read(np.append(arm, fingers))
+        assert seen.robot is not None
+        state = np.append(seen.robot, seen.objects).astype(np.float32)
+        if step == 0:
+            loop.start("arm", bundle.spec.resolve(goal, state))
+        target = loop.step(["arm"], [step], [state]).action[0].astype(np.float64)
+        gravity = mirror.simulator.data.qfrc_bias[:7]
+        arm, fingers = course(arm, seen.robot[:7], target[:7], gravity, PERIOD).position, target[7:]
+        ever |= {name for name in goal if ELEMENTS[name].is_done(state)}
+    assert ever == set(goal)
 
 
 def test_a_start_is_the_same_every_time(mirror: KitchenMirror, opening: np.ndarray) -> None:
