@@ -279,8 +279,12 @@ class FrankaRobot:
         return to_kitchen(state.q_d) + np.clip(remaining_s, 0.0, _EVEN_S) * np.ravel(state.dq_d)
 
     def _check_led(self, astray: np.ndarray) -> None:
-        """Distances (7,) [rad] between where the arm was led and where it is."""
-        if astray.max() > _ASTRAY:
+        """Distances (7,) [rad] between where the arm was led and where it is.
+
+        Raises:
+            RobotStopped: one is too long, or no number.
+        """
+        if not astray.max() <= _ASTRAY:  # nor is a NaN
             joint = int(np.argmax(astray))
             raise RobotStopped(
                 f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; allowed is {_ASTRAY} rad"
