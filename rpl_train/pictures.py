@@ -81,7 +81,7 @@ def _save(figure: "Figure", path: Path) -> None:
 
 def _panels(rows: Sequence[Row]) -> list[_Panel]:
     """The rows with most goals, then all systems and all ablations on the goals that every row has."""
-    tuned = [row for row in rows if any(trial.curve for trial in row.trials)]
+    tuned = [row for row in rows if row.tuned]
     if not tuned:
         return []
     most, shared = max((row.goals for row in tuned), key=len), shared_goals(tuned)

@@ -48,6 +48,10 @@ class Row(_Frozen):
     trials: tuple[Trial, ...]  # those that are done
 
     @property
+    def tuned(self) -> bool:
+        return any(trial.curve for trial in self.trials)
+
+    @property
     def goals(self) -> tuple[str, ...]:
         """In the order of the paper's."""
         return tuple(goal for goal in PAPER_GOALS if any(goal in trial.goals for trial in self.trials))
@@ -205,14 +209,24 @@ def score(row: Row, start: str, measure: str, goals: Sequence[str]) -> Score:
 
 def curve(row: Row, measure: str, goals: Sequence[str]) -> Curve:
     """A field of `Point` along a fine-tuned row, over these goals of its own."""
+    steps, values = _along(row, measure, goals)
+    scores = [_over_goals(column) for column in values.T.tolist()]
+    return Curve(steps, *(np.array(column) for column in zip(*scores, strict=True)))
+
+
+def exploring(row: Row, measure: str, goals: Sequence[str], iterations: slice) -> Score:
+    """What a row's episodes of these iterations of fine-tuning came to by a field of `Point`, over goals of its own."""
+    return _over_goals(_along(row, measure, goals)[1][:, iterations].mean(1).tolist())
+
+
+def _along(row: Row, measure: str, goals: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(environment steps (iterations,), mean over a goal's seeds (goals, iterations)), as far as every curve goes."""
     by_goal = [[trial.curve for trial in row.trials if goal in trial.goals] for goal in goals]
     length = min(len(points) for seeds in by_goal for points in seeds)
-    values = np.array(
-        [np.mean([[getattr(point, measure) for point in points[:length]] for points in seeds], 0) for seeds in by_goal]
-    )  # (goals, iterations)
-    scores = [_over_goals(column) for column in values.T.tolist()]
-    steps = [point.env_steps for point in by_goal[0][0][:length]]
-    return Curve(np.array(steps), *(np.array(column) for column in zip(*scores, strict=True)))
+    values = [
+        np.mean([[getattr(point, measure) for point in points[:length]] for points in seeds], 0) for seeds in by_goal
+    ]
+    return np.array([point.env_steps for point in by_goal[0][0][:length]]), np.array(values)
 
 
 def _over_goals(values: Sequence[float]) -> Score:

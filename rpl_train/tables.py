@@ -4,7 +4,7 @@ In: `METHODS`, or a folder of rows. Out: text. It does not know how a row was me
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,21 +16,29 @@ from rich.table import Table
 from rpl_runtime.errors import InvalidInput
 from rpl_train.methods import DISTILLED, METHODS, Method, Published
 from rpl_train.paper import plan
-from rpl_train.scores import Row, Score, method_facts, names, read_rows, score, shared_goals
+from rpl_train.scores import Row, Score, exploring, method_facts, names, read_rows, score, shared_goals
 
 _BEGIN, _END = "<!-- table -->", "<!-- /table -->"
-_HEADINGS = {  # measure of an evaluation -> heading
-    "success_ever": "success ever",
-    "success_end": "success end",
-    "mean_steps_ever": "steps ever",
-    "mean_steps_end": "steps end",
+_EVALUATED = {  # heading -> measure of an evaluation
+    "success ever": "success_ever",
+    "success end": "success_end",
+    "steps ever": "mean_steps_ever",
+    "steps end": "mean_steps_end",
+}
+_FIRST, _LAST = slice(1), slice(-4, None)  # iterations; the first is made with the weights of imitation
+_EXPLORED = {  # heading -> field of a learning curve, iterations
+    "success first": ("success", _FIRST),
+    "success last": ("success", _LAST),
+    "steps first": ("steps_done", _FIRST),
+    "steps last": ("steps_done", _LAST),
 }
 _PAPER_HEADINGS = ("paper success", "paper steps")
 _RUN_HEADINGS = ("system", "goals", "trials", "episodes", "environment steps", "commit")
 _CAPTION = (
     "success: all four elements done [% of episodes]; steps: how many of four; ever: at any step; end: at the last "
     "one. Mean over goals, the mean over seeds of a goal first, with 95 % bootstrap intervals over goals. The paper's "
-    "figures are means over its 17 goals; ~: read off a plot."
+    "figures are means over its 17 goals; ~: read off a plot. Episodes that fine-tuning learns from start perturbed "
+    "and sample actions; first: in its first iteration, made with the weights it starts from; last: in its last four."
 )
 _METHODS_CAPTION = (
     "imitates: how demonstrations are relabelled, and the window [steps]; flat: no high level. fine-tunes: a level by "
@@ -39,12 +47,12 @@ _METHODS_CAPTION = (
 
 
 class _Block(NamedTuple):
-    """One table: the rows that have these goals, from one start."""
+    """One table: what rows with these goals come to."""
 
     title: str
-    start: str
     goals: tuple[str, ...] | None  # None: each row's own
     rows: Sequence[Row]
+    columns: dict[str, Callable[[Row, Sequence[str]], Score]]  # by their heading
 
 
 def methods_facts() -> list[dict[str, Any]]:
@@ -146,26 +154,39 @@ def fill_page(folder: Path, lines: Sequence[str]) -> None:
 def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:
     starts = [start for start in ("nominal", "perturbed") if all(_has(row, start) for row in rows)]
     for start in starts:
-        yield _Block(f"From the {start} start, each row on its own goals", start, None, rows)
+        yield _Block(f"From the {start} start, each row on its own goals", None, rows, _evaluated(start))
     shared = shared_goals(rows)
     if shared and any(row.goals != shared for row in rows):
         for start in starts:
-            yield _Block(f"From the {start} start, all on {', '.join(shared)}", start, shared, rows)
+            yield _Block(f"From the {start} start, all on {', '.join(shared)}", shared, rows, _evaluated(start))
+    tuned = [row for row in rows if row.tuned]
+    if tuned and (shared := shared_goals(tuned)):
+        yield _Block(f"Episodes that fine-tuning learns from, all on {', '.join(shared)}", shared, tuned, _explored())
 
 
 def _has(row: Row, start: str) -> bool:
     return all(start in trial.evaluation["starts"] for trial in row.trials)
 
 
-def _scores(block: _Block, row: Row) -> dict[str, Score]:
-    return {measure: score(row, block.start, measure, block.goals or row.goals) for measure in _HEADINGS}
+def _evaluated(start: str) -> dict[str, Callable[[Row, Sequence[str]], Score]]:
+    return {
+        heading: lambda row, goals, measure=measure: score(row, start, measure, goals)
+        for heading, measure in _EVALUATED.items()
+    }
+
+
+def _explored() -> dict[str, Callable[[Row, Sequence[str]], Score]]:
+    return {
+        heading: lambda row, goals, field=field, iterations=iterations: exploring(row, field, goals, iterations)
+        for heading, (field, iterations) in _EXPLORED.items()
+    }
 
 
 def _rich(block: _Block) -> Table:
-    table, measured = _table(block.title), _HEADINGS.values()
+    table = _table(block.title)
     for heading in _headings(block):
         side = "left" if heading == "system" else "right"
-        table.add_column(heading.replace(" ", "\n", 1), justify=side, no_wrap=heading in measured)
+        table.add_column(heading.replace(" ", "\n", 1), justify=side, no_wrap=heading in block.columns)
     last = block.rows[0].method.table
     for row in block.rows:
         if row.method.table != last:
@@ -186,7 +207,7 @@ def _markdown(block: _Block) -> list[str]:
 
 
 def _headings(block: _Block) -> list[str]:
-    return ["system", *([] if block.goals else ["goals"]), *_HEADINGS.values(), *_PAPER_HEADINGS]
+    return ["system", *([] if block.goals else ["goals"]), *block.columns, *_PAPER_HEADINGS]
 
 
 def _own_goals(block: _Block, row: Row) -> list[str]:
@@ -194,9 +215,10 @@ def _own_goals(block: _Block, row: Row) -> list[str]:
 
 
 def _texts(block: _Block, row: Row) -> Iterator[tuple[str, str]]:
-    """(mean, interval) of each measure."""
-    for measure, found in _scores(block, row).items():
-        if measure.startswith("success"):
+    """(mean, interval) of each column."""
+    for heading, measured in block.columns.items():
+        found = measured(row, block.goals or row.goals)
+        if heading.startswith("success"):
             yield f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"
         else:
             yield f"{found.mean:.2f}", f"{found.low:.2f}–{found.high:.2f}"

@@ -15,6 +15,7 @@ from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
 from rpl_train.paper import PaperConfig, RowResult, TrialResult
 from rpl_train.scores import (
     curve,
+    exploring,
     known_trials,
     method_facts,
     names,
@@ -125,6 +126,16 @@ def test_curves_of_different_lengths_are_compared_as_far_as_both_go(tmp_path):
     trials = (trial("kbts", 0, [4]), short._replace(curve=short.curve[:2]))
     [row] = written(tmp_path, RowResult(METHODS["oracle"], 1, trials))
     assert len(curve(row, "success", ("kbts", "mkbh")).mean) == 2
+
+
+def test_a_stretch_of_a_curve_is_its_mean_over_iterations_then_seeds_then_goals(tmp_path):
+    trials = (trial("kbts", 0, [4], 1.0), trial("kbts", 1, [4], 0.5), trial("mkbh", 0, [4], 0.25))
+    [row] = written(tmp_path, RowResult(METHODS["oracle"], 1, trials))
+    whole = curve(row, "success", ("kbts", "mkbh"))
+    assert exploring(row, "success", ("kbts", "mkbh"), slice(1)).mean == pytest.approx(whole.mean[0])
+    last = exploring(row, "success", ("kbts", "mkbh"), slice(-2, None))
+    assert last.mean == pytest.approx(whole.mean[-2:].mean())
+    assert last.low < last.mean < last.high
 
 
 def test_shared_goals_are_those_of_every_row(tmp_path):

@@ -105,6 +105,17 @@ def test_the_page_beside_the_folder_gets_the_same_tables(everything):
     assert page.read_text() == text
 
 
+def test_the_episodes_that_explore_are_compared_before_and_after(everything):
+    page = everything.parent / "results.md"
+    page.write_text(PAGE)
+    write_markdown(everything)
+    table = page.read_text().partition("### Episodes that fine-tuning learns from, all on kbts")[2].partition("###")[0]
+    assert "success first" in table
+    assert "RIL, imitation alone" not in table  # nothing was fine-tuned
+    first, last = cells(table, "Oracle segments, fine-tuned")[1:3]
+    assert float(first.split()[0]) < float(last.split()[0])
+
+
 def test_without_a_page_nothing_is_written(tmp_path):
     write_row(rows.row(METHODS["ril"]), tmp_path / "results")
     write_markdown(tmp_path / "results")
