@@ -4,6 +4,7 @@ In: `METHODS`, or a folder of rows. Out: text. It does not know how a row was me
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -247,7 +248,11 @@ def _provenance(rows: Sequence[Row]) -> Table:
 
 
 def _run_lines(rows: Sequence[Row]) -> list[str]:
-    commands = [f"- {row.method.title}: `{command}`" for row in rows for command in row.commands]
+    measured: dict[str, list[str]] = defaultdict(list)  # titles of the rows that a command made
+    for row in rows:
+        for command in row.commands:
+            measured[command].append(row.method.title)
+    commands = [f"- {'; '.join(titles)}: `{command}`" for command, titles in measured.items()]
     return [
         _line(_RUN_HEADINGS),
         "|---|---:|---:|---:|---:|---|",

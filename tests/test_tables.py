@@ -100,7 +100,8 @@ def test_the_page_beside_the_folder_gets_the_same_tables(everything):
     assert success.endswith(")")
     assert others[-2:] == ["~0 to 6", "~1.45, falling to 0.83"]
     assert len({text.count("|") for text in text.splitlines() if text.startswith("| RIL")}) <= 3
-    assert "- RIL, imitation alone: `" in text  # the command
+    [command] = [line for line in text.splitlines() if line.endswith(": `rpl evaluate made/up`")]
+    assert "RIL, imitation alone; " in command  # once, with every row that it made
     write_markdown(everything)
     assert page.read_text() == text
 
