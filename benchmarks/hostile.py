@@ -77,6 +77,8 @@ class Attacker:
             self._mutants,
             self._out_of_order,
             self._oversized,
+            self._long_names,
+            self._many_names,
             self._compressed,
             self._half_closed,
             self._stranger,
@@ -106,6 +108,20 @@ class Attacker:
     def _oversized(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         status = self._control([bytes(MAX_MESSAGE_BYTES + self._rng.randrange(1, 1000))])
         return "oversized", 1, status, {_S.RESOURCE_EXHAUSTED}
+
+    def _long_names(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        """A robot whose id fills the log, or an operator's terminal with colours."""
+        name = self._rng.choice(["x" * self._rng.randrange(129, MAX_MESSAGE_BYTES // 2), "\x1b[2J"])
+        start = pb.ControlRequest(rows=[pb.RequestRow(robot=name, finish=pb.Finish())])
+        status = self._control([start.SerializeToString()])
+        return "long names", 1, status, {_S.INVALID_ARGUMENT, _S.RESOURCE_EXHAUSTED}
+
+    def _many_names(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
+        """A goal of so many elements that saying which are unknown would take a while."""
+        goal = pb.Goal(elements=pb.ElementSet(names=["\x01"] * self._rng.randrange(1000, 300_000)))
+        start = pb.ControlRequest(rows=[pb.RequestRow(robot="nobody", start=pb.Start(goal=goal))])
+        status = self._control([start.SerializeToString()])
+        return "many names", 1, status, {_S.OK, _S.RESOURCE_EXHAUSTED}  # refused in its place
 
     def _compressed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         """A few KiB that would become as many MiB."""

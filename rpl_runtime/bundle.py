@@ -80,9 +80,7 @@ def load_bundle(path: Path) -> Bundle:
         where = ".".join(map(str, first["loc"]))
         raise BundleError(f"{path / MANIFEST} cannot be used: {where}: {first['msg']}") from error
     for name in (HIGH, LOW):
-        found, expected = hashlib.sha256(_read(path, name)).hexdigest(), manifest.files.get(name)
-        if found != expected:
-            raise BundleCorrupt(f"{path / name} has digest {found[:12]}, but the manifest says {str(expected)[:12]}")
+        _read_graph(path, name, manifest)
     digest = _digest(content)
     return Bundle(path, manifest, digest, _read_evaluation(path, digest))
 
@@ -100,9 +98,24 @@ def write_bundle(path: Path, manifest: Manifest, high: bytes, low: bytes) -> Bun
     return store_files(path, {MANIFEST: _seal_json(content), HIGH: high, LOW: low, CARD: card})
 
 
+def read_graph(bundle: Bundle, name: str) -> bytes:
+    """The bytes of a graph, checked again: the folder may have been written to since.
+
+    Raises:
+        BundleNotFound: it is gone.
+        BundleCorrupt: it is not what the manifest says.
+    """
+    return _read_graph(bundle.path, name, bundle.manifest)
+
+
 def read_files(bundle: Bundle) -> dict[str, bytes]:
-    """The content of every file of a bundle, by name."""
-    return {name: _read(bundle.path, name) for name in FILES if (bundle.path / name).exists()}
+    """The content of every file of a bundle, by name, the graphs checked again.
+
+    Raises:
+        As `read_graph`.
+    """
+    beside = {name: _read(bundle.path, name) for name in (MANIFEST, EVALUATION, CARD) if (bundle.path / name).exists()}
+    return beside | {name: read_graph(bundle, name) for name in (HIGH, LOW)}
 
 
 def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
@@ -112,8 +125,7 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
         BundleError: something else stands at the path, a name is no bundle's, or the files are no sound bundle.
     """
     path = Path(path)
-    if path.exists() and not (path / MANIFEST).is_file() and any(path.iterdir() if path.is_dir() else [path]):
-        raise BundleError(f"{path} exists and is not a bundle; choose another path or remove it")
+    _check_replaceable(path)
     if unknown := set(files) - set(FILES):
         raise BundleError(f"a bundle has no file {sorted(unknown)[0]!r}; its files are {', '.join(FILES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +140,17 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return load_bundle(path)
+
+
+def _check_replaceable(path: Path) -> None:
+    """A folder that is replaced is removed: nothing of anybody's may be in it but a bundle, however damaged."""
+    if not path.exists():
+        return
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+    if found and MANIFEST not in found:
+        raise BundleError(f"{path} exists and is not a bundle; choose another path or remove it")
+    if others := sorted(found - set(FILES)):
+        raise BundleError(f"{path} holds {others[0]}, which is not the bundle's; choose another path or move it away")
 
 
 def attach_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
@@ -145,6 +168,14 @@ def attach_evaluation(bundle: Bundle, evaluation: dict[str, Any]) -> Bundle:
     _replace(bundle.path / EVALUATION, _seal_json(content))
     _replace(bundle.path / CARD, _seal_card(render_card(bundle.manifest, bundle.digest, content).encode()))
     return load_bundle(bundle.path)
+
+
+def _read_graph(path: Path, name: str, manifest: Manifest) -> bytes:
+    content, expected = _read(path, name), manifest.files.get(name)
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise BundleCorrupt(f"{path / name} has digest {found[:12]}, but the manifest says {str(expected)[:12]}")
+    return content
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,9 +18,6 @@ from rich.markup import escape
 
 from rpl_runtime import measure_cli, operator_cli
 from rpl_runtime.errors import RelayError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -41,6 +41,7 @@ DIGEST_KEY = "rpl-digest"  # metadata of a call: the bundle that must answer it
 MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
 MAX_ROWS = 256  # of a message of Control, which keeps the server from everything else for some milliseconds
 MAX_ROBOT_NAME = 128  # [characters]
+MAX_ELEMENTS = 256  # of a goal
 
 _FLOATS = np.dtype("<f4")  # a packed vector on the wire
 
@@ -72,7 +73,7 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
     """The rows of one message of a Control stream, each the robot and its request or what is wrong with it.
 
     Raises:
-        InvalidInput: the bytes are no ControlRequest, or it has too many rows.
+        InvalidInput: the bytes are no ControlRequest, it has too many rows, or a robot id is not acceptable.
         ProtocolViolation: there is no row, or one names no robot or no kind.
     """
     message = _parse(packed.ControlRequest, raw)
@@ -86,9 +87,11 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
         if not robot or kind is None:
             missing = "kind" if robot else "robot id"
             raise ProtocolViolation(f"row {len(rows)} has no {missing}; every row names its robot and its kind")
+        # Not answered in its place, for that would say it again, to logs and to operators' terminals.
+        if len(robot) > MAX_ROBOT_NAME or not robot.isprintable():
+            shown = repr(robot[:MAX_ROBOT_NAME])
+            raise InvalidInput(f"a robot id is {shown}; allowed are 1 to {MAX_ROBOT_NAME} printable characters")
         try:
-            if len(robot) > MAX_ROBOT_NAME:
-                raise InvalidInput(f"a robot id has {len(robot)} characters; allowed are 1 to {MAX_ROBOT_NAME}")
             rows.append((robot, _UNPACK_REQUEST[kind](getattr(row, kind))))
         except RelayError as error:
             rows.append((robot, error))
@@ -233,7 +236,10 @@ def _fill_goal(field: Any, goal: Goal) -> None:
 def _unpack_goal(goal: Any) -> Goal:
     match goal.WhichOneof("kind"):
         case "elements":
-            return tuple(goal.elements.names)
+            names = goal.elements.names
+            if len(names) > MAX_ELEMENTS:
+                raise InvalidGoal(f"the goal names {len(names)} elements; allowed are 1 to {MAX_ELEMENTS}")
+            return tuple(names)
         case "state":
             return _vector(goal.state.values)
         case "resolved":

@@ -3,6 +3,7 @@
 In: a `ModelInfo`, chunks of files, or the bytes of either. Out: the other. It does not know vectors or runs.
 """
 
+import re
 from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
@@ -14,6 +15,7 @@ from rpl_runtime.messages import FileInfo, ModelInfo
 from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
 
 CHUNK_BYTES = 1 << 16
+_DIGEST = re.compile(r"[0-9a-f]{64}")  # a SHA-256
 
 
 def pack_model(model: ModelInfo) -> bytes:
@@ -50,6 +52,8 @@ def unpack_model(raw: bytes) -> ModelInfo:
         spec = _unpack_spec(reply.spec)
     except (DecodeError, ValidationError) as error:
         raise ProtocolViolation(f"the server describes its policy in a way this client cannot read: {error}") from error
+    if not _DIGEST.fullmatch(reply.digest):  # it names a folder in the cache of whoever fetches the bundle
+        raise ProtocolViolation(f"the server says that its bundle is {reply.digest[:80]!r}; a digest is 64 hex digits")
     files = {file.name: FileInfo(file.size, file.sha256) for file in reply.files}
     return ModelInfo(spec, reply.digest, reply.schema_version, files)
 

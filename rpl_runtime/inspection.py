@@ -36,7 +36,10 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "rate_hz": 1 / spec.period_s,
         "horizon_s": spec.horizon * spec.period_s,
         "graphs": {
-            graph.stem: {"bytes": graph.stat().st_size, "parameters": graph_metadata(graph).get("parameters")}
+            graph.stem: {
+                "bytes": graph.stat().st_size,
+                "parameters": graph_metadata(bundle, graph.name).get("parameters"),
+            }
             for graph in (bundle.high, bundle.low)
         },
         "parity": manifest.parity,

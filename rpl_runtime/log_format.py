@@ -3,7 +3,8 @@
 In: records of Python's logging, with the robot, caller and model they are about as extras. Out: lines. It does not know
 who logs, nor what.
 
-Whoever floods a server must not fill its disk: of lines that say the same, so many are written a second.
+Whoever floods a server must not fill its disk: of lines that say the same, so many are written a second, and none is
+longer than so many characters.
 """
 
 import logging
@@ -15,6 +16,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 _PACKAGE = logging.getLogger("rpl_runtime")
 _LINES = 20  # a second, of those that say the same
+_LONGEST = 1000  # [characters] of what a line says
 
 
 class LogFormat(StrEnum):
@@ -49,6 +51,8 @@ class _Throttle(logging.Filter):
         if second != self._second:
             self._second, self._passed = second, {}
         passed = self._passed[record.msg] = self._passed.get(record.msg, 0) + 1
+        if len(said := record.getMessage()) > _LONGEST:
+            record.msg, record.args = f"{said[:_LONGEST]} (and so on)", None
         if passed == _LINES:
             record.msg = f"{record.msg} (more such lines are left out for a second)"
         return passed <= _LINES

@@ -4,6 +4,7 @@ In: messages as they are answered, and errors as calls end in them. Out: a page 
 calls or streams. No label names a robot or a caller, of which there may be any number.
 """
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -94,7 +95,10 @@ def exposing(metrics: Metrics, address: str) -> Iterator[str]:
     try:
         server, thread = start_http_server(int(port), host.strip("[]"), metrics.registry)
     except OSError as error:
-        raise AddressInUse(f"metrics cannot be served at {address}: {error.strerror or error}") from error
+        failed = f"metrics cannot be served at {address}: {error.strerror or error}"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise AddressInUse(failed) from error
+        raise InvalidInput(f"{failed}; allowed is HOST:PORT with an address of this machine") from error
     try:
         yield f"{host}:{server.server_port}"
     finally:

@@ -3,8 +3,9 @@
 In: checked bundles, and the names and digests that calls carry. Out: the model that answers. It does not know calls or
 streams beyond their number, and belongs to one thread; `prepare` alone, which takes long, may run in any.
 
-A name stands for one model at a time. What held the name before is retired: it answers only calls that name its
-digest, as those of runs that began on it and broke off do, for as long as there is room.
+A name stands for one model at a time. What held the name before is retired: the Control
+streams on it go on, and it answers calls that name its digest, as those of runs that began on it and broke off do, for
+as long as there is room. One that was unloaded is forgotten with the last stream on it.
 """
 
 import hashlib
@@ -101,14 +102,21 @@ class Models:
     def put(self, model: Model) -> Model | None:
         """Serve a model, and retire the one of its name, if there was one; that one is returned.
 
+        Where the same bundle was served before and is only retired, that model is active again.
+
         Raises:
             LimitReached: there are as many as there may be, and a stream on each of those that are retired.
         """
         before = self._active.get(model.name)
         if before is not None and before.digest == model.digest:
             return None
-        self._make_room()
-        self._retired = [old for old in self._retired if old.digest != model.digest]
+        again = next((old for old in self._retired if old.digest == model.digest), None)
+        if again is None:
+            self._make_room()
+        else:  # with the streams that are still on it
+            self._retired.remove(again)
+            again.retired = again.leaving = False
+            model = again
         self._active[model.name] = model
         if before is not None:
             self._retire(before)

@@ -232,7 +232,8 @@ def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = Fal
         facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "subgoal": named}
         typer.echo(json.dumps(facts, indent=1))
         return
-    table = Table("dimension", "subgoal", title=f"{robot}, {'pinned' if status.pinned else f'age {status.age}'}")
+    standing = "pinned" if status.pinned else f"age {status.age}"
+    table = Table("dimension", "subgoal", title=f"{escape(robot)}, {standing}")
     for name, value in named.items():
         table.add_row(escape(name), f"{value:.4f}")
     Console().print(table)

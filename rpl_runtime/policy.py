@@ -5,14 +5,14 @@ the wire; the relay loop above it does.
 """
 
 import json
+import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from rpl_runtime.bundle import Bundle
+from rpl_runtime.bundle import HIGH, LOW, Bundle, read_graph
 from rpl_runtime.errors import BundleError, MismatchedPair
 
 
@@ -28,8 +28,8 @@ class OnnxPolicy:
         self.spec = bundle.spec
         n, m = self.spec.state.dim, self.spec.action.dim
         noises = self.spec.high_noise, self.spec.low_noise
-        self._high = _Graph(bundle.high, {"state": n, "goal": n, "mask": n, "noise": noises[0]}, ("subgoal", n))
-        self._low = _Graph(bundle.low, {"state": n, "subgoal": n, "noise": noises[1]}, ("action", m))
+        self._high = _Graph(bundle, HIGH, {"state": n, "goal": n, "mask": n, "noise": noises[0]}, ("subgoal", n))
+        self._low = _Graph(bundle, LOW, {"state": n, "subgoal": n, "noise": noises[1]}, ("action", m))
         _check_pair(bundle.manifest.pair_id, high=self._high.session, low=self._low.session)
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -41,18 +41,30 @@ class OnnxPolicy:
         return self._low.run(state, subgoal, noise)
 
     def warm_up(self) -> None:
-        """Run both levels once, so that the first robot does not pay for lazy initialisation."""
+        """Run both levels once, so that the first robot does not pay for lazy initialisation, nor for a bad graph.
+
+        Raises:
+            BundleError: a level fails, or answers with a number that is not finite.
+        """
         spec = self.spec
-        state = np.zeros((1, spec.state.dim), dtype=np.float32)
-        self.plan(state, state, state, np.zeros((1, spec.high_noise), dtype=np.float32))
-        self.act(state, state, np.zeros((1, spec.low_noise), dtype=np.float32))
+        state = np.clip(np.zeros(spec.state.dim, dtype=np.float32), *spec.state.bounds)
+        goal = spec.resolve_state(state)
+        noises = [np.zeros((1, size), dtype=np.float32) for size in (spec.high_noise, spec.low_noise)]
+        try:
+            plan = self.plan(state[None], goal.state[None], goal.mask[None], noises[0])
+            action = self.act(state[None], state[None], noises[1])
+        except Exception as error:  # onnxruntime's exceptions share no base class but this one
+            raise BundleError(f"the policy {spec.name} fails when it is run: {error}") from error
+        for level, answer in (("high", plan), ("low", action)):
+            if not np.isfinite(answer).all():
+                raise BundleError(f"the {level} level of {spec.name} answers with a number that is not finite")
 
 
 class _Graph:
     """One graph; the names and sizes of its inputs and of its output are checked against the file."""
 
-    def __init__(self, path: Path, inputs: dict[str, int], output: tuple[str, int]) -> None:
-        self.session = _session(path, inputs, dict([output]))
+    def __init__(self, bundle: Bundle, name: str, inputs: dict[str, int], output: tuple[str, int]) -> None:
+        self.session = _session(bundle, name, inputs, dict([output]))
         self._inputs = tuple(inputs)
         self._outputs = [output[0]]
         self._row = _Row(self.session, inputs, output)
@@ -87,32 +99,37 @@ class _Row(threading.local):
         return self._output.copy()
 
 
-def graph_metadata(path: Path) -> dict[str, Any]:
-    """What a graph file says of itself, read from its ONNX metadata.
+def graph_metadata(bundle: Bundle, name: str) -> dict[str, Any]:
+    """What a bundle's graph says of itself, read from its ONNX metadata.
 
     Raises:
         BundleError: the file is no ONNX graph.
     """
-    return _metadata(_load(path))
+    return _metadata(_load(bundle, name))
 
 
-def _load(path: Path) -> onnxruntime.InferenceSession:
+def _load(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
+    content = read_graph(bundle, name)
     options = onnxruntime.SessionOptions()
     # One row through small layers is faster on the calling thread than handed to a pool, and many servers share
     # a machine: no worker threads, so nothing spins either.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Weights in files beside the graph would be under no digest: they are looked for where no file can be.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class but this one
         raise BundleError(
-            f"{path} is not a graph that ONNX Runtime {onnxruntime.__version__} loads: {error}"
+            f"{bundle.path / name} is not a graph that ONNX Runtime {onnxruntime.__version__} loads: {error}"
         ) from error
 
 
-def _session(path: Path, inputs: dict[str, int], outputs: dict[str, int]) -> onnxruntime.InferenceSession:
-    session = _load(path)
+def _session(
+    bundle: Bundle, name: str, inputs: dict[str, int], outputs: dict[str, int]
+) -> onnxruntime.InferenceSession:
+    session = _load(bundle, name)
     for what, nodes, expected in (
         ("inputs", session.get_inputs(), inputs),
         ("outputs", session.get_outputs(), outputs),
@@ -126,7 +143,7 @@ def _session(path: Path, inputs: dict[str, int], outputs: dict[str, int]) -> onn
         if len(found) != len(nodes) or found != {name: (dim,) for name, dim in expected.items()}:
             got = ", ".join(f"{node.name} {node.type}{node.shape}" for node in nodes)
             asked = ", ".join(f"{name} (batch, {dim})" for name, dim in expected.items())
-            raise BundleError(f"{path} has {what} {got}; the manifest asks for float32 {asked}")
+            raise BundleError(f"{bundle.path / name} has {what} {got}; the manifest asks for float32 {asked}")
     return session
 
 
@@ -144,5 +161,5 @@ def _metadata(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     found = session.get_modelmeta().custom_metadata_map
     try:
         return {key: json.loads(value) for key, value in found.items()}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"a graph's metadata is not JSON: {error}; expected what `rpl export` writes") from error

@@ -25,6 +25,7 @@ from rpl_runtime import admin_wire, codec
 from rpl_runtime.admin_service import AdminService
 from rpl_runtime.admission import Admission
 from rpl_runtime.bundle import Bundle
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.leases import Leases
 from rpl_runtime.listening import listen
 from rpl_runtime.metrics import Metrics, exposing
@@ -67,7 +68,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
 
     Raises:
         AddressInUse: the port is taken.
-        InvalidInput: the address cannot be listened on, or not as the settings say.
+        InvalidInput: the address cannot be listened on, or not as the settings say; or two bundles have one name.
         BundleError: a bundle cannot be run.
     """
 
@@ -114,7 +115,11 @@ def serving(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[st
 async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: "_Stop") -> None:
     models = Models(config.max_models)
     for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
-        models.put(model_of(bundle))
+        if models.put(model_of(bundle)) is not None:
+            raise InvalidInput(
+                f"two of the bundles to be served are named {bundle.spec.name!r}; allowed is one of each name "
+                f"(`rpl export --name` gives another)"
+            )
     leases = Leases(config.max_robots)
     streams = Streams(models, leases)
     admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models)

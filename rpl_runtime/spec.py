@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rpl_runtime.errors import InvalidGoal, InvalidInput
 
+_LARGEST = float(np.finfo(np.float32).max)
+_MOST = 2**31 - 1
+_SHOWN = 60  # [characters] of a name that is not this policy's
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,6 +51,8 @@ class VectorSpec(_Frozen):
             raise ValueError("names (each once), units, low and high need one entry for each dimension")
         if any(low > high for low, high in zip(self.low, self.high, strict=True)):
             raise ValueError("low must not exceed high")
+        if any(abs(value) > _LARGEST for value in (*self.low, *self.high)):
+            raise ValueError(f"low and high must be numbers of float32, from {-_LARGEST:.8g} to {_LARGEST:.8g}")
         return self
 
     def accepts(self, batch: np.ndarray) -> bool:
@@ -128,10 +134,10 @@ class PolicySpec(_Frozen):
     description: str = ""
     state: VectorSpec
     action: VectorSpec
-    horizon: int = Field(ge=1)  # steps a subgoal is kept
+    horizon: int = Field(ge=1, le=_MOST)  # steps a subgoal is kept
     period_s: float = Field(gt=0)  # [s] one control step
-    high_noise: int = Field(ge=0)  # size of the high level's noise input
-    low_noise: int = Field(ge=0)
+    high_noise: int = Field(ge=0, le=_MOST)  # size of the high level's noise input
+    low_noise: int = Field(ge=0, le=_MOST)
     elements: dict[str, ElementSpec] = {}
     library: dict[str, tuple[str, ...]] = {}  # named compound goals, each a set of elements
     # The dimensions that count when a goal is a whole state.
@@ -159,11 +165,12 @@ class PolicySpec(_Frozen):
         allowed = ", ".join(self.elements) or "none: this policy takes whole goal states"
         if not elements:
             raise InvalidGoal(f"the goal names no element; allowed are {allowed}")
-        unknown = [name for name in elements if name not in self.elements]
-        if unknown:
-            raise InvalidGoal(f"unknown element {', '.join(map(repr, unknown))}; allowed are {allowed}")
+        unknown = next((name for name in elements if name not in self.elements), None)
+        if unknown is not None:
+            raise InvalidGoal(f"unknown element {unknown[:_SHOWN]!r}; allowed are {allowed}")
         if len(set(elements)) != len(elements):
-            raise InvalidGoal(f"the goal names an element twice: {', '.join(elements)}; each may be named once")
+            twice = next(name for at, name in enumerate(elements) if name in elements[:at])
+            raise InvalidGoal(f"the goal names {twice} twice; each element may be named once")
         goal = self.state.check("start state", start).copy()
         mask = np.zeros_like(goal)
         for name in elements:

@@ -45,7 +45,7 @@ def robots_table(robots: Sequence[RobotStatus]) -> Table:
         "in all\n[us]",
         "silent\n[s]",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     table.add_column("client")
     for robot in robots:
         times = robot.times

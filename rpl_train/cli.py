@@ -30,6 +30,14 @@ Components = Annotated[
     int, typer.Option(min=1, help="Of the high level's mixture: several where demonstrators differ in what comes next.")
 ]
 
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="What a server calls the policy; by default the bundle's folder (with --from, what its spec says). "
+        "Versions of a policy share one."
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the training commands to `rpl`."""
@@ -100,6 +108,7 @@ def export_command(
         str | None,
         typer.Option("--from", metavar="MODULE:FACTORY", help="A function that returns (high, low, spec) instead."),
     ] = None,
+    name: Name = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Make a bundle of a trained run, or of anyone's two torch modules.
@@ -115,18 +124,24 @@ def export_command(
 
     if factory:
         custom = load_factory(factory)
-        result = _export(paths[0], custom.policy, custom.spec, custom.provenance)
+        result = _export(paths[0], name or custom.spec.name, custom.policy, custom.spec, custom.provenance)
     else:
         policy, record = load_run(paths[0])
-        result = _export(paths[1], policy, record.spec, record.provenance, record.statistics)
+        named = name or _folder_name(paths[1])
+        result = _export(paths[1], named, policy, record.spec, record.provenance, record.statistics)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
         _print_export(result)
 
 
+def _folder_name(bundle: Path) -> str:
+    return bundle.absolute().name
+
+
 def _export(
     bundle: Path,
+    name: str,
     policy: "RelayPolicy",
     spec: "PolicySpec",
     provenance: "Provenance",
@@ -138,7 +153,7 @@ def _export(
     from rpl_train.export import export
 
     with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
-        return export(policy, spec, provenance, bundle, statistics)
+        return export(policy, spec.model_copy(update={"name": name}), provenance, bundle, statistics)
 
 
 def _print_export(result: "ExportResult") -> None:
@@ -185,6 +200,7 @@ def train_command(
     ] = Recipe.IMITATE,
     sequences: Annotated[int, typer.Option(help="Sequences of scripted play, where no --demos are named.")] = 400,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
+    name: Name = None,
     steps: Steps = 20_000,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = 120_000,
     seed: Seed = 0,
@@ -215,7 +231,8 @@ def train_command(
     if recipe is Recipe.RELAY:
         trained = _specialise_and_distil(run, demos, SpecialiseConfig(env_steps=env_steps, seed=seed, jobs=jobs))
     policy, record = trained
-    _print_export(_export(bundle, policy, record.spec, record.provenance, record.statistics))
+    named = name or _folder_name(bundle)
+    _print_export(_export(bundle, named, policy, record.spec, record.provenance, record.statistics))
     evaluate_command(bundle, episodes=episodes, output=run / "evaluation", write=True)
 
 

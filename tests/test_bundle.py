@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 
 import policies
 from rpl_runtime import bundle as bundle_module
-from rpl_runtime.bundle import CARD, EVALUATION, FILES, HIGH, LOW, MANIFEST, Bundle, attach_evaluation, load_bundle
+from rpl_runtime.bundle import (
+    CARD,
+    EVALUATION,
+    FILES,
+    HIGH,
+    LOW,
+    MANIFEST,
+    Bundle,
+    attach_evaluation,
+    load_bundle,
+    read_files,
+    read_graph,
+)
 from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, MismatchedPair, UnsupportedSchema
 from rpl_runtime.policy import OnnxPolicy
 
@@ -118,6 +130,8 @@ def test_a_newer_schema(own_bundle: Bundle) -> None:
     [
         (lambda content: content.pop("pair_id"), "pair_id"),
         (lambda content: content["spec"].update(horizon=0), "spec.horizon"),
+        (lambda content: content["spec"].update(horizon=2**32), "spec.horizon"),
+        (lambda content: content["spec"]["state"]["high"].__setitem__(0, 1.7e308), "spec.state: .*float32"),
         (lambda content: content.update(surprise=1), "surprise"),
     ],
 )
@@ -179,6 +193,21 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(BundleError, match="exists and is not a bundle"):
             policies.tiny_bundle(path)
     assert (tmp_path / "thesis.tex").read_text() == "irreplaceable"
+
+
+def test_a_bundle_with_something_of_somebodys_in_it_is_left_alone(own_bundle: Bundle) -> None:
+    (own_bundle.path / "notes.md").write_text("irreplaceable")
+    with pytest.raises(BundleError, match=r"holds notes\.md, which is not the bundle's"):
+        policies.tiny_bundle(own_bundle.path, seed=1)
+    assert load_bundle(own_bundle.path).digest == own_bundle.digest
+    assert (own_bundle.path / "notes.md").exists()
+
+
+@pytest.mark.parametrize("read", [read_files, lambda bundle: read_graph(bundle, LOW)])
+def test_a_graph_that_was_changed_since_is_found(own_bundle: Bundle, read: Callable[[Bundle], object]) -> None:
+    own_bundle.low.write_bytes(own_bundle.low.read_bytes() + b"\x00")
+    with pytest.raises(BundleCorrupt, match=r"low\.onnx has digest"):
+        read(own_bundle)
 
 
 def test_an_evaluation_comes_back_as_it_was(own_bundle: Bundle) -> None:

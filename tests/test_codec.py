@@ -36,7 +36,9 @@ TIMES = StageTimes(1.0, 2.0, 3.0, 8.0)
 floats = st.floats(width=32)
 vectors = st.lists(floats, max_size=8).map(lambda values: np.array(values, dtype=np.float32))
 full_vectors = st.lists(floats, min_size=1, max_size=8).map(lambda values: np.array(values, dtype=np.float32))
-robots = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=codec.MAX_ROBOT_NAME)
+robots = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=codec.MAX_ROBOT_NAME).filter(
+    str.isprintable
+)
 resolved_goals = st.builds(ResolvedGoal, vectors, vectors)
 names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=4).map(tuple)
 goals = st.one_of(names, vectors, resolved_goals)
@@ -169,12 +171,24 @@ def test_a_message_without_meaning_is_refused_whole(rows: Sequence[pb.RequestRow
         codec.unpack_request(pb.ControlRequest(rows=rows).SerializeToString())
 
 
+@pytest.mark.parametrize("robot", ["a" * 129, "a\nb", "\x1b[2J"])
+def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> None:
+    raw = pb.ControlRequest(rows=[row("b", finish=pb.Finish()), row(robot, finish=pb.Finish())]).SerializeToString()
+    with pytest.raises(InvalidInput, match="allowed are 1 to 128 printable characters") as refused:
+        codec.unpack_request(raw)
+    assert robot not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("sick", "error", "sentence"),
     [
         (row(start=pb.Start()), InvalidGoal, "the goal is empty"),
         (row(set_goal=pb.SetGoal()), InvalidGoal, "the goal is empty"),
-        (row("a" * 129, finish=pb.Finish()), InvalidInput, "allowed are 1 to 128"),
+        (
+            row(set_goal=pb.SetGoal(goal=pb.Goal(elements=pb.ElementSet(names=["\x01"] * 300_000)))),
+            InvalidGoal,
+            "the goal names 300000 elements; allowed are 1 to 256",
+        ),
         (
             row(start=pb.Start(goal=pb.Goal(elements=pb.ElementSet(names=["door"])), resume=pb.ResumePoint(step=1))),
             InvalidInput,
@@ -234,8 +248,14 @@ def test_a_matrix_of_another_size_names_what_is_allowed(change: dict) -> None:
 
 @pytest.mark.parametrize("make", [policies.tiny_spec, lambda: policies.kitchen_spec("kitchen", 30, 4, 9)])
 def test_a_description_comes_out_as_it_went_in(make) -> None:
-    model = ModelInfo(make(), "abc", 1, {"high.onnx": FileInfo(7, "def")})
+    model = ModelInfo(make(), "0123456789abcdef" * 4, 1, {"high.onnx": FileInfo(7, "def")})
     assert describe.unpack_model(describe.pack_model(model)) == model
+
+
+@pytest.mark.parametrize("digest", ["", "abc", "/etc", "../" * 20, "A" * 64, "0" * 64 + "\n"])
+def test_a_description_with_a_digest_that_is_none_is_a_fault_of_the_server(digest: str) -> None:
+    with pytest.raises(ProtocolViolation, match="64 hex digits"):
+        describe.unpack_model(describe.pack_model(ModelInfo(policies.tiny_spec(), digest, 1, {})))
 
 
 def test_a_description_of_nothing_is_a_fault_of_the_server() -> None:

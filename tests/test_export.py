@@ -138,7 +138,7 @@ def test_graphs_say_nothing_of_the_machine_they_were_made_on(tiny_export: Export
 def test_a_graph_alone_explains_itself(tiny_export: ExportResult) -> None:
     spec = policies.tiny_spec()
     for level, noise, parameters in (("high", 3, 18 * 5 + 5), ("low", 2, 10 * 2 + 2)):
-        facts = graph_metadata(tiny_export.bundle.path / f"{level}.onnx")
+        facts = graph_metadata(tiny_export.bundle, f"{level}.onnx")
         assert (facts["level"], facts["noise"], facts["parameters"]) == (level, noise, parameters)
         assert facts["pair_id"] == tiny_export.bundle.manifest.pair_id
         assert PolicySpec.model_validate({key: facts[key] for key in PolicySpec.model_fields}) == spec

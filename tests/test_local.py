@@ -69,7 +69,7 @@ def both(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @given(
     lead=st.integers(0, 3),
     seed=st.none() | st.integers(0, 2**64 - 1),
-    robot=st.text(min_size=1, max_size=8),
+    robot=st.text(min_size=1, max_size=8).filter(str.isprintable),
     changes=st.dictionaries(st.integers(0, 20), st.sampled_from(["door", "lamp", "dock"]), max_size=4),
     steps=st.integers(1, 20),
     states=st.integers(0, 2**32),

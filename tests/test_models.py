@@ -69,8 +69,27 @@ def test_going_back_to_an_older_version_is_like_any_change(versions: list[Model]
     models.put(second)
     again = model_of(bundles[0])
     assert models.put(again) is second
-    assert models.find() is models.find(digest=first.digest) is again
-    assert models.all == [again, second]
+    assert models.find() is models.find(digest=first.digest) is first
+    assert models.all == [first, second]
+    assert (first.retired, second.retired) == (False, True)
+
+
+def test_going_back_takes_no_room_and_keeps_the_streams_that_are_on_it(
+    versions: list[Model], bundles: list[Bundle]
+) -> None:
+    first, second, other = versions
+    models = Models(2)
+    models.put(first)
+    models.enter(first)
+    models.put(second)
+    models.unload(first.digest)
+    models.put(model_of(bundles[0]))
+    assert models.put(other) is None  # in the room of the second
+    assert models.find(digest=first.digest).streams == 1
+    with pytest.raises(BundleError):
+        models.find(digest=second.digest)
+    models.leave(first)
+    assert models.find(digest=first.digest) is first  # it was loaded again, and is not leaving any more
 
 
 def test_room_is_made_of_what_nobody_uses(versions: list[Model]) -> None:

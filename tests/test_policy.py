@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx.external_data_helper import set_external_data
 
 import policies
-from rpl_runtime.bundle import Bundle, load_bundle, write_bundle
+from rpl_runtime.bundle import LOW, Bundle, load_bundle, write_bundle
 from rpl_runtime.errors import BundleError, MismatchedPair
 from rpl_runtime.policy import OnnxPolicy, graph_metadata
 
@@ -112,7 +114,7 @@ def test_a_manifest_with_other_noise_sizes(own_bundle: Bundle) -> None:
     ],
 )
 def test_a_graph_of_another_pair(own_bundle: Bundle, facts: dict[str, str], message: str) -> None:
-    sound = graph_metadata(own_bundle.low) if facts else {}
+    sound = graph_metadata(own_bundle, LOW) if facts else {}
     props = {key: json.dumps(value) for key, value in (sound | facts).items()}
 
     def relabel(graph: onnx.ModelProto) -> None:
@@ -127,6 +129,55 @@ def test_metadata_that_is_not_ours(own_bundle: Bundle) -> None:
     bundle = rewrite(own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, {"author": "someone else"}))
     with pytest.raises(BundleError, match="metadata is not JSON"):
         OnnxPolicy(bundle)
+
+
+def test_metadata_that_is_nested_without_end(own_bundle: Bundle) -> None:
+    props = {"level": "[" * 200_000}
+    bundle = rewrite(own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, props))
+    with pytest.raises(BundleError, match="metadata is not JSON"):
+        OnnxPolicy(bundle)
+
+
+def test_weights_that_no_digest_covers_are_refused(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def move_out(graph: onnx.ModelProto) -> None:
+        weights = graph.graph.initializer[0]
+        (own_bundle.path.parent / "weights.bin").write_bytes(weights.raw_data)
+        set_external_data(weights, "weights.bin")
+        weights.ClearField("raw_data")
+
+    bundle = rewrite(own_bundle, "low", move_out)
+    shutil.copy(own_bundle.path.parent / "weights.bin", own_bundle.path)
+    monkeypatch.chdir(bundle.path)  # so that they are beside the graph, and here
+    with pytest.raises(BundleError, match="External data"):
+        OnnxPolicy(bundle)
+
+
+def test_a_graph_that_fails_when_it_is_run(own_bundle: Bundle) -> None:
+    def reach_beyond(graph: onnx.ModelProto) -> None:
+        """Have it pick columns that its last layer does not have."""
+        nodes, last = graph.graph.node, graph.graph.node[-1]
+        nodes.append(onnx.helper.make_node("Add", ["before", "much"], ["large"]))
+        nodes.append(onnx.helper.make_node("Cast", ["large"], ["columns"], to=onnx.TensorProto.INT64))
+        nodes.append(onnx.helper.make_node("GatherElements", ["before", "columns"], list(last.output), axis=1))
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, dtype=np.float32), "much"))
+        last.output[0] = "before"
+
+    policy = OnnxPolicy(rewrite(own_bundle, "low", reach_beyond))
+    with pytest.raises(BundleError, match="tiny fails when it is run"):
+        policy.warm_up()
+
+
+def test_a_graph_that_answers_with_no_number(own_bundle: Bundle) -> None:
+    def take_a_root(graph: onnx.ModelProto) -> None:
+        nodes, last = graph.graph.node, graph.graph.node[-1]
+        nodes.append(onnx.helper.make_node("Sub", ["before", "much"], ["negative"]))
+        nodes.append(onnx.helper.make_node("Sqrt", ["negative"], list(last.output)))
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, dtype=np.float32), "much"))
+        last.output[0] = "before"
+
+    policy = OnnxPolicy(rewrite(own_bundle, "high", take_a_root))
+    with pytest.raises(BundleError, match="high level of tiny answers with a number that is not finite"):
+        policy.warm_up()
 
 
 def test_a_file_that_is_no_graph(own_bundle: Bundle) -> None:

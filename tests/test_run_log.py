@@ -68,12 +68,23 @@ def test_a_call_that_is_refused_says_why_and_of_whom(tiny_bundle: Bundle) -> Non
     assert record["peer"].startswith("ipv4:127.0.0.1")
 
 
-def test_a_name_with_a_line_break_stays_on_one_line(tiny_bundle: Bundle) -> None:
-    for format in LogFormat:
-        with written(format) as lines, serving(tiny_bundle) as at, Client(at) as client, client.control() as control:
-            control.start("a\nERROR b", ["door"], STATE)
-            control.finish("a\nERROR b")
-        assert len(lines.getvalue().splitlines()) == 2
+@pytest.mark.parametrize("format", LogFormat)
+def test_a_name_with_a_line_break_is_refused_on_one_line(format: LogFormat, tiny_bundle: Bundle) -> None:
+    with written(format) as lines, serving(tiny_bundle) as at, Client(at) as client:
+        for name in ("a\nERROR b", "\x1b[2J", "a" * 1_000_000):
+            with client.control() as control, pytest.raises(InvalidInput, match="printable characters"):
+                control.start(name, ["door"], STATE)
+    said = lines.getvalue().splitlines()
+    assert len(said) == 3
+    assert not any("\x1b" in line or len(line) > 1000 for line in said)
+
+
+def test_no_line_is_endless(tiny_bundle: Bundle) -> None:
+    with written(LogFormat.TEXT) as lines:
+        logging.getLogger("rpl_runtime.test").info("%s %s", "100%", "x" * 1_000_000)
+    [line] = lines.getvalue().splitlines()
+    assert len(line) < 1100
+    assert line.endswith("xxx (and so on)")
 
 
 def test_a_flood_of_lines_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import policies
 from rpl_runtime import codec
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.bundle import Bundle, read_files
@@ -351,6 +352,15 @@ def test_a_damaged_bundle_is_not_served(own_bundle: Bundle) -> None:
     (own_bundle.path / "low.onnx").write_bytes(b"other")
     with pytest.raises(BundleCorrupt):
         load_bundle(own_bundle.path)
+
+
+def test_two_policies_of_one_name_are_not_served(own_bundle: Bundle, tmp_path: Path) -> None:
+    other = policies.tiny_bundle(tmp_path / "other", seed=1)
+    with (
+        pytest.raises(InvalidInput, match="two of the bundles to be served are named 'tiny'"),
+        serving([own_bundle, other]),
+    ):
+        pass
 
 
 def test_stopping_lets_runs_end_within_its_bound(own_bundle: Bundle) -> None:

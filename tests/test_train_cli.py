@@ -218,6 +218,9 @@ def test_the_relay_recipe_goes_from_demonstrations_to_one_distilled_policy(rpl, 
     assert (code, "error" in err) == (0, False)
     assert in_seconds == [(bundle, {"episodes": 20, "output": run / "evaluation", "write": True})]
 
+    assert load_bundle(bundle).spec.name == "bundle"  # as its folder
+    code, _, _ = rpl("export", run, tmp_path / "bundle-2", "--name", "bundle")
+    assert (code, load_bundle(tmp_path / "bundle-2").spec.name) == (0, "bundle")
     named = load_bundle(bundle).manifest.provenance.settings["specialists"]
     runs = {goal: run / "specialists" / goal for goal in ("mkbs", "kbts")}
     assert {goal: facts["weights"] for goal, facts in named.items()} == {
