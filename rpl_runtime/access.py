@@ -71,6 +71,19 @@ def access_from(environment: Mapping[str, str] = os.environ) -> Access:
     return Access(flags[TLS], named.get(CA), named.get(CERT), named.get(KEY), token, flags[INSECURE])
 
 
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Have the environment of this process, and of those it starts, say nothing of access for the length of a block.
+
+    For a server of one's own on this machine, which asks nobody who is there, whatever holds of the others.
+    """
+    kept = {key: os.environ.pop(key) for key in (TLS, CA, CERT, KEY, TOKEN, TOKEN_FILE, INSECURE) if key in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
 class Connection:
     """The way to one server, which is opened when it is first used.
 

@@ -4,7 +4,7 @@ In: a manifest, its digest, and an evaluation where there is one. Out: Markdown.
 nothing that those do not say: what was not measured is said to be so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rpl_runtime.manifest import Manifest, Provenance
@@ -13,8 +13,8 @@ from rpl_runtime.spec import PolicySpec, VectorSpec
 _MEASURES = {  # key in an evaluation -> heading, format
     "mean_steps_ever": ("elements ever done", "{:.2f}"),
     "mean_steps_end": ("elements done at the end", "{:.2f}"),
-    "success_ever": ("all ever done", "{:.0%}"),
-    "success_end": ("all done at the end", "{:.0%}"),
+    "success_ever": ("all ever done", "{:.1%}"),
+    "success_end": ("all done at the end", "{:.1%}"),
 }
 
 
@@ -172,11 +172,14 @@ def _training(provenance: Provenance) -> list[str]:
         lines += [*_table(keys, rows), ""]
     else:
         lines += ["No training data is recorded.", ""]
+    groups = {key: value for key, value in provenance.settings.items() if _is_group(value)}
+    settings = {key: value for key, value in provenance.settings.items() if key not in groups}
     facts = {
         "Command": f"`{provenance.command}`",
         "Commit": f"`{provenance.commit}`",
         "Seeds": _plain(provenance.seeds),
-        "Settings": _facts(provenance.settings),
+        "Settings": _facts(settings),
+        **{key.capitalize(): _group(value) for key, value in groups.items()},
         "Packages": _facts(provenance.packages),
         "Distilled from": _plain(provenance.parents),
     }
@@ -211,6 +214,32 @@ def _table(headings: Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
         return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     return [line(headings), "|" + "---|" * len(headings), *map(line, rows)]
+
+
+def _is_group(value: Any) -> bool:
+    """Whether it is several things with the same settings, such as the specialists that a policy was distilled from."""
+    entries = list(value.values()) if isinstance(value, dict) else []
+    return len(entries) > 1 and all(isinstance(entry, dict) and entry.keys() == entries[0].keys() for entry in entries)
+
+
+def _group(entries: dict[str, dict[str, Any]]) -> str:
+    """What all have in common, then what is each one's own."""
+    flat = {name: dict(_paths(entry)) for name, entry in entries.items()}
+    first, *others = flat.values()
+    shared = {path: value for path, value in first.items() if all(path in o and o[path] == value for o in others)}
+    own = {name: {path: value for path, value in entry.items() if path not in shared} for name, entry in flat.items()}
+    return "\n".join(
+        [f"each {_facts(shared)}" if shared else "", *(f"  - {name}: {_facts(entry)}" for name, entry in own.items())]
+    )
+
+
+def _paths(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting by its path, such as npg.damping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _facts(values: dict[str, Any]) -> str:

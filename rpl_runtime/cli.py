@@ -35,7 +35,7 @@ def main() -> None:
     except RelayError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        _fail(str(error), 1)
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
 
 
 def _fail(message: str, code: int) -> None:
@@ -93,7 +93,8 @@ class StartKind(StrEnum):
 
 @app.command("run")
 def run_command(
-    goal: Annotated[str, typer.Option(help="Elements with commas between them, or a compound goal such as mkbs.")],
+    context: typer.Context,
+    goal: Annotated[str, typer.Option(help="Elements with commas, or a compound goal of the policy such as mkbs.")],
     robot: Annotated[RobotKind, typer.Option(help="What to drive.")] = RobotKind.KITCHEN,
     address: Annotated[
         str | None,
@@ -102,10 +103,13 @@ def run_command(
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
     model: Annotated[str | None, typer.Option(help="One of the server's models, by name; default its first.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Draw the start and sample the policy with it; without: start 0, the mode.")
+        int | None,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Draw the start and sample the policy with it; without: start 0, the mode."
+        ),
     ] = None,
     start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.NOMINAL,
-    steps: Annotated[int | None, typer.Option(help="Default: an episode, 280 steps of 0.08 s.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Default: an episode, 280 steps of 0.08 s.")] = None,
     robot_id: Annotated[str | None, typer.Option(help="The robot's name on the server, by default what it is.")] = None,
     low_level: Annotated[
         LowLevel, typer.Option(help="local: act beside the robot and ask the server only for plans; same actions.")
@@ -182,6 +186,7 @@ def run_command(
         as_json=as_json,
     )
     if robot is RobotKind.KITCHEN:
+        _refuse_franka_options(context)
         raise typer.Exit(run_kitchen(options, start is StartKind.PERTURBED, patience, record_to))
     if host is None:
         raise typer.BadParameter(f"a Franka needs a --host, its address, or {SIMULATED}")
@@ -191,6 +196,14 @@ def run_command(
         raise typer.BadParameter("--record keeps runs of the kitchen; --log keeps those of a Franka")
     franka = FrankaOptions(host, objects, profile.value, speed, workspace, dry_run, realtime)
     raise typer.Exit(run_franka(options, franka))
+
+
+def _refuse_franka_options(context: typer.Context) -> None:
+    """A --dry-run that the kitchen passes over in silence would be taken for one."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if getattr(option, "rich_help_panel", None) == _FRANKA and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"{'/'.join((*option.opts, *option.secondary_opts))} is for --robot franka")
 
 
 @app.command("replay")

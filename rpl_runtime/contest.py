@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from rpl_runtime.access import plain_text
 from rpl_runtime.errors import InvalidInput, RelayError
 from rpl_runtime.peers.load import Order
 
@@ -109,6 +110,7 @@ def contest(peers: Sequence[Peer], bundle: Path) -> Iterator[list[Contestant]]:
         RelayError: one does not start; its own output says why.
     """
     with ExitStack() as stack:
+        stack.enter_context(plain_text())
         contestants = []
         for peer in peers:
             server = stack.enter_context(_process(peer, "serve", str(bundle)))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from rpl_runtime.access import plain_text
 from rpl_runtime.bundle import load_bundle
 from rpl_runtime.errors import ServerUnavailable
 
@@ -21,14 +22,14 @@ _EXIT_S = 10.0  # [s] for a server to drain before it is killed
 
 @contextmanager
 def hosting(bundle: Path) -> Iterator[str]:
-    """Serve a bundle; the value of the block is the address.
+    """Serve a bundle; the value of the block is the address, which clients in the block reach in plain text.
 
     Raises:
         BundleError: the bundle cannot be used.
         ServerUnavailable: the server did not start.
     """
     load_bundle(bundle)  # what is wrong with it is said here, not by a process that is about to end
-    with own_process(_serve, str(bundle)) as address:
+    with plain_text(), own_process(_serve, str(bundle)) as address:
         yield address
 
 

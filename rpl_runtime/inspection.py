@@ -105,7 +105,7 @@ def _start(name: str, found: dict[str, Any]) -> str:
     if steps is None or success is None:
         return f"{name} start: no means recorded"
     goals = len(found.get("goals") or {})
-    return f"{name} start: {steps:.2f} elements ever done, all of them in {success:.0%}, mean of {goals} goals"
+    return f"{name} start: {steps:.2f} elements ever done, all of them in {success:.1%}, mean of {goals} goals"
 
 
 def _vector(title: str, vector: VectorSpec) -> Table:

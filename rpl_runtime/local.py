@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from rpl_runtime.bundle import Bundle, load_bundle
 from rpl_runtime.client import Client
 from rpl_runtime.control import Control, Rows
-from rpl_runtime.errors import BundleError, ServerUnavailable
+from rpl_runtime.errors import BundleError, LimitReached, ServerUnavailable
 from rpl_runtime.leases import Leases
 from rpl_runtime.messages import Reply
 from rpl_runtime.policy import OnnxPolicy
@@ -131,11 +131,11 @@ class _PlansFromAfar:
         with self._turn:
             try:
                 return self._client.plan(*arrays)
-            except ServerUnavailable:
+            except (ServerUnavailable, BundleError, LimitReached) as error:
+                gone = self._places.elsewhere(error)
                 self._client.close()  # its connection may be one that nobody is at the other end of any more
-                self._places.move_on()
                 self._client = self._connect()
-                raise
+                raise gone from error
 
 
 class _Coming:

@@ -39,7 +39,8 @@ def evaluate_command(
         str | None, typer.Option(help="HOST:PORT or unix:PATH of a running server to evaluate instead.")
     ] = None,
     saved: Annotated[
-        Path | None, typer.Option("--from", help="Run nothing: print and draw this evaluation.json again.")
+        Path | None,
+        typer.Option("--from", exists=True, dir_okay=False, help="Run nothing: print and draw this evaluation.json."),
     ] = None,
     goals: Annotated[
         list[str] | None,
@@ -81,7 +82,8 @@ def evaluate_command(
     ] = None,
     plan_lead: Annotated[int, typer.Option(help="Ask for a plan so many steps before it takes effect.")] = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="Simulators side by side, by default one a core; results do not depend on it.")
+        int | None,
+        typer.Option(min=1, help="Simulators side by side, by default one a core; results are the same."),
     ] = None,
     output: Annotated[
         Path | None,

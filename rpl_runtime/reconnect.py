@@ -93,6 +93,17 @@ class Places:
         """From now on the next address counts."""
         self._turns.append(self._turns.pop(0))
 
+    def elsewhere(self, error: RelayError) -> ServerUnavailable:
+        """Move on after an error, to an address that may have what this one lacks; what is to be raised meanwhile.
+
+        Raises:
+            RelayError: the error itself, where there is no other address and it is not that nobody answers.
+        """
+        if not (self.several or isinstance(error, ServerUnavailable)):
+            raise error
+        self.move_on()
+        return ServerUnavailable(str(error))
+
     def describe(self, timeout_s: float) -> ModelInfo:
         """The model of the first server that answers; its address counts from now on.
 
@@ -192,11 +203,9 @@ class _LastingLine:
             self._places.move_on()
             raise ServerUnavailable(str(error)) from error
         except (BundleError, LimitReached) as error:
-            if not self._places.several:
-                raise
-            self._hang_up()  # another one may have the bundle, or room
-            self._places.move_on()
-            raise ServerUnavailable(str(error)) from error
+            gone = self._places.elsewhere(error)  # to one that has the bundle, or room
+            self._hang_up()
+            raise gone from error
         for (robot, request), reply in zip(rows, replies, strict=True):
             self._note(robot, request, reply)
         return replies

@@ -84,6 +84,7 @@ def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, st
         RecordingError: the data cannot be written, for example because the disk is full.
         MissingExtra: minari or h5py is not installed.
     """
+    folder = folder.resolve()  # Minari joins a relative one to itself
     data = folder / "data"
     begun = check_record(folder)
     try:

@@ -196,10 +196,12 @@ def _elements_table(start: str, results: dict[str, Any]) -> Table:
 
 def _add_mean(table: Table, label: str, results: dict[str, Any]) -> None:
     table.add_section()
-    table.add_row(label, *(_format(measure, results[measure]) for measure in MEASURES), style="bold")
+    table.add_row(label, *(_format(measure, results[measure], 1) for measure in MEASURES), style="bold")
+    if len(results.get("goals", ())) == 1:
+        return  # an interval over goals needs some
     bounds = [(measure, *results["intervals"][measure]) for measure in MEASURES]
     table.add_row("95 %", *(f"{_format(m, low)}–{_format(m, high)}" for m, low, high in bounds), style="dim")
 
 
-def _format(measure: str, value: float) -> str:
-    return f"{value:.0%}" if measure.startswith("success") else f"{value:.2f}"
+def _format(measure: str, value: float, decimals: int = 0) -> str:
+    return f"{value:.{decimals}%}" if measure.startswith("success") else f"{value:.2f}"

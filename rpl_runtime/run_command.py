@@ -137,7 +137,7 @@ def _control(options: RunOptions, reconnect: ReconnectConfig) -> Iterator[Contro
 def _config(options: RunOptions, control: Control) -> RunConfig:
     return RunConfig(
         parse_goal(options.goal, control.model.spec),
-        options.steps or EPISODE_STEPS,
+        EPISODE_STEPS if options.steps is None else options.steps,
         options.robot_id,
         options.seed,
         start_seed=options.seed or 0,

@@ -42,6 +42,16 @@ def test_it_tells_what_the_policy_is() -> None:
         assert fact in card
 
 
+def test_what_many_have_in_common_is_said_once() -> None:
+    teachers = {
+        goal: {"weights": goal * 2, "fine-tuning": {"goal": [goal], "npg": {"damping": 0.5}}} for goal in ("mk", "bt")
+    }
+    provenance = Provenance(command="x", commit="y", settings={"rounds": 3, "specialists": teachers})
+    card = render_card(manifest(provenance=provenance), "d" * 64, None)
+    assert "- Settings: rounds 3\n- Specialists: each fine-tuning.npg.damping 0.5\n" in card
+    assert "  - mk: weights mkmk; fine-tuning.goal mk\n  - bt: weights btbt; fine-tuning.goal bt\n" in card
+
+
 def test_it_says_what_is_not_measured() -> None:
     bare = render_card(manifest(provenance=Provenance(command="x", commit="y")), "d" * 64, None)
     for fact in (
@@ -64,9 +74,9 @@ def test_results_with_their_intervals_and_gaps() -> None:
     parity = {"max_abs_target_difference": 2.1e-6, "episodes": 17.0, "steps": 22680.0, "tolerance": 1e-5}
     card = render_card(manifest(parity=parity), "d" * 64, EVALUATION)
     for fact in (
-        "| nominal | 3.51 (3.30 to 3.70) | – | 67% | – |",
+        "| nominal | 3.51 (3.30 to 3.70) | – | 67.0% | – |",
         "| perturbed | 2.90 | – | – | – |",
-        "| mkbs | 20 | 4.00 | – | 100% | – |",
+        "| mkbs | 20 | 4.00 | – | 100.0% | – |",
         "- Protocol: environment FrankaKitchen-v1; steps 280",
         "- Command: rpl evaluate models/kitchen",
         "- Seeds: 1, 2",

@@ -1,5 +1,6 @@
 """Servers in processes of their own."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,15 @@ def test_a_bundle_is_served_for_the_length_of_the_block(tiny_bundle: Bundle):
         assert client.describe().digest == tiny_bundle.digest
     with Client(address) as client, pytest.raises(ServerUnavailable):
         client.describe()
+
+
+def test_its_clients_reach_it_whatever_the_environment_says_of_others(tiny_bundle: Bundle, monkeypatch):
+    access = {"RPL_TLS": "1", "RPL_CA": "/nowhere/ca.pem", "RPL_TOKEN_FILE": "/nowhere/token"}
+    for name, value in access.items():
+        monkeypatch.setenv(name, value)
+    with hosting(tiny_bundle.path) as address, Client(address) as client:
+        assert client.describe().digest == tiny_bundle.digest
+    assert {name: os.environ[name] for name in access} == access
 
 
 def test_a_bundle_that_is_none_is_refused_before_anything_starts(tmp_path):

@@ -29,7 +29,7 @@ def test_it_prints_what_a_person_needs(
         *(own_bundle.digest, own_bundle.manifest.pair_id, "0.05 s (20 Hz)", "4 steps (0.2 s)"),
         *("heading", "m/s", "rad/s", "door 1.5", "home", "parameters", "parity", "every digest matches"),
         *(
-            "nominal start: 3.50 elements ever done, all of them in 61%, mean of 1 goals",
+            "nominal start: 3.50 elements ever done, all of them in 61.0%, mean of 1 goals",
             "odd start: no means recorded",
         ),
     ):

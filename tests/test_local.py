@@ -198,6 +198,19 @@ def test_another_bundle_does_not_plan_for_a_run(own_bundle: Bundle, tmp_path: Pa
         here.step("a", 4, STATES[4])
 
 
+def test_a_replica_of_another_version_is_passed_over(own_bundle: Bundle, tmp_path: Path, tiny_client: Client) -> None:
+    other = policies.tiny_bundle(tmp_path / "other", seed=1)
+    with tiny_client.control() as there:
+        whole = drive(there)
+    with serving(other) as wrong, serving(own_bundle) as right:
+        settings = ServerConfig(f"127.0.0.1:{free_port()}", drain_s=0)
+        with serving(own_bundle, settings):
+            here = local_control(f"{settings.address},{wrong},{right}")
+            begun = drive(here, last=5)
+        with closing(here):
+            np.testing.assert_array_equal(begun + drive(here, first=5), whole)
+
+
 @pytest.mark.parametrize("lead", [0, 2])
 def test_a_moving_world_gets_a_plan_for_the_state_it_is_in(lead: int, own_bundle: Bundle, tiny_client: Client) -> None:
     """The plan for step 4 does not come, nor the next one; the run still stands, and plans anew in a newer state."""

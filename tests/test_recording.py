@@ -2,6 +2,7 @@
 
 import json
 import resource
+from pathlib import Path
 
 import minari
 import numpy as np
@@ -82,6 +83,13 @@ def test_a_data_set_grows(tmp_path):
     found = [episode.observations["observation"] for episode in minari.MinariDataset(folder / "data")]
     assert all(np.array_equal(found[seed], made(seed=seed).states) for seed in range(3))
     assert [path.name for path in tmp_path.iterdir()] == ["play-v0"]
+
+
+def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for held in (1, 2):
+        assert record([made()], Path("play-v0"), ABOUT) == held
+    assert len(minari.MinariDataset(tmp_path / "play-v0" / "data")) == 2
 
 
 def test_an_episode_that_was_written_and_not_counted_is_replaced(tmp_path):

@@ -63,6 +63,16 @@ def test_what_a_franka_needs_is_asked_for(arguments: list[str], what: str) -> No
     assert what in finished.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["--dry-run"], ["--speed", "0.1"], ["--host", "sim"], ["--no-realtime"], ["--steps", "0"], ["--seed", "-1"]],
+)
+def test_the_kitchen_takes_no_option_that_it_would_pass_over(arguments: list[str]) -> None:
+    finished = CliRunner().invoke(app, ["run", "--goal", "microwave", *arguments])
+    assert finished.exit_code == 2
+    assert arguments[0] in finished.stderr
+
+
 def test_objects_and_a_workspace_that_cannot_be_are_refused(address: str) -> None:
     unknown = rpl_run("--address", address, "--host", "nowhere", "--objects", "camera")
     assert isinstance(unknown.exception, InvalidInput)
