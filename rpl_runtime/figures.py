@@ -81,8 +81,9 @@ def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], mea
         axes.hlines([scale * row[end] for row in rows], x - 0.42 * widths, x + 0.42 * widths, **_END)
         low, high = results["intervals"][ever]
         axes.vlines(x[-1], scale * low, scale * high, color=INK, linewidth=1.0)
-        label = f"{results[ever]:.2f}" if scale == 1 else f"{scale * results[ever]:.0f}"
-        axes.annotate(label, (x[-1], 0), (0, 4), textcoords="offset points", ha="center", color="white", weight="bold")
+        label = f"{results[ever]:.2f}" if scale == 1 else f"{scale * results[ever]:.1f}"
+        style = {"ha": "center", "color": "white", "weight": "bold", "size": 8}
+        axes.annotate(label, (x[-1], 0), (0, 4), textcoords="offset points", **style)
     axes.axvline(len(goals) - 0.2, color="#cccccc", linewidth=0.8)
     axes.set_xticks(places, [*goals, "mean"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.7, places[-1] + 1.2)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.errors import InvalidInput
+from rpl_train.checkpoint import LEVELS
 from rpl_train.methods import DISTILLED, METHODS, Method, Published
 from rpl_train.paper import plan
 from rpl_train.scores import Row, Score, exploring, method_facts, names, read_rows, score, shared_goals
@@ -68,9 +69,9 @@ def _methods() -> list[Method]:
 def print_methods() -> None:
     """Print what every row is made of."""
     table = _table()
-    widths = {"row": 14, "system": 15, "imitates": 9, "fine-tunes": 15, "goals\nx seeds": 6, "paper\n[%]": 8}
+    widths = {"row": 14, "system": 13, "imitates": 9, "fine-tunes": 14, "goals\nx seeds": 6, "paper\n[%]": 8}
     for heading, width in widths.items():
-        table.add_column(escape(heading), min_width=width)
+        table.add_column(escape(heading), min_width=width, no_wrap=heading.startswith("paper"))
     last = DISTILLED.table
     for method in _methods():
         if method.table != last:
@@ -90,7 +91,8 @@ def _table(title: str | None = None) -> Table:
 
 def _made_of(method: Method) -> list[str]:
     start = method.imitation
-    imitated = f"{'flat ' if start.flat else ''}{start.relabelling} {start.window}" if start else "–"
+    learned = start is not None and set(method.scratch) != set(LEVELS)
+    imitated = f"{'flat ' if start.flat else ''}{start.relabelling} {start.window}" if start and learned else "–"
     levels = " ".join(f"{level}{'*' if level in method.scratch else ''}" for level in method.tunes)
     tuned = f"{levels} by {method.objective} for {method.reward}" if levels else "–"
     count = f"{len(method.goals)} x {len(method.seeds) if method.tunes else 1}"

@@ -34,6 +34,7 @@ def test_the_list_has_every_row(wide, capsys):
     assert all(line(shown, f"{name} ") for name in names())
     assert "low by iril for completion" in line(shown, "iril-rpl")
     assert "high* low* by npg for sparse" in line(shown, "hiro")
+    assert "relay" not in line(shown, "hiro")  # nothing is imitated
     assert "17 x 1" in line(shown, "ril")
     assert "21.7" in line(shown, "ril")
     assert "~82" in line(shown, "iril-rpl")  # read off a plot
@@ -46,6 +47,7 @@ def test_the_list_is_legible_in_a_narrow_terminal(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "paper" in shown
     assert "pretrained-low" in shown
+    assert shown.count("~3 to 12") == 4
 
 
 def test_the_facts_are_those_of_every_row():
