@@ -317,7 +317,7 @@ def new_token_command(
         list[Right], typer.Option(help="act: drive robots; fetch: copy bundles; administer. Repeat it for several.")
     ],
     days: Annotated[
-        float | None, typer.Option(min=0.0, max=36_500.0, help="Days until it expires; without, never.")
+        float | None, typer.Option(min=0.001, max=36_500.0, help="Days until it expires; without, never.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the token to this new file, mode 600, instead of printing it.")

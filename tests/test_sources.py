@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from rpl_runtime.errors import DemonstrationError, RecordingError
+from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
 from rpl_train.cli import register
 from rpl_train.demos.minari_io import export_minari
 from rpl_train.demos.sources import load_demonstrations
@@ -140,3 +140,13 @@ def test_two_demonstrations_of_one_name_are_refused(tmp_path):
     with pytest.raises(RecordingError, match=r"would be called made-00000\.npz"):
         save_folder([*made(1), *made(1)], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_demonstrations_is_not_added_to(tmp_path):
+    save_folder(made(2), tmp_path)
+    save_folder(made(2), tmp_path)  # the same again
+    other = Trajectory(made(1)[0].states, made(1)[0].targets, (), "scripted play, human order, seed 0 #0")
+    with pytest.raises(InvalidInput, match=r"holds other demonstrations, such as made-00000\.npz"):
+        save_folder([other], tmp_path)
+    save_folder([other], tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["scripted-play-human-order-seed-0-00000.npz"]

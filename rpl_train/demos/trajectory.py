@@ -6,6 +6,7 @@ recordings come from; the importers beside it do.
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rpl_runtime.errors import DemonstrationError, RecordingError
+from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +72,15 @@ def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
     """Write each as a `.npz` called after its source; those that are written stay, whatever happens to the next.
 
     Raises:
+        InvalidInput: the folder holds other demonstrations, with which these would be learned from.
         RecordingError: two have the same source, or one cannot be written, for example because the disk is full.
     """
     names = [_file_name(trajectory, index) for index, trajectory in enumerate(trajectories)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecordingError(f"several demonstrations would be called {twice[0]}; write each source to its own folder")
+    if others := sorted({path.name for path in folder.glob("*.npz")} - set(names)):
+        raise InvalidInput(f"{folder} holds other demonstrations, such as {others[0]}; choose another folder")
     for count, (trajectory, name) in enumerate(zip(trajectories, names, strict=True)):
         try:
             save(trajectory, folder / name)
@@ -89,7 +93,8 @@ def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
 
 def _file_name(trajectory: Trajectory, index: int) -> str:
     recording, _, number = trajectory.source.rpartition("#")
-    return f"{Path(recording or trajectory.source or 'demonstration').stem}-{number if recording else index:0>5}.npz"
+    stem = re.sub(r"[^\w.]+", "-", Path(recording or trajectory.source or "demonstration").stem).strip("-")
+    return f"{stem}-{number if recording else index:0>5}.npz"
 
 
 def load(path: Path) -> Trajectory:
