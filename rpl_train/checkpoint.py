@@ -77,9 +77,7 @@ def open_run(run: Path, record: RunRecord) -> None:
         os.replace(staging, path)
         return
     found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
-    different = [name for name in ("spec", "networks", "targets") if getattr(found, name) != getattr(record, name)]
-    if _learned_from(found) != _learned_from(record):
-        different.append("statistics")
+    different = differences(found, record)
     different += [
         key for key, value in record.provenance.settings.items() if found.provenance.settings.get(key) != value
     ]
@@ -88,6 +86,14 @@ def open_run(run: Path, record: RunRecord) -> None:
             f"{run} holds a run with other settings ({', '.join(different)}); continue it with its own "
             "settings or choose another folder"
         )
+
+
+def differences(one: RunRecord, other: RunRecord) -> list[str]:
+    """What two runs do not share of all that gives their weights a meaning."""
+    different = [name for name in ("spec", "networks", "targets") if getattr(one, name) != getattr(other, name)]
+    if _learned_from(one) != _learned_from(other):
+        different.append("statistics")
+    return different
 
 
 def _learned_from(record: RunRecord) -> Statistics:

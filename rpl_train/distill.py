@@ -36,6 +36,7 @@ from rpl_train.checkpoint import (
     LevelName,
     RunRecord,
     TrainedRun,
+    differences,
     load_modules,
     load_run,
     load_tensors,
@@ -48,7 +49,7 @@ from rpl_train.checkpoint import (
 from rpl_train.demos.trajectory import Trajectory
 from rpl_train.experience import Explorer
 from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
-from rpl_train.npg import divergence
+from rpl_train.npg import divergence, require_gaussian
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rollout import Episode, Start, open_kitchens, rollout
 
@@ -87,23 +88,26 @@ def distill(
     """Distil the specialists, by the letters of their goals, into the folder `run`, or go on there.
 
     Raises:
-        TrainingError: the folder holds another run, a specialist has another architecture, a level is no Gaussian, or a
+        TrainingError: the folder holds another run, a specialist comes from another base, a level is no Gaussian, or a
             loss is not finite.
     """
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     for goal, trained in specialists.items():
-        if (trained.record.spec, trained.record.networks) != (base.record.spec, base.record.networks):
+        if different := differences(trained.record, base.record):
             raise TrainingError(
-                f"the specialist of {goal} has another architecture than the policy it should come from"
+                f"the specialist of {goal} comes from another policy ({', '.join(different)} differ); only what was "
+                "fine-tuned from the base can be distilled with it"
             )
+    levels: list[LevelName] = [
+        level for level in LEVELS if any(_differ(level, base, trained) for trained in specialists.values())
+    ]
+    for level in levels:
+        require_gaussian(level, getattr(base.policy, level))
     open_run(run, _record(base.record, specialists, config))
     if (run / "low.safetensors").exists():
         return load_run(run)
     student = copy.deepcopy(base.policy)  # the base stays as it was
     modules = {"high": student.high, "low": student.low}
-    levels: list[LevelName] = [
-        level for level in LEVELS if any(_differ(level, base, trained) for trained in specialists.values())
-    ]
     pool = Pool(demonstrations, base.record.spec, config.pool)
     first = load_modules(run / _ROUND, modules)
     lessons = [load_lessons(run, index) for index in range(first)]
@@ -216,11 +220,9 @@ def _lessons(module: torch.nn.Module, inputs: Lessons) -> Lessons:
 
 def _distribution(module: torch.nn.Module, inputs: Lessons) -> Gaussian:
     """By name: a file does not keep the order in which inputs were written."""
-    if not isinstance(module, (HighLevel, LowLevel)):
-        raise TrainingError(f"a {type(module).__name__} cannot be distilled; allowed are two Gaussian levels")
+    assert isinstance(module, (HighLevel, LowLevel))
     found = module.distribution(**inputs)
-    if not isinstance(found, Gaussian):
-        raise TrainingError("a mixture cannot be distilled; allowed are two Gaussian levels")
+    assert isinstance(found, Gaussian)
     return found
 
 

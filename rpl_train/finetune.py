@@ -50,7 +50,7 @@ from rpl_train.checkpoint import (
 from rpl_train.demos.trajectory import Trajectory, load_folder, save
 from rpl_train.experience import Experience, Explorer, experience, feature_count
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
-from rpl_train.npg import NpgConfig, NpgStep, Samples, natural_step
+from rpl_train.npg import NpgConfig, NpgStep, Samples, natural_step, require_gaussian
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rewards import REWARDS, RewardName
 from rpl_train.rollout import Episode, Start, open_kitchens, rollout
@@ -124,13 +124,15 @@ def finetune(
     """Fine-tune one goal into the folder `run`, or go on where it was broken off. Demonstrations: for dapg and iril.
 
     Raises:
-        TrainingError: the folder holds another run, or a gradient is not finite.
+        TrainingError: the folder holds another run, a level that learns is no Gaussian, or a gradient is not finite.
         DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
     """
     if config.objective != "npg":
         _check_reached(demonstrations, base.record.spec, config.goal)
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     base = _prepared(base, config)
+    for level in config.levels:
+        require_gaussian(level, getattr(base.policy, level))
     open_run(run, _record(base.record, config))
     curve = read_curve(run)
     if not (run / "low.safetensors").exists():
@@ -255,9 +257,7 @@ class _Learner:
 
     def _learn(self, level: LevelName, seen: Experience, pools: Sequence[Pool]) -> NpgStep:
         """One natural step of a level, then its baseline."""
-        config, module, baseline = self._config, self._levels[level], self._baselines[level]
-        if not isinstance(module, (HighLevel, LowLevel)) or (isinstance(module, HighLevel) and module.components > 1):
-            raise TrainingError(f"the {level} level is no Gaussian; fine-tuning moves Gaussian levels only")
+        config, module, baseline = self._config, require_gaussian(level, self._levels[level]), self._baselines[level]
         values = baseline.values(seen.features).reshape(seen.rewards.shape)
         estimates = advantages(seen.rewards, values, seen.last, config.gamma, config.smoothing)
         whitened = (estimates - estimates.mean()) / (estimates.std() + 1e-8)

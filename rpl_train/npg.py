@@ -61,6 +61,20 @@ class GaussianHead(nn.Module):
         return gaussian.mean, gaussian.log_std
 
 
+def require_gaussian(name: str, level: nn.Module) -> HighLevel | LowLevel:
+    """The level called `name`, whose distribution is one Gaussian.
+
+    Raises:
+        TrainingError: it is a mixture, or has no distribution.
+    """
+    if not isinstance(level, (HighLevel, LowLevel)) or (isinstance(level, HighLevel) and level.components > 1):
+        raise TrainingError(
+            f"the {name} level is no Gaussian; only Gaussian levels are fine-tuned or distilled, and "
+            "`rpl imitate --components 1` makes two of them"
+        )
+    return level
+
+
 def natural_step(
     level: HighLevel | LowLevel,
     samples: Samples,

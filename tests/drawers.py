@@ -16,6 +16,7 @@ from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.relay import Levels
 from rpl_runtime.spec import PolicySpec
 from rpl_train.checkpoint import TrainedRun
+from rpl_train.demos.sources import Demonstrations
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.pool import PoolConfig
@@ -33,12 +34,14 @@ def spec() -> PolicySpec:
     return drawers.model_copy(update={"elements": elements, "library": {"mk": GOAL}})
 
 
-def imitated(run: Path, steps: int, networks: NetworkConfig | None = None) -> TrainedRun:
+def imitated(
+    run: Path, steps: int, networks: NetworkConfig | None = None, demonstrations: Demonstrations | None = None
+) -> TrainedRun:
     """A policy that has imitated the drawers' demonstrations for so many steps."""
     networks = networks or NetworkConfig((32,), (32,))
     sized = spec().model_copy(update={"high_noise": networks.high_noise(3)})
     config = ImitateConfig(steps=steps, batch=64, jobs=1, networks=networks, pool=POOL)
-    return imitate(drawer_demonstrations(12), sized, run, config, lambda level, step, loss: None)
+    return imitate(demonstrations or drawer_demonstrations(12), sized, run, config, lambda level, step, loss: None)
 
 
 class Drawers:

@@ -153,15 +153,23 @@ def test_a_folder_keeps_one_run(base, teachers, tmp_path):
 
 def test_a_mixture_cannot_be_distilled(tmp_path):
     mixture = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), high_components=2))
-    with pytest.raises(TrainingError, match="a mixture cannot be distilled"):
+    with pytest.raises(TrainingError, match=r"the high level is no Gaussian; .*--components 1"):
         distill(mixture, DEMONSTRATIONS, {"mk": teacher(mixture, 1.0)}, tmp_path / "run", SMALL)
+    assert not (tmp_path / "run").exists()
     low_only = {"mk": teacher(mixture, 1.0, ("low",))}  # its high level is the base's: nothing to distil
     assert distill(mixture, DEMONSTRATIONS, low_only, tmp_path / "low", SMALL)
 
 
-def test_a_specialist_of_another_architecture_is_refused(base, tmp_path):
-    other = drawers.imitated(tmp_path / "other", 2, NetworkConfig((8,), (8,)))
-    with pytest.raises(TrainingError, match="the specialist of mk has another architecture"):
+@pytest.mark.parametrize(
+    ("given", "differ"),
+    [
+        ({"networks": NetworkConfig((8,), (8,))}, "networks"),
+        ({"demonstrations": drawer_demonstrations(5)}, "targets, statistics"),  # the same outputs mean other targets
+    ],
+)
+def test_a_specialist_of_another_base_is_refused(base, tmp_path, given, differ):
+    other = drawers.imitated(tmp_path / "other", 2, **given)
+    with pytest.raises(TrainingError, match=rf"the specialist of mk comes from another policy \({differ} differ\)"):
         distill(base, DEMONSTRATIONS, {"mk": other}, tmp_path / "run", SMALL)
     assert not (tmp_path / "run").exists()
 
