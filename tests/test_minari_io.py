@@ -119,6 +119,20 @@ def test_other_observations_are_one_sentence(tmp_path):
         import_minari(public(tmp_path / "data", width=60))
 
 
+def test_observations_without_names_are_one_sentence(tmp_path):
+    storage = MinariStorage.new(
+        tmp_path / "data",
+        gymnasium.spaces.Box(-1, 1, (59,), np.float64),
+        gymnasium.spaces.Box(-1, 1, (9,), np.float64),
+        EnvSpec("FrankaKitchen-v1", KITCHEN),
+    )
+    storage.update_metadata({"dataset_id": "D4RL/kitchen/made-v2", "minari_version": minari.__version__})
+    ends = {"rewards": [0.0], "terminations": [False], "truncations": [True]}
+    storage.update_episodes([EpisodeBuffer(observations=np.zeros((2, 59)), actions=np.zeros((1, 9)), **ends)])
+    with pytest.raises(DemonstrationError, match="is damaged or cannot be read here"):
+        import_minari(tmp_path)
+
+
 def test_a_data_set_without_episodes_is_one_sentence(tmp_path):
     with pytest.raises(DemonstrationError, match="holds no episode"):
         import_minari(public(tmp_path / "data", episodes=0))

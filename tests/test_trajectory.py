@@ -1,5 +1,7 @@
 """Demonstrations on disk."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,6 +51,29 @@ def test_a_foreign_file_is_one_sentence(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DemonstrationError, match="is not a demonstration"):
         load_folder(tmp_path)
+
+
+@given(st.data())
+def test_a_damaged_file_is_one_sentence_or_still_a_demonstration(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("t") / "a.npz"
+    write = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
+    zeros = np.zeros((4, 2), np.float32)
+    write(path, states=zeros, targets=zeros, elements=np.array(["kettle"]), source=np.array("here"))
+    damaged = bytearray(path.read_bytes())
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    with contextlib.suppress(DemonstrationError):
+        load(path)
+
+
+def test_what_is_almost_a_demonstration_is_one_sentence(tmp_path):
+    zeros = np.zeros((4, 2), np.float32)
+    np.save(tmp_path / "a.npy", zeros)
+    (tmp_path / "a.npy").rename(tmp_path / "array.npz")
+    np.savez(tmp_path / "name.npz", states=zeros, targets=zeros, elements=np.array("kettle"), source=np.array("here"))
+    for name in ("array", "name"):
+        with pytest.raises(DemonstrationError, match=rf"{name}\.npz is not a demonstration"):
+            load(tmp_path / f"{name}.npz")
 
 
 def test_an_empty_folder_says_what_fills_it(tmp_path):

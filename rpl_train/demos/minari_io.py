@@ -65,7 +65,7 @@ def import_minari(where: Path) -> list[Trajectory]:
             _trajectory(episode, name, f"{dataset.id}#{index}")
             for index, (episode, name) in enumerate(zip(dataset, names, strict=True))
         ]
-    except (OSError, ValueError, KeyError, TypeError, AssertionError, ImportError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, ImportError) as error:
         raise DemonstrationError(f"the Minari data set {where} is damaged or cannot be read here: {error}") from error
 
 

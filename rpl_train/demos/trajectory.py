@@ -7,7 +7,6 @@ recordings come from; the importers beside it do.
 import hashlib
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,14 +104,11 @@ def load(path: Path) -> Trajectory:
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return Trajectory(
-                states=file["states"].astype(np.float32),
-                targets=file["targets"].astype(np.float32),
-                elements=tuple(str(name) for name in file["elements"]),
-                source=str(file["source"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            states, targets = (file[name].astype(np.float32) for name in ("states", "targets"))
+            elements, source = tuple(str(name) for name in file["elements"]), str(file["source"])
+    except Exception as error:  # a zip, what it deflates and numpy's headers have their own, with no class in common
         raise DemonstrationError(f"{path} is not a demonstration written by `rpl demos`: {error}") from error
+    return Trajectory(states, targets, elements, source)
 
 
 def load_folder(folder: Path) -> list[Trajectory]:
