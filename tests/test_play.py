@@ -1,5 +1,8 @@
 """Scripted play on disk."""
 
+import json
+import os
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +13,10 @@ import pytest
 from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
 from rpl_runtime.kitchen.elements import ELEMENTS
 from rpl_runtime.kitchen.simulator import NOMINAL, open_kitchen
+from rpl_train.demos import play as module
 from rpl_train.demos.play import PlayConfig, perform, play, sequence_elements
 from rpl_train.demos.sheet import contact_sheet
+from rpl_train.demos.summary import play_facts, print_play
 from rpl_train.demos.trajectory import digest, load, load_folder
 
 SHORT = PlayConfig(sequences=3, limit=6, seed=7)  # far too short to finish anything
@@ -82,6 +87,10 @@ def test_the_summary_counts_every_element(tmp_path: Path):
     assert [row.name for row in result.by_element()] == list(ELEMENTS)
     assert sum(row.tried for row in result.by_element()) == SHORT.length * SHORT.sequences
     assert all(sequence.steps == SHORT.limit for sequence in result.sequences)
+    facts = play_facts(result)
+    assert {element["steps"] for element in facts["elements"]} == {None}  # none was ever done
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    print_play(result)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,31 @@ def test_a_full_disk_keeps_the_finished_episodes(tmp_path: Path, monkeypatch: py
     with pytest.raises(DemonstrationError, match="No space left on device; the episodes before it are kept"):
         play(SHORT, tmp_path / "play")
     assert sorted(path.name for path in (tmp_path / "play").iterdir()) == ["play-000000.npz", "play.json"]
+
+
+def test_settings_that_a_full_disk_cut_off_claim_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fill(path, text):
+        path.write_bytes(text[:20].encode())
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", fill)
+        with pytest.raises(DemonstrationError, match="No space left on device"):
+            play(SHORT, tmp_path / "play")
+    assert list((tmp_path / "play").iterdir()) == []
+
+
+def kill(config: PlayConfig, index: int) -> None:
+    """What a worker does that the system kills."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_sentence_and_play_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as killing:
+        killing.setattr(module, "_perform_here", kill)
+        with pytest.raises(DemonstrationError, match="was killed; run the same command again to go on"):
+            play(replace(SHORT, jobs=2), tmp_path / "play")
+    assert play(SHORT, tmp_path / "play").played == SHORT.sequences
 
 
 def test_a_contact_sheet_has_a_row_for_each_demonstration(tmp_path: Path):

@@ -11,8 +11,10 @@ executed carries noise, pauses and detours, so that the recordings show the way 
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -105,7 +107,7 @@ class ElementSummary:
     name: str
     tried: int
     done: int  # at the end of the episode
-    steps: float  # median
+    steps: float | None  # median; None: it was never done
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class PlayResult:
             tried = [sequence for sequence in self.sequences if name in sequence.elements]
             spent = [sequence.spent[name] for sequence in tried if name in sequence.spent]
             done = sum(name in sequence.done for sequence in tried)
-            rows.append(ElementSummary(name, len(tried), done, float(np.median(spent)) if spent else math.nan))
+            rows.append(ElementSummary(name, len(tried), done, float(np.median(spent)) if spent else None))
         return tuple(rows)
 
 
@@ -139,7 +141,7 @@ def play(
 
     Raises:
         InvalidInput: the folder holds play with other settings.
-        DemonstrationError: an episode cannot be written; those before it are kept.
+        DemonstrationError: an episode cannot be written, or a process was killed; the episodes before are kept.
     """
     _claim(config, folder)
     paths = [folder / f"play-{index:06d}.npz" for index in range(config.sequences)]
@@ -253,6 +255,8 @@ def _perform_all(config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, 
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DemonstrationError("a process that played was killed; run the same command again to go on") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -283,7 +287,16 @@ def _claim(config: PlayConfig, folder: Path) -> None:
             )
         return
     _write(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
-    _write(lambda: path.write_text(json.dumps(settings, indent=2) + "\n"), path)
+    _write(lambda: _replace(path, json.dumps(settings, indent=2) + "\n"), path)
+
+
+def _replace(path: Path, text: str) -> None:
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        staging.write_text(text)
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def _write(action: Callable[[], object], path: Path) -> None:

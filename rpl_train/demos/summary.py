@@ -92,9 +92,8 @@ def print_play(result: "PlayResult") -> None:
         "element", "tried", "done at the end", "", "median steps", title="Scripted play", title_justify="left"
     )
     for row in result.by_element():
-        table.add_row(
-            row.name, str(row.tried), str(row.done), f"{row.done / max(1, row.tried):.1%}", f"{row.steps:.0f}"
-        )
+        median = "–" if row.steps is None else f"{row.steps:.0f}"
+        table.add_row(row.name, str(row.tried), str(row.done), f"{row.done / max(1, row.tried):.1%}", median)
     console.print(table)
     steps = facts["steps"]
     console.print(
