@@ -11,8 +11,10 @@ import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ def imitate(
 
     Raises:
         DemonstrationError: the demonstrations do not fit the spec.
-        TrainingError: the folder holds another run, or a loss is not finite.
+        TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
     """
     pool = Pool(demonstrations.trajectories, spec, config.pool)
     settings = asdict(config)
@@ -104,7 +106,9 @@ def imitate(
 def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:
     """Train each level in a process of its own; what they report is passed on from this one."""
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(len(LEVELS), context, end_with_parent) as executor:
+    manager = SyncManager(ctx=context)
+    manager.start(end_with_parent)
+    with manager, ProcessPoolExecutor(len(LEVELS), context, end_with_parent) as executor:
         reports = manager.Queue()
         running: set[Future[None]] = {executor.submit(train, level, _Report(reports)) for level in LEVELS}
         while running:
@@ -112,7 +116,10 @@ def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progre
             while not reports.empty():
                 progress(*reports.get())
             for future in finished:
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise TrainingError("a level's process was killed; run the same command again to go on") from error
 
 
 @dataclass(frozen=True)
@@ -153,9 +160,10 @@ def _train_level(
             batch = draw(np.random.default_rng([config.seed, LEVELS.index(level), step]), config.batch)
             recent.append(_descend(module, optimiser, batch, _learning_rate(config, step)))
             if not math.isfinite(recent[-1]):
+                good = step - step % config.checkpoint_every
                 raise TrainingError(
-                    f"the {level} level's loss is {recent[-1]} at step {step}; the checkpoint of step "
-                    f"{step - step % config.checkpoint_every} is the last good one"
+                    f"the {level} level's loss is {recent[-1]} at step {step}; "
+                    + (f"the checkpoint of step {good} is the last good one" if good else "there is no checkpoint yet")
                 )
             if (step + 1) % config.checkpoint_every == 0:
                 save_progress(resume, module, optimiser, step + 1)

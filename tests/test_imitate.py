@@ -1,6 +1,12 @@
 """Relay imitation learning: what it learns, and that a broken run ends as an unbroken one."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ from safetensors.torch import load_file
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.relay import RelayLoop
+from rpl_train import imitate as module
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.pool import PoolConfig
@@ -69,8 +76,58 @@ def test_a_folder_keeps_one_run(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(TrainingError, match=r"level's loss is (nan|inf) at step"):
+    with pytest.raises(TrainingError, match=r"level's loss is (nan|inf) at step \d; there is no checkpoint yet"):
         imitate(drawer_demonstrations(), drawer_spec(), tmp_path, replace(SMALL, learning_rate=1e30), quiet)
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch):
+    losses = iter([1.0] * 17 + [float("nan")])
+    monkeypatch.setattr(module, "_descend", lambda *_: next(losses))
+    with pytest.raises(TrainingError, match="is nan at step 17; the checkpoint of step 10 is the last good one"):
+        imitate(drawer_demonstrations(), drawer_spec(), tmp_path, SMALL, quiet)
+
+
+# What takes the place of a level's training: its process imports this module.
+
+
+def kill(*_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say_and_wait(demonstrations, record, run, config, level, progress) -> None:
+    (run / level).touch()
+    progress(level, 0, None)
+    threading.Event().wait()
+
+
+def test_a_killed_level_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    with monkeypatch.context() as killing:
+        killing.setattr(module, "_train_level", kill)
+        with pytest.raises(TrainingError, match="process was killed; run the same command again to go on"):
+            imitate(demonstrations, spec, tmp_path, replace(SMALL, jobs=2), quiet)
+    assert imitate(demonstrations, spec, tmp_path, SMALL, quiet)
+
+
+def test_every_process_ends_with_a_parent_that_is_killed(tmp_path):
+    script = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from demonstrations import drawer_demonstrations, drawer_spec
+from rpl_train import imitate
+from test_imitate import SMALL, quiet, say_and_wait
+if __name__ == "__main__":
+    imitate._train_level = say_and_wait
+    imitate.imitate(drawer_demonstrations(), drawer_spec(), Path(sys.argv[1]), replace(SMALL, jobs=2), quiet)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        while not all((tmp_path / level).exists() for level in ("high", "low")):
+            assert parent.poll() is None
+        parent.kill()
+        parent.communicate(timeout=60)  # its output ends when all that inherited it have ended
 
 
 def test_it_learns_to_open_what_is_named(tmp_path):
