@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from queue import SimpleQueue
+from threading import Event
 from typing import Any, Literal, NamedTuple
 
 from rpl_runtime.errors import InvalidInput, RelayError, TrainingError, require
@@ -75,8 +76,9 @@ def run_jobs(
 def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
     """Each worker is a pool of one process, for a pool that loses a process gives up all that it was running."""
     idle: SimpleQueue[_Worker] = SimpleQueue()
+    stopping = Event()
     for _ in range(workers):
-        idle.put(_Worker())
+        idle.put(_Worker(stopping))
 
     def run(job: Job) -> Any:
         worker = idle.get()
@@ -89,13 +91,15 @@ def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
     try:
         yield lambda job: threads.submit(run, job)
     finally:
+        stopping.set()
         threads.shutdown(cancel_futures=True)
         while not idle.empty():
             idle.get().close()
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, stopping: Event) -> None:
+        self._stopping = stopping
         self._pool = self._start()
 
     @staticmethod
@@ -107,6 +111,8 @@ class _Worker:
             try:
                 return self._pool.submit(_call, job).result()
             except BrokenProcessPool:
+                if self._stopping.is_set():  # an interrupt ends a worker that is still importing, as a kill does
+                    raise
                 self.close()
                 self._pool = self._start()
         raise TrainingError(f"its worker was killed {_ATTEMPTS} times")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def killed_once(marker: Path, number: int) -> int:
 
 def killed(marker: Path) -> None:
     marker.write_text(marker.read_text() + "x" if marker.exists() else "x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_when_told(tries: Path, told: Path) -> None:
+    tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+    while not told.exists():
+        pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -103,6 +111,22 @@ def test_a_job_that_kills_every_worker_is_given_up(kind, tmp_path):
     with pytest.raises(TrainingError, match=r"1 of 2 jobs failed: bad: .*(killed|crashed|died)"):
         run_jobs([Job("bad", killed, (tmp_path / "tries",)), Job("good", square, (2,))], kind, workers=1)
     assert (tmp_path / "tries").read_text() == "xxx"
+
+
+def test_a_job_whose_worker_dies_after_an_interrupt_is_not_run_again(tmp_path, monkeypatch):
+    class Interrupted(ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            (tmp_path / "told").touch()
+            super().shutdown(*args, **options)
+
+    def interrupt(job, result):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor, "ThreadPoolExecutor", Interrupted)
+    jobs = [Job("bad", killed_when_told, (tmp_path / "tries", tmp_path / "told")), Job("good", square, (2,))]
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, workers=2, progress=interrupt)
+    assert (tmp_path / "tries").read_text() == "x"
 
 
 def test_a_failure_is_named_and_stops_no_other_job(kind):
