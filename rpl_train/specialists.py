@@ -12,7 +12,7 @@ what fine-tuning learns (finetune.py), in half the space.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from rpl_runtime.errors import TrainingError
+from rpl_runtime.errors import InvalidGoal, TrainingError
+from rpl_runtime.kitchen.elements import compound_goal
 from rpl_runtime.manifest import Provenance
 from rpl_train.checkpoint import (
     LEVELS,
@@ -50,8 +51,10 @@ def save_specialists(base: TrainedRun, specialists: Mapping[str, TrainedRun], pa
     """Write one file, whole or not at all.
 
     Raises:
+        InvalidGoal: a specialist is not called by the letters of its goal.
         TrainingError: a specialist has another architecture than the base, or the file cannot be written.
     """
+    _check_goals(specialists)
     for goal, trained in specialists.items():
         if trained.record.model_copy(update={"provenance": base.record.provenance}) != base.record:
             raise TrainingError(
@@ -77,9 +80,14 @@ def load_specialists(path: Path) -> Family:
     try:
         record = RunRecord.model_validate_json(metadata.get(_BASE, ""))
         provenances = _PROVENANCES.validate_json(metadata.get("specialists", ""))
+        _check_goals(provenances)
     except ValidationError as error:
         raise TrainingError(f"{path} holds no specialists: {error.errors()[0]['msg']}") from error
+    except InvalidGoal as error:
+        raise TrainingError(f"{path} holds a specialist of no goal: {error}") from error
     base = build_policy(record)
+    if missing := [name for name in _tensors(base) if f"{_BASE}/{name}" not in tensors]:
+        raise TrainingError(f"{path} lacks {', '.join(missing)} of its base; a base is kept whole")
     _fill(path, base, tensors, _BASE)
     specialists = {}
     for goal, provenance in provenances.items():
@@ -102,6 +110,13 @@ def unpack(path: Path, folder: Path) -> list[Path]:
         save_weights(run / "high.safetensors", policy.high)
         save_weights(run / "low.safetensors", policy.low)
     return list(runs)
+
+
+def _check_goals(goals: Iterable[str]) -> None:
+    """Letters alone: a name goes into those of tensors and folders, where `base` is another's."""
+    for goal in goals:
+        if not compound_goal(goal):
+            raise InvalidGoal("a specialist has an empty goal; allowed are the letters of elements, such as mkbs")
 
 
 def _tensors(policy: RelayPolicy) -> dict[str, Tensor]:

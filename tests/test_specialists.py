@@ -3,16 +3,17 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import drawers
-from rpl_runtime.errors import TrainingError
+from rpl_runtime.errors import InvalidGoal, TrainingError
 from rpl_train.checkpoint import TrainedRun, round_to_half, weights_digest
 from rpl_train.networks import RelayPolicy
-from rpl_train.specialists import load_specialists, save_specialists
+from rpl_train.specialists import load_specialists, save_specialists, unpack
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,31 @@ def test_what_keeps_no_specialists_is_one_sentence(base, tmp_path):
     with pytest.raises(TrainingError, match="holds no specialists"):
         load_specialists(path)
     metadata = {"base": base.record.model_dump_json(), "specialists": json.dumps({})}
-    save_file({"base/low/elbow": torch.zeros(1)}, path, metadata)
+    whole = whole_base(base, tmp_path)
+    save_file(whole | {"base/low/elbow": torch.zeros(1)}, path, metadata)
     with pytest.raises(TrainingError, match="another architecture: base/low/elbow"):
         load_specialists(path)
+    del whole["base/low/log_std"]
+    save_file(whole, path, metadata)
+    with pytest.raises(TrainingError, match=r"kept\.safetensors lacks low/log_std of its base"):
+        load_specialists(path)
+
+
+def whole_base(base: TrainedRun, folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a base as a file keeps them."""
+    save_specialists(base, {}, folder / "base.safetensors")
+    return load_file(folder / "base.safetensors")
+
+
+@pytest.mark.parametrize("goal", ["base", "../../mk", "/mk", "", "."])
+def test_a_specialist_is_called_by_letters_alone(base, tmp_path, goal):
+    path = tmp_path / "kept.safetensors"
+    with pytest.raises(InvalidGoal, match="allowed are"):
+        save_specialists(base, {goal: tuned(base, 1)}, path)
+    assert not path.exists()
+    provenances = {goal: base.record.provenance.model_dump(mode="json")}
+    metadata = {"base": base.record.model_dump_json(), "specialists": json.dumps(provenances)}
+    save_file(whole_base(base, tmp_path), path, metadata)
+    with pytest.raises(TrainingError, match=r"kept\.safetensors holds a specialist of no goal"):
+        unpack(path, tmp_path / "runs" / "here")
+    assert not (tmp_path / "runs").exists()
