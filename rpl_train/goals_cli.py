@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Recordings = Annotated[
     list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or what its import reads; repeat it.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of weights and batches.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
 Specialists = Annotated[
     list[str], typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it.")
@@ -71,7 +71,7 @@ def finetune_command(
         list[Path] | None, typer.Option(help="What the run learned from; dapg and iril need it. Repeat it.")
     ] = None,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps, at least.")] = 120_000,
-    seed: Annotated[int, typer.Option(help="Seed of episodes and batches.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Relay reinforcement fine-tuning of one compound goal by natural policy gradient.
 

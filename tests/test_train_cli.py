@@ -141,6 +141,23 @@ def test_finetune_refuses_bad_input_before_it_begins(rpl, tmp_path, options, sen
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("imitate", "run", "--demos", "demos"),
+        ("train", "run", "--demos", "demos"),
+        ("finetune", "base", "run", "--goal", "mkbs"),
+        ("distill", "base", "run", "--demos", "demos", "--specialist", "mkbs=one"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_seed_that_is_none_is_refused_before_a_folder_is_claimed(rpl, tmp_path, monkeypatch, command, seed):
+    monkeypatch.chdir(tmp_path)
+    assert "Invalid value for '--seed'" in refused(rpl, *command, "--seed", seed)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("specialists", "sentence"),
     [
