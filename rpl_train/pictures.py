@@ -151,7 +151,9 @@ def _ablations(rows: Sequence[Row]) -> dict[str, list[_Bar]]:
         if row.method.table == "rewards":
             rewards.append(_Bar(row.method.reward, row, row.method.published))
     compared = {"window, and for how long a subgoal is kept [steps]": windows, "reward of fine-tuning": rewards}
-    return {title: bars for title, bars in compared.items() if len(bars) > 1}
+    return {
+        title: bars for title, bars in compared.items() if len(bars) > 1 and shared_goals([bar.row for bar in bars])
+    }
 
 
 def _compare(ablations: dict[str, list[_Bar]]) -> "Figure":

@@ -1,6 +1,7 @@
 """The pictures are drawn from the files alone, of whatever rows there are."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,13 @@ def test_rows_with_other_goals_get_a_panel_in_which_all_have_the_same(tmp_path):
 )
 def test_what_there_is_is_drawn(tmp_path, names, pictures):
     assert drawn(tmp_path, *names) == pictures
+
+
+def test_an_ablation_without_a_goal_of_what_it_is_compared_with_is_not_drawn(tmp_path):
+    only, *others = METHODS["sparse"].goals
+    write_row(rows.row(replace(METHODS["npg-rpl"], goals=(only,))), tmp_path)
+    write_row(rows.row(replace(METHODS["sparse"], goals=tuple(others))), tmp_path)
+    assert drawn(tmp_path) == {"curves.png"}
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path):
