@@ -41,6 +41,7 @@ from rpl_runtime.novelty import Novelty
 from rpl_runtime.policy import OnnxPolicy
 from rpl_runtime.provenance import command, commit, versions
 from rpl_train.rollout import Start, open_kitchens, rollout
+from rpl_train.statistics import STD_FLOOR
 
 AFTER = (80, 120, 280)  # [steps] an episode is judged by what was seen until then
 RESAMPLES = 2000
@@ -131,7 +132,7 @@ def play(bundle: Bundle, novelty: Novelty, episodes: int, seed: int) -> Iterator
     """Every episode of every condition."""
     policy, statistics = OnnxPolicy(bundle), bundle.manifest.statistics
     assert statistics is not None
-    scale = np.maximum(statistics.std, 0.01)
+    scale = np.maximum(statistics.std, STD_FLOOR)
     goals = [compound_goal(goal) for goal in PAPER_GOALS]
     starts = [Start(goal, episode_seed(seed, goal, number)) for number in range(episodes) for goal in goals]
     for condition in track(CONDITIONS, "playing", console=Console(stderr=True), transient=True):

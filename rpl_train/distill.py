@@ -50,11 +50,11 @@ from rpl_train.demos.trajectory import Trajectory
 from rpl_train.experience import Explorer
 from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
 from rpl_train.npg import divergence, require_gaussian
+from rpl_train.parity import FIRST_SEED
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rollout import Episode, Start, open_kitchens, rollout
 
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
-_SEEDS = 500_000  # starts are drawn below this; those of parity and evaluation lie above
 _ROUND = "round.safetensors"  # the student after its last whole round
 _DATA = "episodes-{}.safetensors"  # what a round's episodes taught
 
@@ -160,7 +160,7 @@ def _play(
     with open_kitchens(min(config.kitchens, config.episodes), FastKitchen) as kitchens:
         for number, (goal, trained) in enumerate(specialists.items()):
             rng = np.random.default_rng([config.seed, round_, number])
-            seeds = rng.choice(_SEEDS, config.episodes, replace=False).tolist()
+            seeds = rng.choice(FIRST_SEED, config.episodes, replace=False).tolist()
             starts = [
                 Start(compound_goal(goal), seed, sampling=seed if place % 2 else None)
                 for place, seed in enumerate(seeds)

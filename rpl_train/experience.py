@@ -16,6 +16,7 @@ from rpl_train.checkpoint import LevelName
 from rpl_train.networks import LowLevel, RelayPolicy
 from rpl_train.rewards import Reward, outcome
 from rpl_train.rollout import Episode
+from rpl_train.statistics import STD_FLOOR
 
 
 class Explorer:
@@ -76,7 +77,7 @@ def experience(
 ) -> Experience:
     """One level's experience of episodes of the same length; drawn (E, T, m) are the low level's samples."""
     mean = np.array(statistics.mean, dtype=np.float32)
-    scale = np.maximum(np.array(statistics.std, dtype=np.float32), 0.01)
+    scale = np.maximum(np.array(statistics.std, dtype=np.float32), STD_FLOOR)
     outcomes = [outcome(episode, spec, scale) for episode in episodes]
     steps = np.arange(len(episodes[0].states))
     ends = np.append(steps[spec.horizon - 1 : -1 : spec.horizon], steps[-1])  # the last step of each subgoal

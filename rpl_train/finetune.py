@@ -51,6 +51,7 @@ from rpl_train.demos.trajectory import Trajectory, load_folder, save
 from rpl_train.experience import Experience, Explorer, experience, feature_count
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
 from rpl_train.npg import NpgConfig, NpgStep, Samples, natural_step, require_gaussian
+from rpl_train.parity import FIRST_SEED
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rewards import REWARDS, RewardName
 from rpl_train.rollout import Episode, Start, open_kitchens, rollout
@@ -58,7 +59,6 @@ from rpl_train.rollout import Episode, Start, open_kitchens, rollout
 Objective = Literal["npg", "dapg", "iril"]
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _EPISODES = "episodes"
-_SEEDS = 500_000  # starts are drawn below this; those of parity and evaluation lie above
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _Learner:
 
     def _starts(self) -> list[Start]:
         rng = np.random.default_rng([self._config.seed, self.iteration])
-        seeds = rng.choice(_SEEDS, self._config.episodes, replace=False)
+        seeds = rng.choice(FIRST_SEED, self._config.episodes, replace=False)
         return [Start(self._config.goal, int(seed), sampling=int(seed)) for seed in seeds]
 
     def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> list[Pool]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from rpl_runtime.manifest import Statistics
 from rpl_runtime.spec import PolicySpec
+from rpl_train.statistics import STD_FLOOR
 
-_STD_FLOOR = 0.01  # [rad, m] a dimension that hardly moves is sensor noise; dividing by less would amplify it
 _MIN_LOG_STD = -5.0
 
 
@@ -110,7 +110,7 @@ class HighLevel(Level):
     goal_dims: Tensor
 
     def __init__(self, spec: PolicySpec, statistics: Statistics, hidden: tuple[int, ...], components: int) -> None:
-        std = np.maximum(statistics.std, _STD_FLOOR)
+        std = np.maximum(statistics.std, STD_FLOOR)
         super().__init__(spec.state.dim + len(spec.goal_dims), hidden, std, components)
         self.components = components
         self.register_buffer("state_mean", torch.tensor(statistics.mean))
@@ -172,12 +172,10 @@ class LowLevel(Level):
         sees: tuple[int, ...] | None = None,
     ) -> None:
         goals = spec.state.dim if sees is None else len(sees)
-        super().__init__(spec.state.dim + goals, hidden, np.maximum(targets.std, _STD_FLOOR))
+        super().__init__(spec.state.dim + goals, hidden, np.maximum(targets.std, STD_FLOOR))
         self.register_buffer("sees", None if sees is None else torch.tensor(sees), persistent=False)
         self.register_buffer("state_mean", torch.tensor(statistics.mean))
-        self.register_buffer(
-            "state_scale", torch.as_tensor(np.maximum(statistics.std, _STD_FLOOR), dtype=torch.float32)
-        )
+        self.register_buffer("state_scale", torch.as_tensor(np.maximum(statistics.std, STD_FLOOR), dtype=torch.float32))
         self.register_buffer("target_mean", torch.tensor(targets.mean))
         self.register_buffer("target_low", torch.tensor(spec.action.low))
         self.register_buffer("target_high", torch.tensor(spec.action.high))

@@ -25,7 +25,7 @@ from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.spec import PolicySpec
 from rpl_train.demos.trajectory import Trajectory
 from rpl_train.relabel import HighTuples, LowTuples, relabel_high, relabel_low
-from rpl_train.statistics import state_statistics
+from rpl_train.statistics import STD_FLOOR, state_statistics
 
 _MOVED = 0.1  # a tenth of the way from an element's start to its goal: beyond any sensor noise
 _DYING = 2 / 3  # what is left of a motion from one step to the next after the recording: two more steps of it in all
@@ -92,7 +92,7 @@ class Pool:
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         self._rests()
         self._relabel(lengths)
-        scale = np.maximum(self.states.std(0), 0.01)
+        scale = np.maximum(self.states.std(0), STD_FLOOR)
         self._low_noise, self._high_noise = config.object_noise * scale, config.object_noise * scale
         self._low_noise[commanded] = config.low_noise * scale[commanded]
         self._high_noise[commanded] = config.high_noise * scale[commanded]

@@ -5,7 +5,7 @@ reward a subgoal for the high level. It does not know policies or returns.
 
 With s' the state after a step (for the high level: after its subgoal's last step), g the subgoal commanded to the low
 level or the goal commanded to the high level, s'_e the dimensions of element e and sigma the standard deviation of each
-dimension over the demonstrations:
+dimension over the demonstrations, at least 0.01:
 
     sparse       1 if every element has |s'_e - g_e| < 0.1 and, for the low level, the arm |q' - q_g| < 0.5 rad; else 0
                  (high level: 1 if every named element is done)

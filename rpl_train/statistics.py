@@ -13,7 +13,7 @@ from rpl_runtime.manifest import Statistics
 
 _SHRINKAGE = 0.03  # towards dimensions that have nothing to do with each other
 _BEYOND = 0.01  # the share of the states that scores above 1
-_STD_FLOOR = 0.01  # [rad, m] what never moved in the data may still be measured with noise
+STD_FLOOR = 0.01  # [rad, m] a deviation counts as no less: what hardly moved is still measured with noise
 
 
 def state_statistics(states: np.ndarray) -> Statistics:
@@ -30,7 +30,7 @@ def state_statistics(states: np.ndarray) -> Statistics:
 def _whitening(states: np.ndarray) -> tuple[tuple[float, ...], ...]:
     """The rows of the triangle W for which |W (x - mean)| is a Mahalanobis distance, 1 at the quantile."""
     deviations = states - states.mean(0)
-    scale = np.maximum(states.std(0), _STD_FLOOR)
+    scale = np.maximum(states.std(0), STD_FLOOR)
     scaled = deviations / scale
     shrunk = (1 - _SHRINKAGE) * scaled.T @ scaled / len(scaled) + _SHRINKAGE * np.eye(len(scale))
     triangle = np.linalg.inv(np.linalg.cholesky(shrunk)) / scale
