@@ -217,7 +217,8 @@ def paper_command(
     """Run the systems of the paper under one budget, and draw its table, curves and ablations.
 
     A row takes minutes to hours: leave it in the background, and run the same command again after an interruption. A
-    trial that a row's file holds is not run again, wherever it was run; one that was broken off goes on in --runs.
+    trial that a row's file holds is not run again, wherever it was run; one that was broken off goes on in --runs, and
+    what --runs holds is evaluated again where --episodes is another number.
     The tables go into the page beside the folder too, RESULTS.md, where it has a place marked for them.
     """
     require("torch", "train")

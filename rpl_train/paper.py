@@ -24,6 +24,7 @@ from rpl_runtime.hosting import hosting
 from rpl_runtime.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
 from rpl_train.checkpoint import TrainedRun, load_run
 from rpl_train.demos.sources import Demonstrations, load_demonstrations
+from rpl_train.demos.trajectory import digest
 from rpl_train.executor import Executor, Job, run_jobs
 from rpl_train.export import export
 from rpl_train.finetune import FinetuneConfig, Point, finetune, read_curve
@@ -34,6 +35,7 @@ from rpl_train.networks import NetworkConfig
 from rpl_train.parity import ParityConfig
 from rpl_train.pool import PoolConfig
 
+DEMONSTRATIONS = "demonstrations"  # in a trial's evaluation: the digest of what its row was shown
 _GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers
 
 
@@ -185,16 +187,16 @@ def pool_config(imitation: Imitation) -> PoolConfig:
 
 
 def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
-    """Fine-tune and evaluate, or load what was done before."""
-    run, imitation = config.runs / trial.name, trial.method.imitation
+    """Fine-tune and evaluate, or load what was done before with these demonstrations and by this protocol."""
+    run, imitation, demonstrations = config.runs / trial.name, trial.method.imitation, _load(config)
+    protocol, shown = _protocol(trial, config), digest(demonstrations.trajectories)
     if imitation is None:
-        return TrialResult(
-            trial.goals, trial.seed, (), _kept(run, lambda: evaluate_nearest(_load(config), _protocol(trial, config)))
-        )
+        evaluation = _kept(run, protocol, shown, lambda: evaluate_nearest(demonstrations, protocol))
+        return TrialResult(trial.goals, trial.seed, (), evaluation)
     trained = load_run(config.runs / "imitation" / imitation.name)
     if trial.method.tunes:
-        trained = finetune(trained, _load(config).trajectories, run, finetune_config(trial, config)).trained
-    evaluation = _kept(run, lambda: _evaluate(trained, trial, config))
+        trained = finetune(trained, demonstrations.trajectories, run, finetune_config(trial, config)).trained
+    evaluation = _kept(run, protocol, shown, lambda: _evaluate(trained, trial, protocol))
     return TrialResult(trial.goals, trial.seed, tuple(read_curve(run)), evaluation)
 
 
@@ -214,6 +216,11 @@ def finetune_config(trial: Trial, config: PaperConfig) -> FinetuneConfig:
     )
 
 
+def shown_digest(config: PaperConfig) -> str:
+    """What evaluations of these demonstrations name them by."""
+    return digest(_load(config).trajectories)
+
+
 def _load(config: PaperConfig) -> Demonstrations:
     return load_demonstrations(list(config.demonstrations))
 
@@ -222,11 +229,13 @@ def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
     return EvaluateConfig(trial.goals, config.episodes, jobs=1)
 
 
-def _kept(run: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation in a folder; measured first where there is none."""
+def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The evaluation in a folder; measured first where there is none by this protocol, from what was shown."""
     path = run / "evaluation.json"
-    if not path.exists():
-        content = measure()
+    asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.steps}
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get(DEMONSTRATIONS) != shown or not asked.items() <= found["protocol"].items():
+        content = measure() | {DEMONSTRATIONS: shown}
         run.mkdir(parents=True, exist_ok=True)
         staging = run / ".evaluation.tmp"
         staging.write_text(json.dumps(content, indent=1) + "\n")
@@ -234,11 +243,11 @@ def _kept(run: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _evaluate(trained: TrainedRun, trial: Trial, config: PaperConfig) -> dict[str, Any]:
+def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> dict[str, Any]:
     """By the protocol, through a server of the policy's bundle."""
     spec = trained.record.spec.model_copy(update={"library": {goal: compound_goal(goal) for goal in trial.goals[:1]}})
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE)
         with hosting(bundle) as address:
-            return evaluate(address, _protocol(trial, config)).content
+            return evaluate(address, protocol).content

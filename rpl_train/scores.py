@@ -22,7 +22,7 @@ from rpl_runtime.kitchen.elements import PAPER_GOALS
 from rpl_runtime.results import bootstrap_interval, check_evaluation
 from rpl_train.finetune import Point
 from rpl_train.methods import DISTILLED, METHODS, REFERENCE, Method
-from rpl_train.paper import PaperConfig, RowResult, TrialResult
+from rpl_train.paper import DEMONSTRATIONS, PaperConfig, RowResult, TrialResult, shown_digest
 
 _FIELDS = TrialResult._fields
 
@@ -107,9 +107,9 @@ def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -
     """The trials that the folder holds of these rows, by the row's name.
 
     Raises:
-        InvalidInput: a row is damaged, or was made with other settings.
+        InvalidInput: a row is damaged, or was made with other settings or demonstrations.
     """
-    known = {}
+    known, shown = {}, {}
     for method in methods:
         path = folder / f"{method.name}.json"
         if path.exists():
@@ -121,6 +121,12 @@ def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -
                     f"episodes where {ours[1]} and {ours[2]} are asked for; choose another folder"
                 )
             known[method.name] = [TrialResult(*(getattr(trial, name) for name in _FIELDS)) for trial in row.trials]
+            evaluations = [trial.evaluation for trial in row.trials]
+            shown |= {found[DEMONSTRATIONS]: path for found in evaluations if DEMONSTRATIONS in found}
+    if shown and (others := shown.keys() - {shown_digest(config)}):
+        raise InvalidInput(
+            f"{shown[min(others)]} was made with other demonstrations; give those or choose another folder"
+        )
     return known
 
 

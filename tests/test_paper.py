@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, TrainingError
 from rpl_runtime.evaluate import EvaluateConfig
 from rpl_runtime.kitchen.elements import EPISODE_STEPS, PAPER_GOALS, ROBOT_DIM, STATE_DIM, compound_goal
 from rpl_train import finetune, paper
-from rpl_train.demos.trajectory import Trajectory, save
+from rpl_train.demos.trajectory import Trajectory, load, save
 from rpl_train.finetune import FinetuneConfig
 from rpl_train.methods import COMPARED_GOALS, METHODS, Method
 from rpl_train.paper import PaperConfig, Trial, chosen, finetune_config, plan, pool_config, reproduce
@@ -109,6 +109,30 @@ def test_what_the_runs_hold_is_not_done_again(config, monkeypatch):
         monkeypatch.setattr(paper, name, None)
     monkeypatch.setattr(finetune, "rollout", None)
     assert reproduced(methods, config)[0] == found
+
+
+def test_another_protocol_is_evaluated_anew_and_nothing_trained_again(config, monkeypatch):
+    methods = [short("npg-bc"), short("nearest")]
+    reproduced(methods, config)
+    monkeypatch.setattr(finetune, "rollout", None)
+    for episodes in (2, 1):
+        protocol = partial(EvaluateConfig, episodes=episodes, steps=3, jobs=1)
+        monkeypatch.setattr(paper, "_protocol", lambda trial, config, protocol=protocol: protocol(trial.goals))
+        for row in reproduced(methods, config)[0].values():
+            assert row.trials[0].evaluation["protocol"]["episodes"] == episodes
+
+
+def test_other_demonstrations_are_refused_by_what_learned_and_played_by_what_does_not(config, tmp_path):
+    found, _ = reproduced([short("npg-bc"), short("nearest")], config)
+    shown = paper.shown_digest(config)
+    assert {row.trials[0].evaluation["demonstrations"] for row in found.values()} == {shown}
+    made = load(tmp_path / "demos" / "0.npz")
+    save(replace(made, states=made.states + 0.01), tmp_path / "others" / "0.npz")
+    others = replace(config, demonstrations=(tmp_path / "others",))
+    again, _ = reproduced([short("nearest")], others)
+    assert again["nearest"].trials[0].evaluation["demonstrations"] == paper.shown_digest(others) != shown
+    with pytest.raises(TrainingError, match=r"other settings \(.*statistics"):
+        reproduced([short("npg-bc")], others)
 
 
 def test_known_trials_need_no_runs_and_a_row_grows_by_what_is_missing(config, tmp_path):

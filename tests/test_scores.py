@@ -11,8 +11,9 @@ import rows
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.kitchen.elements import PAPER_GOALS
 from rpl_runtime.results import MEASURES
+from rpl_train.demos.trajectory import Trajectory, save
 from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
-from rpl_train.paper import PaperConfig, RowResult, TrialResult
+from rpl_train.paper import DEMONSTRATIONS, PaperConfig, RowResult, TrialResult, shown_digest
 from rpl_train.scores import (
     curve,
     exploring,
@@ -69,6 +70,23 @@ def test_a_row_that_was_made_otherwise_is_not_added_to(tmp_path, method, config)
     written(tmp_path, rows.row(METHODS["npg-bc"]))
     with pytest.raises(InvalidInput, match="choose another folder"):
         known_trials([method], config, tmp_path)
+
+
+def test_a_row_of_other_demonstrations_is_not_added_to(tmp_path):
+    demos = tmp_path / "demos" / "0.npz"
+    save(Trajectory(np.zeros((2, 30), np.float32), np.zeros((2, 9), np.float32)), demos)
+    config = replace(CONFIG, demonstrations=(demos.parent,))
+    method, made = METHODS["ril"], rows.row(METHODS["ril"])
+
+    def known(digest: str):
+        [trial] = made.trials
+        named = trial._replace(evaluation=trial.evaluation | {DEMONSTRATIONS: digest})
+        write_row(made._replace(trials=(named,)), tmp_path)
+        return known_trials([method], config, tmp_path)
+
+    assert known(shown_digest(config))
+    with pytest.raises(InvalidInput, match=r"ril\.json was made with other demonstrations"):
+        known("0" * 64)
 
 
 def test_a_file_says_what_its_row_is_made_of(tmp_path):
