@@ -25,6 +25,7 @@ from rpl_runtime.spec import PolicySpec
 from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
 
 RUN = "run.json"
+DEMONSTRATIONS = "demonstrations"  # a setting: the digest of those that joined in what began from another run
 LevelName = Literal["high", "low"]
 LEVELS: tuple[LevelName, ...] = ("high", "low")
 
@@ -77,10 +78,9 @@ def open_run(run: Path, record: RunRecord) -> None:
         os.replace(staging, path)
         return
     found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
-    different = differences(found, record)
-    different += [
-        key for key, value in record.provenance.settings.items() if found.provenance.settings.get(key) != value
-    ]
+    different, asked = differences(found, record), record.provenance.settings
+    noted = {DEMONSTRATIONS: asked.get(DEMONSTRATIONS)} | found.provenance.settings  # a run that names none takes any
+    different += [key for key, value in asked.items() if noted.get(key) != value]
     if different:
         raise TrainingError(
             f"{run} holds a run with other settings ({', '.join(different)}); continue it with its own "

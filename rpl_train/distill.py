@@ -32,6 +32,7 @@ from rpl_runtime.manifest import Provenance
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.spec import PolicySpec
 from rpl_train.checkpoint import (
+    DEMONSTRATIONS,
     LEVELS,
     LevelName,
     RunRecord,
@@ -46,7 +47,8 @@ from rpl_train.checkpoint import (
     save_weights,
     weights_digest,
 )
-from rpl_train.demos.trajectory import Trajectory
+from rpl_train.demos.sources import merged
+from rpl_train.demos.trajectory import Trajectory, digest
 from rpl_train.experience import Explorer
 from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
 from rpl_train.npg import divergence, require_gaussian
@@ -103,7 +105,7 @@ def distill(
     ]
     for level in levels:
         require_gaussian(level, getattr(base.policy, level))
-    open_run(run, _record(base.record, specialists, config))
+    open_run(run, _record(base.record, demonstrations, specialists, config))
     if (run / "low.safetensors").exists():
         return load_run(run)
     student = copy.deepcopy(base.policy)  # the base stays as it was
@@ -125,8 +127,13 @@ def distill(
     return load_run(run)
 
 
-def _record(base: RunRecord, specialists: Mapping[str, TrainedRun], config: DistillConfig) -> RunRecord:
-    settings = json.loads(json.dumps(asdict(config)))
+def _record(
+    base: RunRecord,
+    demonstrations: Sequence[Trajectory],
+    specialists: Mapping[str, TrainedRun],
+    config: DistillConfig,
+) -> RunRecord:
+    settings = json.loads(json.dumps(asdict(config))) | {DEMONSTRATIONS: digest(demonstrations)}
     teachers = {
         goal: {
             "weights": weights_digest(trained.policy),
@@ -139,7 +146,7 @@ def _record(base: RunRecord, specialists: Mapping[str, TrainedRun], config: Dist
         command=command(),
         commit=commit(),
         seeds=(config.seed,),
-        data=base.provenance.data,
+        data=merged(base.provenance.data, *(trained.record.provenance.data for trained in specialists.values())),
         settings=settings | {"imitation": base.provenance.settings, "specialists": teachers},
         packages=versions(_PACKAGES),
     )

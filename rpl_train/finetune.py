@@ -35,6 +35,7 @@ from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.spec import PolicySpec
 from rpl_train.baseline import Baseline, advantages
 from rpl_train.checkpoint import (
+    DEMONSTRATIONS,
     LEVELS,
     LevelName,
     RunRecord,
@@ -47,7 +48,8 @@ from rpl_train.checkpoint import (
     save_modules,
     save_weights,
 )
-from rpl_train.demos.trajectory import Trajectory, load_folder, save
+from rpl_train.demos.sources import Demonstrations, merged
+from rpl_train.demos.trajectory import Trajectory, digest, load_folder, save
 from rpl_train.experience import Experience, Explorer, experience, feature_count
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
 from rpl_train.npg import NpgConfig, NpgStep, Samples, natural_step, require_gaussian
@@ -116,7 +118,7 @@ class Specialist(NamedTuple):
 
 def finetune(
     base: TrainedRun,
-    demonstrations: Sequence[Trajectory],
+    demonstrations: Demonstrations,
     run: Path,
     config: FinetuneConfig,
     progress: Callable[[Point], None] = lambda point: None,
@@ -128,15 +130,15 @@ def finetune(
         DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
     """
     if config.objective != "npg":
-        _check_reached(demonstrations, base.record.spec, config.goal)
+        _check_reached(demonstrations.trajectories, base.record.spec, config.goal)
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     base = _prepared(base, config)
     for level in config.levels:
         require_gaussian(level, getattr(base.policy, level))
-    open_run(run, _record(base.record, config))
+    open_run(run, _record(base.record, demonstrations, config))
     curve = read_curve(run)
     if not (run / "low.safetensors").exists():
-        learner = _Learner(base, demonstrations, run, config)
+        learner = _Learner(base, demonstrations.trajectories, run, config)
         with ExitStack() as stack:
             kitchens = stack.enter_context(open_kitchens(min(config.kitchens, config.episodes), FastKitchen))
             board = stack.enter_context(SummaryWriter(str(run / "tensorboard")))
@@ -171,14 +173,17 @@ def _plot(board: SummaryWriter, point: Point) -> None:
             board.add_scalar(f"{level} level/{name}", value, point.env_steps)
 
 
-def _record(base: RunRecord, config: FinetuneConfig) -> RunRecord:
-    settings = json.loads(json.dumps(asdict(config)))
+def _record(base: RunRecord, demonstrations: Demonstrations, config: FinetuneConfig) -> RunRecord:
+    settings, data = json.loads(json.dumps(asdict(config))), base.provenance.data
     del settings["threads"]  # no effect on the weights
+    if config.objective != "npg":
+        settings[DEMONSTRATIONS] = digest(demonstrations.trajectories)
+        data = merged(data, demonstrations.sources)
     provenance = Provenance(
         command=command(),
         commit=commit(),
         seeds=(config.seed,),
-        data=base.provenance.data,
+        data=data,
         settings=settings | {"imitation": base.provenance.settings},
         packages=versions(_PACKAGES),
     )

@@ -80,7 +80,7 @@ def finetune_command(
     require("torch", "train")
     from rpl_runtime.evaluate import parse_goals
     from rpl_train.checkpoint import LEVELS, load_run
-    from rpl_train.demos.sources import load_demonstrations
+    from rpl_train.demos.sources import Demonstrations, load_demonstrations
     from rpl_train.finetune import FinetuneConfig, finetune
     from rpl_train.progress import bar
 
@@ -98,11 +98,11 @@ def finetune_command(
         threads=os.cpu_count() or 1,
         seed=seed,
     )
-    trajectories = load_demonstrations(demos).trajectories if demos else []
+    demonstrations = load_demonstrations(demos) if demos else Demonstrations([], [])
     with bar("iterations", config.iterations) as report:
         finetune(
             load_run(base),
-            trajectories,
+            demonstrations,
             run,
             config,
             lambda point: report(point.iteration, f"{point.steps_done:.2f} steps, {point.success:.0%} success"),

@@ -35,7 +35,7 @@ from rpl_train.networks import NetworkConfig
 from rpl_train.parity import ParityConfig
 from rpl_train.pool import PoolConfig
 
-DEMONSTRATIONS = "demonstrations"  # in a trial's evaluation: the digest of what its row was shown
+SHOWN = "demonstrations"  # in a trial's evaluation: the digest of what its row was shown
 _GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers
 
 
@@ -195,7 +195,7 @@ def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
         return TrialResult(trial.goals, trial.seed, (), evaluation)
     trained = load_run(config.runs / "imitation" / imitation.name)
     if trial.method.tunes:
-        trained = finetune(trained, demonstrations.trajectories, run, finetune_config(trial, config)).trained
+        trained = finetune(trained, demonstrations, run, finetune_config(trial, config)).trained
     evaluation = _kept(run, protocol, shown, lambda: _evaluate(trained, trial, protocol))
     return TrialResult(trial.goals, trial.seed, tuple(read_curve(run)), evaluation)
 
@@ -234,8 +234,8 @@ def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[],
     path = run / "evaluation.json"
     asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.steps}
     found = json.loads(path.read_text()) if path.exists() else {}
-    if found.get(DEMONSTRATIONS) != shown or not asked.items() <= found["protocol"].items():
-        content = measure() | {DEMONSTRATIONS: shown}
+    if found.get(SHOWN) != shown or not asked.items() <= found["protocol"].items():
+        content = measure() | {SHOWN: shown}
         run.mkdir(parents=True, exist_ok=True)
         staging = run / ".evaluation.tmp"
         staging.write_text(json.dumps(content, indent=1) + "\n")

@@ -22,7 +22,7 @@ from rpl_runtime.kitchen.elements import PAPER_GOALS
 from rpl_runtime.results import bootstrap_interval, check_evaluation
 from rpl_train.finetune import Point
 from rpl_train.methods import DISTILLED, METHODS, REFERENCE, Method
-from rpl_train.paper import DEMONSTRATIONS, PaperConfig, RowResult, TrialResult, shown_digest
+from rpl_train.paper import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
 
 _FIELDS = TrialResult._fields
 
@@ -122,7 +122,7 @@ def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -
                 )
             known[method.name] = [TrialResult(*(getattr(trial, name) for name in _FIELDS)) for trial in row.trials]
             evaluations = [trial.evaluation for trial in row.trials]
-            shown |= {found[DEMONSTRATIONS]: path for found in evaluations if DEMONSTRATIONS in found}
+            shown |= {found[SHOWN]: path for found in evaluations if SHOWN in found}
     if shown and (others := shown.keys() - {shown_digest(config)}):
         raise InvalidInput(
             f"{shown[min(others)]} was made with other demonstrations; give those or choose another folder"

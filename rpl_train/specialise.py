@@ -46,4 +46,4 @@ def specialise(
 
 def _one(base: Path, demonstrations: Sequence[Path], run: Path, goal: str, config: SpecialiseConfig) -> None:
     settings = FinetuneConfig(compound_goal(goal), "iril", env_steps=config.env_steps, seed=config.seed)
-    finetune(load_run(base), load_demonstrations(list(demonstrations)).trajectories, run, settings)
+    finetune(load_run(base), load_demonstrations(list(demonstrations)), run, settings)

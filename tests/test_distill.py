@@ -143,10 +143,21 @@ def test_provenance_names_every_teacher(base, teachers, tmp_path):
     assert record.spec == base.record.spec
 
 
+def test_provenance_names_what_the_teachers_learned_from(base, tmp_path):
+    played = {"name": "play", "digest": "1" * 64, "episodes": 2, "steps": 48, "licence": "made here"}
+    trained = teacher(base, 1.0)
+    provenance = base.record.provenance.model_copy(update={"data": (*base.record.provenance.data, played)})
+    taught = trained._replace(record=trained.record.model_copy(update={"provenance": provenance}))
+    record = distill(base, DEMONSTRATIONS, {"mk": taught}, tmp_path, SMALL).record
+    assert record.provenance.data == (*base.record.provenance.data, played)
+
+
 def test_a_folder_keeps_one_run(base, teachers, tmp_path):
     distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL)
     with pytest.raises(TrainingError, match=r"other settings \(steps\)"):
         distill(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, steps=31))
+    with pytest.raises(TrainingError, match=r"other settings \(demonstrations\)"):
+        distill(base, DEMONSTRATIONS[:-1], teachers, tmp_path, SMALL)
     with pytest.raises(TrainingError, match=r"other settings \(specialists\)"):
         distill(base, DEMONSTRATIONS, {"m": teachers["m"]}, tmp_path, SMALL)
 

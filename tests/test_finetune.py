@@ -28,7 +28,8 @@ from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rewards import REWARDS, Reward
 from rpl_train.rollout import rollout
 
-DEMONSTRATIONS = drawer_demonstrations(6).trajectories
+DEMONSTRATIONS = drawer_demonstrations(6)
+NONE = Demonstrations([], [])
 
 
 def config(iterations: int = 3, episodes: int = 6, **settings) -> FinetuneConfig:
@@ -86,7 +87,7 @@ class Break(Exception):
 @pytest.mark.parametrize("levels", [("low",), ("high",), ("high", "low")], ids="+".join)
 def test_it_learns_to_reach_the_goal(base, tmp_path, levels):
     learning = config(10, 32, levels=levels, npg=NpgConfig(normalised_step=0.05))
-    _, curve = finetune(base, [], tmp_path, learning)
+    _, curve = finetune(base, NONE, tmp_path, learning)
     assert curve[0].steps_done < 1.4
     assert curve[0].success < 0.3
     assert np.mean([point.steps_done for point in curve[-3:]]) > 1.8
@@ -95,7 +96,7 @@ def test_it_learns_to_reach_the_goal(base, tmp_path, levels):
 
 
 def test_rewards_toward_the_subgoal_are_climbed_too(base, tmp_path):
-    _, curve = finetune(base, [], tmp_path, config(8, 16, reward="euclidean", npg=NpgConfig(normalised_step=0.05)))
+    _, curve = finetune(base, NONE, tmp_path, config(8, 16, reward="euclidean", npg=NpgConfig(normalised_step=0.05)))
     returns = [point.returns["low"] for point in curve]
     assert np.mean(returns[-2:]) > 0.85 * np.mean(returns[:2])  # a distance, so below zero
 
@@ -141,16 +142,16 @@ def raising(error):
 
 
 def test_a_finished_run_is_loaded_and_not_played_again(base, tmp_path, monkeypatch):
-    first = finetune(base, [], tmp_path, config())
+    first = finetune(base, NONE, tmp_path, config())
     monkeypatch.setattr(module, "rollout", raising(AssertionError))
-    again = finetune(base, [], tmp_path, config())
+    again = finetune(base, NONE, tmp_path, config())
     assert again.curve == first.curve
     assert equal(of(first.trained.policy), of(again.trained.policy))
 
 
 def test_the_base_stays_as_it_was(base, tmp_path):
     before = of(base.policy)
-    tuned = finetune(base, [], tmp_path, config(1))
+    tuned = finetune(base, NONE, tmp_path, config(1))
     assert equal(of(base.policy), before)
     moved = of(tuned.trained.policy)
     assert not any(moved[name].equal(before[name]) for name in before if name.startswith("low.body"))
@@ -159,7 +160,7 @@ def test_the_base_stays_as_it_was(base, tmp_path):
 
 def test_what_was_learned_is_exact_in_half_precision_and_nothing_else_is_rounded(base, tmp_path):
     before = of(base.policy)
-    learned = dict(finetune(base, [], tmp_path, config(1)).trained.policy.low.named_parameters())
+    learned = dict(finetune(base, NONE, tmp_path, config(1)).trained.policy.low.named_parameters())
     assert all(values.equal(values.half().float()) for values in learned.values())
     kept = {name: values for name, values in weights(tmp_path).items() if name.removeprefix("low.") not in learned}
     assert kept
@@ -168,7 +169,7 @@ def test_what_was_learned_is_exact_in_half_precision_and_nothing_else_is_rounded
 
 def test_the_curve_counts_what_was_played(base, tmp_path):
     seen = []
-    finetune(base, [], tmp_path, config(2, levels=LEVELS), seen.append)
+    finetune(base, NONE, tmp_path, config(2, levels=LEVELS), seen.append)
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert [point["env_steps"] for point in curve] == [6 * STEPS, 12 * STEPS]
     assert [point._asdict() for point in seen] == curve
@@ -190,7 +191,7 @@ def test_the_three_objectives_differ(base, tmp_path):
 
 def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
     base = drawers.imitated(tmp_path / "base", steps=100)
-    batch = Pool(DEMONSTRATIONS, drawers.spec(), drawers.POOL).low_batch(np.random.default_rng(0), 2000)
+    batch = Pool(DEMONSTRATIONS.trajectories, drawers.spec(), drawers.POOL).low_batch(np.random.default_rng(0), 2000)
 
     def likelihood(trained):
         return trained.policy.low.log_prob(*map(torch.from_numpy, batch)).mean().item()
@@ -205,21 +206,43 @@ def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
 @pytest.mark.parametrize("objective", ["dapg", "iril"])
 def test_objectives_that_imitate_need_demonstrations(base, tmp_path, objective):
     with pytest.raises(DemonstrationError, match="no demonstrations"):
-        finetune(base, [], tmp_path, config(objective=objective))
+        finetune(base, NONE, tmp_path, config(objective=objective))
 
 
 def test_a_folder_keeps_one_run(base, tmp_path):
-    finetune(base, [], tmp_path, config(1))
+    finetune(base, NONE, tmp_path, config(1))
     with pytest.raises(TrainingError, match=r"other settings \(.*reward"):
-        finetune(base, [], tmp_path, config(1, reward="sparse"))
+        finetune(base, NONE, tmp_path, config(1, reward="sparse"))
     with pytest.raises(TrainingError, match=r"other settings \(goal"):
-        finetune(base, [], tmp_path, replace(config(1), goal=(drawers.FIRST,)))
+        finetune(base, NONE, tmp_path, replace(config(1), goal=(drawers.FIRST,)))
     with pytest.raises(TrainingError, match=r"other settings \(kitchens"):  # another batch, other last bits
-        finetune(base, [], tmp_path, replace(config(1), kitchens=5))
+        finetune(base, NONE, tmp_path, replace(config(1), kitchens=5))
+
+
+def test_what_is_shown_is_noted_and_a_run_goes_on_with_no_other(base, tmp_path):
+    played = {"name": "play", "digest": "1" * 64, "episodes": 2, "steps": 48, "licence": "made here"}
+    other = Demonstrations(drawer_demonstrations(6, seed=1).trajectories, [*DEMONSTRATIONS.sources, played])
+    shown = config(1, objective="dapg")
+    found = finetune(base, other, tmp_path / "run", shown).trained.record.provenance
+    assert found.data == (*base.record.provenance.data, played)
+    with pytest.raises(TrainingError, match=r"other settings \(demonstrations\)"):
+        finetune(base, DEMONSTRATIONS, tmp_path / "run", shown)
+    alone = finetune(base, other, tmp_path / "npg", config(1)).trained.record.provenance
+    assert alone.data == base.record.provenance.data
+    assert finetune(base, NONE, tmp_path / "npg", config(1))
+
+
+def test_a_run_that_does_not_say_what_it_was_shown_goes_on(base, tmp_path):
+    shown = config(1, objective="dapg")
+    finetune(base, DEMONSTRATIONS, tmp_path, shown)
+    content = json.loads((tmp_path / "run.json").read_text())
+    del content["provenance"]["settings"]["demonstrations"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert finetune(base, DEMONSTRATIONS, tmp_path, shown)
 
 
 def test_a_gradient_that_is_not_finite_stops_at_the_last_good_iteration_and_names_it(base, tmp_path, monkeypatch):
-    whole = finetune(base, [], tmp_path / "whole", config())
+    whole = finetune(base, NONE, tmp_path / "whole", config())
     good = REWARDS["completion"]
 
     def broken_in_the_second(seen):
@@ -229,10 +252,10 @@ def test_a_gradient_that_is_not_finite_stops_at_the_last_good_iteration_and_name
     with monkeypatch.context() as faulty:
         faulty.setitem(REWARDS, "completion", Reward(broken_in_the_second, good.high, good.until_subgoal))
         with pytest.raises(TrainingError, match=r"iteration 2 of .*run, low level: .*not finite.* iteration 1 are"):
-            finetune(base, [], tmp_path / "run", config())
+            finetune(base, NONE, tmp_path / "run", config())
     assert [point.iteration for point in read_curve(tmp_path / "run")] == [1]
     assert not (tmp_path / "run" / "low.safetensors").exists()
-    assert finetune(base, [], tmp_path / "run", config()).curve == whole.curve
+    assert finetune(base, NONE, tmp_path / "run", config()).curve == whole.curve
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
@@ -244,7 +267,7 @@ def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypa
         return drawers.play(explorer, *others, **options)
 
     monkeypatch.setattr(module, "rollout", watch)
-    tuned = finetune(base, [], tmp_path, config(1, levels=("high",), scratch=LEVELS)).trained
+    tuned = finetune(base, NONE, tmp_path, config(1, levels=("high",), scratch=LEVELS)).trained
     state = np.array([[0.5, 0.0, 0.0]], dtype=np.float32)
     target = seen[0].act(state, state, np.zeros((1, 1), np.float32))
     assert target[0, 0] == pytest.approx(float(base.policy.low.target_mean), abs=0.05)
@@ -252,7 +275,7 @@ def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypa
 
 
 def test_seeds_give_runs_of_their_own(base, tmp_path):
-    one, other = (finetune(base, [], tmp_path / str(seed), config(1, seed=seed)).trained for seed in (0, 1))
+    one, other = (finetune(base, NONE, tmp_path / str(seed), config(1, seed=seed)).trained for seed in (0, 1))
     assert not equal(of(one.policy), of(other.policy))
 
 
@@ -261,9 +284,9 @@ def test_only_gaussian_levels_move(tmp_path):
     flat = drawers.imitated(tmp_path / "flat", 2, NetworkConfig((8,), (8,), flat=True))
     for name, run in (("mixture", mixture), ("flat", flat)):
         with pytest.raises(TrainingError, match=r"the high level is no Gaussian; .*--components 1"):
-            finetune(run, [], tmp_path / f"{name}-high", config(1, levels=("high",)))
+            finetune(run, NONE, tmp_path / f"{name}-high", config(1, levels=("high",)))
         assert not (tmp_path / f"{name}-high").exists()
-        assert finetune(run, [], tmp_path / f"{name}-low", config(1)).curve
+        assert finetune(run, NONE, tmp_path / f"{name}-low", config(1)).curve
 
 
 @pytest.mark.parametrize("settings", [{"levels": ()}, {"episodes": 0}])
@@ -274,11 +297,11 @@ def test_settings_that_make_no_sense_are_refused(settings):
 
 def test_a_goal_of_unknown_elements_is_refused(base, tmp_path):
     with pytest.raises(InvalidGoal, match="unknown element 'window'"):
-        finetune(base, [], tmp_path, replace(config(1), goal=("window",)))
+        finetune(base, NONE, tmp_path, replace(config(1), goal=("window",)))
 
 
 def test_a_goal_that_no_demonstration_reaches_is_refused(base, tmp_path):
-    shut = [replace(d, states=d.states * [1, 1, 0]) for d in drawer_demonstrations().trajectories]
+    shut = Demonstrations([replace(d, states=d.states * [1, 1, 0]) for d in drawer_demonstrations().trajectories], [])
     with pytest.raises(DemonstrationError, match=r"none of \d+ demonstrations reaches 'kettle'"):
         finetune(base, shut, tmp_path / "run", replace(config(1), objective="dapg"))
     assert not (tmp_path / "run").exists()
@@ -297,10 +320,10 @@ def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path, in_the_ki
         if point.iteration == 1:
             raise Break
 
-    whole = finetune(base, [], tmp_path / "whole", tuning)
+    whole = finetune(base, NONE, tmp_path / "whole", tuning)
     with pytest.raises(Break):
-        finetune(base, [], tmp_path / "broken", tuning, break_after_first)
-    broken = finetune(base, [], tmp_path / "broken", replace(tuning, threads=2))
+        finetune(base, NONE, tmp_path / "broken", tuning, break_after_first)
+    broken = finetune(base, NONE, tmp_path / "broken", replace(tuning, threads=2))
     assert [point.env_steps for point in whole.curve] == [80, 160]
     assert whole.curve == broken.curve
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))

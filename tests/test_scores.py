@@ -13,7 +13,7 @@ from rpl_runtime.kitchen.elements import PAPER_GOALS
 from rpl_runtime.results import MEASURES
 from rpl_train.demos.trajectory import Trajectory, save
 from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
-from rpl_train.paper import DEMONSTRATIONS, PaperConfig, RowResult, TrialResult, shown_digest
+from rpl_train.paper import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
 from rpl_train.scores import (
     curve,
     exploring,
@@ -80,7 +80,7 @@ def test_a_row_of_other_demonstrations_is_not_added_to(tmp_path):
 
     def known(digest: str):
         [trial] = made.trials
-        named = trial._replace(evaluation=trial.evaluation | {DEMONSTRATIONS: digest})
+        named = trial._replace(evaluation=trial.evaluation | {SHOWN: digest})
         write_row(made._replace(trials=(named,)), tmp_path)
         return known_trials([method], config, tmp_path)
 

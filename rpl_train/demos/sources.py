@@ -3,7 +3,8 @@
 In: paths. Out: `Demonstrations`. It knows which importer reads which kind, and the licences of public recordings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +59,14 @@ def load_demonstrations(paths: Sequence[Path]) -> Demonstrations:
     if not trajectories:
         raise DemonstrationError("no demonstrations are named; give folders or HDF5 files")
     return Demonstrations(trajectories, sources)
+
+
+def merged(*lists: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The sources of several lists, each once, whatever it is called."""
+    found: dict[str, dict[str, Any]] = {}
+    for source in chain(*lists):
+        found.setdefault(source["digest"], source)
+    return tuple(found.values())
 
 
 def _load(path: Path) -> tuple[list[Trajectory], list[str]]:
