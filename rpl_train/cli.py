@@ -248,5 +248,4 @@ def _specialise_and_distil(run: Path, demos: list[Path], config: "SpecialiseConf
         specialists = specialise(run, demos, run / "specialists", config, report)
     settings = DistillConfig(seed=config.seed)
     with bar("rounds", settings.rounds) as report:
-        trajectories = load_demonstrations(demos).trajectories
-        return distill(load_run(run), trajectories, specialists, run / "distilled", settings, report)
+        return distill(load_run(run), load_demonstrations(demos), specialists, run / "distilled", settings, report)

@@ -47,8 +47,8 @@ from rpl_train.checkpoint import (
     save_weights,
     weights_digest,
 )
-from rpl_train.demos.sources import merged
-from rpl_train.demos.trajectory import Trajectory, digest
+from rpl_train.demos.sources import Demonstrations, merged
+from rpl_train.demos.trajectory import digest
 from rpl_train.experience import Explorer
 from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
 from rpl_train.npg import divergence, require_gaussian
@@ -81,7 +81,7 @@ class DistillConfig:
 
 def distill(
     base: TrainedRun,
-    demonstrations: Sequence[Trajectory],
+    demonstrations: Demonstrations,
     specialists: Mapping[str, TrainedRun],
     run: Path,
     config: DistillConfig,
@@ -110,7 +110,7 @@ def distill(
         return load_run(run)
     student = copy.deepcopy(base.policy)  # the base stays as it was
     modules = {"high": student.high, "low": student.low}
-    pool = Pool(demonstrations, base.record.spec, config.pool)
+    pool = Pool(demonstrations.trajectories, base.record.spec, config.pool)
     first = load_modules(run / _ROUND, modules)
     lessons = [load_lessons(run, index) for index in range(first)]
     for index in range(first, config.rounds):
@@ -129,11 +129,12 @@ def distill(
 
 def _record(
     base: RunRecord,
-    demonstrations: Sequence[Trajectory],
+    demonstrations: Demonstrations,
     specialists: Mapping[str, TrainedRun],
     config: DistillConfig,
 ) -> RunRecord:
-    settings = json.loads(json.dumps(asdict(config))) | {DEMONSTRATIONS: digest(demonstrations)}
+    settings = json.loads(json.dumps(asdict(config))) | {DEMONSTRATIONS: digest(demonstrations.trajectories)}
+    taught = [trained.record.provenance.data for trained in specialists.values()]
     teachers = {
         goal: {
             "weights": weights_digest(trained.policy),
@@ -146,7 +147,7 @@ def _record(
         command=command(),
         commit=commit(),
         seeds=(config.seed,),
-        data=merged(base.provenance.data, *(trained.record.provenance.data for trained in specialists.values())),
+        data=merged(base.provenance.data, demonstrations.sources, *taught),
         settings=settings | {"imitation": base.provenance.settings, "specialists": teachers},
         packages=versions(_PACKAGES),
     )

@@ -127,7 +127,7 @@ def distill_command(
     teachers = _teachers(specialists)
     config = DistillConfig(seed=seed)
     with bar("rounds", config.rounds) as report:
-        distill(load_run(base), load_demonstrations(demos).trajectories, teachers, run, config, report)
+        distill(load_run(base), load_demonstrations(demos), teachers, run, config, report)
     typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
 
 

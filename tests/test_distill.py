@@ -19,7 +19,7 @@ from rpl_train.npg import divergence
 from rpl_train.pool import Pool
 from rpl_train.rollout import Start
 
-DEMONSTRATIONS = drawer_demonstrations(6).trajectories
+DEMONSTRATIONS = drawer_demonstrations(6)
 SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, kitchens=2, pool=drawers.POOL)
 THOROUGH = replace(SMALL, episodes=12, steps=500, batch=256, demonstrated=0.02, learning_rate=3e-3)
 
@@ -123,7 +123,7 @@ def test_a_level_in_which_no_teacher_differs_is_kept(base, tmp_path):
 
 
 def test_demonstrations_keep_what_no_teacher_knows(base, tmp_path):
-    pool = Pool(DEMONSTRATIONS, base.record.spec, drawers.POOL)
+    pool = Pool(DEMONSTRATIONS.trajectories, base.record.spec, drawers.POOL)
     batch = [torch.from_numpy(column) for column in pool.low_batch(np.random.default_rng(0), 1000)]
     likelihood = {}
     for weight in (0.0, 1.0):
@@ -157,7 +157,7 @@ def test_a_folder_keeps_one_run(base, teachers, tmp_path):
     with pytest.raises(TrainingError, match=r"other settings \(steps\)"):
         distill(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, steps=31))
     with pytest.raises(TrainingError, match=r"other settings \(demonstrations\)"):
-        distill(base, DEMONSTRATIONS[:-1], teachers, tmp_path, SMALL)
+        distill(base, DEMONSTRATIONS._replace(trajectories=DEMONSTRATIONS.trajectories[:-1]), teachers, tmp_path, SMALL)
     with pytest.raises(TrainingError, match=r"other settings \(specialists\)"):
         distill(base, DEMONSTRATIONS, {"m": teachers["m"]}, tmp_path, SMALL)
 
