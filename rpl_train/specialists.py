@@ -20,7 +20,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from rpl_runtime.errors import InvalidGoal, TrainingError
+from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
 from rpl_runtime.kitchen.elements import compound_goal
 from rpl_runtime.manifest import Provenance
 from rpl_train.checkpoint import (
@@ -74,8 +74,11 @@ def load_specialists(path: Path) -> Family:
     """Read what `save_specialists` wrote.
 
     Raises:
-        TrainingError: the file is missing, damaged, or holds something else.
+        InvalidInput: there is no such file.
+        TrainingError: it is damaged, or holds something else.
     """
+    if not path.is_file():
+        raise InvalidInput(f"{path} is no file; `rpl pack` writes one of specialists")
     tensors, metadata = load_tensors(path), load_metadata(path)
     try:
         record = RunRecord.model_validate_json(metadata.get(_BASE, ""))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import drawers
-from rpl_runtime.errors import InvalidGoal, TrainingError
+from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
 from rpl_train.checkpoint import TrainedRun, round_to_half, weights_digest
 from rpl_train.networks import RelayPolicy
 from rpl_train.specialists import load_specialists, save_specialists, unpack
@@ -67,7 +67,7 @@ def test_a_specialist_of_another_architecture_is_refused_and_nothing_is_written(
 
 def test_what_keeps_no_specialists_is_one_sentence(base, tmp_path):
     path = tmp_path / "kept.safetensors"
-    with pytest.raises(TrainingError, match="does not exist"):
+    with pytest.raises(InvalidInput, match="is no file"):
         load_specialists(path)
     path.write_bytes(b"nothing")
     with pytest.raises(TrainingError, match="is damaged"):
