@@ -154,9 +154,16 @@ def finetune(
 
 
 def read_curve(run: Path) -> list[Point]:
-    """The learning curve that a run has written so far."""
+    """The learning curve that a run has written so far.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
     path = run / "curve.json"
-    return [Point(**point) for point in json.loads(path.read_text())] if path.exists() else []
+    try:
+        return [Point(**point) for point in json.loads(path.read_text())] if path.exists() else []
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged: {error}; remove the folder to begin this run anew") from error
 
 
 def _write_curve(run: Path, curve: Sequence[Point]) -> None:

@@ -233,8 +233,12 @@ def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[],
     """The evaluation in a folder; measured first where there is none by this protocol, from what was shown."""
     path = run / "evaluation.json"
     asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.steps}
-    found = json.loads(path.read_text()) if path.exists() else {}
-    if found.get(SHOWN) != shown or not asked.items() <= found["protocol"].items():
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        known = found.get(SHOWN) == shown and asked.items() <= found["protocol"].items()
+    except (ValueError, KeyError, AttributeError):  # damaged, and so not known
+        known = False
+    if not known:
         content = measure() | {SHOWN: shown}
         run.mkdir(parents=True, exist_ok=True)
         staging = run / ".evaluation.tmp"

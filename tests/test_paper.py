@@ -122,6 +122,19 @@ def test_another_protocol_is_evaluated_anew_and_nothing_trained_again(config, mo
             assert row.trials[0].evaluation["protocol"]["episodes"] == episodes
 
 
+def test_what_is_damaged_in_a_folder_of_runs_is_measured_again_or_named(config):
+    method = short("npg-bc")
+    found, _ = reproduced([method], config)
+    [evaluation], [curve] = config.runs.rglob("evaluation.json"), config.runs.rglob("curve.json")
+    for damage in ("", "[]", "{}"):
+        evaluation.write_text(damage)
+        again, _ = reproduced([method], config)
+        assert again[method.name].trials[0].evaluation["starts"] == found[method.name].trials[0].evaluation["starts"]
+    curve.write_text('[{"iteration"')
+    with pytest.raises(TrainingError, match=r"curve\.json is damaged"):
+        reproduced([method], config)
+
+
 def test_other_demonstrations_are_refused_by_what_learned_and_played_by_what_does_not(config, tmp_path):
     found, _ = reproduced([short("npg-bc"), short("nearest")], config)
     shown = paper.shown_digest(config)
