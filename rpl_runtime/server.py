@@ -107,7 +107,7 @@ def serving(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[st
     try:
         yield ready.result()
     finally:
-        if thread.is_alive():
+        with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended by itself
             stopper.result()()
         thread.join()
 
