@@ -146,8 +146,8 @@ def _check_replaceable(path: Path) -> None:
     """A folder that is replaced is removed: nothing of anybody's may be in it but a bundle, however damaged."""
     if not path.exists():
         return
-    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if found and MANIFEST not in found:
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if not path.is_dir() or (found and MANIFEST not in found):
         raise BundleError(f"{path} exists and is not a bundle; choose another path or remove it")
     if others := sorted(found - set(FILES)):
         raise BundleError(f"{path} holds {others[0]}, which is not the bundle's; choose another path or move it away")

@@ -3,9 +3,9 @@
 In: checked bundles, and the names and digests that calls carry. Out: the model that answers. It does not know calls or
 streams beyond their number, and belongs to one thread; `prepare` alone, which takes long, may run in any.
 
-A name stands for one model at a time. What held the name before is retired: the Control
-streams on it go on, and it answers calls that name its digest, as those of runs that began on it and broke off do, for
-as long as there is room. One that was unloaded is forgotten with the last stream on it.
+A name stands for one model at a time. What held the name before is retired: the Control streams on it go on, and it
+answers calls that name its digest, as those of runs that began on it and broke off do, for as long as there is room.
+One that was unloaded is forgotten with the last stream on it.
 """
 
 import hashlib

@@ -110,6 +110,11 @@ class Point(NamedTuple):
     returns: dict[LevelName, float]  # mean sum of rewards an episode
     kl: dict[LevelName, float]  # [nat] of the step taken
 
+    @property
+    def earned(self) -> float:
+        """The return of the low level, or of the high one where that alone learns."""
+        return self.returns["low"] if "low" in self.returns else self.returns["high"]
+
 
 class Specialist(NamedTuple):
     trained: TrainedRun

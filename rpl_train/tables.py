@@ -33,6 +33,8 @@ _EXPLORED = {  # heading -> field of a learning curve, iterations
     "success last": ("success", _LAST),
     "steps first": ("steps_done", _FIRST),
     "steps last": ("steps_done", _LAST),
+    "return first": ("earned", _FIRST),
+    "return last": ("earned", _LAST),
 }
 _PAPER_HEADINGS = ("paper success", "paper steps")
 _RUN_HEADINGS = ("system", "goals", "trials", "episodes", "environment steps", "commit")
@@ -40,7 +42,8 @@ _CAPTION = (
     "success: all four elements done [% of episodes]; steps: how many of four; ever: at any step; end: at the last "
     "one. Mean over goals, the mean over seeds of a goal first, with 95 % bootstrap intervals over goals. The paper's "
     "figures are means over its 17 goals; ~: read off a plot. Episodes that fine-tuning learns from start perturbed "
-    "and sample actions; first: in its first iteration, made with the weights it starts from; last: in its last four."
+    "and sample actions; first: in its first iteration, made with the weights it starts from; last: in its last four; "
+    "return: what the level that learns earns an episode, by the row's own reward."
 )
 _METHODS_CAPTION = (
     "imitates: how demonstrations are relabelled, and the window [steps]; flat: no high level. fine-tunes: a level by "
@@ -223,6 +226,10 @@ def _texts(block: _Block, row: Row) -> Iterator[tuple[str, str]]:
         found = measured(row, block.goals or row.goals)
         if heading.startswith("success"):
             yield f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"
+        elif heading.startswith(
+            "return"
+        ):  # of rows with different rewards, which only a row's own can be compared with
+            yield f"{found.mean:.1f}", f"{found.low:.0f}–{found.high:.0f}"
         else:
             yield f"{found.mean:.2f}", f"{found.low:.2f}–{found.high:.2f}"
 

@@ -189,10 +189,13 @@ def test_a_new_bundle_replaces_an_older_one_whole(own_bundle: Bundle) -> None:
 
 def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("irreplaceable")
-    for path in (tmp_path, tmp_path / "thesis.tex"):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "manifest.json").write_text("irreplaceable")
+    for path in (tmp_path, tmp_path / "thesis.tex", tmp_path / "site" / "manifest.json"):
         with pytest.raises(BundleError, match="exists and is not a bundle"):
             policies.tiny_bundle(path)
     assert (tmp_path / "thesis.tex").read_text() == "irreplaceable"
+    assert (tmp_path / "site" / "manifest.json").read_text() == "irreplaceable"
 
 
 def test_a_bundle_with_something_of_somebodys_in_it_is_left_alone(own_bundle: Bundle) -> None:

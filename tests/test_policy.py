@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +27,17 @@ def rewrite(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], obje
     change(graphs[level])
     high, low = (graph.SerializeToString() for graph in graphs.values())
     return write_bundle(bundle.path, bundle.manifest, high, low)
+
+
+def add_last(graph: onnx.ModelProto, nodes: Sequence[tuple[str, list[str]]]) -> None:
+    """Put operations behind a graph's last layer, named "before"; they are numbered, and "much" is a million."""
+    attributes = {"Cast": {"to": onnx.TensorProto.INT64}, "GatherElements": {"axis": 1}}
+    last = graph.graph.node[-1]
+    outputs = [*map(str, range(1, len(nodes))), last.output[0]]
+    last.output[0] = "before"
+    for (operation, inputs), output in zip(nodes, outputs, strict=True):
+        graph.graph.node.append(onnx.helper.make_node(operation, inputs, [output], **attributes.get(operation, {})))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, dtype=np.float32), "much"))
 
 
 def rows(bundle: Bundle, batch: int) -> dict[str, np.ndarray]:
@@ -155,12 +166,7 @@ def test_weights_that_no_digest_covers_are_refused(own_bundle: Bundle, monkeypat
 def test_a_graph_that_fails_when_it_is_run(own_bundle: Bundle) -> None:
     def reach_beyond(graph: onnx.ModelProto) -> None:
         """Have it pick columns that its last layer does not have."""
-        nodes, last = graph.graph.node, graph.graph.node[-1]
-        nodes.append(onnx.helper.make_node("Add", ["before", "much"], ["large"]))
-        nodes.append(onnx.helper.make_node("Cast", ["large"], ["columns"], to=onnx.TensorProto.INT64))
-        nodes.append(onnx.helper.make_node("GatherElements", ["before", "columns"], list(last.output), axis=1))
-        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, dtype=np.float32), "much"))
-        last.output[0] = "before"
+        add_last(graph, [("Add", ["before", "much"]), ("Cast", ["1"]), ("GatherElements", ["before", "2"])])
 
     policy = OnnxPolicy(rewrite(own_bundle, "low", reach_beyond))
     with pytest.raises(BundleError, match="tiny fails when it is run"):
@@ -169,11 +175,7 @@ def test_a_graph_that_fails_when_it_is_run(own_bundle: Bundle) -> None:
 
 def test_a_graph_that_answers_with_no_number(own_bundle: Bundle) -> None:
     def take_a_root(graph: onnx.ModelProto) -> None:
-        nodes, last = graph.graph.node, graph.graph.node[-1]
-        nodes.append(onnx.helper.make_node("Sub", ["before", "much"], ["negative"]))
-        nodes.append(onnx.helper.make_node("Sqrt", ["negative"], list(last.output)))
-        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, dtype=np.float32), "much"))
-        last.output[0] = "before"
+        add_last(graph, [("Sub", ["before", "much"]), ("Sqrt", ["1"])])
 
     policy = OnnxPolicy(rewrite(own_bundle, "high", take_a_root))
     with pytest.raises(BundleError, match="high level of tiny answers with a number that is not finite"):

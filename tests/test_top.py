@@ -1,0 +1,17 @@
+"""The operator's table of robots: every unit said, and no name taken for markup."""
+
+from rich.console import Console
+
+from rpl_runtime.admin_wire import RobotStatus
+from rpl_runtime.messages import StageTimes
+from rpl_runtime.top import robots_table
+
+
+def test_units_are_shown_and_names_stay_as_they_are() -> None:
+    robot = RobotStatus("[red]a", "[/]kitchen", "d" * 64, "ipv4:1", 1, 7, 3, (), 2.5, StageTimes(1.0, 20.0, 30.0, 60.0))
+    console = Console(record=True, width=160)
+    console.print(robots_table([robot]))
+    shown = console.export_text()
+    assert shown.count("[us]") == 3
+    for part in ("[s]", "[red]a", "[/]kitchen dddddddd", "2.5"):
+        assert part in shown
