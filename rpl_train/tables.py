@@ -226,10 +226,8 @@ def _texts(block: _Block, row: Row) -> Iterator[tuple[str, str]]:
         found = measured(row, block.goals or row.goals)
         if heading.startswith("success"):
             yield f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"
-        elif heading.startswith(
-            "return"
-        ):  # of rows with different rewards, which only a row's own can be compared with
-            yield f"{found.mean:.1f}", f"{found.low:.0f}–{found.high:.0f}"
+        elif heading.startswith("return"):
+            yield f"{found.mean:.1f}", f"{found.low:.1f}–{found.high:.1f}"
         else:
             yield f"{found.mean:.2f}", f"{found.low:.2f}–{found.high:.2f}"
 
