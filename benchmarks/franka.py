@@ -27,20 +27,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.drive import DriveConfig, DriveResult, drive
-from rpl_runtime.hosting import hosting, own_process
-from rpl_runtime.kitchen.elements import EPISODE_STEPS, PERIOD
-from rpl_runtime.limits import PROFILES, Profile
+from rpl_runtime.cli.report import percentiles_us
+from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
+from rpl_runtime.loop.lockstep import RunConfig
+from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
+from rpl_runtime.loop.watchdog import HOLD_PERIODS
+from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.reconnect import ReconnectConfig, lasting_control
-from rpl_runtime.report import percentiles_us
-from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
+from rpl_runtime.robots.franka.franka import FrankaConfig, FrankaRobot
+from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.mirror import KitchenMirror
-from rpl_runtime.robots.simulated import simulated_robot
-from rpl_runtime.run import RunConfig
-from rpl_runtime.server import ServerConfig, serve
-from rpl_runtime.watchdog import HOLD_PERIODS
+from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.server.server import ServerConfig, serve
+from rpl_runtime.server.subprocess import hosting, own_process
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 PACKAGES = ("relay-policy", "numpy", "onnxruntime", "grpcio", "mujoco", "franky-control", "franky-sim")
 STILL = 1e-3  # [rad/s]

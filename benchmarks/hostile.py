@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.access import Access
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.client import Client
-from rpl_runtime.codec import MAX_MESSAGE_BYTES
-from rpl_runtime.hosting import own_process
+from rpl_runtime.auth.client import Access
+from rpl_runtime.auth.tokens import Right, add_grant, grant, new_token
+from rpl_runtime.client.client import Client
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.spec import PolicySpec
-from rpl_runtime.tokens import Right, add_grant, grant, new_token
+from rpl_runtime.server.subprocess import own_process
+from rpl_runtime.wire.control import MAX_MESSAGE_BYTES
 
 STEPS = 60  # of each run of the robot
 ATTACKERS = 4
@@ -278,9 +278,9 @@ def attack(bundle: Path, messages: int, seed: int = 0) -> dict[str, Any]:
 
 
 def _serve(on_ready: Callable[[str], None], bundle: str, tokens: str) -> None:
-    from rpl_runtime.quotas import QuotaConfig
-    from rpl_runtime.security import SecurityConfig
-    from rpl_runtime.server import ServerConfig, serve
+    from rpl_runtime.auth.quotas import QuotaConfig
+    from rpl_runtime.auth.server import SecurityConfig
+    from rpl_runtime.server.server import ServerConfig, serve
 
     security, quotas = SecurityConfig(tokens=Path(tokens)), QuotaConfig(streams=8, calls_per_s=100, messages_per_s=3000)
     serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0", security=security, quotas=quotas), on_ready)

@@ -21,14 +21,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.hosting import hosting
-from rpl_runtime.local import local_control
-from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.reconnect import lasting_control
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.reconnect import lasting_control
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.spec import ResolvedGoal
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.server.subprocess import hosting
 
 LIMIT_US = 60.0  # [us] a step, amortised, p50
 WARM_UP = 5  # horizons before anything is measured

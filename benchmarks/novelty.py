@@ -30,18 +30,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rpl_runtime.bundle import Bundle, load_bundle
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluate import FIRST_SEED, episode_seed
-from rpl_runtime.figures import COLOURS, INK, STYLE
-from rpl_runtime.kitchen.elements import PAPER_GOALS, ROBOT_DIM, STATE_NAMES, compound_goal
-from rpl_runtime.kitchen.fast import FastKitchen
-from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED, StartNoise
-from rpl_runtime.novelty import Novelty
-from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed
+from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.provenance import command, commit, versions
-from rpl_train.rollout import Start, open_kitchens, rollout
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, ROBOT_DIM, STATE_NAMES, compound_goal
+from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, StartNoise
+from rpl_train.rl.rollout import Start, open_kitchens, rollout
 from rpl_train.statistics import STD_FLOOR
+from rpl_train.tasks.kitchen.fast import FastKitchen
 
 AFTER = (80, 120, 280)  # [steps] an episode is judged by what was seen until then
 RESAMPLES = 2000

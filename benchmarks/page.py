@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from rpl_runtime.figures import STYLE
-from rpl_train.tables import fill_page
+from rpl_runtime.evaluation.figures import STYLE
+from rpl_train.paper.tables import fill_page
 
 COLOURS = {"echo": "#999999", "control": "#2f6f9f", "control_unix": "#7fb2d6", "openpi": "#e08a3c", "zeromq": "#6a9a58"}
 PERCENTILES = ("p50", "p90", "p99", "p99.9")

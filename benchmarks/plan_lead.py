@@ -27,16 +27,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rpl_runtime.clock import MonotonicClock, Schedule
-from rpl_runtime.evaluate import FIRST_SEED, episode_seed, parse_goals
-from rpl_runtime.hosting import hosting
-from rpl_runtime.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
-from rpl_runtime.kitchen.simulator import PERTURBED
-from rpl_runtime.local import local_control
+from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.reconnect import ReconnectConfig
+from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
+from rpl_runtime.loop.clock import MonotonicClock, Schedule
+from rpl_runtime.loop.punctual import Punctual
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.punctual import Punctual
-from rpl_runtime.reconnect import ReconnectConfig
 from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
 IN_TIME_S = 0.02  # [s] from an observation to the action it is to be driven by
 ROBOT = "bench"

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluate import EvaluateConfig, evaluate, plan_tasks
-from rpl_runtime.figures import COLOURS, INK, STYLE
-from rpl_runtime.hosting import hosting
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
+from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
+from rpl_runtime.evaluation.results import bootstrap_interval
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.results import bootstrap_interval
-from rpl_runtime.robots.impaired import Conditions
+from rpl_runtime.robots.degraded import Conditions
+from rpl_runtime.server.subprocess import hosting
 
 ROBOTS = {
     "the kitchen's own": Conditions(),

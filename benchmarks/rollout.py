@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rpl_runtime.bundle import load_bundle
 from rpl_runtime.errors import require
-from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM
-from rpl_runtime.kitchen.fast import FastKitchen
-from rpl_runtime.kitchen.simulator import Kitchen
-from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.provenance import command, commit, versions
-from rpl_train.rollout import Episode, Start, open_kitchens, rollout
+from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.tasks.kitchen.fast import FastKitchen
 
 PACKAGES = ("relay-policy", "mujoco", "gymnasium-robotics", "numpy", "onnxruntime")
 ALONE = ("FrankaKitchen-v1 of gymnasium", "Kitchen, for evaluation", "FastKitchen, for training")

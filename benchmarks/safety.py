@@ -24,15 +24,15 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.kitchen.elements import PERIOD, ROBOT_DIM
-from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen
-from rpl_runtime.limits import PROFILES, Profile
-from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.robots.conventions import JOINT_ZERO
-from rpl_runtime.safety import SafetyFilter
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.robots.franka.frames import JOINT_ZERO
+from rpl_runtime.safety.filter import SafetyFilter
+from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen
 
 ARMS = ("panda", "fr3")
 SPEEDS = (0.25, 0.5, 1.0, 1.5, 2.0)  # [rad/s]

@@ -19,9 +19,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from rpl_runtime.evaluate import EvaluateConfig, evaluate, plan_tasks
-from rpl_runtime.hosting import hosting
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
 from rpl_runtime.provenance import command, commit
+from rpl_runtime.server.subprocess import hosting
 
 STEPS = 70  # [control steps] for each element
 KINDS = {  # what `rpl evaluate` calls the sets -> how many elements, and for people

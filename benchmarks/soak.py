@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from rpl_runtime.admin import Admin
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.client import Action, Client, Control
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Action, Client, Control
 from rpl_runtime.errors import StepOutOfOrder
-from rpl_runtime.hosting import hosting
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.server.subprocess import hosting
 
 LIMIT_MB = 5.0  # [MB] growth after the warm-up
 ROBOTS = 32  # of a visit

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import signal
 
-from rpl_runtime.robots.simulated import simulated_robot
+from rpl_runtime.robots.franka.sim import simulated_robot
 
 
 def main() -> None:

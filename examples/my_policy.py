@@ -11,7 +11,7 @@ level sets waypoints on the way to the goal, the low level turns one into thrust
 import torch
 from torch import Tensor, nn
 
-from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
+from rpl_runtime.policy.spec import ElementSpec, PolicySpec, VectorSpec
 
 GRAVITY = 9.81  # [m/s^2]
 

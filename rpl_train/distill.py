@@ -25,13 +25,20 @@ import torch
 from torch import Tensor
 
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.kitchen.elements import compound_goal
-from rpl_runtime.kitchen.fast import FastKitchen
-from rpl_runtime.kitchen.simulator import PERTURBED, StartNoise
-from rpl_runtime.manifest import Provenance
+from rpl_runtime.policy.manifest import Provenance
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.spec import PolicySpec
-from rpl_train.checkpoint import (
+from rpl_runtime.tasks.kitchen.elements import compound_goal
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
+from rpl_train.data.sources import Demonstrations, merged
+from rpl_train.data.trajectory import digest
+from rpl_train.export.parity import FIRST_SEED
+from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
+from rpl_train.pool import Pool, PoolConfig
+from rpl_train.rl.experience import Explorer
+from rpl_train.rl.npg import divergence, require_gaussian
+from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.runs import (
     DEMONSTRATIONS,
     LEVELS,
     LevelName,
@@ -47,14 +54,7 @@ from rpl_train.checkpoint import (
     save_weights,
     weights_digest,
 )
-from rpl_train.demos.sources import Demonstrations, merged
-from rpl_train.demos.trajectory import digest
-from rpl_train.experience import Explorer
-from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
-from rpl_train.npg import divergence, require_gaussian
-from rpl_train.parity import FIRST_SEED
-from rpl_train.pool import Pool, PoolConfig
-from rpl_train.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.tasks.kitchen.fast import FastKitchen
 
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _ROUND = "round.safetensors"  # the student after its last whole round

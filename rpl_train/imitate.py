@@ -23,11 +23,15 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.hosting import end_with_parent
-from rpl_runtime.manifest import Provenance
+from rpl_runtime.policy.manifest import Provenance
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.spec import PolicySpec
-from rpl_train.checkpoint import (
+from rpl_runtime.server.subprocess import end_with_parent
+from rpl_train.data.sources import Demonstrations
+from rpl_train.data.trajectory import Trajectory
+from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, TargetStatistics
+from rpl_train.pool import HighBatch, LowBatch, Pool, PoolConfig
+from rpl_train.runs import (
     LEVELS,
     LevelName,
     RunRecord,
@@ -39,10 +43,6 @@ from rpl_train.checkpoint import (
     save_progress,
     save_weights,
 )
-from rpl_train.demos.sources import Demonstrations
-from rpl_train.demos.trajectory import Trajectory
-from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, TargetStatistics
-from rpl_train.pool import HighBatch, LowBatch, Pool, PoolConfig
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
 _WARM_UP = 200  # [steps]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpl_runtime.manifest import Statistics
-from rpl_runtime.spec import PolicySpec
+from rpl_runtime.policy.manifest import Statistics
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.statistics import STD_FLOOR
 
 _MIN_LOG_STD = -5.0

@@ -22,8 +22,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.spec import PolicySpec
-from rpl_train.demos.trajectory import Trajectory
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_train.data.trajectory import Trajectory
 from rpl_train.relabel import HighTuples, LowTuples, relabel_high, relabel_low
 from rpl_train.statistics import STD_FLOOR, state_statistics
 

@@ -9,7 +9,7 @@ chosen among a few on kitchens whose seeds are not those reported (docs/lab-note
 
 import numpy as np
 
-from rpl_runtime.manifest import Statistics
+from rpl_runtime.policy.manifest import Statistics
 
 _SHRINKAGE = 0.03  # towards dimensions that have nothing to do with each other
 _BEYOND = 0.01  # the share of the states that scores above 1

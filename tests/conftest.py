@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import policies
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
-from rpl_runtime.server import serving
+from rpl_runtime.client.client import Client
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import serving
 
 # How fast a machine is today is no property of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

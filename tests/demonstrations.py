@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
-from rpl_train.demos.sources import Demonstrations
-from rpl_train.demos.trajectory import Trajectory
+from rpl_runtime.policy.spec import ElementSpec, PolicySpec, VectorSpec
+from rpl_train.data.sources import Demonstrations
+from rpl_train.data.trajectory import Trajectory
 
 NAMES = ("hand", "first_drawer", "second_drawer")
 STEPS = 24

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from rpl_runtime import codec
+from rpl_runtime.wire import control as codec
 
 # ------------------------------------------------------------------------------------------ servers that are killed
 
@@ -91,8 +91,8 @@ class Mortal:
 
 def _serve() -> None:
     """The server's process: waits for its orders, serves, and dies where they say so."""
-    from rpl_runtime.bundle import load_bundle
-    from rpl_runtime.server import ServerConfig, serve
+    from rpl_runtime.policy.bundle import load_bundle
+    from rpl_runtime.server.server import ServerConfig, serve
 
     raw = sys.stdin.readline()
     if not raw:  # never needed
@@ -115,7 +115,7 @@ def _end_with_the_test() -> None:
 
 
 def _doom(level: str, call: int, computed: bool) -> None:
-    from rpl_runtime.policy import OnnxPolicy
+    from rpl_runtime.policy.graphs import OnnxPolicy
 
     OnnxPolicy.warm_up = lambda self: None  # type: ignore[method-assign]  # calls of robots alone are counted
     original, calls = getattr(OnnxPolicy, level), iter(range(1, call + 1))

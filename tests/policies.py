@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rpl_runtime.bundle import Bundle, write_bundle
-from rpl_runtime.kitchen.elements import kitchen_spec
-from rpl_runtime.manifest import Manifest, Provenance, Statistics
-from rpl_runtime.spec import ElementSpec, PolicySpec, VectorSpec
+from rpl_runtime.policy.bundle import Bundle, write_bundle
+from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
+from rpl_runtime.policy.spec import ElementSpec, PolicySpec, VectorSpec
+from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 
 
 def tiny_spec(horizon: int = 4, high_noise: int = 3, low_noise: int = 2) -> PolicySpec:

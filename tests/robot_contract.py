@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import LiveRobot, Robot
-from rpl_runtime.spec import PolicySpec
 
 
 class RobotContract:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from rpl_runtime.kitchen.elements import PAPER_GOALS, compound_goal
-from rpl_runtime.results import Episode, summarize
-from rpl_train.finetune import Point
-from rpl_train.methods import METHODS, Method
-from rpl_train.paper import RowResult, TrialResult
+from rpl_runtime.evaluation.results import Episode, summarize
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
+from rpl_train.paper.methods import METHODS, Method
+from rpl_train.paper.reproduce import RowResult, TrialResult
+from rpl_train.rl.finetune import Point
 
 EPISODES, ITERATIONS = 4, 6
 

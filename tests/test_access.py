@@ -11,15 +11,15 @@ import pytest
 import trustme
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from rpl_runtime.access import Access, access_from
-from rpl_runtime.admin import Admin
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.auth.client import Access, access_from
+from rpl_runtime.auth.quotas import QuotaConfig
+from rpl_runtime.auth.server import SecurityConfig
+from rpl_runtime.auth.tokens import Right, add_grant, grant
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, LimitReached, PermissionDenied, ServerUnavailable, Unauthenticated
-from rpl_runtime.quotas import QuotaConfig
-from rpl_runtime.security import SecurityConfig
-from rpl_runtime.server import ServerConfig, serving
-from rpl_runtime.tokens import Right, add_grant, grant
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
 
 STATE = np.zeros(5, dtype=np.float32)
 

@@ -10,9 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import policies
-from rpl_runtime.admin import Admin
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import (
     BundleCorrupt,
     BundleError,
@@ -23,9 +22,10 @@ from rpl_runtime.errors import (
     ProtocolViolation,
     RobotNotFound,
 )
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import Intervention, RelayLoop
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.loop import Intervention, RelayLoop
+from rpl_runtime.server.server import ServerConfig, serving
 
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpl_runtime import admin_wire as wire
 from rpl_runtime.errors import InvalidInput, ProtocolViolation
-from rpl_runtime.messages import StageTimes
+from rpl_runtime.relay.messages import StageTimes
+from rpl_runtime.wire import admin as wire
 
 texts = st.text(max_size=20)
 names = st.text(min_size=1, max_size=20)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rpl_train.baseline import Baseline, advantages
+from rpl_train.rl.baseline import Baseline, advantages
 
 EPISODES = 3
 numbers = st.floats(-5, 5, width=32)

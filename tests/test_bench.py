@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rpl_runtime.bench import BenchConfig, bench, bench_table
-from rpl_runtime.bundle import Bundle
+from rpl_runtime.bench.bench import BenchConfig, bench, bench_table
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.policy.bundle import Bundle
 
 QUICK = BenchConfig(steps=40, paced_s=0.15, warm_up=3, streams=(1, 32), batches=(1, 64))
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import policies
-from rpl_runtime import bundle as bundle_module
-from rpl_runtime.bundle import (
+from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, MismatchedPair, UnsupportedSchema
+from rpl_runtime.policy import bundle as bundle_module
+from rpl_runtime.policy.bundle import (
     CARD,
     EVALUATION,
     FILES,
@@ -27,8 +28,7 @@ from rpl_runtime.bundle import (
     read_files,
     read_graph,
 )
-from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, MismatchedPair, UnsupportedSchema
-from rpl_runtime.policy import OnnxPolicy
+from rpl_runtime.policy.graphs import OnnxPolicy
 
 EVALUATED = {"starts": {"nominal": {"mean_steps_ever": 3.5, "tiny": 1e-05}}, "seeds": [1, 2]}
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from rpl_runtime.card import render_card
-from rpl_runtime.kitchen.elements import kitchen_spec
-from rpl_runtime.manifest import Manifest, Provenance
+from rpl_runtime.policy.card import render_card
+from rpl_runtime.policy.manifest import Manifest, Provenance
+from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 
 DATA = {"name": "play.hdf5", "digest": "ab" * 32, "episodes": 19, "steps": 3680, "licence": "CC BY 4.0"}
 EVALUATION: dict[str, Any] = {

@@ -5,8 +5,9 @@ import torch
 
 from demonstrations import drawer_spec
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.manifest import Provenance, Statistics
-from rpl_train.checkpoint import (
+from rpl_runtime.policy.manifest import Provenance, Statistics
+from rpl_train.networks import NetworkConfig, TargetStatistics
+from rpl_train.runs import (
     RUN,
     RunRecord,
     build_level,
@@ -18,7 +19,6 @@ from rpl_train.checkpoint import (
     save_progress,
     save_weights,
 )
-from rpl_train.networks import NetworkConfig, TargetStatistics
 
 
 def record(hidden: int = 8) -> RunRecord:

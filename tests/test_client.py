@@ -15,11 +15,9 @@ import grpc
 import numpy as np
 import pytest
 
-from rpl_runtime import describe
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.admin import Admin
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Action, Client, Resume
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Action, Client, Resume
 from rpl_runtime.errors import (
     BundleCorrupt,
     BundleError,
@@ -29,10 +27,12 @@ from rpl_runtime.errors import (
     RelayError,
     ServerUnavailable,
 )
-from rpl_runtime.messages import ModelInfo
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.server import serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.relay.messages import ModelInfo
+from rpl_runtime.server.server import serving
+from rpl_runtime.wire import bundles as describe
 
 STATE = np.zeros(5, dtype=np.float32)
 RNG = np.random.default_rng(0)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import policies
-from rpl_runtime import codec, describe
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
-from rpl_runtime.messages import (
+from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay.loop import Intervention, Resume
+from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
     FileInfo,
@@ -28,8 +29,8 @@ from rpl_runtime.messages import (
     Start,
     Started,
 )
-from rpl_runtime.relay import Intervention, Resume
-from rpl_runtime.spec import ResolvedGoal
+from rpl_runtime.wire import bundles as describe
+from rpl_runtime.wire import control as codec
 
 TIMES = StageTimes(1.0, 2.0, 3.0, 8.0)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import InvalidInput, require
-from rpl_runtime.kitchen.contacts import bounds, leave_out, separate
-from rpl_runtime.kitchen.simulator import Kitchen
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_train.tasks.kitchen.contacts import bounds, leave_out, separate
 
 mujoco = require("mujoco", "sim")
 

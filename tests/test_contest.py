@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.contest import contest, folder_peers, own_peers
+from rpl_runtime.bench.load import Order
+from rpl_runtime.bench.processes import contest, folder_peers, own_peers
 from rpl_runtime.errors import RelayError
-from rpl_runtime.peers.load import Order
+from rpl_runtime.policy.bundle import Bundle
 
 SLEEPER = '''"""A peer that does nothing: not even well."""
 
 import time
 from contextlib import contextmanager
 
-from rpl_runtime.peers.load import main
+from rpl_runtime.bench.load import main
 
 
 def serve(bundle, on_ready):
@@ -80,7 +80,7 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(tmp_path: Path, monk
 def test_what_drives_a_peer_needs_nothing_that_its_environment_may_lack():
     from test_boundary import RUNTIME, packages
 
-    assert packages(RUNTIME / "peers" / "load.py") <= sys.stdlib_module_names
+    assert packages(RUNTIME / "bench" / "load.py") <= sys.stdlib_module_names
 
 
 def test_the_peers_of_the_repository_name_themselves():

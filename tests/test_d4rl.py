@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, TARGET_HIGH, TARGET_LOW
-from rpl_runtime.kitchen.simulator import Kitchen
-from rpl_train.demos.d4rl import import_d4rl
-from rpl_train.demos.sources import load_demonstrations
-from rpl_train.demos.summary import summarise
+from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, TARGET_HIGH, TARGET_LOW
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_train.data.sources import load_demonstrations
+from rpl_train.data.summary import summarise
+from rpl_train.tasks.kitchen.d4rl import import_d4rl
 
 HUMAN = Path(__file__).parents[2] / "shared" / "demos"
 COMPLETE, SEQUENCES = HUMAN / "d4rl_kitchen_complete_v0.hdf5", HUMAN / "kitchen_human_24x4.hdf5"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidGoal
-from rpl_runtime.kitchen.elements import ELEMENTS, MAX_TARGET_STEP
-from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen, open_kitchen
-from rpl_train.demos.demonstrator import Demonstrator
-from rpl_train.demos.skills import SKILLS
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, open_kitchen
+from rpl_train.tasks.kitchen.demonstrator import Demonstrator
+from rpl_train.tasks.kitchen.skills import SKILLS
 
 ARM = slice(0, 7)
 

@@ -12,12 +12,12 @@ import drawers
 from demonstrations import drawer_demonstrations
 from rpl_runtime.errors import InvalidGoal, TrainingError
 from rpl_train import distill as module
-from rpl_train.checkpoint import LEVELS, TrainedRun, weights_digest
 from rpl_train.distill import DistillConfig, distill, label
 from rpl_train.networks import Gaussian, NetworkConfig, RelayPolicy
-from rpl_train.npg import divergence
 from rpl_train.pool import Pool
-from rpl_train.rollout import Start
+from rpl_train.rl.npg import divergence
+from rpl_train.rl.rollout import Start
+from rpl_train.runs import LEVELS, TrainedRun, weights_digest
 
 DEMONSTRATIONS = drawer_demonstrations(6)
 SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, kitchens=2, pool=drawers.POOL)

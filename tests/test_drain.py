@@ -11,10 +11,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import RobotLeased, ServerStopping, ServerUnavailable
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
 
 STATE = np.zeros(5, dtype=np.float32)
 LONG_S = 600.0  # nobody waits for so long: a test that needed it would never end

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 
 from faults import Cable, Meddler
 from live_robot import PERIOD_NS, START, FakeArm
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.clock import FakeClock
-from rpl_runtime.control import Control
-from rpl_runtime.drive import INTERRUPTED, DriveConfig, DriveResult, drive
+from rpl_runtime.client.control import Control
+from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import BundleError, InvalidInput, ObjectsLost, RobotStopped, ServerUnavailable
-from rpl_runtime.hosting import own_process
-from rpl_runtime.kitchen.elements import PERIOD, kitchen_spec
-from rpl_runtime.log import RunLog
-from rpl_runtime.logfile import LogHeader, LogWriter, read_log
-from rpl_runtime.messages import Action, Finished, ModelInfo, Reply, Request, Start, Started, valid_until_ns
-from rpl_runtime.reconnect import ReconnectConfig, lasting_control
-from rpl_runtime.run import RunConfig
-from rpl_runtime.server import ServerConfig, serve, serving
+from rpl_runtime.loop.clock import FakeClock
+from rpl_runtime.loop.lockstep import RunConfig
+from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult, drive
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
+from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Reply, Request, Start, Started, valid_until_ns
+from rpl_runtime.server.server import ServerConfig, serve, serving
+from rpl_runtime.server.subprocess import own_process
+from rpl_runtime.tasks.kitchen.elements import PERIOD, kitchen_spec
 from test_logfile import no_file_longer_than
 from test_safety import assert_inside
 
@@ -382,7 +382,7 @@ def test_a_wire_that_is_pulled_out_stops_the_arm(address: str) -> None:
 
 
 def serve_pid(on_ready: Callable[[str], None], bundle: str) -> None:
-    from rpl_runtime.bundle import load_bundle
+    from rpl_runtime.policy.bundle import load_bundle
 
     serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0"), lambda bound: on_ready(f"{os.getpid()} {bound}"))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import InvalidGoal
-from rpl_runtime.kitchen.elements import (
+from rpl_runtime.tasks.kitchen.elements import (
     DONE_DISTANCE,
     ELEMENTS,
     OBJECT_DIMS,
@@ -23,7 +23,7 @@ from rpl_runtime.kitchen.elements import (
     compound_goal,
     kitchen_spec,
 )
-from rpl_runtime.kitchen.simulator import Kitchen
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
 
 
 @pytest.fixture(scope="module")

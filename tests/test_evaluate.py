@@ -8,10 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 import policies
-from rpl_runtime.bundle import Bundle, load_bundle
-from rpl_runtime.cli import app
+from rpl_runtime.cli.app import app
 from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError, ServerUnavailable
-from rpl_runtime.evaluate import (
+from rpl_runtime.evaluation.evaluate import (
     FIRST_SEED,
     EvaluateConfig,
     Evaluation,
@@ -20,11 +19,12 @@ from rpl_runtime.evaluate import (
     parse_goals,
     plan_tasks,
 )
-from rpl_runtime.hosting import hosting
-from rpl_runtime.kitchen.elements import PAPER_GOALS, compound_goal
-from rpl_runtime.results import Episode
-from rpl_runtime.robots.impaired import Conditions, ImpairedRobot
-from rpl_runtime.server import serving
+from rpl_runtime.evaluation.results import Episode
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
+from rpl_runtime.server.server import serving
+from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 
 SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sample=True)
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.server import serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import serving
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "proto_only_client.py"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rpl_runtime.errors import InvalidInput, MissingExtra, TrainingError
-from rpl_train import executor
-from rpl_train.executor import Job, run_jobs
+from rpl_train import jobs as executor
+from rpl_train.jobs import Job, run_jobs
 
 RAY = importlib.util.find_spec("ray") is not None
 
@@ -153,7 +153,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from rpl_train.executor import Job, run_jobs
+from rpl_train.jobs import Job, run_jobs
 from test_executor import say_and_wait
 if __name__ == "__main__":
     run_jobs([Job("one", say_and_wait, (Path(sys.argv[1]),))], workers=1)

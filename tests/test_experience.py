@@ -6,12 +6,12 @@ import torch
 
 import drawers
 from demonstrations import STEPS
-from rpl_runtime.manifest import Statistics
-from rpl_train.checkpoint import LEVELS
-from rpl_train.experience import Explorer, experience, feature_count
+from rpl_runtime.policy.manifest import Statistics
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy, TargetStatistics
-from rpl_train.rewards import REWARDS
-from rpl_train.rollout import Start
+from rpl_train.rl.experience import Explorer, experience, feature_count
+from rpl_train.rl.rewards import REWARDS
+from rpl_train.rl.rollout import Start
+from rpl_train.runs import LEVELS
 
 SPEC = drawers.spec()
 STATISTICS = Statistics(mean=(0.5, 0.2, 0.3), std=(0.4, 0.3, 0.3), low=(0, 0, 0), high=(1, 1, 1))

@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 
 import policies
-from rpl_runtime import cli
-from rpl_runtime.bundle import Bundle, load_bundle
-from rpl_runtime.client import Client
+from rpl_runtime.cli import app as cli
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, ParityError
-from rpl_runtime.kitchen.elements import PAPER_GOALS, kitchen_spec
-from rpl_runtime.manifest import Provenance, Statistics
-from rpl_runtime.policy import OnnxPolicy, graph_metadata
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.server import serving
-from rpl_runtime.spec import PolicySpec
-from rpl_train.checkpoint import LEVELS, RunRecord, build_level, open_run, save_weights
-from rpl_train.export import IR_VERSION, OPSET, ExportResult, export
-from rpl_train.factory import CustomPolicy, load_factory
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
+from rpl_runtime.policy.manifest import Provenance, Statistics
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.server.server import serving
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, kitchen_spec
+from rpl_train.export.export import IR_VERSION, OPSET, ExportResult, export
+from rpl_train.export.factory import CustomPolicy, load_factory
+from rpl_train.export.parity import ParityConfig
 from rpl_train.networks import HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
-from rpl_train.parity import ParityConfig
+from rpl_train.runs import LEVELS, RunRecord, build_level, open_run, save_weights
 
 ROOT = Path(__file__).parents[1]
 PROVENANCE = Provenance(command="test", commit="none")

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import load_bundle
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.fast import FastKitchen
-from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
-from rpl_runtime.policy import OnnxPolicy
-from rpl_train.demos.d4rl import import_d4rl
-from rpl_train.rollout import Start, rollout
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
+from rpl_train.rl.rollout import Start, rollout
+from rpl_train.tasks.kitchen.d4rl import import_d4rl
+from rpl_train.tasks.kitchen.fast import FastKitchen
 
 ROOT = Path(__file__).parents[1]
 RECORDINGS = ROOT.parent / "shared" / "demos"

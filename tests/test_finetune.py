@@ -15,18 +15,25 @@ from safetensors.torch import load_file
 import drawers
 from demonstrations import STEPS, drawer_demonstrations
 from rpl_runtime.errors import DemonstrationError, InvalidGoal, InvalidInput, TrainingError
-from rpl_runtime.kitchen.elements import EPISODE_STEPS, ROBOT_DIM, STATE_DIM, TARGET_HIGH, TARGET_LOW, kitchen_spec
-from rpl_train import finetune as module
-from rpl_train.checkpoint import LEVELS, load_run
-from rpl_train.demos.sources import Demonstrations
-from rpl_train.demos.trajectory import Trajectory
-from rpl_train.finetune import FinetuneConfig, finetune, read_curve
+from rpl_runtime.tasks.kitchen.elements import (
+    EPISODE_STEPS,
+    ROBOT_DIM,
+    STATE_DIM,
+    TARGET_HIGH,
+    TARGET_LOW,
+    kitchen_spec,
+)
+from rpl_train.data.sources import Demonstrations
+from rpl_train.data.trajectory import Trajectory
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
-from rpl_train.npg import NpgConfig
 from rpl_train.pool import Pool, PoolConfig
-from rpl_train.rewards import REWARDS, Reward
-from rpl_train.rollout import rollout
+from rpl_train.rl import finetune as module
+from rpl_train.rl.finetune import FinetuneConfig, finetune, read_curve
+from rpl_train.rl.npg import NpgConfig
+from rpl_train.rl.rewards import REWARDS, Reward
+from rpl_train.rl.rollout import rollout
+from rpl_train.runs import LEVELS, load_run
 
 DEMONSTRATIONS = drawer_demonstrations(6)
 NONE = Demonstrations([], [])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rpl_runtime.bundle import Bundle
+from rpl_runtime.policy.bundle import Bundle
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

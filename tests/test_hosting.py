@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import BundleNotFound, ServerUnavailable
-from rpl_runtime.hosting import hosting, own_process
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.subprocess import hosting, own_process
 
 
 def fail(on_ready: Callable[[str], None]) -> None:
@@ -47,7 +47,7 @@ def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
     script = """
 import sys
 from pathlib import Path
-from rpl_runtime.hosting import hosting
+from rpl_runtime.server.subprocess import hosting
 if __name__ == "__main__":
     with hosting(Path(sys.argv[1])) as address:
         print(address, flush=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.relay import RelayLoop
+from rpl_runtime.relay.loop import RelayLoop
 from rpl_train import imitate as module
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rpl_runtime import cli
-from rpl_runtime.bundle import Bundle, attach_evaluation
+from rpl_runtime.cli import app as cli
+from rpl_runtime.policy.bundle import Bundle, attach_evaluation
 
 EVALUATION = {"starts": {"nominal": {"mean_steps_ever": 3.5, "success_ever": 0.61, "goals": {"home": {}}}, "odd": {}}}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rpl_runtime.errors import LimitReached, RobotLeased, ServerStopping
-from rpl_runtime.leases import Leases
+from rpl_runtime.relay.leases import Leases
 
 
 def test_a_robot_runs_once_until_it_is_free() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.elements import TARGET_HIGH, TARGET_LOW
-from rpl_runtime.kitchen.simulator import Kitchen
-from rpl_runtime.limits import PROFILES, ArmLimits, Box, Profile, profile
+from rpl_runtime.safety.limits import PROFILES, ArmLimits, Box, Profile, profile
+from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
 
 ARMS = [each for each in PROFILES.values() if each.arm]
 

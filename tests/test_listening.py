@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.auth.server import SecurityConfig
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import AddressInUse, InvalidInput, ServerUnavailable
-from rpl_runtime.security import SecurityConfig
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
 
 STATE = np.zeros(5, dtype=np.float32)
 

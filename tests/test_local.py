@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import policies
 from faults import Inside, Meddler, Mortal, free_port
-from rpl_runtime.bundle import Bundle, load_bundle
-from rpl_runtime.client import Client, Control
+from rpl_runtime.client.client import Client, Control
+from rpl_runtime.client.on_robot import cached_bundle, local_control
+from rpl_runtime.client.reconnect import ReconnectConfig
 from rpl_runtime.errors import (
     BundleError,
     InvalidGoal,
@@ -24,11 +25,10 @@ from rpl_runtime.errors import (
     ServerUnavailable,
     StepOutOfOrder,
 )
-from rpl_runtime.local import cached_bundle, local_control
-from rpl_runtime.reconnect import ReconnectConfig
+from rpl_runtime.loop.lockstep import RunConfig, RunResult, run
+from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.robots.kitchen import KitchenRobot
-from rpl_runtime.run import RunConfig, RunResult, run
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serving
 
 KITCHEN = Path(__file__).parent.parent / "models" / "kitchen"
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)

@@ -8,15 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 import policies
-from rpl_runtime import log as log_module
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.cli import app
-from rpl_runtime.client import Client
+from rpl_runtime.cli.app import app
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, RecordingError
-from rpl_runtime.log import RunLog
-from rpl_runtime.logfile import Event, LogHeader, LogWriter, read_log
-from rpl_runtime.run import RunConfig, Step, run
-from rpl_runtime.server import serving
+from rpl_runtime.loop.lockstep import RunConfig, Step, run
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.recording import recorder as log_module
+from rpl_runtime.recording.mcap import Event, LogHeader, LogWriter, read_log
+from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.server.server import serving
 from test_logfile import GOAL, made, no_file_longer_than
 
 SPEC = policies.tiny_spec()

@@ -4,11 +4,11 @@ from typing import get_args
 
 import pytest
 
-from rpl_runtime.kitchen.elements import HORIZON, PAPER_GOALS
-from rpl_train.finetune import Objective
-from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS, RELAY, Method
+from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
+from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS, RELAY, Method
 from rpl_train.pool import Relabelling
-from rpl_train.rewards import RewardName
+from rpl_train.rl.finetune import Objective
+from rpl_train.rl.rewards import RewardName
 
 ROWS = [*METHODS.values(), DISTILLED]
 

@@ -8,11 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from faults import free_port
-from rpl_runtime.admin import Admin
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import AddressInUse, InvalidInput, StepOutOfOrder
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
 
 STATE = np.zeros(5, dtype=np.float32)
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.kitchen.elements import TARGET_HIGH, TARGET_LOW
-from rpl_train.demos.mjl import import_mjl, import_mjl_folder
+from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
+from rpl_train.tasks.kitchen.mjl import import_mjl, import_mjl_folder
 
 SIZES = (30, 29, 9)
 EXTRA = (1, 2, 3)  # mocap bodies, sensor values, user values

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import policies
-from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import BundleCorrupt, BundleError, LimitReached, ModelNotFound, ProtocolViolation
-from rpl_runtime.models import Model, Models, model_of, prepare
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.models import Model, Models, model_of, prepare
 
 
 @pytest.fixture(scope="module")

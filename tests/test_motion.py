@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpl_runtime.motion import DT, Motion, State, braking, sample_times, through
+from rpl_runtime.safety.motion import DT, Motion, State, braking, sample_times, through
 
 ACCELERATION, JERK = np.array([10.0, 7.5, 20.0]), np.array([5000.0, 3750.0, 10000.0])
 STATES = st.tuples(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidGoal
-from rpl_runtime.evaluate import EvaluateConfig
-from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM, compound_goal, kitchen_spec
-from rpl_runtime.results import check_evaluation
-from rpl_train import nearest as module
-from rpl_train.demos.sources import Demonstrations
-from rpl_train.demos.trajectory import Trajectory
-from rpl_train.nearest import evaluate_nearest, nearest
+from rpl_runtime.evaluation.evaluate import EvaluateConfig
+from rpl_runtime.evaluation.results import check_evaluation
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM, compound_goal, kitchen_spec
+from rpl_train.data.sources import Demonstrations
+from rpl_train.data.trajectory import Trajectory
+from rpl_train.paper import nearest as module
+from rpl_train.paper.nearest import evaluate_nearest, nearest
 
 AT_REST = np.zeros(STATE_DIM, dtype=np.float32)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from demonstrations import drawer_spec
-from rpl_runtime.manifest import Statistics
+from rpl_runtime.policy.manifest import Statistics
 from rpl_train.networks import (
     CommandedGoal,
     HighLevel,

@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 import policies
 from demonstrations import drawer_demonstrations, drawer_spec
-from rpl_runtime.bundle import Bundle, attach_evaluation, load_bundle, write_bundle
 from rpl_runtime.errors import BundleError, DemonstrationError
-from rpl_runtime.manifest import Statistics
-from rpl_runtime.novelty import Novelty
-from rpl_train.demos.sources import Demonstrations
-from rpl_train.novelty import add_novelty
+from rpl_runtime.policy.bundle import Bundle, attach_evaluation, load_bundle, write_bundle
+from rpl_runtime.policy.manifest import Statistics
+from rpl_runtime.policy.novelty import Novelty
+from rpl_train.data.sources import Demonstrations
+from rpl_train.export.novelty import add_novelty
 
 
 def test_the_score_is_the_length_of_the_whitened_deviation() -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from demonstrations import drawer_spec
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.manifest import Statistics
+from rpl_runtime.policy.manifest import Statistics
 from rpl_train.networks import Gaussian, HighLevel, LowLevel, TargetStatistics
-from rpl_train.npg import (
+from rpl_train.rl.npg import (
     GaussianHead,
     NpgConfig,
     Samples,

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import policies
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import ServerStopping
+from rpl_runtime.policy.bundle import Bundle
 from test_security import pems
 
-RPL = [sys.executable, "-c", "from rpl_runtime.cli import main; main()"]
+RPL = [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()"]
 STATE = np.zeros(5, dtype=np.float32)
 
 

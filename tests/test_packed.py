@@ -8,9 +8,10 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpl_runtime import codec, packed
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.messages import Observation
+from rpl_runtime.relay.messages import Observation
+from rpl_runtime.wire import control as codec
+from rpl_runtime.wire import packed
 
 KINDS = ("ControlRequest", "ControlReply", "PlanRequest", "PlanReply", "ActRequest", "ActReply")
 floats = st.lists(st.floats(width=32), max_size=5)

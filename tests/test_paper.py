@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput, TrainingError
-from rpl_runtime.evaluate import EvaluateConfig
-from rpl_runtime.kitchen.elements import EPISODE_STEPS, PAPER_GOALS, ROBOT_DIM, STATE_DIM, compound_goal
-from rpl_train import finetune, paper
-from rpl_train.demos.trajectory import Trajectory, load, save
-from rpl_train.finetune import FinetuneConfig
-from rpl_train.methods import COMPARED_GOALS, METHODS, Method
-from rpl_train.paper import PaperConfig, Trial, chosen, finetune_config, plan, pool_config, reproduce
-from rpl_train.parity import ParityConfig
-from rpl_train.rollout import rollout
+from rpl_runtime.evaluation.evaluate import EvaluateConfig
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PAPER_GOALS, ROBOT_DIM, STATE_DIM, compound_goal
+from rpl_train.data.trajectory import Trajectory, load, save
+from rpl_train.export.parity import ParityConfig
+from rpl_train.paper import reproduce as paper
+from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Method
+from rpl_train.paper.reproduce import PaperConfig, Trial, chosen, finetune_config, plan, pool_config, reproduce
+from rpl_train.rl import finetune
+from rpl_train.rl.finetune import FinetuneConfig
+from rpl_train.rl.rollout import rollout
 
 
 @pytest.fixture

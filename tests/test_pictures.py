@@ -7,9 +7,9 @@ import pytest
 
 import rows
 from rpl_runtime.errors import InvalidInput
-from rpl_train.methods import METHODS
-from rpl_train.pictures import draw_paper
-from rpl_train.scores import write_distilled, write_row
+from rpl_train.paper.methods import METHODS
+from rpl_train.paper.plots import draw_paper
+from rpl_train.paper.results import write_distilled, write_row
 
 
 def drawn(folder, *names) -> set[str]:

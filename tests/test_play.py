@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
-from rpl_runtime.kitchen.elements import ELEMENTS
-from rpl_runtime.kitchen.simulator import NOMINAL, open_kitchen
-from rpl_train.demos import play as module
-from rpl_train.demos.play import PlayConfig, perform, play, sequence_elements
-from rpl_train.demos.sheet import contact_sheet
-from rpl_train.demos.summary import play_facts, print_play
-from rpl_train.demos.trajectory import digest, load, load_folder
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS
+from rpl_runtime.tasks.kitchen.simulator import NOMINAL, open_kitchen
+from rpl_train.data.summary import play_facts, print_play
+from rpl_train.data.trajectory import digest, load, load_folder
+from rpl_train.tasks.kitchen import play as module
+from rpl_train.tasks.kitchen.play import PlayConfig, perform, play, sequence_elements
+from rpl_train.tasks.kitchen.sheet import contact_sheet
 
 SHORT = PlayConfig(sequences=3, limit=6, seed=7)  # far too short to finish anything
 

@@ -16,9 +16,9 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 import policies
-from rpl_runtime.bundle import LOW, Bundle, load_bundle, write_bundle
 from rpl_runtime.errors import BundleError, MismatchedPair
-from rpl_runtime.policy import OnnxPolicy, graph_metadata
+from rpl_runtime.policy.bundle import LOW, Bundle, load_bundle, write_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 
 
 def rewrite(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], object]) -> Bundle:
@@ -190,7 +190,7 @@ def test_a_file_that_is_no_graph(own_bundle: Bundle) -> None:
 
 def test_nobody_is_told_what_runs(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """ONNX Runtime leaves an id of the machine in the home of whoever it reports on; a CI's it does not report on."""
-    program = "import sys, rpl_runtime.policy, rpl_runtime.bundle as b; b.load_bundle(sys.argv[1])"
+    program = "import sys, rpl_runtime.policy.graphs, rpl_runtime.policy.bundle as b; b.load_bundle(sys.argv[1])"
     surroundings = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
     env = surroundings | {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", program, str(tiny_bundle.path)], env=env, check=True)

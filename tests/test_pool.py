@@ -7,7 +7,7 @@ import pytest
 
 from demonstrations import STEPS, drawer_demonstration, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import DemonstrationError
-from rpl_train.demos.trajectory import Trajectory
+from rpl_train.data.trajectory import Trajectory
 from rpl_train.pool import Pool, PoolConfig
 
 PLAIN = PoolConfig(

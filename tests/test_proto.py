@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from rpl_runtime import codec
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.wire import control as codec
 
 ROOT = Path(__file__).parent.parent
 PROTOS = [ROOT / "proto" / "rpl" / "v1" / f"{name}.proto" for name in ("relay", "admin")]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpl_runtime.client import Action
+from rpl_runtime.client.client import Action
 from rpl_runtime.errors import InvalidInput, ServerUnavailable
-from rpl_runtime.punctual import Punctual
+from rpl_runtime.loop.punctual import Punctual
 
 ALWAYS, NEVER = 2**63 - 1, 0
 STATE = np.zeros(5)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpl_runtime import quotas
+from rpl_runtime.auth import quotas
+from rpl_runtime.auth.quotas import QuotaConfig, Quotas, Share, network_of
 from rpl_runtime.errors import LimitReached
-from rpl_runtime.quotas import QuotaConfig, Quotas, Share, network_of
 
 
 def passed(share: Share, at: float, tries: int) -> int:

@@ -12,9 +12,9 @@ import pytest
 
 import policies
 from faults import Cable, Death, Inside, Meddler, Mortal, free_port
-from rpl_runtime import server
-from rpl_runtime.bundle import Bundle, load_bundle
-from rpl_runtime.client import Action, Client, Control
+from rpl_runtime.client.client import Action, Client, Control
+from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control, persist
 from rpl_runtime.errors import (
     BundleError,
     InvalidInput,
@@ -24,13 +24,13 @@ from rpl_runtime.errors import (
     ServerUnavailable,
     StepOutOfOrder,
 )
-from rpl_runtime.local import local_control
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.reconnect import ReconnectConfig, lasting_control, persist
-from rpl_runtime.relay import RelayLoop
+from rpl_runtime.loop.lockstep import RunConfig, RunResult, run
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.robots.kitchen import KitchenRobot
-from rpl_runtime.run import RunConfig, RunResult, run
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.server import server
+from rpl_runtime.server.server import ServerConfig, serving
 
 KITCHEN = Path(__file__).parent.parent / "models" / "kitchen"
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)

@@ -10,14 +10,14 @@ import imageio.v3
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import MissingExtra
-from rpl_runtime.evaluate import EvaluateConfig, plan_tasks
-from rpl_runtime.film import film
-from rpl_runtime.kitchen.elements import compound_goal
-from rpl_runtime.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH, Frame, Renderer, open_renderer, write_sheet
-from rpl_runtime.kitchen.simulator import Kitchen, open_kitchen
-from rpl_runtime.server import serving
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
+from rpl_runtime.evaluation.film import film
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import serving
+from rpl_runtime.tasks.kitchen.elements import compound_goal
+from rpl_runtime.tasks.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH, Frame, Renderer, open_renderer, write_sheet
+from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
 
 GOAL = compound_goal("mkbs")
 
@@ -103,8 +103,8 @@ def test_a_kitchen_that_draws_nothing_needs_no_gl_library():
 import ctypes.util, os
 ctypes.util.find_library = lambda name: None
 from rpl_runtime.errors import MissingExtra
-from rpl_runtime.kitchen.render import Renderer
-from rpl_runtime.kitchen.simulator import open_kitchen
+from rpl_runtime.tasks.kitchen.render import Renderer
+from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 with open_kitchen() as kitchen:
     try:
         Renderer(kitchen.model, ())

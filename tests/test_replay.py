@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.kitchen.simulator import Kitchen, open_kitchen
-from rpl_train.demos.d4rl import import_d4rl
-from rpl_train.demos.replay import replay, replay_table
-from rpl_train.demos.trajectory import Trajectory
+from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
+from rpl_train.data.trajectory import Trajectory
+from rpl_train.tasks.kitchen.d4rl import import_d4rl
+from rpl_train.tasks.kitchen.replay import replay, replay_table
 
 SEQUENCES = Path(__file__).parents[2] / "shared" / "demos" / "kitchen_human_24x4.hdf5"
 needs_recordings = pytest.mark.skipif(not SEQUENCES.exists(), reason="the human recordings are not here")

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import policies
-from rpl_runtime import admin_wire
-from rpl_runtime.bundle import Bundle, load_bundle
-from rpl_runtime.cli import app
-from rpl_runtime.client import Client
+from rpl_runtime.cli.app import app
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, RobotLeased
-from rpl_runtime.logfile import Log, LoggedStep, LogHeader
-from rpl_runtime.replay import replay
-from rpl_runtime.server import serving
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
+from rpl_runtime.recording.replay import replay
+from rpl_runtime.server.server import serving
+from rpl_runtime.wire import admin as admin_wire
 
 MODELS = Path(__file__).parent.parent / "models"
 SPEC = policies.tiny_spec()

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.figures import draw_results
-from rpl_runtime.kitchen.elements import PAPER_GOALS, compound_goal
-from rpl_runtime.results import MEASURES, Episode, bootstrap_interval, described, print_results, summarize
-from rpl_runtime.robots.impaired import Conditions
+from rpl_runtime.evaluation.figures import draw_results
+from rpl_runtime.evaluation.results import MEASURES, Episode, bootstrap_interval, described, print_results, summarize
+from rpl_runtime.robots.degraded import Conditions
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 
 
 def episode(goal: str, ever: str, end: str, seed: int = 0, refused: str | None = None) -> Episode:

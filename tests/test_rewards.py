@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from demonstrations import drawer_spec
-from rpl_runtime.spec import PolicySpec
-from rpl_train.rewards import REWARDS, Outcome, RewardName, outcome
-from rpl_train.rollout import Episode, Start
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_train.rl.rewards import REWARDS, Outcome, RewardName, outcome
+from rpl_train.rl.rollout import Episode, Start
 
 FIRST, SECOND = "first drawer", "second drawer"
 ENDS = np.array([1, 2])  # a subgoal of two steps, one of one

@@ -6,11 +6,11 @@ import pytest
 import policies
 from live_robot import PERIOD_NS, FakeArm
 from robot_contract import LiveContract, RobotContract
-from rpl_runtime.clock import FakeClock
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.elements import kitchen_spec
+from rpl_runtime.loop.clock import FakeClock
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
-from rpl_runtime.spec import PolicySpec
+from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 
 
 class Cart:

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.kitchen.elements import TARGET_HIGH, TARGET_LOW
-from rpl_runtime.kitchen.servo import RANGE_HIGH, RANGE_LOW
-from rpl_runtime.kitchen.simulator import open_kitchen
-from rpl_runtime.limits import PROFILES
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.robots.conventions import JOINT_ZERO, pose_in_base, pose_in_kitchen, to_franka, to_kitchen
-from rpl_runtime.robots.panda_kinematics import flange_pose
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.robots.franka.frames import JOINT_ZERO, pose_in_base, pose_in_kitchen, to_franka, to_kitchen
+from rpl_runtime.safety.kinematics import flange_pose
+from rpl_runtime.safety.limits import PROFILES
+from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
+from rpl_runtime.tasks.kitchen.servo import RANGE_HIGH, RANGE_LOW
+from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 
 ROOT = Path(__file__).parent.parent
 Pose = tuple[np.ndarray, np.ndarray]  # position (3,) [m], rotation (3, 3), in the frame of the arm's base

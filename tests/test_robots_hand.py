@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import RobotStopped
-from rpl_runtime.robots.hand import Hand, HandConfig, wanted_width
+from rpl_runtime.robots.franka.hand import Hand, HandConfig, wanted_width
 
 franky = pytest.importorskip("franky", reason="needs the franka extra")
 

@@ -9,14 +9,14 @@ import pytest
 
 from robot_contract import RobotContract
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
-from rpl_runtime.kitchen.simulator import PERTURBED
-from rpl_runtime.limits import PROFILES
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
-from rpl_runtime.robots.conventions import JOINT_ZERO
-from rpl_runtime.robots.impaired import Conditions, ImpairedRobot
+from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
+from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.kitchen import KitchenRobot
-from rpl_runtime.spec import PolicySpec
+from rpl_runtime.safety.limits import PROFILES
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
 EVERYTHING = Conditions("fr3", 0.01, 0.02, object_latency=2, object_dropout=0.3, latency=1)
 KNOB, BURNER, DOOR = (STATE_NAMES.index(name) for name in ("top_left_knob", "top_left_burner", "microwave_door"))

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import load_bundle
-from rpl_runtime.kitchen.elements import ELEMENTS, EPISODE_STEPS, PERIOD, compound_goal
-from rpl_runtime.kitchen.servo import course
-from rpl_runtime.kitchen.simulator import open_kitchen
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.robots.franka import HOME
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.robots.franka.franka import HOME
 from rpl_runtime.robots.mirror import KitchenMirror
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS, PERIOD, compound_goal
+from rpl_runtime.tasks.kitchen.servo import course
+from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 
 ROOT = Path(__file__).parent.parent
 

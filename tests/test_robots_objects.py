@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput, ObjectsLost, ProtocolViolation
-from rpl_runtime.kitchen.elements import ELEMENTS, STATE_NAMES
-from rpl_runtime.robots import objects_wire as wire
-from rpl_runtime.robots.conventions import pose_in_base
+from rpl_runtime.robots.franka.frames import pose_in_base
 from rpl_runtime.robots.objects import CalledObjects, FixedObjects, StreamedObjects
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, STATE_NAMES
+from rpl_runtime.wire import objects as wire
 
 ROBOT = np.zeros(9)
 JOINTS = STATE_NAMES[9:23]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import require
-from rpl_runtime.kitchen.simulator import Kitchen
-from rpl_runtime.robots.panda_kinematics import flange_pose
+from rpl_runtime.safety.kinematics import flange_pose
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
 
 RNG = np.random.default_rng(0)
 JOINTS = RNG.uniform([-2.7, -1.7, -2.7, -3.0, -2.7, 0.6, -2.7], [2.7, 1.7, 2.7, -0.2, 2.7, 3.7, 2.7], (50, 7))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import RelayError
-from rpl_runtime.kitchen.elements import kitchen_spec
-from rpl_runtime.kitchen.fast import FastKitchen
-from rpl_runtime.kitchen.simulator import Kitchen
-from rpl_runtime.spec import VectorSpec
-from rpl_train.rollout import Episode, Start, open_kitchens, rollout
+from rpl_runtime.policy.spec import VectorSpec
+from rpl_runtime.tasks.kitchen.elements import kitchen_spec
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.tasks.kitchen.fast import FastKitchen
 
 SPEC = kitchen_spec("wave", horizon=5)
 STARTS = [

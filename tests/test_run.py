@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 import policies
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.cli import app
-from rpl_runtime.client import Client
+from rpl_runtime.cli.app import app
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ServerUnavailable, StepOutOfOrder
-from rpl_runtime.run import RunConfig, Step, parse_goal, run
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.loop.lockstep import RunConfig, Step, parse_goal, run
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
 
 
 class Cart:

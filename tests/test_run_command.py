@@ -11,22 +11,22 @@ import pytest
 from typer.testing import CliRunner
 
 from live_robot import FakeArm
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.cli import app
-from rpl_runtime.clock import FakeClock
-from rpl_runtime.drive import INTERRUPTED, DriveConfig, DriveResult
+from rpl_runtime.cli.app import app
+from rpl_runtime.cli.report import drive_facts, print_drive
+from rpl_runtime.cli.run import _exit_code
 from rpl_runtime.errors import InvalidInput, RobotUnavailable
-from rpl_runtime.kitchen.elements import kitchen_spec
-from rpl_runtime.kitchen.simulator import open_kitchen
-from rpl_runtime.logfile import read_log
-from rpl_runtime.messages import Started
-from rpl_runtime.report import drive_facts, print_drive
+from rpl_runtime.loop.clock import FakeClock
+from rpl_runtime.loop.lockstep import run_result
+from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult
+from rpl_runtime.loop.watchdog import Event, Stop
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.recording.mcap import read_log
+from rpl_runtime.relay.messages import Started
+from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.objects import UNTOUCHED
-from rpl_runtime.robots.simulated import simulated_robot
-from rpl_runtime.run import run_result
-from rpl_runtime.run_command import _exit_code
-from rpl_runtime.server import serving
-from rpl_runtime.watchdog import Event, Stop
+from rpl_runtime.server.server import serving
+from rpl_runtime.tasks.kitchen.elements import kitchen_spec
+from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def address(kitchen_bundle: Bundle) -> Iterator[str]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Periods that go by as fast as their answers come, however long these take."""
-    monkeypatch.setattr("rpl_runtime.drive.MonotonicClock", FakeClock)
-    monkeypatch.setattr("rpl_runtime.run_command.DriveConfig", lambda run: DriveConfig(run, patience=1e4))
-    monkeypatch.setattr("rpl_runtime.run_command.HOLD_PERIODS", 1000)
+    monkeypatch.setattr("rpl_runtime.loop.realtime.MonotonicClock", FakeClock)
+    monkeypatch.setattr("rpl_runtime.cli.run.DriveConfig", lambda run: DriveConfig(run, patience=1e4))
+    monkeypatch.setattr("rpl_runtime.cli.run.HOLD_PERIODS", 1000)
 
 
 def rpl_run(*arguments: str) -> Any:

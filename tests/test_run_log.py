@@ -11,11 +11,11 @@ import grpc
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, StepOutOfOrder
-from rpl_runtime.log_format import LogFormat, write_log
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.telemetry.log_format import LogFormat, write_log
 
 STATE = np.zeros(5, dtype=np.float32)
 
@@ -89,7 +89,7 @@ def test_no_line_is_endless(tiny_bundle: Bundle) -> None:
 
 def test_a_flood_of_lines_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("rpl_runtime.log_format.time.monotonic", lambda: now)
+    monkeypatch.setattr("rpl_runtime.telemetry.log_format.time.monotonic", lambda: now)
     log = logging.getLogger("rpl_runtime.test")
     with written(LogFormat.TEXT) as lines:
         for number in range(1000):

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import policies
-from rpl_runtime import codec
-from rpl_runtime.bundle import Bundle
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
-from rpl_runtime.leases import Leases
-from rpl_runtime.messages import (
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay.leases import Leases
+from rpl_runtime.relay.loop import Resume
+from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
     Finish,
@@ -26,10 +28,8 @@ from rpl_runtime.messages import (
     Start,
     Started,
 )
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import Resume
-from rpl_runtime.runs import Runs
-from rpl_runtime.spec import ResolvedGoal
+from rpl_runtime.relay.session import Runs
+from rpl_runtime.wire import control as codec
 
 STATE = np.zeros(5, dtype=np.float32)
 DOOR: Goal = ("door",)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rpl_runtime.bundle import load_bundle
 from rpl_runtime.errors import InvalidInput, ProtocolViolation
-from rpl_runtime.kitchen.elements import PERIOD, compound_goal
-from rpl_runtime.kitchen.simulator import PERTURBED, Kitchen
-from rpl_runtime.limits import PROFILES, Box, Profile
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.relay import RelayLoop
-from rpl_runtime.robots.panda_kinematics import flange_pose
-from rpl_runtime.safety import SafetyFilter, reading_fault
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.safety.filter import SafetyFilter, reading_fault
+from rpl_runtime.safety.kinematics import flange_pose
+from rpl_runtime.safety.limits import PROFILES, Box, Profile
+from rpl_runtime.tasks.kitchen.elements import PERIOD, compound_goal
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen
 
 MS = 1e-3  # [s]
 HOME = np.array([0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785, 0.04, 0.04])

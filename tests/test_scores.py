@@ -9,12 +9,12 @@ import pytest
 
 import rows
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.elements import PAPER_GOALS
-from rpl_runtime.results import MEASURES
-from rpl_train.demos.trajectory import Trajectory, save
-from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
-from rpl_train.paper import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
-from rpl_train.scores import (
+from rpl_runtime.evaluation.results import MEASURES
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
+from rpl_train.data.trajectory import Trajectory, save
+from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS
+from rpl_train.paper.reproduce import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
+from rpl_train.paper.results import (
     curve,
     exploring,
     known_trials,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from rpl_runtime.auth.server import Gate, SecurityConfig, is_local, server_credentials
+from rpl_runtime.auth.tokens import Right, add_grant, grant
 from rpl_runtime.errors import InvalidInput, PermissionDenied, RelayError, Unauthenticated
-from rpl_runtime.security import Gate, SecurityConfig, is_local, server_credentials
-from rpl_runtime.tokens import Right, add_grant, grant
 
 LOCAL, REMOTE = "127.0.0.1:50051", "0.0.0.0:50051"
 

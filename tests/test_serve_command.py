@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.client import Client
+from rpl_runtime.policy.bundle import Bundle
 
 STATE = np.zeros(5, dtype=np.float32)
 
 
 def rpl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from rpl_runtime.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -27,7 +27,7 @@ def rpl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from rpl_runtime.cli import main; main()", "serve", str(own_bundle.path)]
+    command = [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()", "serve", str(own_bundle.path)]
     with subprocess.Popen(
         [*command, "--address", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

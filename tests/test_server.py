@@ -16,10 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import policies
-from rpl_runtime import codec
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.bundle import Bundle, read_files
-from rpl_runtime.client import Action, Client, Control
+from rpl_runtime.client.client import Action, Client, Control
 from rpl_runtime.errors import (
     BundleCorrupt,
     InvalidInput,
@@ -30,9 +28,11 @@ from rpl_runtime.errors import (
     ServerUnavailable,
     StepOutOfOrder,
 )
-from rpl_runtime.messages import Finish
-from rpl_runtime.policy import OnnxPolicy
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle, read_files
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.messages import Finish
+from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.wire import control as codec
 
 STATE = np.zeros(5, dtype=np.float32)
 
@@ -204,7 +204,7 @@ def test_a_stream_that_ends_badly_frees_its_robots(channel: grpc.Channel, contro
 def test_a_client_that_dies_frees_its_robots(tiny_address: str, caplog: pytest.LogCaptureFixture) -> None:
     """The server hears of it by itself; until then the robot stays leased."""
     program = (
-        "import sys, numpy as np\nfrom rpl_runtime.client import Client\n"
+        "import sys, numpy as np\nfrom rpl_runtime.client.client import Client\n"
         "control = Client(sys.argv[1]).control()\n"
         "control.start('doomed', ['door'], np.zeros(5))\nprint('started', flush=True)\nsys.stdin.read()"
     )
@@ -230,7 +230,7 @@ def test_a_client_that_dies_frees_its_robots(tiny_address: str, caplog: pytest.L
 
 def test_many_streams_run_side_by_side(tiny_address: str, tiny_bundle: Bundle) -> None:
     """Each robot's run is what it would be alone."""
-    from rpl_runtime.relay import RelayLoop
+    from rpl_runtime.relay.loop import RelayLoop
 
     rng = np.random.default_rng(0)
     states = rng.uniform(-0.4, 0.4, (20, 5)).astype(np.float32)
@@ -347,7 +347,7 @@ def test_it_is_live_at_once_and_ready_after_warm_up(own_bundle: Bundle, monkeypa
 
 def test_a_damaged_bundle_is_not_served(own_bundle: Bundle) -> None:
     """Damage after loading is found as well: what is served is what was checked."""
-    from rpl_runtime.bundle import load_bundle
+    from rpl_runtime.policy.bundle import load_bundle
 
     (own_bundle.path / "low.onnx").write_bytes(b"other")
     with pytest.raises(BundleCorrupt):

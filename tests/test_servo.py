@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rpl_runtime.kitchen import servo
-from rpl_runtime.kitchen.elements import MAX_TARGET_STEP, PERIOD
-from rpl_runtime.kitchen.simulator import Kitchen, open_kitchen
+from rpl_runtime.tasks.kitchen import servo
+from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, PERIOD
+from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
 
 STILL = np.zeros(7)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.kitchen.elements import MAX_TARGET_STEP
-from rpl_runtime.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
+from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP
+from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
 
 
 @pytest.fixture(scope="module")

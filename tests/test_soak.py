@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rpl_runtime.bundle import Bundle
+from rpl_runtime.policy.bundle import Bundle
 
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 

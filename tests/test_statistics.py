@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpl_runtime.novelty import Novelty
+from rpl_runtime.policy.novelty import Novelty
 from rpl_train.statistics import state_statistics
 
 

@@ -4,9 +4,9 @@ import pytest
 
 import rows
 from rpl_runtime.errors import InvalidInput
-from rpl_train.methods import COMPARED_GOALS, DISTILLED, METHODS
-from rpl_train.scores import names, write_distilled, write_row
-from rpl_train.tables import methods_facts, print_methods, print_paper, write_markdown
+from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS
+from rpl_train.paper.results import names, write_distilled, write_row
+from rpl_train.paper.tables import methods_facts, print_methods, print_paper, write_markdown
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rpl_runtime.auth.tokens import (
+    Grant,
+    Right,
+    add_grant,
+    find,
+    grant,
+    new_token,
+    read_grants,
+    read_token,
+    write_private,
+)
 from rpl_runtime.errors import InvalidInput, Unauthenticated
-from rpl_runtime.tokens import Grant, Right, add_grant, find, grant, new_token, read_grants, read_token, write_private
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SHA = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"

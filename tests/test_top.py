@@ -2,9 +2,9 @@
 
 from rich.console import Console
 
-from rpl_runtime.admin_wire import RobotStatus
-from rpl_runtime.messages import StageTimes
-from rpl_runtime.top import robots_table
+from rpl_runtime.cli.top import robots_table
+from rpl_runtime.relay.messages import StageTimes
+from rpl_runtime.wire.admin import RobotStatus
 
 
 def test_units_are_shown_and_names_stay_as_they_are() -> None:

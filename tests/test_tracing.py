@@ -9,11 +9,11 @@ import grpc
 import numpy as np
 import pytest
 
-from rpl_runtime.admin import Admin
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, ModelNotFound, StepOutOfOrder
-from rpl_runtime.server import ServerConfig, serving
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.server.server import ServerConfig, serving
 
 pytest.importorskip("opentelemetry.sdk")
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc

@@ -9,15 +9,15 @@ import pytest
 
 import policies
 import rows
-from rpl_runtime.bundle import attach_evaluation, load_bundle
-from rpl_runtime.cli import main
-from rpl_runtime.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
-from rpl_runtime.novelty import Novelty
-from rpl_train.checkpoint import load_run, weights_digest
-from rpl_train.demos.trajectory import Trajectory, save
-from rpl_train.methods import METHODS
-from rpl_train.rollout import rollout
-from rpl_train.scores import write_row
+from rpl_runtime.cli.app import main
+from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
+from rpl_runtime.policy.novelty import Novelty
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
+from rpl_train.data.trajectory import Trajectory, save
+from rpl_train.paper.methods import METHODS
+from rpl_train.paper.results import write_row
+from rpl_train.rl.rollout import rollout
+from rpl_train.runs import load_run, weights_digest
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_base_that_is_not_there_is_one_sentence(rpl, demonstrations, tmp_path,
 
 
 def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_path, monkeypatch):
-    from rpl_train import finetune
+    from rpl_train.rl import finetune
 
     monkeypatch.setattr(finetune, "rollout", partial(rollout, steps=4))  # and not 280
     base, run = tmp_path / "base", tmp_path / "run"
@@ -201,8 +201,11 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
 @pytest.fixture
 def in_seconds(monkeypatch):
     """Every stage of a recipe with episodes of a few steps, in this process; the value is what would be evaluated."""
-    from rpl_runtime import measure_cli
-    from rpl_train import distill, export, finetune, specialise
+    from rpl_runtime.cli import measure as measure_cli
+    from rpl_train import distill
+    from rpl_train.export import export
+    from rpl_train.rl import finetune
+    from rpl_train.tasks.kitchen import specialise
 
     def here(jobs, workers, progress):
         for job in jobs:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_train.demos.trajectory import Trajectory, digest, load, load_folder, save
+from rpl_train.data.trajectory import Trajectory, digest, load, load_folder, save
 
 finite = st.floats(-10, 10, width=32)
 

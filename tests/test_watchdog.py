@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import InvalidInput, ProtocolViolation
-from rpl_runtime.watchdog import Command, Watchdog
+from rpl_runtime.loop.watchdog import Command, Watchdog
 
 MS = 1_000_000  # [ns]
 PERIOD = 80 * MS

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rpl_runtime.bundle import Bundle
-from rpl_runtime.client import Client
+from rpl_runtime.client.client import Client
+from rpl_runtime.policy.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 NOT_IN_BASE = ("torch", "mujoco", "gymnasium", "gymnasium_robotics", "onnx", "h5py", "matplotlib", "minari")

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rpl_runtime.limits import Profile
+from rpl_runtime.safety.limits import Profile
 
 
 class Robot(Protocol):

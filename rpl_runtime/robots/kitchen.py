@@ -6,7 +6,7 @@ read without noise. It does not know goals, policies or the wire.
 
 import numpy as np
 
-from rpl_runtime.kitchen.simulator import NOMINAL, Kitchen, StartNoise
+from rpl_runtime.tasks.kitchen.simulator import NOMINAL, Kitchen, StartNoise
 
 
 class KitchenRobot:

@@ -11,10 +11,10 @@ at a handle, so this arm has the kitchen's own servos, led ahead of the robot's 
 import numpy as np
 
 from rpl_runtime.errors import require
-from rpl_runtime.kitchen.elements import OBJECT_DIMS, PERIOD, ROBOT_DIM
-from rpl_runtime.kitchen.servo import ARM_DIM, setpoint
-from rpl_runtime.kitchen.simulator import Kitchen
 from rpl_runtime.robots.objects import Seen
+from rpl_runtime.tasks.kitchen.elements import OBJECT_DIMS, PERIOD, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.servo import ARM_DIM, setpoint
+from rpl_runtime.tasks.kitchen.simulator import Kitchen
 
 
 class KitchenMirror:

@@ -13,9 +13,9 @@ import grpc
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput, ObjectsLost, ProtocolViolation
-from rpl_runtime.kitchen.elements import OBJECT_DIMS, STATE_NAMES
-from rpl_runtime.robots import objects_wire as wire
-from rpl_runtime.robots.conventions import pose_in_kitchen
+from rpl_runtime.robots.franka.frames import pose_in_kitchen
+from rpl_runtime.tasks.kitchen.elements import OBJECT_DIMS, STATE_NAMES
+from rpl_runtime.wire import objects as wire
 
 _DIM = len(OBJECT_DIMS)
 _KETTLE = "kettle"

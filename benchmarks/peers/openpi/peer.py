@@ -15,7 +15,7 @@ from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from policy import Policy, Relay, states
 
-from rpl_runtime.peers.load import Exchange, main
+from rpl_runtime.bench.load import Exchange, main
 
 
 def serve(bundle: Path, on_ready: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import zmq
 from policy import Policy, Relay, states
 
-from rpl_runtime.peers.load import Exchange, main
+from rpl_runtime.bench.load import Exchange, main
 
 
 def serve(bundle: Path, on_ready: Callable[[str], None]) -> None:

@@ -1,0 +1,190 @@
+"""Who may call a server, and from where: the address, TLS, and what each caller has the right to.
+
+In: the operator's settings. Out: the credentials to listen with, and a gate that says of a call whose it is or why it
+is refused. It knows neither the calls nor what they do. docs/security.md says what this is for.
+
+Certificates and tokens are read again when their files change, for the connections and calls that come after. A
+change that cannot be used is logged, and what was there before stays.
+"""
+
+import ipaddress
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import grpc
+
+from rpl_runtime.auth.tokens import Grant, Right, find, read_grants, read_private
+from rpl_runtime.errors import InvalidInput, PermissionDenied, RelayError, Unauthenticated
+
+_LOG = logging.getLogger(__name__)
+_BEARER = "bearer"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class SecurityConfig:
+    """By default a server is reached from its own machine alone, by anybody there."""
+
+    tls_cert: Path | None = None  # PEM, the chain of certificates
+    tls_key: Path | None = None  # PEM
+    client_ca: Path | None = None  # PEM; who comes without a certificate of it is turned away
+    tokens: Path | None = None  # who may do what; None: everybody who can reach the server may act and fetch
+    insecure: bool = False  # plain text for other machines
+
+
+def is_local(address: str) -> bool:
+    """Whether an address, HOST:PORT or unix:PATH, can be reached from its own machine alone."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def server_credentials(address: str, config: SecurityConfig) -> grpc.ServerCredentials | None:
+    """What to listen on an address with; None: plain text.
+
+    Raises:
+        InvalidInput: other machines could listen in, or a certificate or key cannot be used.
+    """
+    if config.tls_cert is None and config.tls_key is None:
+        if config.client_ca is not None:
+            raise InvalidInput("clients can show certificates over TLS alone; --client-ca needs --tls-cert, --tls-key")
+        if not (config.insecure or is_local(address)):
+            raise InvalidInput(
+                f"{address} can be reached from other machines, in plain text; allowed are a loopback address, "
+                f"unix:PATH, --tls-cert with --tls-key, or --insecure where the network itself is trusted"
+            )
+        return None
+    if config.tls_cert is None or config.tls_key is None:
+        raise InvalidInput("TLS needs both --tls-cert and --tls-key; one of them is missing")
+    cert, key, client_ca = config.tls_cert, config.tls_key, config.client_ca
+    files = [path for path in (cert, key, client_ca) if path is not None]
+    current = _Kept(files, lambda: _certificates(cert, key, client_ca))
+    # Asked at each new connection.
+    return grpc.dynamic_ssl_server_credentials(current.value, current.get, client_ca is not None)
+
+
+class Gate:
+    """What each caller may do.
+
+    Args:
+        address: where the server listens.
+        config: the operator's settings.
+
+    Raises:
+        InvalidInput: the file of tokens cannot be used.
+    """
+
+    def __init__(self, address: str, config: SecurityConfig) -> None:
+        self._local = is_local(address)
+        path = config.tokens
+        self._grants = None if path is None else _Kept([path], lambda: read_grants(path))
+
+    def admit(self, right: Right | None, authorization: str | None) -> Grant | None:
+        """Whose a call is, None where nobody is asked; `right` is what the call needs, None: any right.
+
+        Args:
+            right: what the call needs; None: any right will do.
+            authorization: the call's metadata entry of that name.
+
+        Raises:
+            Unauthenticated: the server does not know who calls.
+            PermissionDenied: it does, and that one may not.
+        """
+        if self._grants is None:
+            if right is Right.ADMINISTER and not self._local:
+                raise PermissionDenied(
+                    "nobody administers this server from the network; that takes a token: `rpl serve --tokens FILE`"
+                )
+            return None
+        if authorization is None:
+            raise Unauthenticated("this server asks for a token; RPL_TOKEN_FILE (rpl --token-file) names its file")
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != _BEARER:
+            raise Unauthenticated("the call's authorization is of another kind; this server asks for a bearer token")
+        grant = find(self._grants.get(), token.strip(), datetime.now(UTC))
+        if right is not None and right not in grant.rights:
+            may = " and ".join(sorted(grant.rights))
+            raise PermissionDenied(f"token {grant.name} has no right to {right}; it may {may}")
+        return grant
+
+
+class _Kept(Generic[_T]):
+    """What was read from files, read again when one of them has changed."""
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], _T]) -> None:
+        self._paths = paths
+        self._read = read
+        self._lock = threading.Lock()
+        self._seen = self._look()
+        self.value = read()
+
+    def get(self) -> _T:
+        with self._lock:
+            found = self._look()
+            if found != self._seen:
+                self._seen = found
+                try:
+                    self.value = self._read()
+                except RelayError as error:
+                    _LOG.error("what was read before stays in force: %s", error)
+            return self.value
+
+    def _look(self) -> list[tuple[int, ...]]:
+        found = []
+        for path in self._paths:
+            try:
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode, status.st_uid))
+            except OSError as error:
+                found.append((error.errno or 0,))
+        return found
+
+
+def _certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertificateConfiguration:
+    private = read_private(key)
+    chain = _read(cert)
+    try:
+        # gRPC itself takes anything and fails at each handshake.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidInput(f"{cert} and {key} are no certificate with its key, in PEM: {error}") from error
+    authorities = None if client_ca is None else _read(client_ca)
+    if client_ca is not None:
+        check_authorities(client_ca)
+    return grpc.ssl_server_certificate_configuration([(private.encode(), chain)], authorities)
+
+
+def check_authorities(path: Path) -> None:
+    """Refuse a file that holds no certificates of authorities.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise InvalidInput(f"{path} holds no certificate of an authority, in PEM: {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; a server needs one that is not")

@@ -1,0 +1,1 @@
+"""What the runtime costs, beside other transports."""

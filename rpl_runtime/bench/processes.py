@@ -1,0 +1,177 @@
+"""Peers side by side: a server and a driver of each, in processes of their own, driven by the same orders.
+
+In: a bundle, and folders of peers with requirements of their own. Out: for an order what every step of a peer took, and
+what its server holds in memory. It does not know what is compared with what.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from rpl_runtime.auth.client import plain_text
+from rpl_runtime.bench.load import Order
+from rpl_runtime.errors import InvalidInput, RelayError
+
+_ROOT = Path(__file__).parents[2]  # from where a peer imports rpl_runtime.bench.load
+_EXIT_S = 15.0  # [s] for a server to end before it is killed
+
+
+class Peer(NamedTuple):
+    """Something to measure."""
+
+    name: str
+    what: str  # for people
+    command: Sequence[str]  # that runs it, less the verb
+
+
+class Spent(NamedTuple):
+    """What an order took."""
+
+    steps_ns: np.ndarray  # (streams * steps,) [ns] of each step
+    wall_s: float  # [s] from the first measured step to the last
+
+    def joined(self, other: "Spent") -> "Spent":
+        """Both orders as one."""
+        return Spent(np.concatenate([self.steps_ns, other.steps_ns]), self.wall_s + other.wall_s)
+
+
+def own_peers() -> list[Peer]:
+    """What needs nothing but this installation; the echo first."""
+    found = {"echo": "bare gRPC echo", "control": "Control", "control_unix": "Control, Unix socket"}
+    return [Peer(name, what, (sys.executable, "-m", f"rpl_runtime.bench.peers.{name}")) for name, what in found.items()]
+
+
+def folder_peers(folder: Path) -> list[Peer]:
+    """The peers of a folder, each a subfolder with a peer.py; the first line of its docstring says what it is.
+
+    Where there is a requirements.txt as well, it runs in an environment beside it, made here if need be.
+
+    Raises:
+        InvalidInput: there is no peer.
+        RelayError: an environment cannot be made.
+    """
+    scripts = sorted(folder.glob("*/peer.py"))
+    if not scripts:
+        raise InvalidInput(f"{folder} has no peers; expected is at least one folder with a peer.py in it")
+    peers = []
+    for script in scripts:
+        what = script.read_text().splitlines()[0].strip('"').split(":")[0]
+        peers.append(Peer(script.parent.name, what, (_python(script.parent), str(script))))
+    return peers
+
+
+class Contestant:
+    """A running peer.
+
+    Args:
+        driver: the process that takes orders.
+        server: process id of its server.
+    """
+
+    def __init__(self, peer: Peer, driver: "subprocess.Popen[str]", server: int) -> None:
+        self.peer = peer
+        self._driver = driver
+        self._server = server
+
+    def obey(self, order: Order) -> Spent:
+        """Have an order carried out.
+
+        Raises:
+            RelayError: the peer failed; its own output says why.
+        """
+        _pipe(self._driver.stdin).write(json.dumps(order._asdict()) + "\n")
+        _pipe(self._driver.stdin).flush()
+        answer = _line(self.peer, self._driver)
+        found = json.loads(answer)
+        return Spent(np.array(found["spent_ns"]), found["wall_ns"] / 1e9)
+
+    def memory_mb(self) -> float | None:
+        """[MB] resident of the server; None where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self._server}/status").read_text()
+        except OSError:
+            return None
+        return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+@contextmanager
+def contest(peers: Sequence[Peer], bundle: Path) -> Iterator[list[Contestant]]:
+    """Start a server and a driver of each peer for the length of the block.
+
+    Raises:
+        RelayError: one does not start; its own output says why.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(plain_text())
+        contestants = []
+        for peer in peers:
+            server = stack.enter_context(_process(peer, "serve", str(bundle)))
+            address = _line(peer, server).strip()
+            driver = stack.enter_context(_process(peer, "drive", address, str(bundle)))
+            contestants.append(Contestant(peer, driver, server.pid))
+        yield contestants
+
+
+@contextmanager
+def _process(peer: Peer, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    script = Path(peer.command[-1])
+    path = os.pathsep.join([str(_ROOT), str(script.parent.parent)])
+    process = subprocess.Popen(
+        [*peer.command, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},  # a peer's own business
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            _pipe(pipe).close()
+
+
+def _line(peer: Peer, process: "subprocess.Popen[str]") -> str:
+    line = _pipe(process.stdout).readline()
+    if not line:
+        raise RelayError(f"{peer.what} ended with exit code {process.wait()}; its own output says why")
+    return line
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+def _python(folder: Path) -> str:
+    """The interpreter for a peer."""
+    requirements = folder / "requirements.txt"
+    if not requirements.exists():
+        return sys.executable
+    environment = folder / ".venv"
+    python, stamp = environment / "bin" / "python", environment / "requirements"
+    asked = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != asked:
+        for command in (
+            [sys.executable, "-m", "venv", "--clear", str(environment)],
+            [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)],
+        ):
+            made = subprocess.run(command, capture_output=True, text=True)
+            if made.returncode:
+                why = (made.stderr or made.stdout).strip().splitlines()[-1:]
+                raise RelayError(f"no environment could be made for {folder.name}: {' '.join(why)}")
+        stamp.write_text(asked)
+    return str(python)

@@ -1,0 +1,5 @@
+"""The command `rpl`."""
+
+from rpl_runtime.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,202 @@
+"""What `rpl run` does: opens a server, a robot and a log, runs, and says what came of it.
+
+In: what was asked for on the command line. Out: text or JSON on stdout, and an exit code. It does not know options of
+typer, nor how a run is made.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_log, run_progress
+from rpl_runtime.client.control import Control
+from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
+from rpl_runtime.errors import InvalidInput, RobotStopped
+from rpl_runtime.loop.lockstep import RunConfig, RunResult, Step, parse_goal, run
+from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
+from rpl_runtime.loop.watchdog import HOLD_PERIODS
+from rpl_runtime.recording.minari import check_record, record, recording_of
+from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
+from rpl_runtime.safety.limits import Box, profile
+from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
+
+SIMULATED = "sim"  # the host that stands for a robot simulated for the run
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is to be done, and by whose decisions."""
+
+    goal: str
+    address: str  # of the server
+    bundle: Path | None  # served for the run instead
+    robot_id: str
+    model: str | None = None  # of those that the server has; None: its default
+    seed: int | None = None
+    steps: int | None = None  # None: an episode
+    local: bool = False  # whether the low level runs here
+    plan_lead: int = 0  # [steps]
+    log_to: Path | None = None
+    as_json: bool = False
+
+
+@dataclass(frozen=True)
+class FrankaOptions:
+    """Which Franka, and how far it is trusted."""
+
+    host: str  # of its control interface, or SIMULATED
+    objects: str  # mirror, fixed or HOST:PORT
+    profile: str
+    speed: float  # share of the profile's limits
+    workspace: tuple[float, float, float, float, float, float] | None  # [m] lowest x, y, z of the flange, then highest
+    dry_run: bool
+    realtime: bool
+
+
+def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_to: Path | None) -> int:
+    """Run the simulated kitchen. Returns the exit code: 0 if every element was done, else 1.
+
+    Args:
+        perturbed: whether the start is drawn from around the nominal one.
+        patience_s: [s] for how long a server that is gone is looked for.
+        record_to: the Minari data set to which the run is added.
+    """
+    from rpl_runtime.robots.kitchen import KitchenRobot
+    from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
+
+    if record_to:
+        check_record(record_to)
+    with ExitStack() as stack:
+        control = stack.enter_context(_control(options, ReconnectConfig(options.model, budget_s=patience_s)))
+        config = _config(options, control)
+        kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
+        on_step, _ = stack.enter_context(_listening(options, config, control))
+        result = run(kitchen, control, config, on_step)
+    spec = control.model.spec
+    facts = run_facts(result, _elements(config), spec)
+    if options.as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        print_run(facts, spec.period_s)
+    if record_to:
+        _record(result, config, spec.name, record_to)
+    return 0 if facts["success"] else 1
+
+
+def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
+    """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not, and that of whatever stopped it."""
+    with ExitStack() as stack:
+        # For as long as a hold may last there is time to ask another server; a plan may be out for its lead besides.
+        reconnect = ReconnectConfig(options.model, timeout_s=(HOLD_PERIODS + options.plan_lead) * PERIOD, waits=False)
+        control = stack.enter_context(_control(options, reconnect))
+        config = _config(options, control)
+        robot = stack.enter_context(_franka(franka))
+        on_step, log = stack.enter_context(_listening(options, config, control))
+        result = drive(
+            robot,
+            control,
+            DriveConfig(config),
+            on_step,
+            on_event=lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns),
+        )
+        if log is not None:
+            log.event("interventions", json.dumps(result.interventions))
+    spec = control.model.spec
+    facts = run_facts(result.run, _elements(config), spec) | drive_facts(result, franka.dry_run)
+    if options.as_json:
+        print(json.dumps(facts, indent=1))
+    else:
+        print_run(facts, spec.period_s)
+        print_drive(facts)
+    return _exit_code(result, facts["success"])
+
+
+def _exit_code(result: DriveResult, success: bool) -> int:
+    if result.interrupted:
+        return _INTERRUPTED
+    if result.stop is not None:
+        return RobotStopped.exit_code
+    return 0 if success else 1
+
+
+@contextmanager
+def _control(options: RunOptions, reconnect: ReconnectConfig) -> Iterator[Control]:
+    with ExitStack() as stack:
+        where = stack.enter_context(hosting(options.bundle)) if options.bundle else options.address
+        open_control = local_control if options.local else lasting_control
+        yield stack.enter_context(open_control(where, reconnect))
+
+
+def _config(options: RunOptions, control: Control) -> RunConfig:
+    return RunConfig(
+        parse_goal(options.goal, control.model.spec),
+        EPISODE_STEPS if options.steps is None else options.steps,
+        options.robot_id,
+        options.seed,
+        start_seed=options.seed or 0,
+        plan_lead=options.plan_lead,
+    )
+
+
+def _elements(config: RunConfig) -> tuple[str, ...]:
+    return tuple(str(name) for name in config.goal)  # type: ignore[union-attr]  # names, as they were parsed
+
+
+@contextmanager
+def _listening(
+    options: RunOptions, config: RunConfig, control: Control
+) -> Iterator[tuple[Callable[[Step], None], RunLog | None]]:
+    """Who hears of the steps of a run, and the log if there is one."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
+        log = stack.enter_context(run_log(options.log_to, config, control.model)) if options.log_to else None
+        if log is not None:
+            listeners.append(log.step)
+
+        def on_step(step: Step) -> None:
+            for listener in listeners:
+                listener(step)
+
+        yield on_step, log
+
+
+@contextmanager
+def _franka(options: FrankaOptions) -> Iterator[Any]:
+    """The robot, at rest and let go of at the end."""
+    from rpl_runtime.robots.franka.franka import FrankaConfig, FrankaRobot
+    from rpl_runtime.robots.franka.sim import simulated_robot
+
+    limits = profile(options.profile)
+    if options.workspace:
+        limits = limits.within(Box(options.workspace[:3], options.workspace[3:]))
+    simulated = options.host == SIMULATED
+    config = FrankaConfig(limits, options.speed, dry_run=options.dry_run, realtime=options.realtime and not simulated)
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(_source(options.objects)))
+        host = stack.enter_context(simulated_robot()) if simulated else options.host
+        yield stack.enter_context(closing(FrankaRobot(host, source, config)))
+
+
+def _source(name: str) -> ObjectSource:
+    if name == "mirror":
+        from rpl_runtime.robots.mirror import KitchenMirror
+
+        return KitchenMirror()
+    if name == "fixed":
+        return FixedObjects(UNTOUCHED)
+    if ":" in name:
+        return StreamedObjects(name)
+    raise InvalidInput(f"objects from {name!r}; allowed are mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates")
+
+
+def _record(result: RunResult, config: RunConfig, policy: str, path: Path) -> None:
+    source = f"{policy}, bundle {result.digest[:12]}, seed {config.seed}"
+    about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": policy}
+    record([recording_of(result, _elements(config), source)], path, about)

@@ -1,0 +1,5 @@
+"""The client library: connection, control of robots, operator calls."""
+
+from rpl_runtime.client.client import Client
+
+__all__ = ["Client"]

@@ -1,0 +1,116 @@
+"""The operator's end of the admin service: plain calls, errors of this project.
+
+In: the address of a server. Out: what it serves, which robots run there, and changes of either.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+from rpl_runtime.auth.client import Access, Connection
+from rpl_runtime.errors import RobotNotFound
+from rpl_runtime.wire import admin as wire
+from rpl_runtime.wire.admin import RobotStatus, ServedModel
+
+__all__ = ["Admin", "RobotStatus", "ServedModel"]
+
+_LOADING_S = 120.0  # [s] for a large bundle from a slow disk
+
+
+class Admin:
+    """A connection to one server.
+
+    Args:
+        address: HOST:PORT or unix:PATH.
+        timeout_s: [s] how long an answer may take before the server counts as gone.
+        access: how the server is reached and what it is shown; None takes what the environment says (access.py).
+
+    Raises (every call):
+        ServerUnavailable: nobody answers, or not in time.
+        Unauthenticated, PermissionDenied: the token is missing, or has no right to administer.
+        RelayError: of the class that the server names.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 5.0, access: Access | None = None) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._connection = Connection(address, access)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def models(self) -> list[ServedModel]:
+        """The models that the server holds, the default first."""
+        return wire.unpack_models(self._call("ListModels", wire.NOTHING))
+
+    def load(self, path: str) -> tuple[ServedModel, str]:
+        """Serve a bundle in a folder of the server's machine; also the digest whose place it took, or nothing.
+
+        Raises:
+            BundleError: it cannot be used; nothing has changed.
+            LimitReached: the server holds as many models as it may.
+        """
+        return wire.unpack_loaded(self._call("LoadModel", wire.pack_load(path), _LOADING_S))
+
+    def unload(self, model: str) -> ServedModel:
+        """Take a model, named by its name or digest, out of service.
+
+        Raises:
+            ModelNotFound: there is none.
+            ProtocolViolation: it is the last one.
+        """
+        return wire.unpack_unloaded(self._call("UnloadModel", wire.pack_unload(model)))
+
+    def robots(self) -> list[RobotStatus]:
+        """The robots that run now, by their id."""
+        return wire.unpack_robots(self._call("ListRobots", wire.NOTHING))
+
+    def robot(self, robot: str) -> RobotStatus:
+        """Where one of them stands.
+
+        Raises:
+            RobotNotFound: it does not run.
+        """
+        for status in self.robots():
+            if status.robot == robot:
+                return status
+        raise RobotNotFound(f"no robot {robot!r} runs here; `rpl top` shows those that do")
+
+    def pin(self, robot: str, subgoal: Sequence[float]) -> None:
+        """Have a robot follow a subgoal (n,) from its next step on, whatever is planned, until it is released.
+
+        Raises:
+            RobotNotFound: it does not run.
+            InvalidInput: the subgoal is no acceptable state.
+        """
+        self._call("PinSubgoal", wire.pack_pin(robot, subgoal))
+
+    def release(self, robot: str) -> None:
+        """End a pin: the robot's next step plans at once.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: its subgoal is not pinned.
+        """
+        self._call("ReleaseSubgoal", wire.pack_robot(robot))
+
+    def veto(self, robot: str) -> None:
+        """Have a robot give up its subgoal: its next step plans another at once.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: its subgoal is pinned.
+        """
+        self._call("VetoSubgoal", wire.pack_robot(robot))
+
+    def _call(self, method: str, request: bytes, timeout_s: float | None = None) -> bytes:
+        timeout_s = timeout_s or self._timeout_s
+        with self._connection.translated(timeout_s):
+            call = self._connection.channel.unary_unary(f"/{wire.SERVICE}/{method}")
+            return call(request, timeout=timeout_s, metadata=self._connection.metadata)

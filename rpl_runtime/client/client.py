@@ -1,0 +1,248 @@
+"""The client of a relay policy server: plain calls and arrays, errors of this project.
+
+In: an address, then states and goals. Out: plans, actions, and the steps of whole runs. It does not know robots;
+bytes and values are codec.py's business.
+
+    with Client("127.0.0.1:50051") as client, client.control() as control:
+        control.start("arm", ["microwave", "kettle"], state)
+        action = control.step("arm", 0, state)  # action.target goes to the robot
+        control.finish("arm")
+
+Refusals and statuses come back as the matching exception. No call is retried: a command for a robot is worth
+sending once (reconnect.py goes on with runs whose server is gone). A `Control` belongs to one thread; open one for
+each.
+"""
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import numpy as np
+
+from rpl_runtime.auth.client import Access, Connection
+from rpl_runtime.client.control import Control, Rows
+from rpl_runtime.errors import ProtocolViolation, RelayError
+from rpl_runtime.policy.bundle import Bundle, store_files
+from rpl_runtime.relay.loop import Resume
+from rpl_runtime.relay.messages import (
+    NOTHING,
+    Action,
+    FileInfo,
+    Finish,
+    Finished,
+    Goal,
+    GoalSet,
+    ModelInfo,
+    Observation,
+    Reply,
+    Request,
+    SetGoal,
+    StageTimes,
+    Start,
+    Started,
+    valid_until_ns,
+)
+from rpl_runtime.wire import bundles as describe
+from rpl_runtime.wire import control as codec
+
+__all__ = ["Action", "Client", "Control", "FileInfo", "Goal", "ModelInfo", "Resume", "StageTimes", "Started"]
+
+_FETCH_TIMEOUT_S = 300.0
+
+
+class Client:
+    """A connection to one server.
+
+    Args:
+        address: HOST:PORT or unix:PATH.
+        timeout_s: [s] how long an answer may take before the server counts as gone.
+        digest: of the one bundle that may answer; None takes whichever is served.
+        model: name of the model that is to answer; None takes the server's default.
+        access: how the server is reached and what it is shown; None takes what the environment says (access.py).
+
+    Raises (every call):
+        ServerUnavailable: nobody answers, or not in time.
+        Unauthenticated, PermissionDenied: the token is missing, or not one for this call.
+        LimitReached: the server has no room, or was asked too often.
+        ModelNotFound: no such model is served.
+        BundleError: another bundle is served.
+        RelayError: of the class that the server names.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        timeout_s: float = 5.0,
+        digest: str | None = None,
+        model: str | None = None,
+        access: Access | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._connection = Connection(address, access)
+        named = ((codec.DIGEST_KEY, digest), (codec.MODEL_KEY, model))
+        self._metadata = *((key, value) for key, value in named if value is not None), *self._connection.metadata
+        channel = self._channel = self._connection.channel
+        self._methods = {name: channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and every stream on it."""
+        self._channel.close()
+
+    def describe(self) -> ModelInfo:
+        """What the server serves."""
+        return describe.unpack_model(self._call("Describe", b""))
+
+    def fetch(self, folder: Path) -> Bundle:
+        """Copy the server's bundle into a folder, checked, whole or not at all.
+
+        Raises:
+            BundleError: something else stands at the folder, or what came is no sound bundle.
+        """
+        files: dict[str, bytearray] = {}
+        with self._connection.translated(_FETCH_TIMEOUT_S):
+            fetch = self._channel.unary_stream(_path("Fetch"))
+            for raw in fetch(b"", timeout=_FETCH_TIMEOUT_S, metadata=self._metadata):
+                name, chunk = describe.unpack_chunk(raw)
+                files.setdefault(name, bytearray()).extend(chunk)
+        return store_files(folder, {name: bytes(content) for name, content in files.items()})
+
+    def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The high level once: state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n)."""
+        return codec.unpack_subgoals(
+            self._call("Plan", codec.pack_plan_request(state, goal, mask, noise)), batch=len(state)
+        )
+
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The low level once: state, subgoal (B, n) and noise (B, low_noise) -> action (B, m)."""
+        return codec.unpack_actions(self._call("Act", codec.pack_act_request(state, subgoal, noise)), batch=len(state))
+
+    def control(self) -> Control:
+        """A stream on which robots run; a context manager."""
+        model = self.describe()  # fails at once where nobody answers, which a stream would not
+        # Of the very bundle that was described: another may take its name at any time.
+        metadata = (
+            *((key, value) for key, value in self._metadata if key != codec.DIGEST_KEY),
+            (codec.DIGEST_KEY, model.digest),
+        )
+        call = functools.partial(self._channel.stream_stream(_path("Control")), metadata=metadata)
+        return Control(model, Stream(call, self._connection, model.spec.period_s, self._timeout_s))
+
+    def _call(self, method: str, request: bytes) -> bytes:
+        with self._connection.translated(self._timeout_s):
+            return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
+
+
+class Stream:
+    """A `Line` over one call of a server; the first fault ends it: which answers would belong to what after that?
+
+    Args:
+        call: opens the call with an iterator of what it is to send.
+        connection: on which it is made.
+        period_s: [s] one control step of the policy.
+        timeout_s: [s] how long an answer may take before the server counts as gone.
+    """
+
+    def __init__(
+        self, call: Callable[[Iterator[bytes]], Any], connection: Connection, period_s: float, timeout_s: float
+    ) -> None:
+        self._connection = connection
+        self._period_ns = round(period_s * 1e9)
+        self._timeout_s = timeout_s
+        self._subgoals: dict[str, np.ndarray] = {}  # robot -> (n,) the subgoal it follows
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._deadline = float("inf")  # [s] monotonic; while an answer is awaited
+        self._call = call(self._outgoing())
+        if not self._call.add_callback(self._end):
+            self._end()
+
+    def exchange(self, rows: Rows) -> list[Reply]:
+        """The answer to each (robot, request), of the kind that belongs to it, or its refusal.
+
+        Raises:
+            InvalidInput: a request cannot be sent; the stream goes on.
+            ServerUnavailable: the server is gone.
+            ProtocolViolation: the stream is closed, or what came is no answer to these requests.
+            RelayError: the server failed.
+        """
+        request = codec.pack_request(rows)
+        self._deadline = time.monotonic() + self._timeout_s
+        self._outbox.put(request)
+        try:
+            raw = next(self._call, None)
+            if raw is None:
+                raise ProtocolViolation("this control stream is closed; open another")
+            return self._answers(rows, codec.unpack_reply(raw))
+        except grpc.RpcError as error:
+            self._call.cancel()
+            raise self._connection.translate(error, self._timeout_s) from None
+        except BaseException:
+            self._call.cancel()  # or an answer still under way would be taken for that of the next step
+            raise
+        finally:
+            self._deadline = float("inf")
+
+    def close(self) -> None:
+        """End the stream, which frees its robots; returns when the server has."""
+        ended = threading.Event()
+        self._end()
+        if self._call.add_callback(ended.set) and not ended.wait(self._timeout_s):
+            self._call.cancel()
+
+    def _end(self) -> None:
+        self._outbox.put(None)
+
+    def _answers(self, rows: Rows, replies: list[tuple[str, Reply]]) -> list[Reply]:
+        if [robot for robot, _ in replies] != [robot for robot, _ in rows]:
+            raise ProtocolViolation(f"the server answered {len(rows)} rows with {len(replies)} that do not match them")
+        return [self._answer(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)]
+
+    def _answer(self, robot: str, request: Request, reply: Reply) -> Reply:
+        """A reply, whole, if it answers the request."""
+        if isinstance(reply, RelayError):
+            return reply
+        expected = _ANSWERS[type(request)]
+        if not isinstance(reply, expected):
+            raise ProtocolViolation(f"the server answered with {type(reply).__name__}; expected {expected.__name__}")
+        if isinstance(request, Start):
+            before = NOTHING if request.resume is None else request.resume.subgoal
+            self._subgoals[robot] = np.asarray(before, dtype=np.float32)
+        if isinstance(request, Observation) and isinstance(reply, Action):
+            if reply.valid_until_ns != valid_until_ns(request.observed_ns, self._period_ns):
+                raise ProtocolViolation(f"the server answered step {request.step} with the action of another step")
+            if not reply.replanned:
+                # `_replace` takes twice as long.
+                return Action(reply.target, self._subgoals.get(robot, NOTHING), *reply[2:])
+            self._subgoals[robot] = reply.subgoal
+        return reply
+
+    def _outgoing(self) -> Iterator[bytes]:
+        """What gRPC's own sending thread sends; as it is idle while an answer is awaited, it keeps the deadline."""
+        while True:
+            try:
+                request = self._outbox.get(timeout=self._timeout_s / 4)
+            except queue.Empty:
+                if time.monotonic() > self._deadline:
+                    self._call.cancel()
+                continue
+            if request is None:
+                return
+            yield request
+
+
+_ANSWERS = {Start: Started, Observation: Action, SetGoal: GoalSet, Finish: Finished}
+
+
+def _path(method: str) -> str:
+    return f"/{codec.SERVICE}/{method}"

@@ -1,0 +1,1 @@
+"""The evaluation protocol, run through gRPC: episodes, results, pictures."""

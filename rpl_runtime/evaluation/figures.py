@@ -1,0 +1,125 @@
+"""The picture of an evaluation.
+
+In: what evaluation.json holds, and nothing else. Out: a PNG (or any format matplotlib writes by its suffix). It
+does not know how the numbers were measured.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidInput, require
+from rpl_runtime.evaluation.results import check_evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#2f6f9f", "#e08a3c")  # one for each start
+INK = "#333333"
+_END = {"color": INK, "linewidth": 1.6}  # the line for "done at the end"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def draw_results(evaluation: dict[str, Any], path: Path) -> None:
+    """Draw an evaluation: steps and success of each goal and on average, and how often each element was done.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        InvalidInput: the evaluation is not one that `rpl evaluate` wrote, or the suffix names no image format.
+    """
+    require("matplotlib", "sim")
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    check_evaluation(evaluation)
+    starts: dict[str, dict[str, Any]] = evaluation["starts"]
+    goals = list(next(iter(starts.values()))["goals"])
+    with mpl.rc_context(STYLE):
+        width = max(5.5, 2.0 + 0.34 * len(goals))  # [inch] of the panels by goal
+        figure = Figure(figsize=(width + 3.6, 5.8), layout="constrained", dpi=150)
+        formats = FigureCanvasAgg(figure).get_supported_filetypes()
+        if path.suffix.lstrip(".") not in formats:
+            raise InvalidInput(f"no image format has the suffix {path.suffix!r}; allowed are {', '.join(formats)}")
+        grid = figure.add_gridspec(2, 2, width_ratios=(width, 3.6))
+        steps, success = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+        elements = figure.add_subplot(grid[:, 1])
+        _bars(steps, starts, goals, "mean_steps", scale=1.0)
+        steps.set(title="Elements done of those asked for", ylim=(0, 4.15))
+        _bars(success, starts, goals, "success", scale=100.0)
+        success.set(title="Episodes with all of them done [%]", ylim=(0, 104))
+        _element_bars(elements, starts)
+        figure.legend(handles=_legend(starts), loc="outside lower left", ncols=4, frameon=False)
+        figure.suptitle(_title(evaluation), x=0.008, ha="left", fontsize=11)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+
+def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], measure: str, scale: float) -> None:
+    """A bar for "ever done" and a tick for "done at the end": each goal, then a gap, then the mean of all."""
+    ever, end = f"{measure}_ever", f"{measure}_end"
+    # The mean stands apart from the goals, in wider bars.
+    places, widths = np.arange(len(goals) + 1.0), np.full(len(goals) + 1, 0.8 / len(starts))
+    places[-1] += 1.1
+    widths[-1] *= 2.5
+    for index, (results, colour) in enumerate(zip(starts.values(), COLOURS, strict=False)):
+        rows = [*(results["goals"][goal] for goal in goals), results]
+        x = places + (index - (len(starts) - 1) / 2) * widths
+        axes.bar(x, [scale * row[ever] for row in rows], 0.92 * widths, color=colour)
+        axes.hlines([scale * row[end] for row in rows], x - 0.42 * widths, x + 0.42 * widths, **_END)
+        low, high = results["intervals"][ever]
+        axes.vlines(x[-1], scale * low, scale * high, color=INK, linewidth=1.0)
+        label = f"{results[ever]:.2f}" if scale == 1 else f"{scale * results[ever]:.1f}"
+        style = {"ha": "center", "color": "white", "weight": "bold", "size": 8}
+        axes.annotate(label, (x[-1], 0), (0, 4), textcoords="offset points", **style)
+    axes.axvline(len(goals) - 0.2, color="#cccccc", linewidth=0.8)
+    axes.set_xticks(places, [*goals, "mean"], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.7, places[-1] + 1.2)
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _element_bars(axes: "Axes", starts: dict[str, dict[str, Any]]) -> None:
+    names = list(next(iter(starts.values()))["elements"])
+    height = 0.8 / len(starts)
+    for index, (results, colour) in enumerate(zip(starts.values(), COLOURS, strict=False)):
+        y = np.arange(len(names)) + (index - (len(starts) - 1) / 2) * height
+        found = [results["elements"][name] for name in names]
+        axes.barh(y, [100 * element["ever"] for element in found], height * 0.92, color=colour)
+        axes.vlines([100 * element["end"] for element in found], y - 0.42 * height, y + 0.42 * height, **_END)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(title="Element done where named [%]", xlim=(0, 104))
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _legend(starts: dict[str, dict[str, Any]]) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    return [
+        *(Patch(color=colour, label=f"{start} start") for start, colour in zip(starts, COLOURS, strict=False)),
+        Patch(facecolor="#dddddd", label="bar: ever done"),
+        Line2D([], [], **_END, label="line: done at the end"),
+    ]
+
+
+def _title(evaluation: dict[str, Any]) -> str:
+    protocol = evaluation["protocol"]
+    return (
+        f"{protocol['policy']} in {protocol['environment']}: {protocol['episodes']} episodes of {protocol['steps']} "
+        f"steps for each goal; mean over goals with 95 % interval"
+    )

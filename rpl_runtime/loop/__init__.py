@@ -1,0 +1,1 @@
+"""Run loops: lockstep for simulators that wait, real time for arms that do not."""

@@ -1,0 +1,1 @@
+"""Runs kept: MCAP logs, their replay, Minari data sets."""

@@ -1,0 +1,207 @@
+"""Episodes of the kitchen, kept as a Minari data set for anyone's offline-learning code.
+
+In: recordings, and a folder. Out: the folder holds them as a data set of FrankaKitchen-v1 that `minari` loads, after
+any it held before. It does not know policies, nor how the episodes came about.
+
+An observation holds the 30 positions and says so in its space: a controller of position targets reads no velocities.
+An action is the environment's own, the joint velocity that leads from the reading to the target, clipped to [-1, 1];
+the target itself stands beside it as `infos["target"]`, because beyond the clip the action does not tell it.
+"""
+
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rpl_runtime import provenance
+from rpl_runtime.errors import InvalidInput, RecordingError, require
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
+
+if TYPE_CHECKING:
+    from rpl_runtime.loop.lockstep import RunResult
+
+ENVIRONMENT = "FrankaKitchen-v1"
+_ENTRY_POINT = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
+_NAME = re.compile(r"[-\w]+-v\d+")
+_EPISODES, _METADATA = "main_data.hdf5", "metadata.json"  # what Minari calls them
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One episode: T targets, and T observed states, or T + 1 where the one after the last target is known.
+
+    Raises:
+        InvalidInput: the sizes or the elements are not the kitchen's.
+    """
+
+    states: np.ndarray  # (T, 30) or (T + 1, 30) float32 [rad, m, quaternion wxyz]
+    targets: np.ndarray  # (T, 9) float32 [rad, m]
+    elements: tuple[str, ...] = ()  # what the episode was about
+    source: str = ""  # where it comes from
+
+    def __post_init__(self) -> None:
+        steps = len(self.targets)
+        if self.targets.shape != (steps, ROBOT_DIM) or self.states.shape not in (
+            (steps, STATE_DIM),
+            (steps + 1, STATE_DIM),
+        ):
+            raise InvalidInput(
+                f"a data set of the kitchen keeps targets (T, {ROBOT_DIM}) with states (T, {STATE_DIM}) or "
+                f"(T + 1, {STATE_DIM}); got targets {self.targets.shape} with states {self.states.shape}"
+            )
+        unknown = sorted(set(self.elements) - set(ELEMENTS))
+        if unknown:
+            raise InvalidInput(f"the kitchen has no {', '.join(unknown)}; its elements are {', '.join(ELEMENTS)}")
+
+
+def recording_of(result: "RunResult", elements: Sequence[str], source: str) -> Recording:
+    """A run of a served policy as a recording; the source says which policy and how it was sampled."""
+    states = np.vstack([result.states, result.final_state]).astype(np.float32)
+    return Recording(states, result.targets.astype(np.float32), tuple(elements), source)
+
+
+def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, str]) -> int:
+    """Add recordings to the data set in a folder named NAME-vN, beginning it if there is none.
+
+    They are added together or not at all, and what the folder held before is kept whatever happens.
+
+    Args:
+        about: what to say of the data in its metadata, such as its description and licence.
+
+    Returns:
+        How many episodes the data set now holds.
+
+    Raises:
+        InvalidInput: the folder's name is none for a data set, or it holds something else.
+        RecordingError: the data cannot be written, for example because the disk is full.
+        MissingExtra: minari or h5py is not installed.
+    """
+    folder = folder.resolve()  # Minari joins a relative one to itself
+    data = folder / "data"
+    begun = check_record(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
+            copy = Path(staging) / folder.name / "data"
+            copy.parent.mkdir()
+            storage = _continue(data, copy) if begun else _create(copy, folder.name, about)
+            first = storage.total_episodes
+            content = (data / _EPISODES).read_bytes() if begun else b""
+            (copy / _EPISODES).write_bytes(_appended(content, first, recordings))
+            held = first + len(recordings)
+            steps = storage.total_steps + sum(len(recording.states) - 1 for recording in recordings)
+            storage.update_metadata({"total_episodes": held, "total_steps": steps, "dataset_size": storage.get_size()})
+            if not begun:
+                os.replace(copy.parent, folder)
+                return held
+            # The episodes first: a reader goes by their number in the metadata, and sees none past it.
+            for name in (_EPISODES, _METADATA):
+                os.replace(copy / name, data / name)
+            return held
+    except OSError as error:
+        kept = "the episodes it held are kept" if begun else "nothing of it was left"
+        raise RecordingError(f"{folder} could not be written, and {kept}: {error.strerror or error}") from error
+
+
+def check_record(folder: Path) -> bool:
+    """Whether a folder that is to be recorded into already holds a data set of the kitchen in this layout.
+
+    Raises:
+        InvalidInput: it cannot be recorded into.
+        MissingExtra: minari or h5py is not installed.
+    """
+    for module in ("minari", "h5py", "PIL"):  # Minari keeps nothing without the last two
+        require(module, "record")
+    if not _NAME.fullmatch(folder.name):
+        raise InvalidInput(f"{folder.name!r} does not name a Minari data set; allowed is a NAME-vN such as play-v0")
+    if not folder.exists():
+        return False
+    try:
+        metadata = json.loads((folder / "data" / _METADATA).read_text())
+        ours = json.loads(metadata["env_spec"])["id"] == ENVIRONMENT and "targets" in metadata
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise InvalidInput(f"{folder} exists and holds no data set that rpl wrote; choose another folder")
+    return True
+
+
+def _appended(content: bytes, first: int, recordings: Sequence[Recording]) -> bytes:
+    """The file of episodes with more of them after its first few, laid out as Minari lays it out.
+
+    In memory: HDF5 crashes the process some time after a write of its own has failed.
+    """
+    h5py = require("h5py", "record")
+    memory = io.BytesIO(content)
+    with h5py.File(memory, "a" if content else "w") as file:
+        for index, recording in enumerate(recordings, start=first):
+            file.pop(f"episode_{index}", None)  # one that a killed process did not get to count
+            group = file.create_group(f"episode_{index}")
+            columns = _columns(recording)
+            for name, values in columns.items():
+                group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]))
+            group.attrs.update(id=index, total_steps=len(columns["rewards"]))
+            group.attrs.update(elements="|".join(recording.elements), source=recording.source)
+    return memory.getvalue()
+
+
+def _columns(recording: Recording) -> dict[str, np.ndarray]:
+    """The episode as Minari keeps it: an action for each pair of neighbouring observations."""
+    states, targets = recording.states, recording.targets
+    steps = len(states) - 1
+    actions = (targets[:steps].astype(np.float64) - states[:steps, :ROBOT_DIM]) / MAX_TARGET_STEP
+    # The environment's reward: how many of the elements asked for are at their goal.
+    rewards = [sum(ELEMENTS[name].is_done(state) for name in recording.elements) for state in states[1:]]
+    return {
+        "observations/observation": states.astype(np.float32),
+        "actions": np.clip(actions, -1.0, 1.0),
+        "rewards": np.array(rewards, dtype=np.float64),
+        "terminations": np.zeros(steps, dtype=bool),
+        "truncations": np.arange(steps) == steps - 1,
+        "infos/target": targets.astype(np.float32),
+    }
+
+
+def _continue(data: Path, copy: Path) -> Any:
+    copy.mkdir()
+    (copy / _EPISODES).touch()
+    shutil.copyfile(data / _METADATA, copy / _METADATA)
+    return require("minari.dataset.minari_storage", "record").MinariStorage.read(copy)
+
+
+def _create(data: Path, name: str, about: Mapping[str, str]) -> Any:
+    minari = require("minari", "record")
+    gymnasium = require("gymnasium", "record")
+    registration = require("gymnasium.envs.registration", "record")
+    box = gymnasium.spaces.Box
+    storage = require("minari.dataset.minari_storage", "record").MinariStorage.new(
+        data,
+        observation_space=gymnasium.spaces.Dict({"observation": box(-np.inf, np.inf, (STATE_DIM,), np.float32)}),
+        action_space=box(-1.0, 1.0, (ROBOT_DIM,), np.float64),
+        env_spec=registration.EnvSpec(
+            id=ENVIRONMENT,
+            entry_point=_ENTRY_POINT,
+            kwargs={"terminate_on_tasks_completed": False, "remove_task_when_completed": False},
+        ),
+    )
+    storage.update_metadata(
+        {
+            "dataset_id": name,
+            "minari_version": minari.__version__,
+            "author": {"relay-policy"},
+            "targets": "infos/target: joint position targets [rad, m], held for 0.08 s",
+            "command": provenance.command(),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(["relay-policy", "mujoco", "gymnasium-robotics"]),
+            **about,
+        }
+    )
+    return storage

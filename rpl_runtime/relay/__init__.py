@@ -1,0 +1,1 @@
+"""The relay loop, and the robots of one stream that it runs for."""

@@ -1,0 +1,406 @@
+"""The relay loop: a new subgoal every H steps, an action every step, whatever was reached.
+
+In: states of a batch of robots, each at its own step. Out: a `Decision` for each. It does no I/O, reads no clock
+and does not know what kind of policy it runs: anything with `plan` and `act` will do, the served graphs and the
+torch modules in training alike.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
+from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+
+
+class Levels(Protocol):
+    """Both levels of a policy over a batch of B rows, all arrays float32."""
+
+    def plan(
+        self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray | Sequence[ArrayLike]:
+        """state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n).
+
+        A row may be on its way still, anything that numpy makes an array of: it is read when it takes effect.
+        """
+        ...
+
+    def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """state, subgoal (B, n) and noise (B, low_noise) -> action (B, m)."""
+        ...
+
+
+class Intervention(IntEnum):
+    """What an operator has to do with the subgoal that a step follows; the numbers are those of the wire."""
+
+    NONE = 0  # nothing: the high level planned it
+    PINNED = 1  # it is the operator's own, kept until it is released
+    VETOED = 2  # new at this step, because the one before was vetoed; the plan was sampled with noise of its own
+    RELEASED = 3  # new at this step, because the one before was pinned and then released
+
+
+class Resume(NamedTuple):
+    """Where a broken run goes on: everything the loop held about the robot."""
+
+    step: int  # the next step to decide
+    subgoal: np.ndarray  # (n,) the subgoal of the step before it
+    age: int  # steps for which that subgoal has been followed, 1..H
+    upcoming: np.ndarray | None = None  # (n,) the next subgoal, where plan_lead has it planned already
+    intervention: Intervention = Intervention.NONE  # pinned: that subgoal is; otherwise the step has to plan anew
+
+
+class Decision(NamedTuple):
+    """What the loop decided, one row for each robot of the batch."""
+
+    action: np.ndarray  # (B, m)
+    subgoal: np.ndarray  # (B, n) the subgoal followed
+    age: np.ndarray  # (B,) int, steps since it took effect
+    upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, where a row planned ahead at this step and has it
+    interventions: dict[int, Intervention]  # row -> what an operator has to do with its subgoal, where anything
+
+    @property
+    def replanned(self) -> np.ndarray:
+        """(B,) bool, whether the subgoal is new at this step."""
+        return self.age == 0
+
+
+class Standing(NamedTuple):
+    """Where a run stands."""
+
+    step: int  # the next step to decide
+    age: int  # [steps] of the subgoal at the last step, 0 before the first
+    subgoal: np.ndarray | None  # (n,) followed at the last step, None before the first
+    pinned: bool
+    vetoes: int  # of subgoals since the start
+
+
+@dataclass
+class _Run:
+    goal: ResolvedGoal
+    seed: int | None  # None: the mode
+    key: int
+    lead: int = 0  # plan_lead
+    step: int = 0  # the next step to decide
+    planned_at: int = 0
+    subgoal: np.ndarray | None = None  # None: plan at once
+    upcoming: ArrayLike | None = None
+    pin: np.ndarray | None = None  # (n,) takes the place of every plan
+    intervention: Intervention = Intervention.NONE  # to be told with the next step
+    vetoes: int = 0
+
+    def replan(self) -> None:
+        self.subgoal = self.upcoming = None
+
+
+class RelayLoop:
+    """Step, goal and subgoal of each robot, and the rule that turns a state into an action.
+
+    Args:
+        levels: the policy.
+        spec: its dimensions, horizon and accepted states.
+    """
+
+    def __init__(self, levels: Levels, spec: PolicySpec) -> None:
+        self._levels = levels
+        self._spec = spec
+        self._runs: dict[str, _Run] = {}
+        self._noise = _NoiseSource()
+
+    @property
+    def robots(self) -> frozenset[str]:
+        """The robots with a run."""
+        return frozenset(self._runs)
+
+    def standing(self, robot: str) -> Standing:
+        """Where a robot's run stands.
+
+        Raises:
+            ProtocolViolation: it has none.
+        """
+        run = self._run(robot)
+        age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
+        pinned = run.pin is not None
+        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes)
+
+    def start(
+        self,
+        robot: str,
+        goal: ResolvedGoal,
+        seed: int | None = None,
+        plan_lead: int = 0,
+        resume: Resume | None = None,
+    ) -> None:
+        """Begin a run at step 0, or where `resume` says. A seed samples both levels; None takes their modes.
+
+        With plan_lead L the plan for step t is asked for with the state of step t - L, except at the start and
+        after a change of goal, where it is asked for at once.
+
+        Raises:
+            ProtocolViolation: the robot has a run already.
+            InvalidInput: the seed or plan_lead is out of range, or the resume point is impossible.
+        """
+        if robot in self._runs:
+            raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")
+        if seed is not None and not 0 <= seed < 2**64:
+            raise InvalidInput(f"the seed is {seed}; allowed is 0 to 2**64 - 1")
+        if not 0 <= plan_lead < self._spec.horizon:
+            raise InvalidInput(f"plan_lead is {plan_lead}; allowed is 0 to {self._spec.horizon - 1}")
+        run = _Run(goal, seed, robot_key(robot), plan_lead)
+        if resume is not None:
+            self._check_resume(resume, plan_lead)
+            run.step = resume.step
+            run.planned_at = resume.step - resume.age
+            run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
+            run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
+            run.intervention = resume.intervention
+            if resume.intervention is Intervention.PINNED:
+                run.pin = run.subgoal
+            elif resume.intervention:
+                run.replan()
+        self._runs[robot] = run
+
+    def set_goal(self, robot: str, goal: ResolvedGoal) -> None:
+        """Change a robot's goal; its next step replans at once.
+
+        Raises:
+            ProtocolViolation: the robot has no run.
+        """
+        run = self._run(robot)
+        run.goal = goal
+        run.replan()
+
+    def pin(self, robot: str, subgoal: ArrayLike) -> None:
+        """Have a robot follow a subgoal (n,) from its next step on, in place of every plan, until it is released.
+
+        Raises:
+            ProtocolViolation: the robot has no run.
+            InvalidInput: the subgoal is no acceptable state.
+        """
+        run = self._run(robot)
+        run.pin = self._spec.state.check("subgoal", np.asarray(subgoal, dtype=np.float32))
+        run.intervention = Intervention.PINNED
+        run.replan()
+
+    def release(self, robot: str) -> None:
+        """End a pin; the robot's next step plans at once.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or no pinned subgoal.
+        """
+        run = self._run(robot)
+        if run.pin is None:
+            raise ProtocolViolation(f"robot {robot!r} follows what is planned; only a pinned subgoal can be released")
+        run.pin, run.intervention = None, Intervention.RELEASED
+        run.replan()
+
+    def veto(self, robot: str) -> None:
+        """Have a robot give up its subgoal: its next step plans at once, with noise of its own.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or its subgoal is pinned.
+        """
+        run = self._run(robot)
+        if run.pin is not None:
+            raise ProtocolViolation(f"the subgoal of robot {robot!r} is pinned; release it instead")
+        run.intervention = Intervention.VETOED
+        run.vetoes += 1
+        run.replan()
+
+    def finish(self, robot: str) -> int:
+        """End a robot's run. Returns the number of steps it has reached.
+
+        Raises:
+            ProtocolViolation: the robot has no run.
+        """
+        self._run(robot)
+        return self._runs.pop(robot).step
+
+    def faults(
+        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
+    ) -> dict[int, RelayError]:
+        """What is wrong with each row of a batch, by row; `step` takes the batch when this is empty."""
+        found: dict[int, RelayError] = {}
+        seen: set[str] = set()
+        for row, (robot, step, state) in enumerate(zip(robots, steps, states, strict=True)):
+            try:
+                run = self._run(robot)
+                if robot in seen:
+                    raise StepOutOfOrder(f"robot {robot!r} appears twice in one message; one step at a time")
+                if step != run.step:
+                    raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
+                self._spec.state.check("state", state)
+                seen.add(robot)
+            except RelayError as error:
+                found[row] = error
+        return found
+
+    def step(self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray) -> Decision:
+        """Decide one step for each robot of the batch, states (B, n). Either all rows advance or none.
+
+        Raises:
+            RelayError: the first fault of the batch, as `faults` reports it.
+        """
+        runs, states = self._accept(robots, steps, states)
+        fresh, ahead = self._turn(runs, states)
+        # np.stack would be many times slower for few rows.
+        subgoals = np.array([fresh.get(row, run.subgoal) for row, run in enumerate(runs)])
+        if fresh:
+            _finite("subgoal", subgoals)
+        noise = self._noise_rows("low", runs, steps, self._spec.low_noise)
+        action = _finite("action", self._levels.act(states, subgoals, noise))
+
+        for row in fresh:
+            run = runs[row]
+            run.subgoal, run.planned_at, run.upcoming = subgoals[row], run.step, None
+        for row, plan in ahead.items():
+            runs[row].upcoming = plan
+        ages = np.array([run.step - run.planned_at for run in runs])
+        interventions = {row: run.intervention for row, run in enumerate(runs) if run.intervention}
+        for row in interventions:
+            if runs[row].pin is None:
+                runs[row].intervention = Intervention.NONE
+        for run in runs:
+            run.step += 1
+        there = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
+        return Decision(action, subgoals, ages, there, interventions)
+
+    def _accept(
+        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
+    ) -> tuple[list[_Run], np.ndarray]:
+        """The runs and states (B, n) of a batch in which nothing is wrong, seen in one pass over the whole of it."""
+        runs = [
+            run
+            for robot, step in zip(robots, steps, strict=True)
+            if (run := self._runs.get(robot)) and run.step == step
+        ]
+        if len(runs) == len(robots) == len(set(robots)):
+            try:
+                batch = np.asarray(states, dtype=np.float32)
+            except ValueError:  # states of different sizes
+                batch = np.empty(0)
+            if self._spec.state.accepts(batch):
+                return runs, batch
+        raise next(iter(self.faults(robots, steps, states).values()))
+
+    def _turn(self, runs: list[_Run], states: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
+        """What is new at the next step, by row: subgoals (n,) that take effect, and plans that were asked for ahead."""
+        fresh: dict[int, np.ndarray] = {}
+        asking: dict[int, int] = {}  # row -> the step for which a plan is asked
+        for row, run in enumerate(runs):
+            left = self._spec.horizon - (run.step - run.planned_at)  # steps for which the subgoal is still followed
+            if run.pin is not None:
+                if run.subgoal is None or left == 0:
+                    fresh[row] = run.pin
+            elif run.subgoal is None or (left == 0 and run.upcoming is None):
+                asking[row] = run.step
+            elif left == 0:
+                fresh[row] = _arrived(run)
+            elif left == run.lead:
+                asking[row] = run.step + run.lead
+        if not asking:
+            return fresh, {}
+        plans = self._plan(runs, asking, states)
+        ahead = {row: plan for row, plan in plans.items() if asking[row] > runs[row].step}
+        now = {row: np.asarray(plan, dtype=np.float32) for row, plan in plans.items() if row not in ahead}
+        return fresh | now, ahead
+
+    def _plan(self, runs: list[_Run], asking: dict[int, int], states: np.ndarray) -> dict[int, ArrayLike]:
+        """One call of the high level for every row that asks for a plan: row -> subgoal (n,)."""
+        asked = [runs[row] for row in asking]
+        goals = np.array([run.goal.state for run in asked])
+        masks = np.array([run.goal.mask for run in asked])
+        noise = self._noise_rows("high", asked, asking.values(), self._spec.high_noise)
+        rows = states if len(asked) == len(runs) else states[list(asking)]
+        return dict(zip(asking, self._levels.plan(rows, goals, masks, noise), strict=True))
+
+    def _noise_rows(
+        self, level: Literal["high", "low"], runs: list[_Run], steps: Iterable[int], size: int
+    ) -> np.ndarray:
+        rows = np.zeros((len(runs), size), dtype=np.float32)
+        for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
+            if level == "high" and run.intervention is Intervention.VETOED:
+                rows[row] = self._noise.draw(run.seed or 0, run.key, "veto", step, size)
+            elif run.seed is not None:
+                rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
+        return rows
+
+    def _run(self, robot: str) -> _Run:
+        try:
+            return self._runs[robot]
+        except KeyError:
+            raise ProtocolViolation(f"robot {robot!r} has no run; send a Start first") from None
+
+    def _check_resume(self, resume: Resume, lead: int) -> None:
+        horizon = self._spec.horizon
+        # A subgoal that the step does not follow, or that nobody planned, may have any age.
+        oldest = horizon if resume.intervention else min(horizon, resume.step)
+        if not 1 <= resume.age <= oldest:
+            raise InvalidInput(
+                f"a resume at step {resume.step} names a subgoal {resume.age} steps old; allowed is 1 to {oldest}"
+            )
+        if not resume.intervention and lead and resume.age > horizon - lead and resume.upcoming is None:
+            raise InvalidInput(
+                f"a resume {resume.age} steps into a subgoal needs the upcoming subgoal too: with plan_lead "
+                f"{lead} it is planned at step {horizon - lead}"
+            )
+        if not lead and resume.upcoming is not None:
+            raise InvalidInput("a resume with an upcoming subgoal needs a plan_lead; with 0 nothing is planned ahead")
+        for subgoal in (resume.subgoal, resume.upcoming):
+            if subgoal is not None:
+                self._spec.state.check_finite("subgoal", subgoal)
+
+
+class _NoiseSource:
+    """Standard normal noise that depends on nothing but the arguments it is asked with.
+
+    Philox is counter-based (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011), so any step of
+    any run is drawn without drawing the ones before it, wherever it is computed.
+    """
+
+    def __init__(self) -> None:
+        # Moving one generator's counter takes a quarter of the time of making a generator, which asks the
+        # system for entropy even where a key is given.
+        self._bits = np.random.Philox(key=0)
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def draw(
+        self, seed: int, robot_key: int, level: Literal["high", "low", "veto"], step: int, size: int
+    ) -> np.ndarray:
+        self._state["state"]["key"][:] = seed, robot_key
+        self._state["state"]["counter"][:] = 0, step, _LEVELS[level], 0
+        self._bits.state = self._state
+        return self._generator.standard_normal(size, dtype=np.float32)
+
+
+_LEVELS = {"high": 0, "low": 1, "veto": 2}  # the last is the high level after a veto
+
+
+def noise(seed: int, robot_key: int, level: Literal["high", "low", "veto"], step: int, size: int) -> np.ndarray:
+    """The standard normal noise (size,) float32 of one step, as a loop draws it; for calling a level by hand."""
+    return _NoiseSource().draw(seed, robot_key, level, step, size)
+
+
+def robot_key(robot: str) -> int:
+    """A robot's 64-bit key in the noise generator, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(robot.encode(), digest_size=8).digest(), "little")
+
+
+def _arrived(run: _Run) -> np.ndarray:
+    """The plan (n,) that a run asked for ahead; one that failed is forgotten, so that the next try plans anew."""
+    try:
+        return np.asarray(run.upcoming, dtype=np.float32)
+    except RelayError:
+        run.upcoming = None
+        raise
+
+
+def _finite(what: str, values: np.ndarray) -> np.ndarray:
+    if np.count_nonzero(np.isfinite(values)) < values.size:  # for a row `all` takes twice as long
+        raise RelayError(f"the policy returned a {what} that is not finite; the run cannot go on with it")
+    return values

@@ -1,0 +1,212 @@
+"""The simulated kitchen's robot, impaired as a real one is: its arm keeps limits, its objects are seen badly or late.
+
+In: a kitchen and `Conditions`. Out: the same protocol, `Robot`. The physics is the kitchen's own; what changes is what
+the servos are told and what the policy sees. It does not know policies or the wire.
+
+What is drawn is drawn with the seed of the episode, whatever runs beside it.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.robots.franka.frames import JOINT_ZERO
+from rpl_runtime.robots.franka.hand import MAX_WIDTH, HandConfig, wanted_width
+from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.safety.filter import SafetyFilter
+from rpl_runtime.safety.limits import profile
+from rpl_runtime.safety.motion import DT
+from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_NAMES, STATE_UNITS
+from rpl_runtime.tasks.kitchen.servo import ARM_DIM, course, setpoint
+from rpl_runtime.tasks.kitchen.simulator import Kitchen, checked_target
+
+_STREAM = 1  # of the random numbers of a seed; the start is drawn from another one
+_LONGEST = 100  # [periods] of latency
+_OBJECTS = slice(ROBOT_DIM, None)
+_NEVER_MOVED = [  # by any element
+    STATE_NAMES.index(name)
+    for name in ("bottom_right_knob", "bottom_right_burner", "top_right_knob", "top_right_burner", "left_hinge_door")
+]
+_QUATERNION = slice(STATE_NAMES.index("kettle_qw"), None)
+# FrankaKitchen-v1's model moves a burner with its knob and the light with its switch, so much slower; whoever sees one
+# of them sees the other in the same place.
+_DRIVEN = {
+    STATE_NAMES.index(driven): (STATE_NAMES.index(driver), ratio)
+    for driven, driver, ratio in (
+        *((f"{place}_burner", f"{place}_knob", 174.0) for place in ("bottom_right", "bottom_left")),
+        *((f"{place}_burner", f"{place}_knob", 174.0) for place in ("top_right", "top_left")),
+        ("light", "light_switch", 14.0),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a robot does to a policy; by default nothing.
+
+    Raises:
+        InvalidInput: a value is out of range, or there is no such profile.
+    """
+
+    profile: str = "kitchen"  # of limits.py: the limits that the arm's motion keeps
+    position_noise: float = 0.0  # [m] standard deviation of each coordinate of an object, drawn for every observation
+    angle_noise: float = 0.0  # [rad] of each hinge and knob, and of the kettle's rotation about each axis
+    object_latency: int = 0  # [periods] by which the objects are seen later than the arm
+    object_dropout: float = 0.0  # probability that they are not seen in a period; what was seen last is kept
+    latency: int = 0  # [periods] by which the whole observation is late
+    still_known: bool = False  # whether what no element moves is known to stand still, and seen without noise
+    hand_time: float | None = None  # [s] that the hand takes for one command; None: fingers follow every target
+
+    def __post_init__(self) -> None:
+        profile(self.profile)
+        limits = (
+            ("position_noise", self.position_noise, 1.0),
+            ("angle_noise", self.angle_noise, 1.0),
+            ("object_latency", self.object_latency, _LONGEST),
+            ("object_dropout", self.object_dropout, 1.0),
+            ("latency", self.latency, _LONGEST),
+            ("hand_time", self.hand_time or 0.0, _LONGEST),
+        )
+        for name, value, highest in limits:
+            if not 0 <= value <= highest:
+                raise InvalidInput(f"{name} is {value}; allowed is 0 to {highest:g}")
+
+
+class ImpairedRobot:
+    """The robot of one kitchen under conditions (the `Robot` protocol).
+
+    Args:
+        kitchen: the robot as it is; it belongs to this one and is closed with it.
+        conditions: what is made of it.
+    """
+
+    waits = True
+
+    def __init__(self, kitchen: KitchenRobot, conditions: Conditions) -> None:
+        self.kitchen = kitchen
+        self.conditions = conditions
+        self._profile = profile(conditions.profile)
+        self.reset(0)
+
+    @property
+    def interventions(self) -> Counter[str]:
+        """How often the limits changed a motion since the last reset, by the limit."""
+        return Counter() if self._arm is None else Counter[str](self._arm.filter.counts)
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; the same seed gives the same one."""
+        self.kitchen.reset(seed)
+        self._rng = np.random.default_rng((seed, _STREAM))
+        self._arm = _LimitedArm(self.kitchen.simulator, self.conditions.profile) if self._profile.arm else None
+        self._hand = None if self.conditions.hand_time is None else _CommandedHand(self.conditions.hand_time)
+        state = self.kitchen.observe()
+        self._arms = deque([state[:ROBOT_DIM]], self.conditions.latency + 1)
+        self._objects = deque([self._seen(state)], self.conditions.latency + self.conditions.object_latency + 1)
+
+    def observe(self) -> np.ndarray:
+        """The state (30,) [rad, m, quaternion wxyz] as it is seen, the arm's with the environment's noise."""
+        return np.concatenate([self._arms[0], self._objects[0]])
+
+    def apply(self, target: np.ndarray) -> None:
+        """Go for a position target (9,) [rad, m] for one control period of 0.08 s simulated time.
+
+        Raises:
+            InvalidInput: the target is not 9 finite numbers.
+        """
+        if self._hand is not None:
+            target = np.append(target[:ARM_DIM], self._hand.fingers(checked_target(target)[ARM_DIM:]))
+        if self._arm is None:
+            self.kitchen.apply(target)
+        else:
+            self.kitchen.simulator.follow(self._arm.setpoints(target))
+        state, missed = self.kitchen.observe(), self._rng.random() < self.conditions.object_dropout
+        self._arms.append(state[:ROBOT_DIM])
+        self._objects.append(self._objects[-1] if missed else self._seen(state))
+
+    def done(self) -> frozenset[str]:
+        """The names of the elements at their goal now, read without noise."""
+        return self.kitchen.done()
+
+    def stop(self) -> None:
+        """Nothing to do: a kitchen stands still between its steps."""
+
+    def close(self) -> None:
+        """Release the simulator."""
+        self.kitchen.close()
+
+    def _seen(self, state: np.ndarray) -> np.ndarray:
+        """The objects (21,) of a state (30,) as they are seen; seen exactly, they are what they are to the last bit."""
+        noise = {"m": self.conditions.position_noise, "rad": self.conditions.angle_noise, "1": 0.0}
+        drawn = self._rng.normal(size=len(state)) * [noise[unit] for unit in STATE_UNITS]
+        turn = self._rng.normal(size=3) * self.conditions.angle_noise
+        for driven, (driver, ratio) in _DRIVEN.items():
+            drawn[driven] = drawn[driver] / ratio
+        if self.conditions.still_known:
+            drawn[_NEVER_MOVED] = 0.0
+        seen = state + drawn
+        if turn.any():
+            seen[_QUATERNION] = _turned(seen[_QUATERNION], turn)
+        return seen[_OBJECTS].astype(np.float32)
+
+
+class _CommandedHand:
+    """The fingers of a Franka hand, which takes one command at a time, by the rule of `hand.py`."""
+
+    def __init__(self, command_s: float) -> None:
+        self._config = HandConfig()
+        self._commanded = self._width = MAX_WIDTH  # [m]
+        self._periods, self._left = ceil(command_s / PERIOD), 0  # that a command takes; that this one still does
+
+    def fingers(self, targets: np.ndarray) -> np.ndarray:
+        """The set-points (2,) [m] of a control period in which fingers (2,) [m] are asked for."""
+        self._left = max(0, self._left - 1)
+        wanted = wanted_width(self._commanded, float(targets.sum()), self._config)
+        if not self._left and wanted != self._commanded:
+            self._commanded, self._left = wanted, self._periods
+        reach = self._config.speed * PERIOD
+        self._width += np.clip(self._commanded - self._width, -reach, reach)
+        return np.full(2, self._width / 2)
+
+
+class _LimitedArm:
+    """Leads the kitchen's arm on the course that its servos would take, within the limits of a profile.
+
+    A real arm is driven stiffly along a motion at 1 kHz. Its servos here are soft, so they are led: a set-point for
+    every physics step, ahead of the motion by what damping and weight will cost.
+    """
+
+    def __init__(self, simulator: Kitchen, name: str) -> None:
+        limits = profile(name).rezeroed(JOINT_ZERO)
+        self.filter = SafetyFilter(limits, PERIOD)
+        self.filter.start(simulator.qpos[:ROBOT_DIM])
+        self._simulator = simulator
+        self._place = np.clip(simulator.qpos[:ROBOT_DIM], limits.low, limits.high)[:ARM_DIM]
+
+    def setpoints(self, target: np.ndarray) -> Iterator[np.ndarray]:
+        """The set-points (9,) [rad, m] of a control period, one for each physics step, each to be asked for in time.
+
+        Raises:
+            InvalidInput: the target is not 9 finite numbers.
+        """
+        target, data = checked_target(target), self._simulator.data
+        reading = self._simulator.state[:ARM_DIM].astype(np.float64)
+        aim = course(self._place, reading, target[:ARM_DIM], data.qfrc_bias[:ARM_DIM], PERIOD)
+        motion = self.filter.step(np.append(aim.position, target[ARM_DIM:])).trajectory  # (80, 9) at 1 kHz
+        velocity = np.diff(motion[:, :ARM_DIM], axis=0, prepend=self._place[None]) / DT
+        self._place = motion[-1, :ARM_DIM]
+        every = round(self._simulator.model.opt.timestep / DT)
+        return (
+            np.append(setpoint(place[:ARM_DIM], speed, data.qfrc_bias[:ARM_DIM]), place[ARM_DIM:])
+            for place, speed in zip(motion[every - 1 :: every], velocity[every - 1 :: every], strict=True)
+        )
+
+
+def _turned(quaternion: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """A rotation (4,) wxyz after a small one about its own axes (3,) [rad]."""
+    w, vector = quaternion[0], quaternion[1:]
+    turned = quaternion + np.append(-vector @ turn, w * turn + np.cross(vector, turn)) / 2
+    return turned / np.linalg.norm(turned)

@@ -1,0 +1,378 @@
+"""A Franka arm with its hand, a Panda or an FR3, behind the kitchen's policies.
+
+In: targets as the kitchen's policies give them. Out: the kitchen's 30-number state, its arm and hand as measured, its
+objects from a source. It does not know goals, policies or the wire, and decides no moment: one observe and one apply
+each control period is for whoever runs it.
+
+From a target to the motors there are three stages, each with an affair of its own:
+
+    course   what a target means: where the kitchen's soft servos would have the arm when the period ends (servo.py)
+    filter   what is allowed: a motion there and from there to rest, proved at 1 kHz against the profile (safety.py)
+    Ruckig   how it is drawn: inside the robot's own control loop, through the places and speeds that were proved
+
+The filter comes after the course because its limits are those of the arm, and the arm is never at a policy's target.
+Ruckig, in the vendor's client library, is the only thing there that makes a motion every millisecond, and takes no
+samples; so it is given the two ends of each proved motion and the same limits. A test compares the two at 1 kHz.
+
+This stops a robot in software, through the same cable and the same library that move it. It is not a safety-rated
+stop: keep the one you have in your hand.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidInput, RobotStopped, RobotUnavailable
+from rpl_runtime.robots.franka.fci import franky, translated
+from rpl_runtime.robots.franka.frames import JOINT_ZERO, to_franka, to_kitchen
+from rpl_runtime.robots.franka.hand import Hand, HandConfig
+from rpl_runtime.robots.objects import ObjectSource
+from rpl_runtime.safety.filter import Filtered, Kind, SafetyFilter, is_inside
+from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.servo import ARM_DIM, Course, course
+from rpl_runtime.tasks.kitchen.simulator import checked_target
+
+# (7,) [rad] where FrankaKitchen-v1's arm stands when an episode starts, in the kitchen's zeros.
+HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])
+_HOMING_SPEED = 0.2  # share of the limits with which the arm goes there
+_DOWN = (0.0, 0.0, -9.81)  # [m/s^2] in the base's frame: the arm stands upright
+_LOOK_S = 0.02  # [s] how often the way there is looked at
+_INSIDE = 0.005  # [rad] how far inside its range a joint stays on the way
+_ASTRAY = 0.15  # [rad] from where it was led, beyond which the arm is not where it is thought to be
+_STILL = 1e-3  # [rad/s] below which a commanded joint is at rest
+
+# A motion that takes over from another starts with the speed and acceleration that the robot reports, a millisecond
+# old. Both are exact while the arm moves evenly, and so it does for this long before and after a period ends.
+_EVEN_S = 0.01  # [s]
+# What Ruckig has of the limits that the filter has not: a motion with an even end takes more to be as far in time, and
+# a jerk that starts from what was rounded on its way here is more than it was meant to be.
+_ACCELERATION_SHARE = 0.65
+_JERK_SHARE = 0.8
+_SHARE = 0.8  # of the fastest change of speed in a period that is asked of it
+_NO_FILTER = 1000.0  # [Hz] libfranka's kMaxCutoffFrequency: its low-pass would make what is reported older still
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the hand carries besides itself, as libfranka's setLoad takes it."""
+
+    mass: float  # [kg]
+    center: tuple[float, float, float]  # [m] of mass, in the frame of the flange
+    inertia: tuple[float, ...]  # (9,) [kg m^2] about it, column by column
+
+
+@dataclass(frozen=True)
+class FrankaConfig:
+    profile: Profile = PROFILES["fr3"]  # the limits, in Franka's own zeros, and the workspace of the flange
+    speed: float = 1.0  # share (0, 1] of the profile's velocity, acceleration and jerk to be used
+    torque_threshold: float = 30.0  # [Nm] in a joint, above which the robot takes it for a collision and stops itself
+    force_threshold: float = 40.0  # [N, Nm] at the hand, likewise
+    load: Load | None = None
+    hand: HandConfig = field(default_factory=HandConfig)
+    realtime: bool = True  # insist on a real-time kernel, as the vendor asks; a simulated robot needs none
+    dry_run: bool = False  # everything but the command to the motors
+
+
+class FrankaRobot:
+    """One Franka (the `Robot` protocol).
+
+    Args:
+        host: of the robot's control interface: a name or an address.
+        objects: where the states of the objects come from.
+        config: limits and thresholds; they are set here.
+
+    Raises:
+        MissingExtra: the `franka` extra is not installed.
+        RobotUnavailable: nobody answers at the host, or the robot refuses the connection or a setting.
+        InvalidInput: a setting is impossible.
+    """
+
+    waits = False
+
+    def __init__(self, host: str, objects: ObjectSource, config: FrankaConfig | None = None) -> None:
+        self.host = host
+        self.config = config or FrankaConfig()
+        # What the last target came to, in the kitchen's zeros; also in a dry run.
+        self.course: Course | None = None
+        self.filtered: Filtered | None = None
+        self._objects = objects
+        self._robot = np.zeros(ROBOT_DIM)  # (9,) [rad, m] seen last, in the kitchen's zeros
+        self._done: frozenset[str] = frozenset()
+        self._moving = False
+        self._sent_ms = 0  # [ms] on the robot's own clock, when the last motion was
+        _check(self.config)
+        library = franky()
+        realtime = library.RealtimeConfig.Enforce if self.config.realtime else library.RealtimeConfig.Ignore
+        with translated(f"no robot to drive at {host}", RobotUnavailable):
+            self._arm: Any = library.Robot(host, realtime_config=realtime)
+            self.profile = self._set_up()  # the limits kept, in the kitchen's zeros
+            self._safety = SafetyFilter(self.profile, PERIOD)
+            self._hand = Hand(library.Gripper(host), self.config.hand)
+
+    @property
+    def interventions(self) -> Counter[Kind]:
+        """How many limits the targets so far would not have kept, by kind."""
+        return self._safety.counts
+
+    def reset(self, seed: int) -> None:
+        """Open the hand and go slowly to where the kitchen's episodes start; in a dry run, stay. Blocks until there.
+
+        Raises:
+            RobotStopped: the robot stopped on the way.
+            InvalidInput: the start is outside the profile's workspace; nothing has moved.
+            ObjectsLost: the source does not see the objects.
+        """
+        self.stop()
+        self._state()
+        low, high = self.profile.low[:ARM_DIM], self.profile.high[:ARM_DIM]
+        home = np.clip(HOME, low + _INSIDE, high - _INSIDE)
+        self._safety.start(np.append(home, self._robot[ARM_DIM:]))
+        if not self.config.dry_run:
+            self._hand.open()
+            self._go_home(to_franka(home))
+        self._measure()
+        self._objects.reset(seed, self._robot)
+
+    def observe(self) -> np.ndarray:
+        """The state (30,) [rad, m, quaternion wxyz], float32.
+
+        Raises:
+            RobotStopped: a reflex, the user's stop, a lost connection.
+            ObjectsLost: the source no longer sees the objects.
+        """
+        self._measure()
+        seen = self._objects.read(self._robot)
+        if seen.robot is not None:
+            self._robot = seen.robot
+        state = np.append(self._robot, seen.objects)
+        self._done = frozenset(name for name, element in ELEMENTS.items() if element.is_done(state))
+        return state.astype(np.float32)
+
+    def apply(self, target: np.ndarray) -> None:
+        """Follow a target (9,) [rad, m] for a period from now on, then come to rest; returns at once.
+
+        Raises:
+            InvalidInput: the target is not 9 finite numbers; nothing has changed.
+            ProtocolViolation: there was no reset.
+            RobotStopped: the robot stopped by itself, or is not where it was led.
+        """
+        target = checked_target(target)
+        state = self._state()
+        place = self._place(state)
+        gravity = np.ravel(self._arm.model.gravity(state, _DOWN))
+        self.course = course(place, self._robot[:ARM_DIM], target[:ARM_DIM], gravity, PERIOD)
+        self.filtered = self._safety.step(np.append(self.course.position, target[ARM_DIM:]))
+        if self.config.dry_run:
+            return
+        with self._driven():
+            self._arm.move(self._motion(self._arm.state, self.filtered), asynchronous=True, cutoff_frequency=_NO_FILTER)
+            self._moving, self._sent_ms = True, state.time.to_msec()
+        self._hand.follow(target[ARM_DIM:])
+
+    def done(self) -> frozenset[str]:
+        """The names of the elements that the last observation had at their goal."""
+        return self._done
+
+    def stop(self) -> None:
+        """Brake within the limits, and return when at rest. The hand ends the command it is at, and keeps its hold.
+
+        Raises:
+            RobotStopped: the robot stopped by itself instead.
+        """
+        if self._moving:
+            with self._driven():
+                self._arm.move(self._braking())
+            self._moving = False
+
+    def close(self) -> None:
+        """Stop and disconnect."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(delattr, self, "_arm")  # which disconnects
+            stack.callback(self._objects.close)
+            stack.callback(self._hand.close)
+            self.stop()
+
+    def _set_up(self) -> Profile:
+        """Give the robot its limits; returns those that are left to the filter."""
+        config, arm, limits = self.config, self._arm, self.config.profile.arm
+        assert limits is not None  # checked before
+        # franky 2.0.0 has the Panda's limits where it speaks to an FR3, and does not go beyond what it has.
+        limits = replace(
+            limits,
+            velocity=np.minimum(limits.velocity, arm.joint_velocity_limit.max),
+            acceleration=np.minimum(limits.acceleration, arm.joint_acceleration_limit.max),
+            jerk=np.minimum(limits.jerk, arm.joint_jerk_limit.max),
+        )
+        drawn = replace(config.profile, arm=limits).slowed(config.speed, config.speed, config.speed * _JERK_SHARE)
+        assert drawn.arm is not None
+        self._drawn = drawn.arm  # within these limits
+        arm.joint_velocity_limit.set(drawn.arm.velocity)
+        arm.joint_acceleration_limit.set(drawn.arm.acceleration)
+        arm.joint_jerk_limit.set(drawn.arm.jerk)
+        arm.set_collision_behavior(config.torque_threshold, config.force_threshold)
+        if config.load is not None:
+            arm.set_load(config.load.mass, config.load.center, config.load.inertia)
+        return drawn.slowed(1.0, _ACCELERATION_SHARE, 1.0).rezeroed(JOINT_ZERO)
+
+    def _go_home(self, home: np.ndarray) -> None:
+        """Go slowly to joints (7,) [rad]; Ctrl-C stops the arm on its way."""
+        motion = franky().JointMotion(home, relative_dynamics_factor=_HOMING_SPEED)
+        with self._driven():
+            self._arm.move(motion, asynchronous=True)
+        self._moving = True
+        try:
+            while self._moving:
+                with self._driven():
+                    # A call that waited for the end would hear of no signal before.
+                    self._moving = not self._arm.join_motion(timeout=_LOOK_S)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    @contextlib.contextmanager
+    def _driven(self) -> Iterator[None]:
+        """Calls to the arm; one that fails leaves it stopped, with nothing here that could brake it."""
+        try:
+            with translated(f"the robot at {self.host} stopped"):
+                yield
+        except RobotStopped:
+            self._moving = False
+            raise
+
+    def _state(self) -> Any:
+        """The arm's state, unless it may not or cannot move."""
+        modes = franky().RobotMode
+        allowed = {modes.Idle, modes.Move} | ({modes.Guiding} if self.config.dry_run else set())
+        with self._driven():
+            if self._moving:
+                self._arm.poll_motion()  # raises what ended the motion
+            state = self._arm.state
+            if state.robot_mode not in allowed:
+                why = ", ".join(_errors(state)) or "no error is named"
+                raise RobotStopped(
+                    f"the robot at {self.host} is in mode {state.robot_mode.name} ({why}); allowed is one that is "
+                    f"idle, or moves: release its stop, or recover it from its error"
+                )
+        return state
+
+    def _measure(self) -> None:
+        self._robot = np.append(self._arm_seen(self._state()), [self._hand.width / 2] * 2)
+
+    def _arm_seen(self, state: Any) -> np.ndarray:
+        """Where (7,) [rad] the arm will be when the next target takes over, in the kitchen's zeros.
+
+        What is measured trails what is commanded, and a policy that learned with an arm seen at once does much worse
+        with one that it sees 20 ms late. So it sees the arm where the robot's own controller has it led to.
+
+        Raises:
+            RobotStopped: it is measured somewhere else.
+        """
+        if not self._moving:
+            return to_kitchen(state.q)
+        self._check_led(abs(np.subtract(state.q, state.q_d)))
+        remaining_s = PERIOD - (state.time.to_msec() - self._sent_ms) / 1000
+        return to_kitchen(state.q_d) + np.clip(remaining_s, 0.0, _EVEN_S) * np.ravel(state.dq_d)
+
+    def _check_led(self, astray: np.ndarray) -> None:
+        """Distances (7,) [rad] between where the arm was led and where it is.
+
+        Raises:
+            RobotStopped: one is too long, or no number.
+        """
+        if not astray.max() <= _ASTRAY:  # nor is a NaN
+            joint = int(np.argmax(astray))
+            raise RobotStopped(
+                f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; allowed is {_ASTRAY} rad"
+            )
+
+    def _place(self, state: Any) -> np.ndarray:
+        """Where (7,) [rad] the arm was led by now; the filter goes on from there.
+
+        Raises:
+            RobotStopped: the arm is somewhere else.
+            InvalidInput: in a dry run, the arm is where it may not be.
+        """
+        commanded = to_kitchen(state.q_d)
+        # The arm has gone on to its rest in the periods for which no target came.
+        gone = round((state.time.to_msec() - self._sent_ms) / (1000 * PERIOD)) - 1
+        while self._moving and gone > 0 and not self._safety.at_rest:
+            self._safety.stop()
+            gone -= 1
+        if self.config.dry_run:
+            self._start_at(to_kitchen(state.q))
+        elif not self._moving or (self._safety.at_rest and abs(np.ravel(state.dq_d)).max() < _STILL):
+            # Where Ruckig came to rest, which is beside where the filter has it, and at a limit may be past it.
+            self._start_at(commanded, only_inside=True)
+        place = self._safety.position[:ARM_DIM]
+        if not self.config.dry_run:
+            self._check_led(abs(commanded - place))
+        return place
+
+    def _start_at(self, joints: np.ndarray, only_inside: bool = False) -> None:
+        """Have the filter go on from joints (7,) [rad] at rest, or only if they are inside the limits."""
+        position = np.append(joints, self._safety.position[ARM_DIM:])
+        if not only_inside or is_inside(self.profile, position):
+            self._safety.start(position)
+
+    def _motion(self, state: Any, filtered: Filtered) -> Any:
+        """To the speed at which a proved period ends, evenly on a little past its end, then to rest for good.
+
+        The speed is corrected by what the arm would otherwise miss of the proved place. To ask for the place itself
+        would be exact as long as every period is; but from a little beside it Ruckig may find no way to be there at
+        that speed and in that time, and then takes a run-up.
+        """
+        now, speed = to_kitchen(state.q_d), np.ravel(state.dq_d)
+        place, next_speed = filtered.target[:ARM_DIM], filtered.velocity[:ARM_DIM]
+        ramp_s = PERIOD - _EVEN_S
+        next_speed = next_speed + (place - now - _ramp(speed, next_speed, ramp_s) - _EVEN_S * next_speed) / PERIOD
+        acceleration, jerk = self._drawn.acceleration, self._drawn.jerk
+        change = _SHARE * acceleration * (ramp_s - acceleration / jerk)
+        next_speed = np.clip(next_speed, speed - change, speed + change)
+        next_speed = np.clip(next_speed, -self._drawn.velocity, self._drawn.velocity)
+        # Relative to where the arm is when this takes over, which is a moment after now.
+        ramp, even = (_ramp(speed, next_speed, ramp_s), ramp_s), (2 * _EVEN_S * next_speed, 2 * _EVEN_S)
+        rest = self._safety.resting_place
+        # What goes on evenly comes to rest further on, which may be too far.
+        further = rest + np.append(_EVEN_S * next_speed, np.zeros(len(rest) - ARM_DIM))
+        if is_inside(self.profile, further):
+            rest = further
+        else:
+            even = _EVEN_S * next_speed, _EVEN_S
+        library = franky()
+        waypoints = [
+            library.JointWaypoint(
+                library.JointState(way, next_speed),
+                library.ReferenceType.Relative,
+                minimum_time=library.Duration(round(1000 * duration_s)),
+            )
+            for way, duration_s in (ramp, even)
+        ]
+        still = library.JointWaypoint(library.JointState(to_franka(rest[:ARM_DIM])))
+        return library.JointWaypointMotion([*waypoints, still], return_when_finished=False)
+
+    def _braking(self) -> Any:
+        """To rest, as fast as the limits allow."""
+        return franky().JointStopMotion()
+
+
+def _ramp(speed: np.ndarray, next_speed: np.ndarray, duration_s: float) -> np.ndarray:
+    """How far (7,) [rad] an even change of speed leads."""
+    return (speed + next_speed) / 2 * duration_s
+
+
+def _check(config: FrankaConfig) -> None:
+    if config.profile.arm is None:
+        raise InvalidInput(f"the profile {config.profile.name} for a Franka; allowed is one with an arm: panda or fr3")
+    if not 0 < config.speed <= 1:
+        raise InvalidInput(f"a speed of {config.speed}; allowed is a share of the limits above 0, at most 1")
+
+
+def _errors(state: Any) -> list[str]:
+    """The names of the errors that a robot's state reports."""
+    errors = state.current_errors
+    return [name for name in dir(errors) if not name.startswith("_") and getattr(errors, name) is True]

@@ -1,0 +1,171 @@
+"""Pictures of the kitchen with the commanded subgoal in it, as a translucent second robot.
+
+In: the kitchen's model, then `Frame`s. Out: images, a video or a contact sheet of them. It does not step the
+simulator, nor know policies or the wire: a frame is drawn from the numbers in it, so a recorded episode will do.
+
+Off-screen rendering needs a system GL library, which no Python package brings; without one, `Renderer` says how to
+get it.
+"""
+
+import contextlib
+import copy
+import ctypes.util
+import importlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rpl_runtime.errors import MissingExtra, require
+from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.simulator import GL_LIBRARIES
+
+WIDTH, HEIGHT, CAPTION_HEIGHT = 640, 480, 48  # [px] multiples of 16, as video encoders want them
+_GHOST = (0.15, 0.75, 1.0, 0.38)  # red, green, blue, opacity
+_MOVED = 0.01  # [m] an object's ghost is drawn where the subgoal moves it further than this
+_TURNED = 0.1  # [1] or changes an entry of its rotation matrix by more
+_BACKGROUND = (22, 24, 28)  # red, green, blue of the captions
+_DIMMED = 0.75  # without shadows, all lights at full strength bleach the walls
+
+
+class Frame(NamedTuple):
+    """One moment of an episode."""
+
+    qpos: np.ndarray  # (30,) true configuration [rad, m, quaternion wxyz]
+    subgoal: np.ndarray  # (30,) what the high level commands
+    step: int
+    age: int  # steps since the subgoal took effect
+    done: frozenset[str]  # elements done by now
+
+
+class Renderer:
+    """Draws frames of one episode.
+
+    Args:
+        model: the kitchen's MuJoCo model.
+        goal: the elements that the captions follow.
+
+    Raises:
+        MissingExtra: there is no GL library, or the `sim` extra is not installed.
+    """
+
+    def __init__(self, model: Any, goal: Sequence[str]) -> None:
+        self._mujoco = mujoco = require("mujoco", "sim")
+        self._model = model = copy.copy(model)
+        model.vis.quality.offsamples = 4  # half the model's own: a frame costs half the time and looks the same
+        self._goal = goal
+        self._real, self._ghost = mujoco.MjData(model), mujoco.MjData(model)
+        self._scene = mujoco.MjvScene(model, maxgeom=2000)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False  # four fifths of the time of a frame
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
+        self._context, self._opengl = _open_gl(mujoco, model)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._opengl)
+        # FrankaKitchen-v1's own view.
+        self._camera = mujoco.MjvCamera()
+        self._camera.distance, self._camera.azimuth, self._camera.elevation = 2.2, 70, -35
+        self._camera.lookat[:] = -0.2, 0.5, 2.0
+
+    def draw(self, frame: Frame) -> np.ndarray:
+        """The frame as an image (HEIGHT + CAPTION_HEIGHT, WIDTH, 3) uint8."""
+        mujoco, scene = self._mujoco, self._scene
+        option, perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
+        for data, qpos in ((self._real, frame.qpos), (self._ghost, frame.subgoal)):
+            data.qpos[:] = qpos
+            mujoco.mj_kinematics(self._model, data)
+            mujoco.mj_camlight(self._model, data)
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, self._real, option, perturb, self._camera, everything, scene)
+        for light in scene.lights[: scene.nlight]:
+            light.diffuse *= _DIMMED
+        first = scene.ngeom
+        mujoco.mjv_addGeoms(self._model, self._ghost, option, perturb, mujoco.mjtCatBit.mjCAT_DYNAMIC, scene)
+        for geom in scene.geoms[first : scene.ngeom]:
+            geom.matid = -1  # its own colour instead of the material's
+            geom.rgba[:] = _GHOST if self._is_subgoal(geom.objid) else 0.0
+        image = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
+        view = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
+        mujoco.mjr_render(view, scene, self._opengl)
+        mujoco.mjr_readPixels(image, None, view, self._opengl)
+        return np.concatenate([image[::-1], self._caption(frame)])
+
+    def close(self) -> None:
+        """Release the GL context."""
+        self._opengl.free()
+        self._context.free()
+
+    def _is_subgoal(self, geom: int) -> bool:
+        """Whether a geom belongs to the robot, or the subgoal moves it."""
+        body = self._model.geom_bodyid[geom]
+        joint = self._model.body_jntadr[body]
+        if 0 <= joint < ROBOT_DIM:
+            return True
+        moved = np.linalg.norm(self._ghost.geom_xpos[geom] - self._real.geom_xpos[geom])
+        turned = np.abs(self._ghost.geom_xmat[geom] - self._real.geom_xmat[geom]).max()
+        return bool(moved > _MOVED or turned > _TURNED)
+
+    def _caption(self, frame: Frame) -> np.ndarray:
+        from PIL import Image, ImageDraw, ImageFont
+
+        strip = Image.new("RGB", (WIDTH, CAPTION_HEIGHT), _BACKGROUND)
+        draw = ImageDraw.Draw(strip)
+        font = ImageFont.load_default(14)
+        draw.text((10, 13), f"step {frame.step}  {frame.step * PERIOD:.1f} s", "#9aa3ad", font, anchor="lm")
+        draw.rectangle((10, 29, 22, 41), fill="#26bfff")
+        draw.text((28, 35), f"subgoal, {frame.age} steps old", "#9aa3ad", font, anchor="lm")
+        x = WIDTH - 10
+        for element in reversed(self._goal):
+            done = element in frame.done
+            x -= draw.textlength(element, font) + 14
+            box = (x, 12, x + draw.textlength(element, font) + 12, 36)
+            draw.rounded_rectangle(box, 5, fill="#2f9e5b" if done else None, outline="#2f9e5b" if done else "#59616b")
+            draw.text((x + 6, 24), element, "white" if done else "#9aa3ad", font, anchor="lm")
+            x -= 4
+        return np.asarray(strip)
+
+
+@contextlib.contextmanager
+def open_renderer(model: Any, goal: Sequence[str]) -> Iterator[Renderer]:
+    """A renderer that is closed at the end of the block."""
+    renderer = Renderer(model, goal)
+    try:
+        yield renderer
+    finally:
+        renderer.close()
+
+
+def write_video(path: Path, images: Iterable[np.ndarray]) -> None:
+    """Write images (height, width, 3) as a video at the speed of the robot: one image a control step."""
+    writer = require("imageio.v2", "sim").get_writer(path, fps=1 / PERIOD, codec="libx264", quality=7)
+    with writer:
+        for image in images:
+            writer.append_data(image)
+
+
+def write_sheet(path: Path, images: Sequence[np.ndarray], columns: int = 4) -> None:
+    """Write images (height, width, 3) as one picture, row by row."""
+    height, width, _ = images[0].shape
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * height, columns * width, 3), _BACKGROUND, dtype=np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
+    require("imageio.v3", "sim").imwrite(path, sheet)
+
+
+def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:
+    """An off-screen GL context: of MUJOCO_GL's kind where that is set, else what the system has a library for."""
+    installed = [kind for kind, library in GL_LIBRARIES.items() if ctypes.util.find_library(library)]
+    kind = os.environ.get("MUJOCO_GL", "").lower() or next(iter(installed), "osmesa")
+    if kind not in (*installed, "glfw"):
+        raise MissingExtra(f"rendering by {kind} needs a GL library that is not installed: apt-get install libosmesa6")
+    try:
+        context = importlib.import_module(f"mujoco.{kind}").GLContext(WIDTH, HEIGHT)
+        context.make_current()
+        return context, mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    # What PyOpenGL and mujoco raise where a library or a display is missing.
+    except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
+        raise MissingExtra(
+            f"rendering by {kind} does not work here ({error}); allowed is another MUJOCO_GL, osmesa for example"
+        ) from error

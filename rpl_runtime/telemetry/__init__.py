@@ -1,0 +1,1 @@
+"""Observability of a server: metrics, traces and logs."""

@@ -1,0 +1,107 @@
+"""What a server has done, as Prometheus reads it.
+
+In: messages as they are answered, and errors as calls end in them. Out: a page of metrics over HTTP. It does not know
+calls or streams. No label names a robot or a caller, of which there may be any number.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
+from rpl_runtime.relay.loop import Intervention
+from rpl_runtime.relay.messages import Action
+from rpl_runtime.relay.session import Answer, Rows
+from rpl_runtime.server.models import Model
+from rpl_runtime.telemetry.observer import CallObserver
+
+_SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)  # upper ends of the buckets
+
+
+class Metrics(CallObserver):
+    """Counts of one server.
+
+    Args:
+        robots: how many run now.
+        streams: how many Control streams are open now.
+    """
+
+    def __init__(self, robots: Callable[[], int], streams: Callable[[], int]) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        stages = Histogram(
+            "rpl_message_seconds",
+            "Time that a message of Control took, encoding its reply aside; plan only where there was one.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._decode, self._plan, self._act, self._all = map(stages.labels, ("decode", "plan", "act", "all"))
+        self._steps = Counter("rpl_steps", "Actions given on Control streams.", registry=registry)
+        self._plans = Counter("rpl_replans", "Actions that follow a new subgoal.", registry=registry)
+        self._held = Counter("rpl_interventions", "Actions whose subgoal an operator had a say in.", registry=registry)
+        self._far = Counter("rpl_novel_states", "States far from the training data.", registry=registry)
+        self._late = Counter(
+            "rpl_late_answers", "Messages whose answer took longer than a control period.", registry=registry
+        )
+        self._errors = Counter("rpl_errors", "Rows and calls that were refused.", ("reason",), registry=registry)
+        Gauge("rpl_robots", "Robots that run.", registry=registry).set_function(robots)
+        Gauge("rpl_streams", "Control streams that are open.", registry=registry).set_function(streams)
+
+    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+        """Count a message of Control."""
+        times = answer.times
+        self._decode.observe(times.decode_us / 1e6)
+        if times.plan_us:
+            self._plan.observe(times.plan_us / 1e6)
+        self._act.observe(times.act_us / 1e6)
+        self._all.observe(times.total_us / 1e6)
+        if times.total_us > model.bundle.spec.period_s * 1e6:
+            self._late.inc()
+        actions = [reply for _, reply in answer.rows if isinstance(reply, Action)]
+        self._steps.inc(len(actions))
+        for counter, count in (
+            (self._plans, sum(action.replanned for action in actions)),
+            (self._held, sum(action.intervention is not Intervention.NONE for action in actions)),
+            (self._far, sum(action.flagged for action in actions)),
+        ):
+            if count:
+                counter.inc(count)
+        for _, reply in answer.rows:
+            if isinstance(reply, RelayError):
+                self.failed(reply)
+
+    def failed(self, error: Exception) -> None:
+        """Count a call, or a row of a message, that was refused."""
+        self._errors.labels(type(error).__name__ if isinstance(error, RelayError) else "internal").inc()
+
+
+@contextmanager
+def exposing(metrics: Metrics, address: str) -> Iterator[str]:
+    """Serve the page at HOST:PORT/metrics for the length of a block; its value is the address, port 0 resolved.
+
+    Raises:
+        InvalidInput: it is no address, or none of this machine's.
+        AddressInUse: another program listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 2**16):
+        raise InvalidInput(f"metrics at {address!r}; allowed is HOST:PORT with a port from 0 to 65535")
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"), metrics.registry)
+    except OSError as error:
+        failed = f"metrics cannot be served at {address}: {error.strerror or error}"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise AddressInUse(failed) from error
+        raise InvalidInput(f"{failed}; allowed is HOST:PORT with an address of this machine") from error
+    try:
+        yield f"{host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,30 @@
+"""What may look on as a server answers: one observer of all calls, and what it keeps of each.
+
+In: nothing. Out: the shape of metrics.py, run_log.py and tracing.py. It does not know what any of them makes of a call.
+"""
+
+from collections.abc import Callable, Iterable
+
+from rpl_runtime.relay.session import Answer, Rows
+from rpl_runtime.server.models import Model
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class CallObserver:
+    """Of one call; what it does not care for it need not define."""
+
+    def admitted(self, caller: str, model: Model | None) -> None:
+        """The call is this caller's, on this model; an operator's is on none."""
+
+    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+        """A message of Control was answered."""
+
+    def failed(self, error: Exception) -> None:
+        """The call ends in an error."""
+
+    def ended(self) -> None:
+        """The call is over, however it ended."""
+
+
+Observer = Callable[[str, Metadata, str], CallObserver]  # of a call's name, its metadata and its peer

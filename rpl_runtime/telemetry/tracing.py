@@ -1,0 +1,123 @@
+"""What a server does, as OpenTelemetry spans.
+
+In: calls as they are answered. Out: spans, sent to a collector by OTLP over gRPC. It does not know the log or metrics.
+
+    rpl.v1.RelayPolicy/Control      a call, in the trace that the client's `traceparent` names
+      run                           from a robot's start to its finish, with what was refused as events
+        plan                        whenever it got a new subgoal, as long as the high level took
+
+A step has no span: 12.5 a second of each robot would say little that the histograms of metrics.py do not.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import time_ns
+from typing import TYPE_CHECKING
+
+from rpl_runtime.errors import InvalidInput, RelayError, require
+from rpl_runtime.relay.messages import Action, Finished, Started
+from rpl_runtime.relay.session import Answer, Rows
+from rpl_runtime.server.models import Model
+from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span, Tracer
+
+_EXTRA = "otel"
+_SERVICES = {"Describe", "Fetch", "Plan", "Act", "Control"}  # of rpl.v1.RelayPolicy; the others are RelayAdmin's
+
+
+@contextmanager
+def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
+    """Trace calls for the length of a block; what is not sent yet at its end is sent then.
+
+    The standard OTEL_ variables of the environment say the rest: names, headers, certificates, sampling.
+
+    Args:
+        exporter: URL of a collector, http://HOST:PORT in plain text or https://HOST:PORT; or one of the SDK's.
+
+    Raises:
+        MissingExtra: the SDK is not installed.
+        InvalidInput: the URL is none.
+    """
+    resources, trace = require("opentelemetry.sdk.resources", _EXTRA), require("opentelemetry.sdk.trace", _EXTRA)
+    export = require("opentelemetry.sdk.trace.export", _EXTRA)
+    if isinstance(exporter, str):
+        if not exporter.startswith(("http://", "https://")):
+            raise InvalidInput(f"traces to {exporter!r}; allowed is http://HOST:PORT or https://HOST:PORT")
+        otlp = require("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", _EXTRA)
+        exporter = otlp.OTLPSpanExporter(endpoint=exporter)
+    # What the environment says goes before the name that is given here.
+    resource = resources.Resource({"service.name": "rpl-serve"}).merge(resources.OTELResourceDetector().detect())
+    provider = trace.TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(export.BatchSpanProcessor(exporter))
+    tracer = provider.get_tracer("rpl_runtime")
+    try:
+        yield lambda method, metadata, peer: _TracedCall(tracer, method, metadata, peer)
+    finally:
+        provider.shutdown()
+
+
+class _TracedCall(CallObserver):
+    """The spans of one call."""
+
+    def __init__(self, tracer: "Tracer", method: str, metadata: Metadata, peer: str) -> None:
+        from opentelemetry.propagate import extract
+        from opentelemetry.trace import SpanKind
+
+        service = "rpl.v1.RelayPolicy" if method in _SERVICES else "rpl.v1.RelayAdmin"
+        texts = {name: value for name, value in metadata if isinstance(value, str)}
+        about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "network.peer.address": peer}
+        self._tracer = tracer
+        self._span = tracer.start_span(f"{service}/{method}", extract(texts), SpanKind.SERVER, about)
+        self._runs: dict[str, Span] = {}  # by robot
+
+    def admitted(self, caller: str, model: Model | None) -> None:
+        self._span.set_attribute("rpl.caller", caller)
+        if model is not None:
+            self._span.set_attributes({"rpl.model": model.name, "rpl.bundle": model.digest})
+
+    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+        for (_, request), (robot, reply) in zip(rows, answer.rows, strict=True):
+            if isinstance(reply, Started):
+                self._over(robot)
+                self._runs[robot] = self._child("run", self._span, {"rpl.robot": robot})
+            elif (run := self._runs.get(robot)) is None:
+                continue
+            elif isinstance(reply, Action):
+                if reply.replanned:
+                    self._planned(run, getattr(request, "step", 0), answer.times.plan_us, reply)
+            elif isinstance(reply, Finished):
+                run.set_attribute("rpl.steps", reply.steps)
+                self._over(robot)
+            elif isinstance(reply, RelayError):
+                run.add_event("refused", {"reason": type(reply).__name__, "message": str(reply)})
+
+    def failed(self, error: Exception) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        reason = type(error).__name__ if isinstance(error, RelayError) else "internal"
+        self._span.set_attribute("error.type", reason)
+        self._span.set_status(Status(StatusCode.ERROR, str(error) if isinstance(error, RelayError) else None))
+
+    def ended(self) -> None:
+        for robot in list(self._runs):
+            self._over(robot)
+        self._span.end()
+
+    def _planned(self, run: "Span", step: int, plan_us: float, action: Action) -> None:
+        about: dict[str, object] = {"rpl.step": step, "rpl.intervention": action.intervention.name.lower()}
+        if action.novelty is not None:
+            about["rpl.novelty"] = action.novelty
+        now_ns = time_ns()
+        self._child("plan", run, about, now_ns - round(plan_us * 1e3)).end(now_ns)
+
+    def _child(self, name: str, parent: "Span", about: dict, start_ns: int | None = None) -> "Span":
+        from opentelemetry.trace import set_span_in_context
+
+        return self._tracer.start_span(name, set_span_in_context(parent), attributes=about, start_time=start_ns)
+
+    def _over(self, robot: str) -> None:
+        if run := self._runs.pop(robot, None):
+            run.end()

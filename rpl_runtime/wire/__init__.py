@@ -1,0 +1,1 @@
+"""Messages of rpl.v1 to values and back."""

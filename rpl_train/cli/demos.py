@@ -1,0 +1,141 @@
+"""The commands of `rpl demos`.
+
+Like those of rpl_train.cli.app they import what they need when they run.
+"""
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rpl_runtime.cli.app import StartKind
+
+if TYPE_CHECKING:
+    from rpl_train.data.sources import Demonstrations
+    from rpl_train.data.trajectory import Trajectory
+    from rpl_train.tasks.kitchen.play import PlayConfig, PlayResult
+
+app = typer.Typer(help="Demonstrations: play, import, look at and export them.", no_args_is_help=True)
+
+AnyRecordings = Annotated[
+    list[Path],
+    typer.Argument(
+        help="HDF5 files in D4RL's kitchen layout, raw logs (.mjl) or folders of them, Minari data sets by folder or "
+        "by name (D4RL/kitchen/complete-v2), folders written by `rpl demos`."
+    ),
+]
+
+
+class Order(StrEnum):
+    HUMAN = "human"
+    RANDOM = "random"
+
+
+@app.command("play")
+def play_command(
+    folder: Annotated[Path, typer.Argument(help="Folder for one .npz per sequence; play broken off goes on there.")],
+    sequences: Annotated[int, typer.Option(help="How many sequences.")] = 400,
+    length: Annotated[int, typer.Option(help="Elements in a sequence: 1 tries each alone, 7 does them all.")] = 4,
+    order: Annotated[Order, typer.Option(help="human: the order in which people work. random: any.")] = Order.HUMAN,
+    start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.PERTURBED,
+    seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; what is played does not depend on it.")] = 2,
+    sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Let the scripted demonstrator play: sequences of elements, with noise, pauses and detours."""
+    from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
+    from rpl_train.data.summary import play_facts, print_play
+    from rpl_train.data.trajectory import load
+    from rpl_train.tasks.kitchen.play import PlayConfig
+    from rpl_train.tasks.kitchen.sheet import contact_sheet
+
+    noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
+    result = play(folder, PlayConfig(sequences, length, order.value, seed, jobs, noise))
+    if sheet is not None:
+        contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
+    if as_json:
+        typer.echo(json.dumps(play_facts(result), indent=1))
+    else:
+        print_play(result)
+
+
+def play(folder: Path, config: "PlayConfig") -> "PlayResult":
+    """Play under a progress bar."""
+    from rpl_train.cli.progress import bar
+    from rpl_train.tasks.kitchen.play import play as play_sequences
+
+    with bar("sequences", config.sequences) as report:
+        return play_sequences(config, folder, lambda finished, total: report(finished, total=total))
+
+
+@app.command("import")
+def import_command(
+    recordings: AnyRecordings,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one .npz per demonstration.")],
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Play the targets through the physics, and keep the states it answers.")
+    ] = False,
+) -> None:
+    """Turn public recordings into a folder of demonstrations with position targets."""
+    from rpl_train.data.sources import load_demonstrations
+    from rpl_train.data.trajectory import save_folder
+
+    demonstrations = load_demonstrations(recordings)
+    trajectories = _replay(demonstrations) if replay else demonstrations.trajectories
+    save_folder(trajectories, out)
+    for sentence in (sentence for source in demonstrations.sources for sentence in source.get("left_out", ())):
+        typer.echo(f"left out: {sentence}", err=True)
+    typer.echo(f"{len(trajectories)} demonstrations written to {out}")
+
+
+def _replay(demonstrations: "Demonstrations") -> "list[Trajectory]":
+    """Replay demonstrations under a progress bar, and print what they complete."""
+    from itertools import count
+
+    from rich.console import Console
+
+    from rpl_train.cli.progress import bar
+    from rpl_train.tasks.kitchen.replay import replay, replay_table
+
+    trajectories, finished = demonstrations.trajectories, count(1)
+    with bar("replaying", len(trajectories)) as report:
+        result = replay(trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: report(next(finished)))
+    Console().print(replay_table(result))
+    return result.trajectories
+
+
+@app.command("info")
+def info_command(
+    recordings: AnyRecordings,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say what demonstrations hold: how many, how long, which elements in which order."""
+    from rpl_train.data.sources import load_demonstrations
+    from rpl_train.data.summary import print_summary, summarise
+
+    summary = summarise(load_demonstrations(recordings))
+    if as_json:
+        typer.echo(json.dumps(summary._asdict(), indent=1))
+    else:
+        print_summary(summary)
+
+
+@app.command("export")
+def export_command(
+    recordings: AnyRecordings,
+    minari: Annotated[
+        Path, typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that is there grows.")
+    ],
+) -> None:
+    """Write demonstrations as a Minari data set, which keeps their position targets."""
+    from rpl_train.data.minari import export_minari
+    from rpl_train.data.sources import load_demonstrations
+
+    demonstrations = load_demonstrations(recordings)
+    licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)
+    held = export_minari(demonstrations.trajectories, minari, "; ".join(licences))
+    typer.echo(f"{len(demonstrations.trajectories)} demonstrations written to {minari}, which now holds {held}")

@@ -1,0 +1,247 @@
+"""The training commands for many goals: fine-tune, distil, keep specialists, repeat the paper's table.
+
+Like cli.py, which takes them in, they import what they need when they run.
+"""
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rpl_runtime.errors import require
+
+if TYPE_CHECKING:
+    from rpl_train.runs import TrainedRun
+
+Recordings = Annotated[
+    list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or what its import reads; repeat it.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
+Specialists = Annotated[
+    list[str], typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `rpl`."""
+    app.command("finetune")(finetune_command)
+    app.command("distill")(distill_command)
+    app.command("pack")(pack_command)
+    app.command("unpack")(unpack_command)
+    app.command("methods")(methods_command)
+    app.command("paper")(paper_command)
+
+
+class Variant(StrEnum):
+    NPG = "npg"
+    DAPG = "dapg"
+    IRIL = "iril"
+
+
+class Tuned(StrEnum):
+    LOW = "low"
+    HIGH = "high"
+    BOTH = "both"
+
+
+class RewardKind(StrEnum):
+    SPARSE = "sparse"
+    EUCLIDEAN = "euclidean"
+    ELEMENTS = "elements"
+    COMPLETION = "completion"
+
+
+def finetune_command(
+    base: Annotated[Path, typer.Argument(help="The run to start from, written by `rpl imitate`.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
+    goal: Annotated[str, typer.Option(help="Letters of a compound goal such as mkbs, or elements with commas.")],
+    objective: Annotated[
+        Variant,
+        typer.Option(help="npg: rewards alone. dapg: and demonstrations. iril: and its own episodes, relabelled."),
+    ] = Variant.IRIL,
+    levels: Annotated[Tuned, typer.Option(help="Which level learns.")] = Tuned.LOW,
+    reward: Annotated[
+        RewardKind, typer.Option(help="What a level earns; docs/method.md has the formulas.")
+    ] = RewardKind.COMPLETION,
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="What the run learned from; dapg and iril need it. Repeat it.")
+    ] = None,
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps, at least.")] = 120_000,
+    seed: Seed = 0,
+) -> None:
+    """Relay reinforcement fine-tuning of one compound goal by natural policy gradient.
+
+    It is kept after every iteration: run the same command again to go on. Watch it with `tensorboard --logdir RUN`.
+    """
+    require("torch", "train")
+    from rpl_runtime.evaluation.evaluate import parse_goals
+    from rpl_train.cli.progress import bar
+    from rpl_train.data.sources import Demonstrations, load_demonstrations
+    from rpl_train.rl.finetune import FinetuneConfig, finetune
+    from rpl_train.runs import LEVELS, load_run
+
+    if objective is not Variant.NPG and not demos:
+        raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
+    goals = parse_goals(goal)
+    if len(goals) > 1:
+        raise typer.BadParameter(f"{goal} is {len(goals)} goals; fine-tuning takes one, each of them a run of its own")
+    config = FinetuneConfig(
+        goals[0][1],
+        objective.value,
+        LEVELS if levels is Tuned.BOTH else (levels.value,),
+        reward=reward.value,
+        env_steps=env_steps,
+        threads=os.cpu_count() or 1,
+        seed=seed,
+    )
+    demonstrations = load_demonstrations(demos) if demos else Demonstrations([], [])
+    with bar("iterations", config.iterations) as report:
+        finetune(
+            load_run(base),
+            demonstrations,
+            run,
+            config,
+            lambda point: report(point.iteration, f"{point.steps_done:.2f} steps, {point.success:.0%} success"),
+        )
+    typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
+
+
+def distill_command(
+    base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
+    specialists: Specialists,
+    demos: Recordings,
+    seed: Seed = 0,
+) -> None:
+    """Distil the specialists of several goals into one goal-conditioned policy."""
+    require("torch", "train")
+    from rpl_train.cli.progress import bar
+    from rpl_train.data.sources import load_demonstrations
+    from rpl_train.distill import DistillConfig, distill
+    from rpl_train.runs import load_run
+
+    teachers = _teachers(specialists)
+    config = DistillConfig(seed=seed)
+    with bar("rounds", config.rounds) as report:
+        distill(load_run(base), load_demonstrations(demos), teachers, run, config, report)
+    typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
+
+
+def _teachers(specialists: list[str]) -> "dict[str, TrainedRun]":
+    """By the letters of their goals."""
+    from rpl_train.runs import load_run
+
+    named = dict(_pair(text) for text in specialists)
+    if len(named) < len(specialists):
+        raise typer.BadParameter("a goal has several specialists; each may have one")
+    return {goal: load_run(path) for goal, path in named.items()}
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    goal, equals, path = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is no specialist; write GOAL=RUN, such as mkbs=runs/mkbs")
+    return goal, Path(path)
+
+
+def pack_command(
+    base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
+    file: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
+    specialists: Specialists,
+) -> None:
+    """Keep an imitated policy and what was fine-tuned from it as one compact file, equal to the bit."""
+    require("torch", "train")
+    from rpl_train.runs import load_run
+    from rpl_train.tasks.kitchen.specialists import save_specialists
+
+    teachers = _teachers(specialists)
+    save_specialists(load_run(base), teachers, file)
+    typer.echo(f"{file} keeps {base} and {len(teachers)} specialists in {file.stat().st_size / 1e6:.1f} MB")
+
+
+def unpack_command(
+    file: Annotated[Path, typer.Argument(help="A file of `rpl pack`.")],
+    folder: Annotated[Path, typer.Argument(help="Gets a run called base, and one for each goal.")],
+) -> None:
+    """Make runs of what `rpl pack` kept: to be exported, fine-tuned further, or distilled."""
+    require("torch", "train")
+    from rpl_train.tasks.kitchen.specialists import unpack
+
+    for run in unpack(file, folder):
+        typer.echo(str(run))
+
+
+def methods_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the paper's systems and ablations, and what each is made of."""
+    require("torch", "train")
+    from rpl_train.paper.tables import methods_facts, print_methods
+
+    if as_json:
+        typer.echo(json.dumps(methods_facts(), indent=1))
+    else:
+        print_methods()
+
+
+class ExecutorKind(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+
+
+def paper_command(
+    results: Annotated[Path, typer.Argument(help="Folder for a JSON file a row, and what is drawn from them.")],
+    demos: Annotated[
+        list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, only draw what the folder holds.")
+    ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all; repeat it.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; what was broken off goes on there.")] = Path(
+        "runs/paper"
+    ),
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
+    jobs: Jobs = 2,
+    executor: Annotated[
+        ExecutorKind, typer.Option(help="local: processes here. ray: tasks of a Ray cluster.")
+    ] = ExecutorKind.LOCAL,
+    distilled: Annotated[
+        Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen: its figures become a row.")
+    ] = None,
+) -> None:
+    """Run the systems of the paper under one budget, and draw its table, curves and ablations.
+
+    A row takes minutes to hours: leave it in the background, and run the same command again after an interruption. A
+    trial that a row's file holds is not run again, wherever it was run; one that was broken off goes on in --runs, and
+    what --runs holds is evaluated again where --episodes is another number.
+    The tables go into the page beside the folder too, RESULTS.md, where it has a place marked for them.
+    """
+    require("torch", "train")
+    from rpl_runtime.policy.bundle import load_bundle
+    from rpl_train.cli.progress import bar
+    from rpl_train.paper.plots import draw_paper
+    from rpl_train.paper.reproduce import PaperConfig, chosen, reproduce
+    from rpl_train.paper.results import known_trials, write_distilled, write_row
+    from rpl_train.paper.tables import print_paper, write_markdown
+
+    methods = chosen(rows)
+    if demos:
+        config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
+        with bar("trials", 0) as report:
+            reproduce(
+                methods,
+                config,
+                known_trials(methods, config, results),
+                lambda what, done, total: report(done, what, total),
+                lambda row: write_row(row, results),
+            )
+    if distilled:
+        write_distilled(load_bundle(distilled).evaluation, results)
+    draw_paper(results)
+    write_markdown(results)
+    print_paper(results)

@@ -1,0 +1,138 @@
+"""Demonstrations of the kitchen in Minari data sets.
+
+In: a data set's folder or name, or demonstrations. Out: demonstrations with position targets, or a data set that
+`minari` loads. It does not know who reads them.
+
+The public sets `D4RL/kitchen/*-v2` hold FrankaKitchen-v1's observation of 59 numbers (9 robot positions, 9 robot
+velocities, 21 object positions, 20 object velocities), one more of them than of actions, and come from playing the
+human recordings' targets from the kitchen's own start (`create_franka_dataset.py` in
+Farama-Foundation/minari-dataset-generation-scripts). An action there is exact with the noisy reading beside it. The
+sets that `rpl` writes hold the 30 positions and keep the targets themselves.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rpl_runtime.errors import DemonstrationError, require
+from rpl_runtime.recording.minari import ENVIRONMENT, Recording, record
+from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, PERIOD, ROBOT_DIM, STATE_DIM, completed_in_order
+from rpl_runtime.tasks.kitchen.simulator import clip_target
+from rpl_train.data.trajectory import Trajectory
+
+_NAME = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
+_PHYSICS_STEP = 0.002  # [s]
+_FRAME_SKIP = round(PERIOD / _PHYSICS_STEP)
+# Where the state stands in an observation, by the observation's size.
+_POSITIONS = {
+    STATE_DIM: np.arange(STATE_DIM),
+    59: np.r_[0:ROBOT_DIM, 2 * ROBOT_DIM : ROBOT_DIM + STATE_DIM],
+}
+
+
+def is_minari_folder(path: Path) -> bool:
+    """Whether a folder holds a Minari data set."""
+    return _data_in(path) is not None
+
+
+def is_minari_name(name: str) -> bool:
+    """Whether a text can be the name of a Minari data set, such as D4RL/kitchen/complete-v2."""
+    return _NAME.fullmatch(name) is not None
+
+
+def import_minari(where: Path) -> list[Trajectory]:
+    """Read every episode of a data set; one that is named and not here is downloaded.
+
+    Raises:
+        DemonstrationError: there is none, it is damaged, or it is not of this kitchen at this control rate.
+        MissingExtra: minari or h5py is not installed.
+    """
+    minari = require("minari", "train")
+    for module in ("h5py", "PIL"):  # without which Minari reads nothing
+        require(module, "train")
+    data = _data_in(where) or _named(where.as_posix())
+    try:
+        _check_environment(where, json.loads((data / "metadata.json").read_text()))
+        dataset = minari.MinariDataset(data)
+        if dataset.total_episodes == 0:
+            raise DemonstrationError(f"the Minari data set {where} holds no episode")
+        names = dataset.storage.get_episode_metadata(dataset.episode_indices)
+        return [
+            _trajectory(episode, name, f"{dataset.id}#{index}")
+            for index, (episode, name) in enumerate(zip(dataset, names, strict=True))
+        ]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, ImportError) as error:
+        raise DemonstrationError(f"the Minari data set {where} is damaged or cannot be read here: {error}") from error
+
+
+def export_minari(trajectories: Iterable[Trajectory], folder: Path, licence: str) -> int:
+    """Add demonstrations to the data set in a folder named NAME-vN; reading them back gives the same ones.
+
+    Returns:
+        How many episodes the data set now holds.
+
+    Raises:
+        InvalidInput: the folder's name is none for a data set, or a demonstration is not of the kitchen.
+        RecordingError: the data cannot be written.
+        MissingExtra: minari or h5py is not installed.
+    """
+    recordings = [Recording(t.states, t.targets, t.elements, t.source) for t in trajectories]
+    about = {"description": "Demonstrations of the Franka kitchen, as position targets.", "licence": licence}
+    return record(recordings, folder, about)
+
+
+def _data_in(path: Path) -> Path | None:
+    return next((data for data in (path / "data", path) if (data / "metadata.json").is_file()), None)
+
+
+def _named(name: str) -> Path:
+    """The folder of a data set in Minari's own store, downloaded if it is not there."""
+    minari = require("minari", "train")
+    folder = require("minari.storage", "train").get_dataset_path(name)
+    if not (folder / "data").exists():
+        try:
+            minari.download_dataset(name)
+        except Exception as error:  # each remote store has its own errors, with no class in common
+            raise DemonstrationError(
+                f"no Minari data set {name} is here, and it could not be downloaded; "
+                f"fetch it where there is a network with `minari download {name}`: {error}"
+            ) from error
+    return folder / "data"
+
+
+def _check_environment(where: Path, metadata: dict[str, Any]) -> None:
+    spec = json.loads(metadata.get("env_spec") or '{"id": "no environment", "kwargs": {}}')
+    if spec["id"] != ENVIRONMENT:
+        raise DemonstrationError(f"the Minari data set {where} is of {spec['id']}; only {ENVIRONMENT} can be read")
+    frame_skip = spec["kwargs"].get("frame_skip", _FRAME_SKIP)
+    if frame_skip != _FRAME_SKIP:
+        raise DemonstrationError(
+            f"the Minari data set {where} was recorded at {1 / (frame_skip * _PHYSICS_STEP):g} Hz; "
+            f"a target is held for {PERIOD} s here, so only {1 / PERIOD:g} Hz can be read"
+        )
+
+
+def _trajectory(episode: Any, names: dict[str, Any], source: str) -> Trajectory:
+    observations = np.asarray(episode.observations["observation"])
+    if observations.ndim != 2 or observations.shape[1] not in _POSITIONS:
+        raise DemonstrationError(
+            f"{source}: observations are {observations.shape}; {ENVIRONMENT} has (T, 59), or (T, 30) without velocities"
+        )
+    states = observations[:, _POSITIONS[observations.shape[1]]]
+    targets = (episode.infos or {}).get("target")
+    if targets is None:
+        actions = np.asarray(episode.actions)
+        states = states[: len(actions)]
+        targets = clip_target(states[:, :ROBOT_DIM] + actions * MAX_TARGET_STEP)
+    states = states[: len(targets)]
+    elements = names.get("elements")
+    return Trajectory(
+        states=states.astype(np.float32),
+        targets=np.asarray(targets, dtype=np.float32),
+        elements=completed_in_order(states) if elements is None else tuple(filter(None, elements.split("|"))),
+        source=names.get("source") or source,
+    )

@@ -1,0 +1,1 @@
+"""From two torch modules to a bundle, behind a parity gate."""

@@ -1,0 +1,34 @@
+"""What lets a server say how far a state is from the training data, added to a bundle that was made without it.
+
+In: a bundle and the demonstrations it learned from. Out: the bundle with its whitening (rpl_runtime/policy/novelty.py),
+with its graphs unchanged, byte for byte.
+"""
+
+from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.policy.bundle import Bundle, write_bundle
+from rpl_train.data.sources import Demonstrations
+from rpl_train.pool import Pool, PoolConfig
+
+
+def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:
+    """Write the bundle anew, in its place. Its identity becomes another, so its evaluation has to be made again.
+
+    Raises:
+        DemonstrationError: these are not the demonstrations that the manifest names, where it names any.
+    """
+    manifest = bundle.manifest
+    named = {source["digest"] for source in manifest.provenance.data if "digest" in source}
+    given = {source["digest"] for source in demonstrations.sources}
+    if named and given != named:
+        raise DemonstrationError(
+            f"the demonstrations have the digests {_short(given)}; {bundle.path} learned from {_short(named)}"
+        )
+    fitted = Pool(demonstrations.trajectories, bundle.spec, PoolConfig()).statistics
+    if manifest.statistics is not None:
+        fitted = manifest.statistics.model_copy(update={"whitening": fitted.whitening})
+    manifest = manifest.model_copy(update={"statistics": fitted})
+    return write_bundle(bundle.path, manifest, bundle.high.read_bytes(), bundle.low.read_bytes())
+
+
+def _short(digests: set[str]) -> str:
+    return ", ".join(sorted(digest[:12] for digest in digests))

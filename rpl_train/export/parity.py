@@ -1,0 +1,148 @@
+"""The parity gate: exported graphs must move a robot exactly as the modules they were made from.
+
+In: the same policy twice, as torch modules and as the graphs that will be served, and its spec. Out: `Parity`,
+the largest differences over whole relay episodes. It does not know how the graphs were made, and writes nothing.
+
+Both sides run the relay loop over the same states, each following the subgoals of its own high level, so an error
+of the high level shows in the position targets as it would on the robot. A policy of the kitchen is measured on
+the simulator's states, perturbed starts, with the graphs in command; any other on random walks through its
+accepted states. Every episode is run alone and among 64, some with sampled noise, some in the mode.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rpl_runtime.errors import ParityError
+from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.relay.loop import Decision, Levels, RelayLoop
+from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_NAMES
+
+FIRST_SEED = 500_000  # training takes its seeds below, and evaluation far above
+_BATCH = 64
+_KITCHENS = 2  # stepped in parallel
+_WALK = 0.02  # a random walk's step, as a share of each dimension's accepted range
+
+
+@dataclass(frozen=True)
+class ParityConfig:
+    """How far the gate looks and what it lets pass."""
+
+    tolerance: float = 1e-5  # [rad] or whatever the action's unit is
+    episodes: int = 10  # at least; each goal of the library has one
+    steps: int = 280  # of each episode
+    seed: int = FIRST_SEED
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the gate measured."""
+
+    max_abs_target_difference: float  # in the action's units
+    max_abs_subgoal_difference: float  # in the state's units
+    episodes: int
+    steps: int  # decisions compared
+    tolerance: float
+
+
+class _Track(NamedTuple):
+    """The states that both sides are shown in one episode."""
+
+    goal: ResolvedGoal
+    states: np.ndarray  # (T, n)
+
+
+class _Gap(NamedTuple):
+    """The difference at one step of a batch."""
+
+    target: float
+    subgoal: float
+    where: str
+
+
+def check_parity(modules: Levels, graphs: Levels, spec: PolicySpec, config: ParityConfig) -> Parity:
+    """Compare both sides over whole episodes.
+
+    Raises:
+        ParityError: their position targets differ by more than the tolerance.
+    """
+    tracks = _kitchen_tracks(graphs, spec, config) if _is_kitchen(spec) else _random_tracks(spec, config)
+    among = list(itertools.islice(itertools.cycle(tracks), -(-len(tracks) // _BATCH) * _BATCH))
+    batches = [[track] for track in tracks] + [among[at : at + _BATCH] for at in range(0, len(among), _BATCH)]
+    gaps = [gap for first, batch in enumerate(batches) for gap in _replay(modules, graphs, spec, batch, first)]
+    worst = max(gaps, key=lambda gap: gap.target)
+    if worst.target > config.tolerance:
+        raise ParityError(
+            f"the exported graphs differ from their modules by {worst.target:.3g} in {worst.where}; "
+            f"allowed is {config.tolerance:g}, and nothing was written"
+        )
+    return Parity(
+        max_abs_target_difference=worst.target,
+        max_abs_subgoal_difference=max(gap.subgoal for gap in gaps),
+        episodes=len(tracks),
+        steps=sum(len(batch) * len(batch[0].states) for batch in batches),
+        tolerance=config.tolerance,
+    )
+
+
+def _replay(
+    modules: Levels, graphs: Levels, spec: PolicySpec, batch: Sequence[_Track], first_seed: int
+) -> Iterator[_Gap]:
+    """Both sides over the same states, a batch of episodes in step."""
+    loops = RelayLoop(modules, spec), RelayLoop(graphs, spec)
+    robots = [f"episode {row}" for row in range(len(batch))]
+    for row, (robot, track) in enumerate(zip(robots, batch, strict=True)):
+        seed = first_seed + row
+        for loop in loops:
+            loop.start(robot, track.goal, None if seed % 3 == 0 else seed)
+    for step, states in enumerate(np.stack([track.states for track in batch], axis=1)):
+        ours, theirs = (loop.step(robots, [step] * len(robots), states) for loop in loops)
+        yield _gap(ours, theirs, spec, f"step {step} of a batch of {len(batch)}")
+
+
+def _gap(ours: Decision, theirs: Decision, spec: PolicySpec, when: str) -> _Gap:
+    difference = np.abs(ours.action - theirs.action)  # (B, m)
+    dim = int(difference.max(axis=0).argmax())
+    where = f"{spec.action.names[dim]} [{spec.action.units[dim]}] at {when}"
+    return _Gap(float(difference.max()), float(np.abs(ours.subgoal - theirs.subgoal).max()), where)
+
+
+def _is_kitchen(spec: PolicySpec) -> bool:
+    names = spec.state.names, spec.action.names
+    return names == (STATE_NAMES, STATE_NAMES[:ROBOT_DIM]) and spec.period_s == PERIOD and bool(spec.library)
+
+
+def _kitchen_tracks(graphs: Levels, spec: PolicySpec, config: ParityConfig) -> list[_Track]:
+    # Imported here: nobody else's policy needs the simulator.
+    from rpl_train.rl.rollout import Start, open_kitchens, rollout
+
+    goals = list(spec.library.values())
+    starts = [
+        Start(goals[index % len(goals)], config.seed + index, None if index % 2 else index)
+        for index in range(max(config.episodes, len(goals)))
+    ]
+    with open_kitchens(_KITCHENS) as kitchens:
+        episodes = rollout(graphs, spec, starts, kitchens, steps=config.steps)
+    return [_Track(episode.goal, episode.states) for episode in episodes]
+
+
+def _random_tracks(spec: PolicySpec, config: ParityConfig) -> list[_Track]:
+    rng = np.random.default_rng(config.seed)
+    low, high = spec.state.bounds
+    goals = list(spec.library.values()) or [(name,) for name in spec.elements]
+    tracks = []
+    for index in range(max(config.episodes, len(goals))):
+        states = np.empty((config.steps, spec.state.dim), dtype=np.float32)
+        state = rng.uniform(low, high)
+        for step in range(config.steps):
+            states[step] = np.clip(state, low, high)
+            state = np.clip(state + _WALK * (high - low) * rng.standard_normal(spec.state.dim), low, high)
+        if goals:
+            goal = spec.resolve(goals[index % len(goals)], states[0])
+        else:
+            goal = spec.resolve_state(rng.uniform(low, high).astype(np.float32).clip(low, high))
+        tracks.append(_Track(goal, states))
+    return tracks

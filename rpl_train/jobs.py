@@ -1,0 +1,155 @@
+"""Independent jobs side by side: in processes of this machine, or as Ray tasks.
+
+In: jobs. Out: their results, in the order of the jobs. It does not know what a job does.
+
+A job whose worker is killed is run again from its beginning; its result is the same if it depends on its arguments
+alone, as every stage's does. A job that fails stops no other.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from queue import SimpleQueue
+from threading import Event
+from typing import Any, Literal, NamedTuple
+
+from rpl_runtime.errors import InvalidInput, RelayError, TrainingError, require
+from rpl_runtime.server.subprocess import end_with_parent
+
+Executor = Literal["local", "ray"]
+_ATTEMPTS = 3  # of a job whose worker is killed
+
+
+class Job(NamedTuple):
+    """A call to make in another process."""
+
+    name: str  # in messages
+    call: Callable[..., Any]  # a function of a module, or a partial of one
+    arguments: tuple[Any, ...] = ()
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    executor: Executor = "local",
+    workers: int | None = None,
+    progress: Callable[[Job, Any], None] = lambda job, result: None,
+) -> list[Any]:
+    """Run all jobs and return their results. A worker computes with one thread.
+
+    Args:
+        executor: `ray` uses the cluster that RAY_ADDRESS names, or else starts Ray on this machine.
+        workers: jobs at a time, by default one for each core that this process may use; a cluster has its own number.
+        progress: hears of each job that is done, with its result, as soon as it is.
+
+    Raises:
+        TrainingError: jobs failed, or their workers were killed time after time; the others were run to their end.
+        MissingExtra: Ray is asked for and not installed.
+        InvalidInput: the executor or the number of workers is none.
+    """
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if executor not in _EXECUTORS or workers < 1:
+        raise InvalidInput(
+            f"got executor {executor!r} with {workers} workers; allowed are local and ray, with 1 or more"
+        )
+    results: list[Any] = [None] * len(jobs)
+    failures: dict[str, BaseException] = {}
+    with _EXECUTORS[executor](min(workers, len(jobs) or 1)) as submit:
+        running = {submit(job): at for at, job in enumerate(jobs)}
+        for future in as_completed(running):
+            at = running[future]
+            if error := future.exception():
+                failures[jobs[at].name] = error
+            else:
+                results[at] = future.result()
+                progress(jobs[at], results[at])
+    if failures:
+        reasons = "; ".join(f"{name}: {_reason(error)}" for name, error in failures.items())
+        raise TrainingError(f"{len(failures)} of {len(jobs)} jobs failed: {reasons}") from next(iter(failures.values()))
+    return results
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
+    """Each worker is a pool of one process, for a pool that loses a process gives up all that it was running."""
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    stopping = Event()
+    for _ in range(workers):
+        idle.put(_Worker(stopping))
+
+    def run(job: Job) -> Any:
+        worker = idle.get()
+        try:
+            return worker.run(job)
+        finally:
+            idle.put(worker)
+
+    threads = ThreadPoolExecutor(workers)
+    try:
+        yield lambda job: threads.submit(run, job)
+    finally:
+        stopping.set()
+        threads.shutdown(cancel_futures=True)
+        while not idle.empty():
+            idle.get().close()
+
+
+class _Worker:
+    def __init__(self, stopping: Event) -> None:
+        self._stopping = stopping
+        self._pool = self._start()
+
+    @staticmethod
+    def _start() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
+
+    def run(self, job: Job) -> Any:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._pool.submit(_call, job).result()
+            except BrokenProcessPool:
+                if self._stopping.is_set():  # an interrupt ends a worker that is still importing, as a kill does
+                    raise
+                self.close()
+                self._pool = self._start()
+        raise TrainingError(f"its worker was killed {_ATTEMPTS} times")
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+@contextmanager
+def _ray(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
+    ray = require("ray", "ray")
+    ours = not ray.is_initialized()
+    if ours:
+        size = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", **size)
+    task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_call)
+    try:
+        yield lambda job: task.remote(job).future()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+_EXECUTORS = {"local": _local, "ray": _ray}
+
+
+def _prepare() -> None:
+    end_with_parent()
+    os.environ["OMP_NUM_THREADS"] = "1"  # for a library that a job will load; Ray sets it by itself
+
+
+def _call(job: Job) -> Any:
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    return job.call(*job.arguments)
+
+
+def _reason(error: BaseException) -> str:
+    error = getattr(error, "cause", None) or error  # Ray wraps what a job raises
+    return str(error) if isinstance(error, RelayError) else f"{type(error).__name__}: {error}"

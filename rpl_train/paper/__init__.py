@@ -1,0 +1,1 @@
+"""The systems of Relay Policy Learning as rows of data, run and compared."""

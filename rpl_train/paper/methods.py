@@ -1,0 +1,164 @@
+"""The systems of Relay Policy Learning (Gupta et al., CoRL 2019) and its two ablations, a row of data each.
+
+In: nothing. Out: `METHODS`. A row says what is imitated from what relabelling, which levels keep those weights, which
+are fine-tuned and by what; it does not know how any of this is done.
+
+The paper's figures are means over its 17 goals; those marked as read off a plot are good to about two points.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
+from rpl_train.pool import Relabelling
+from rpl_train.rl.finetune import Objective
+from rpl_train.rl.rewards import RewardName
+from rpl_train.runs import LevelName
+
+Table = Literal["systems", "windows", "rewards"]
+# Rows that are compared on a few goals take every fourth of the 17, beginning with the fourth.
+COMPARED_GOALS = PAPER_GOALS[3::4]
+
+
+class Imitation(NamedTuple):
+    """What the demonstrations are turned into; rows that share one start from the same weights."""
+
+    relabelling: Relabelling
+    window: int = HORIZON  # [steps] W_l, and for how long a subgoal is kept
+    flat: bool = False  # one level, which is given the goal itself
+    components: int = 4  # of the high level's mixture
+
+    @property
+    def name(self) -> str:
+        return f"{'flat' if self.flat else 'relay'}-{self.relabelling}-{self.window}"
+
+
+class Published(NamedTuple):
+    """What the paper reports; a range where its plot does not tell the rows apart."""
+
+    success: str  # [%]
+    steps: str  # of 4
+    plot: bool = True  # read off a plot
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row."""
+
+    name: str
+    title: str
+    imitation: Imitation | None  # None: no policy is learned
+    tunes: tuple[LevelName, ...] = ()
+    objective: Objective = "npg"
+    reward: RewardName = "completion"
+    scratch: tuple[LevelName, ...] = ()  # levels that start from random weights
+    goals: tuple[str, ...] = COMPARED_GOALS
+    seeds: tuple[int, ...] = (0, 1)  # of fine-tuning
+    published: Published | None = None
+    table: Table = "systems"
+
+
+RELAY = Imitation("relay")
+_SEGMENTS = Imitation("segments")
+_GCBC = Imitation("goal", flat=True, components=1)
+_BC = Imitation("end", flat=True, components=1)
+_LOW: tuple[LevelName, ...] = ("low",)
+_BOTH: tuple[LevelName, ...] = ("high", "low")
+
+
+def _rpl(name: str, title: str, objective: Objective, published: Published) -> Method:
+    return Method(name, title, RELAY, _LOW, objective, goals=PAPER_GOALS, seeds=(0,), published=published)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        _rpl("iril-rpl", "IRIL-RPL", "iril", Published("82", "3.5")),
+        _rpl("dapg-rpl", "DAPG-RPL", "dapg", Published("78", "3.5")),
+        _rpl("npg-rpl", "NPG-RPL", "npg", Published("75", "3.45")),
+        Method("ril", "RIL, imitation alone", RELAY, goals=PAPER_GOALS, published=Published("21.7", "2.4", plot=False)),
+        Method(
+            "gcbc", "GCBC with relabelling", _GCBC, goals=PAPER_GOALS, published=Published("8.8", "2.2", plot=False)
+        ),
+        Method("bc", "GCBC without (BC)", _BC, goals=PAPER_GOALS, published=Published("7.6", "1.78", plot=False)),
+        Method("npg-gcbc", "NPG-GCBC, flat", _GCBC, _LOW, "npg", published=Published("3 to 12", "0.75 to 1.9")),
+        Method("dapg-gcbc", "DAPG-GCBC, flat", _GCBC, _LOW, "dapg", published=Published("3 to 12", "0.75 to 1.9")),
+        Method("npg-bc", "NPG-BC, flat", _BC, _LOW, "npg", published=Published("3 to 12", "0.75 to 1.9")),
+        Method("dapg-bc", "DAPG-BC, flat", _BC, _LOW, "dapg", published=Published("3 to 12", "0.75 to 1.9")),
+        Method(
+            "oracle",
+            "Oracle segments, fine-tuned",
+            _SEGMENTS,
+            _LOW,
+            "npg",
+            published=Published("0 to 6", "1.45, falling to 0.83"),
+        ),
+        Method("nearest", "Nearest neighbour, open loop", None, goals=PAPER_GOALS, published=Published("0", "1.45")),
+        Method(
+            "hiro",
+            "On-policy HIRO from scratch",
+            RELAY,
+            _BOTH,
+            reward="sparse",
+            scratch=_BOTH,
+            published=Published("0", "0.06"),
+        ),
+        Method(
+            "pretrained-low",
+            "Pre-trained low level, high level from scratch",
+            RELAY,
+            ("high",),
+            scratch=("high",),
+            published=Published("0", "0.06"),
+        ),
+        Method(
+            "window-60",
+            "NPG-RPL, window 60",
+            Imitation("relay", 60),
+            _LOW,
+            published=Published("47", "2.9"),
+            table="windows",
+        ),
+        Method(
+            "window-90",
+            "NPG-RPL, window 90",
+            Imitation("relay", 90),
+            _LOW,
+            published=Published("0", "1.05"),
+            table="windows",
+        ),
+        Method(
+            "sparse",
+            "NPG-RPL, sparse reward",
+            RELAY,
+            _LOW,
+            reward="sparse",
+            published=Published("85", "3.66"),
+            table="rewards",
+        ),
+        Method(
+            "euclidean",
+            "NPG-RPL, Euclidean reward",
+            RELAY,
+            _LOW,
+            reward="euclidean",
+            published=Published("26", "2.6"),
+            table="rewards",
+        ),
+        Method(
+            "elements",
+            "NPG-RPL, element-wise reward",
+            RELAY,
+            _LOW,
+            reward="elements",
+            published=Published("26", "2.45"),
+            table="rewards",
+        ),
+    )
+}
+# No job of the table makes it: the specialists of a row are distilled, exported and evaluated like any policy.
+DISTILLED = Method(
+    "distilled", "RPL distilled, one policy", RELAY, goals=PAPER_GOALS, seeds=(0,), published=Published("70.5", "3.28")
+)
+REFERENCE = "npg-rpl"  # the row that ablations change in one thing
+WINDOW_30 = Published("76", "3.48")  # what the paper's ablation has for the window of its systems

@@ -1,0 +1,257 @@
+"""The paper's table: every system imitated, fine-tuned and evaluated, under one budget.
+
+In: demonstrations, which rows, a budget, and the trials that are known already. Out: `RowResult`s that grow by a trial
+at a time, with learning curves and evaluations through the server. It does not know how a system is trained, a row of
+`METHODS` says what it is; nor where results are kept. A trial under way is kept in a folder of runs:
+
+    RUNS/imitation/NAME/         an imitated policy, shared by the rows that start from it
+    RUNS/METHOD/GOAL-SEED/       one goal fine-tuned, and its evaluation.json
+    RUNS/METHOD/all/             a row that is imitated only, evaluated on every goal
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.tasks.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
+from rpl_train.data.sources import Demonstrations, load_demonstrations
+from rpl_train.data.trajectory import digest
+from rpl_train.export.export import export
+from rpl_train.export.parity import ParityConfig
+from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.jobs import Executor, Job, run_jobs
+from rpl_train.networks import NetworkConfig
+from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Imitation, Method
+from rpl_train.paper.nearest import evaluate_nearest
+from rpl_train.pool import PoolConfig
+from rpl_train.rl.finetune import FinetuneConfig, Point, finetune, read_curve
+from rpl_train.runs import TrainedRun, load_run
+
+SHOWN = "demonstrations"  # in a trial's evaluation: the digest of what its row was shown
+_GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """What every row is given."""
+
+    runs: Path
+    demonstrations: tuple[Path, ...]
+    env_steps: int = 120_000  # of fine-tuning, for each goal and seed
+    imitation_steps: int = 20_000
+    episodes: int = 20  # of each goal from each start, in evaluation
+    jobs: int = 2
+    executor: Executor = "local"
+
+    def steps_of(self, method: Method) -> int:
+        """Environment steps of a row's every fine-tuning."""
+        return self.env_steps if method.tunes else 0
+
+
+class Trial(NamedTuple):
+    """One thing to do that needs no other but the imitation it starts from."""
+
+    method: Method
+    goals: tuple[str, ...]  # letters
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}/{f'{self.goals[0]}-{self.seed}' if self.method.tunes else 'all'}"
+
+
+class TrialResult(NamedTuple):
+    goals: tuple[str, ...]
+    seed: int
+    curve: tuple[Point, ...]
+    evaluation: dict[str, Any]
+
+
+class RowResult(NamedTuple):
+    """A row as far as it has come."""
+
+    method: Method
+    env_steps: int  # for each goal and seed
+    trials: tuple[TrialResult, ...]
+
+
+def chosen(names: Sequence[str] | None) -> list[Method]:
+    """The rows with these names; all where none are given.
+
+    Raises:
+        InvalidInput: a name is unknown.
+    """
+    unknown = [name for name in names or () if name not in METHODS]
+    if unknown:
+        raise InvalidInput(f"no row is called {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
+    return [METHODS[name] for name in names or METHODS]
+
+
+def reproduce(
+    methods: Sequence[Method],
+    config: PaperConfig,
+    known: Mapping[str, Sequence[TrialResult]],
+    progress: Callable[[str, int, int], None],
+    keep: Callable[[RowResult], None],
+) -> None:
+    """Run the trials of the rows that are not known; seed by seed, and goal by goal of those that every row has before
+    any other, so that rows can be compared early.
+
+    Args:
+        known: the trials that were finished before, by the name of their row.
+        progress: called with what is done, how many are finished, and of how many, after each trial.
+        keep: called with a row, the known trials included, whenever it has grown.
+
+    Raises:
+        TrainingError: a trial failed; the finished ones are kept.
+    """
+    results = {method.name: list(known.get(method.name, ())) for method in methods}
+    done = {(name, trial.goals, trial.seed) for name, trials in results.items() for trial in trials}
+    trials = [trial for method in methods for trial in plan(method)]
+    missing = [trial for trial in trials if (trial.method.name, trial.goals, trial.seed) not in done]
+    missing.sort(key=_turn)
+    needed = dict.fromkeys(trial.method.imitation for trial in missing if trial.method.imitation is not None)
+    _run("imitation", [Job(start.name, imitate_one, (start, config)) for start in needed], config, progress)
+
+    def grown(trial: Trial, result: TrialResult) -> None:
+        method = trial.method
+        results[method.name].append(result)
+        keep(RowResult(method, config.steps_of(method), _in_order(method, results[method.name])))
+
+    jobs = [Job(trial.name, attempt, (trial, config)) for trial in missing]
+    _run("trials", jobs, config, progress, lambda job, result: grown(job.arguments[0], result))
+
+
+def _turn(trial: Trial) -> tuple[int, int]:
+    """When a trial is run: before those with a greater one."""
+    [goal] = trial.goals if trial.method.tunes else (COMPARED_GOALS[0],)
+    place = COMPARED_GOALS.index(goal) if goal in COMPARED_GOALS else len(COMPARED_GOALS)
+    return trial.seed, place
+
+
+def _in_order(method: Method, results: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
+    """The trials of a row in the order of its plan."""
+    places = {(trial.goals, trial.seed): place for place, trial in enumerate(plan(method))}
+    return tuple(sorted(results, key=lambda result: places[result.goals, result.seed]))
+
+
+def _run(
+    what: str,
+    jobs: list[Job],
+    config: PaperConfig,
+    progress: Callable[[str, int, int], None],
+    finish: Callable[[Job, Any], None] = lambda job, result: None,
+) -> None:
+    finished = count(1)
+
+    def on_job(job: Job, result: Any) -> None:
+        finish(job, result)
+        progress(what, next(finished), len(jobs))
+
+    progress(what, 0, len(jobs))
+    run_jobs(jobs, config.executor, config.jobs, on_job)
+
+
+def plan(method: Method) -> list[Trial]:
+    """A row's trials: one for each goal and seed, or one for all goals where nothing is fine-tuned."""
+    if not method.tunes:
+        return [Trial(method, method.goals, 0)]
+    return [Trial(method, (goal,), seed) for seed in method.seeds for goal in method.goals]
+
+
+def imitate_one(imitation: Imitation, config: PaperConfig) -> None:
+    """Imitate for the rows that share this start."""
+    run = config.runs / "imitation" / imitation.name
+    networks = NetworkConfig(flat=imitation.flat, high_components=imitation.components)
+    settings = ImitateConfig(
+        steps=config.imitation_steps,
+        jobs=1,
+        networks=networks,
+        pool=pool_config(imitation),
+    )
+    spec = kitchen_spec("kitchen", horizon=imitation.window, high_noise=networks.high_noise(STATE_DIM))
+    imitate(_load(config), spec, run, settings, lambda level, step, loss: None)
+
+
+def pool_config(imitation: Imitation) -> PoolConfig:
+    """How demonstrations are relabelled for it."""
+    return PoolConfig(relabelling=imitation.relabelling, low_window=imitation.window)
+
+
+def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
+    """Fine-tune and evaluate, or load what was done before with these demonstrations and by this protocol."""
+    run, imitation, demonstrations = config.runs / trial.name, trial.method.imitation, _load(config)
+    protocol, shown = _protocol(trial, config), digest(demonstrations.trajectories)
+    if imitation is None:
+        evaluation = _kept(run, protocol, shown, lambda: evaluate_nearest(demonstrations, protocol))
+        return TrialResult(trial.goals, trial.seed, (), evaluation)
+    trained = load_run(config.runs / "imitation" / imitation.name)
+    if trial.method.tunes:
+        trained = finetune(trained, demonstrations, run, finetune_config(trial, config)).trained
+    evaluation = _kept(run, protocol, shown, lambda: _evaluate(trained, trial, protocol))
+    return TrialResult(trial.goals, trial.seed, tuple(read_curve(run)), evaluation)
+
+
+def finetune_config(trial: Trial, config: PaperConfig) -> FinetuneConfig:
+    """How a trial's goal is fine-tuned."""
+    method = trial.method
+    assert method.imitation is not None
+    return FinetuneConfig(
+        goal=compound_goal(trial.goals[0]),
+        objective=method.objective,
+        levels=method.tunes,
+        scratch=method.scratch,
+        reward=method.reward,
+        env_steps=config.env_steps,
+        seed=trial.seed,
+        pool=pool_config(method.imitation),
+    )
+
+
+def shown_digest(config: PaperConfig) -> str:
+    """What evaluations of these demonstrations name them by."""
+    return digest(_load(config).trajectories)
+
+
+def _load(config: PaperConfig) -> Demonstrations:
+    return load_demonstrations(list(config.demonstrations))
+
+
+def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
+    return EvaluateConfig(trial.goals, config.episodes, jobs=1)
+
+
+def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The evaluation in a folder; measured first where there is none by this protocol, from what was shown."""
+    path = run / "evaluation.json"
+    asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.steps}
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        known = found.get(SHOWN) == shown and asked.items() <= found["protocol"].items()
+    except (ValueError, KeyError, AttributeError):  # damaged, and so not known
+        known = False
+    if not known:
+        content = measure() | {SHOWN: shown}
+        run.mkdir(parents=True, exist_ok=True)
+        staging = run / ".evaluation.tmp"
+        staging.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(staging, path)
+    return json.loads(path.read_text())
+
+
+def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> dict[str, Any]:
+    """By the protocol, through a server of the policy's bundle."""
+    spec = trained.record.spec.model_copy(update={"library": {goal: compound_goal(goal) for goal in trial.goals[:1]}})
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE)
+        with hosting(bundle) as address:
+            return evaluate(address, protocol).content

@@ -1,0 +1,269 @@
+"""The systems of the paper and what they came to, as tables: in a terminal, and in a page of the documentation.
+
+In: `METHODS`, or a folder of rows. Out: text. It does not know how a row was measured.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rpl_runtime.errors import InvalidInput
+from rpl_train.paper.methods import DISTILLED, METHODS, Method, Published
+from rpl_train.paper.reproduce import plan
+from rpl_train.paper.results import Row, Score, exploring, method_facts, names, read_rows, score, shared_goals
+from rpl_train.runs import LEVELS
+
+_BEGIN, _END = "<!-- table -->", "<!-- /table -->"
+_EVALUATED = {  # heading -> measure of an evaluation
+    "success ever": "success_ever",
+    "success end": "success_end",
+    "steps ever": "mean_steps_ever",
+    "steps end": "mean_steps_end",
+}
+_FIRST, _LAST = slice(1), slice(-4, None)  # iterations; the first is made with the weights of imitation
+_EXPLORED = {  # heading -> field of a learning curve, iterations
+    "success first": ("success", _FIRST),
+    "success last": ("success", _LAST),
+    "steps first": ("steps_done", _FIRST),
+    "steps last": ("steps_done", _LAST),
+    "return first": ("earned", _FIRST),
+    "return last": ("earned", _LAST),
+}
+_PAPER_HEADINGS = ("paper success", "paper steps")
+_RUN_HEADINGS = ("system", "goals", "trials", "episodes", "environment steps", "commit")
+_CAPTION = (
+    "success: all four elements done [% of episodes]; steps: how many of four; ever: at any step; end: at the last "
+    "one. Mean over goals, the mean over seeds of a goal first, with 95 % bootstrap intervals over goals. The paper's "
+    "figures are means over its 17 goals; ~: read off a plot. Episodes that fine-tuning learns from start perturbed "
+    "and sample actions; first: in its first iteration, made with the weights it starts from; last: in its last four; "
+    "return: what the level that learns earns an episode, by the row's own reward."
+)
+_METHODS_CAPTION = (
+    "imitates: how demonstrations are relabelled, and the window [steps]; flat: no high level. fine-tunes: a level by "
+    "an objective for a reward; *: from random weights. paper: success, the mean over its 17 goals; ~: off a plot."
+)
+
+
+class _Block(NamedTuple):
+    """One table: what rows with these goals come to."""
+
+    title: str
+    goals: tuple[str, ...] | None  # None: each row's own
+    rows: Sequence[Row]
+    columns: dict[str, Callable[[Row, Sequence[str]], Score]]  # by their heading
+
+
+def methods_facts() -> list[dict[str, Any]]:
+    """Every row as plain data."""
+    return [method_facts(method) for method in _methods()]
+
+
+def _methods() -> list[Method]:
+    return [METHODS.get(name, DISTILLED) for name in names()]
+
+
+def print_methods() -> None:
+    """Print what every row is made of."""
+    table = _table()
+    widths = {"row": 14, "system": 13, "imitates": 9, "fine-tunes": 14, "goals\nx seeds": 6, "paper\n[%]": 8}
+    for heading, width in widths.items():
+        table.add_column(escape(heading), min_width=width, no_wrap=heading.startswith("paper"))
+    last = DISTILLED.table
+    for method in _methods():
+        if method.table != last:
+            table.add_section()
+            last = method.table
+        table.add_row(*map(escape, _made_of(method)))
+    console = Console()
+    console.print(table)
+    console.print(escape(_METHODS_CAPTION), style="dim", highlight=False)
+
+
+def _table(title: str | None = None) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE, header_style="bold", pad_edge=False, collapse_padding=True
+    )
+
+
+def _made_of(method: Method) -> list[str]:
+    start = method.imitation
+    learned = start is not None and set(method.scratch) != set(LEVELS)
+    imitated = f"{'flat ' if start.flat else ''}{start.relabelling} {start.window}" if start and learned else "–"
+    levels = " ".join(f"{level}{'*' if level in method.scratch else ''}" for level in method.tunes)
+    tuned = f"{levels} by {method.objective} for {method.reward}" if levels else "–"
+    count = f"{len(method.goals)} x {len(method.seeds) if method.tunes else 1}"
+    success, _ = _paper(method.published)
+    return [method.name, method.title, imitated, tuned, count, success]
+
+
+def _paper(published: Published | None) -> list[str]:
+    if published is None:
+        return ["–", "–"]
+    about = "~" if published.plot else ""
+    return [f"{about}{published.success}", f"{about}{published.steps}"]
+
+
+def print_paper(folder: Path) -> None:
+    """Print our table beside the paper's: from each start, then on the goals that all rows have, then what was run.
+
+    Raises:
+        InvalidInput: the folder holds no row, or a damaged one.
+    """
+    rows, console = read_rows(folder), Console()
+    for block in _blocks(rows):
+        console.print(_rich(block))
+    console.print(_provenance(rows))
+    console.print(escape(_CAPTION), style="dim", highlight=False)
+
+
+def write_markdown(folder: Path) -> None:
+    """Put the same tables between the marks of FOLDER.md, the page beside the folder, where there is one.
+
+    Raises:
+        InvalidInput: the folder holds no row, or the page lacks the marks.
+    """
+    if not page_of(folder).exists():
+        return
+    rows = read_rows(folder)
+    tables = [line for block in _blocks(rows) for line in (f"### {block.title}", "", *_markdown(block), "")]
+    fill_page(folder, [*tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), ""])
+
+
+def page_of(folder: Path) -> Path:
+    """The page about what a folder holds: FOLDER.md beside it."""
+    return folder.absolute().with_name(f"{folder.absolute().name}.md")
+
+
+def fill_page(folder: Path, lines: Sequence[str]) -> None:
+    """Put lines between the marks of a folder's page, in the place of those that stand there.
+
+    Raises:
+        InvalidInput: the page lacks the marks.
+    """
+    page = page_of(folder)
+    before, begin, rest = page.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise InvalidInput(f"{page.name} has no place for the tables; put {_BEGIN} and {_END} where they belong")
+    staging = page.with_name(f".{page.name}.tmp")
+    staging.write_text(before + "\n".join([_BEGIN, "", *lines, _END]) + after)
+    os.replace(staging, page)
+
+
+def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:
+    starts = [start for start in ("nominal", "perturbed") if all(_has(row, start) for row in rows)]
+    for start in starts:
+        yield _Block(f"From the {start} start, each row on its own goals", None, rows, _evaluated(start))
+    shared = shared_goals(rows)
+    if shared and any(row.goals != shared for row in rows):
+        for start in starts:
+            yield _Block(f"From the {start} start, all on {', '.join(shared)}", shared, rows, _evaluated(start))
+    tuned = [row for row in rows if row.tuned]
+    if tuned and (shared := shared_goals(tuned)):
+        yield _Block(f"Episodes that fine-tuning learns from, all on {', '.join(shared)}", shared, tuned, _explored())
+
+
+def _has(row: Row, start: str) -> bool:
+    return all(start in trial.evaluation["starts"] for trial in row.trials)
+
+
+def _evaluated(start: str) -> dict[str, Callable[[Row, Sequence[str]], Score]]:
+    return {
+        heading: lambda row, goals, measure=measure: score(row, start, measure, goals)
+        for heading, measure in _EVALUATED.items()
+    }
+
+
+def _explored() -> dict[str, Callable[[Row, Sequence[str]], Score]]:
+    return {
+        heading: lambda row, goals, field=field, iterations=iterations: exploring(row, field, goals, iterations)
+        for heading, (field, iterations) in _EXPLORED.items()
+    }
+
+
+def _rich(block: _Block) -> Table:
+    table = _table(block.title)
+    for heading in _headings(block):
+        side = "left" if heading == "system" else "right"
+        table.add_column(heading.replace(" ", "\n", 1), justify=side, no_wrap=heading in block.columns)
+    last = block.rows[0].method.table
+    for row in block.rows:
+        if row.method.table != last:
+            table.add_section()
+            last = row.method.table
+        cells = [f"{mean}\n[dim]{interval}[/]" for mean, interval in _texts(block, row)]
+        table.add_row(escape(row.method.title), *_own_goals(block, row), *cells, *_paper(row.method.published))
+    return table
+
+
+def _markdown(block: _Block) -> list[str]:
+    headings = _headings(block)
+    lines = [_line(headings), "|---|" + "---:|" * (len(headings) - 1)]
+    for row in block.rows:
+        cells = [f"{mean} ({interval})" for mean, interval in _texts(block, row)]
+        lines.append(_line([row.method.title, *_own_goals(block, row), *cells, *_paper(row.method.published)]))
+    return lines
+
+
+def _headings(block: _Block) -> list[str]:
+    return ["system", *([] if block.goals else ["goals"]), *block.columns, *_PAPER_HEADINGS]
+
+
+def _own_goals(block: _Block, row: Row) -> list[str]:
+    return [] if block.goals else [str(len(row.goals))]
+
+
+def _texts(block: _Block, row: Row) -> Iterator[tuple[str, str]]:
+    """(mean, interval) of each column."""
+    for heading, measured in block.columns.items():
+        found = measured(row, block.goals or row.goals)
+        if heading.startswith("success"):
+            yield f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}–{100 * found.high:.0f}"
+        elif heading.startswith("return"):
+            yield f"{found.mean:.1f}", f"{found.low:.1f}–{found.high:.1f}"
+        else:
+            yield f"{found.mean:.2f}", f"{found.low:.2f}–{found.high:.2f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _run_cells(row: Row) -> list[str]:
+    """How much a row rests on; episodes are of each goal from each start, steps of each fine-tuning."""
+    planned = len(plan(row.method))
+    trials = str(planned) if len(row.trials) == planned else f"{len(row.trials)} of {planned}"
+    steps = f"{row.env_steps:,}".replace(",", " ") if row.env_steps else "–"
+    commits = ", ".join(commit[:8] + ("-dirty" if commit.endswith("-dirty") else "") for commit in row.commits)
+    return [row.method.title, str(len(row.goals)), trials, str(row.episodes), steps, commits]
+
+
+def _provenance(rows: Sequence[Row]) -> Table:
+    table = _table("What was run")
+    for heading in _RUN_HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("system", "commit") else "right")
+    for row in rows:
+        table.add_row(*map(escape, _run_cells(row)))
+    return table
+
+
+def _run_lines(rows: Sequence[Row]) -> list[str]:
+    measured: dict[str, list[str]] = defaultdict(list)  # titles of the rows that a command made
+    for row in rows:
+        for command in row.commands:
+            measured[command].append(row.method.title)
+    commands = [f"- {'; '.join(titles)}: `{command}`" for command, titles in measured.items()]
+    return [
+        _line(_RUN_HEADINGS),
+        "|---|---:|---:|---:|---:|---|",
+        *(_line(_run_cells(row)) for row in rows),
+        "",
+        *commands,
+    ]

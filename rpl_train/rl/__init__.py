@@ -1,0 +1,1 @@
+"""Relay reinforcement fine-tuning: rollouts, rewards, value baseline, NPG update."""

@@ -1,0 +1,363 @@
+"""Relay reinforcement fine-tuning: one compound goal, natural policy gradient, either level or both.
+
+In: an imitated policy, the demonstrations it learned from, and a goal. Out: a run folder like that of `imitate`, with
+a specialist's weights, and the learning curve. It does not know how the gradient steps nor what rewards are made of.
+
+The three variants of Relay Policy Learning (Gupta et al., CoRL 2019) differ in what joins the policy gradient: nothing
+(npg), the likelihood of the relabelled demonstrations (dapg, after Rajeswaran et al., RSS 2018), or of these and of
+every episode so far, relabelled (iril). The levels are decoupled: each has its rewards, its baseline and its step.
+
+Episodes depend on the seed, the iteration and the weights alone, so a run that was broken off ends in the same weights.
+"""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
+from rpl_runtime.policy.manifest import Provenance
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
+from rpl_train.data.sources import Demonstrations, merged
+from rpl_train.data.trajectory import Trajectory, digest, load_folder, save
+from rpl_train.export.parity import FIRST_SEED
+from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
+from rpl_train.pool import Pool, PoolConfig
+from rpl_train.rl.baseline import Baseline, advantages
+from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
+from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_gaussian
+from rpl_train.rl.rewards import REWARDS, RewardName
+from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.runs import (
+    DEMONSTRATIONS,
+    LEVELS,
+    LevelName,
+    RunRecord,
+    TrainedRun,
+    build_level,
+    load_modules,
+    load_run,
+    open_run,
+    round_to_half,
+    save_modules,
+    save_weights,
+)
+from rpl_train.tasks.kitchen.fast import FastKitchen
+
+Objective = Literal["npg", "dapg", "iril"]
+_PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
+_EPISODES = "episodes"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How one goal is fine-tuned.
+
+    Raises:
+        InvalidInput: a setting makes no sense.
+    """
+
+    goal: tuple[str, ...]  # element names
+    objective: Objective = "npg"
+    levels: tuple[LevelName, ...] = ("low",)  # that learn; the other takes its modes
+    scratch: tuple[LevelName, ...] = ()  # that start from random weights instead of imitated ones
+    reward: RewardName = "completion"
+    env_steps: int = 120_000  # at least; whole iterations are made
+    episodes: int = 24  # in an iteration
+    kitchens: int = 12  # side by side; another size of a batch may change the last bit of what is computed
+    threads: int = 1  # that step them
+    start: StartNoise = PERTURBED
+    seed: int = 0
+    gamma: float = 0.995
+    smoothing: float = 0.97  # lambda of generalised advantage estimation
+    likelihood: float = 1e-2  # lambda_0 of dapg and iril: the weight of the likelihood in the first iteration
+    likelihood_decay: float = 0.95  # lambda_1, a factor an iteration
+    likelihood_batch: int = 2048
+    npg: NpgConfig = field(default_factory=NpgConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        if not self.goal or not self.levels or self.episodes < 1 or self.env_steps < 1 or self.kitchens < 1:
+            raise InvalidInput("fine-tuning needs a goal, a level that learns, and at least one episode and step")
+
+    @property
+    def iterations(self) -> int:
+        return ceil(self.env_steps / (self.episodes * EPISODE_STEPS))
+
+
+class Point(NamedTuple):
+    """One iteration of the learning curve."""
+
+    iteration: int
+    env_steps: int  # so far, these episodes included
+    steps_done: float  # named elements ever done, mean over the iteration's episodes, which explore
+    success: float  # share of them with every element ever done
+    success_at_end: float
+    returns: dict[LevelName, float]  # mean sum of rewards an episode
+    kl: dict[LevelName, float]  # [nat] of the step taken
+
+    @property
+    def earned(self) -> float:
+        """The return of the low level, or of the high one where that alone learns."""
+        return self.returns["low"] if "low" in self.returns else self.returns["high"]
+
+
+class Specialist(NamedTuple):
+    trained: TrainedRun
+    curve: tuple[Point, ...]
+
+
+def finetune(
+    base: TrainedRun,
+    demonstrations: Demonstrations,
+    run: Path,
+    config: FinetuneConfig,
+    progress: Callable[[Point], None] = lambda point: None,
+) -> Specialist:
+    """Fine-tune one goal into the folder `run`, or go on where it was broken off. Demonstrations: for dapg and iril.
+
+    Raises:
+        TrainingError: the folder holds another run, a level that learns is no Gaussian, or a gradient is not finite.
+        DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
+    """
+    if config.objective != "npg":
+        _check_reached(demonstrations.trajectories, base.record.spec, config.goal)
+    torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
+    base = _prepared(base, config)
+    for level in config.levels:
+        require_gaussian(level, getattr(base.policy, level))
+    open_run(run, _record(base.record, demonstrations, config))
+    curve = read_curve(run)
+    if not (run / "low.safetensors").exists():
+        learner = _Learner(base, demonstrations.trajectories, run, config)
+        with ExitStack() as stack:
+            kitchens = stack.enter_context(open_kitchens(min(config.kitchens, config.episodes), FastKitchen))
+            board = stack.enter_context(SummaryWriter(str(run / "tensorboard")))
+            curve = curve[: learner.iteration]
+            while learner.iteration < config.iterations:
+                curve.append(learner.advance(kitchens))
+                _write_curve(run, curve)
+                learner.save()
+                _plot(board, curve[-1])
+                progress(curve[-1])
+        learner.finish()
+    return Specialist(load_run(run), tuple(curve))
+
+
+def read_curve(run: Path) -> list[Point]:
+    """The learning curve that a run has written so far.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    path = run / "curve.json"
+    try:
+        return [Point(**point) for point in json.loads(path.read_text())] if path.exists() else []
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged: {error}; remove the folder to begin this run anew") from error
+
+
+def _write_curve(run: Path, curve: Sequence[Point]) -> None:
+    staging = run / ".curve.tmp"
+    staging.write_text(json.dumps([point._asdict() for point in curve], indent=1) + "\n")
+    os.replace(staging, run / "curve.json")
+
+
+def _plot(board: SummaryWriter, point: Point) -> None:
+    for name in ("steps_done", "success", "success_at_end"):
+        board.add_scalar(name.replace("_", " "), getattr(point, name), point.env_steps)
+    for name in ("returns", "kl"):
+        for level, value in getattr(point, name).items():
+            board.add_scalar(f"{level} level/{name}", value, point.env_steps)
+
+
+def _record(base: RunRecord, demonstrations: Demonstrations, config: FinetuneConfig) -> RunRecord:
+    settings, data = json.loads(json.dumps(asdict(config))), base.provenance.data
+    del settings["threads"]  # no effect on the weights
+    if config.objective != "npg":
+        settings[DEMONSTRATIONS] = digest(demonstrations.trajectories)
+        data = merged(data, demonstrations.sources)
+    provenance = Provenance(
+        command=command(),
+        commit=commit(),
+        seeds=(config.seed,),
+        data=data,
+        settings=settings | {"imitation": base.provenance.settings},
+        packages=versions(_PACKAGES),
+    )
+    return base.model_copy(update={"provenance": provenance})
+
+
+class _Learner:
+    """The state of a run: the levels, their baselines, and how many iterations they have seen."""
+
+    def __init__(
+        self, base: TrainedRun, demonstrations: Sequence[Trajectory], run: Path, config: FinetuneConfig
+    ) -> None:
+        self._config, self._run, self._record = config, run, base.record
+        policy = copy.deepcopy(base.policy)  # the base stays as it was
+        self._levels: dict[LevelName, nn.Module] = {"high": policy.high, "low": policy.low}
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self._baselines = {
+                level: Baseline(feature_count(level, base.record.spec.state.dim)) for level in config.levels
+            }
+        pools = [] if config.objective == "npg" else [Pool(demonstrations, base.record.spec, config.pool)]
+        self._demonstrated = pools
+        self.iteration = load_modules(self._resume, self._modules())
+
+    @property
+    def _resume(self) -> Path:
+        return self._run / "resume.safetensors"
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self._levels) | {f"{level} baseline": module for level, module in self._baselines.items()}
+
+    def save(self) -> None:
+        """Keep all that a broken run needs to go on."""
+        save_modules(self._resume, self._modules(), self.iteration)
+
+    def finish(self) -> None:
+        """Write the weights as a run's, and remove what was kept for going on.
+
+        What was learned is rounded to half precision, so that a specialist can be kept in half the space as it is.
+        """
+        for level in self._config.levels:
+            round_to_half(self._levels[level])
+        for level in LEVELS:
+            save_weights(self._run / f"{level}.safetensors", self._levels[level])
+        self._resume.unlink()
+        shutil.rmtree(self._run / _EPISODES, ignore_errors=True)
+
+    def advance(self, kitchens: Sequence[Kitchen]) -> Point:
+        """Play an iteration's episodes and learn from them."""
+        config, record = self._config, self._record
+        explorer = Explorer(RelayPolicy(self._levels["high"], self._levels["low"]), config.levels)
+        episodes = rollout(explorer, record.spec, self._starts(), kitchens, config.start, threads=config.threads)
+        drawn = explorer.targets(episodes)
+        pools = [*self._demonstrated, *self._relabelled(episodes, drawn)]
+        kl, returns = {}, {}
+        for level in config.levels:
+            seen = experience(level, episodes, drawn, REWARDS[config.reward], record.spec, record.statistics)
+            kl[level] = self._learn(level, seen, pools).kl
+            returns[level] = float(seen.rewards.sum(1).mean())
+        self.iteration += 1
+        return _point(self.iteration, episodes, returns, kl)
+
+    def _starts(self) -> list[Start]:
+        rng = np.random.default_rng([self._config.seed, self.iteration])
+        seeds = rng.choice(FIRST_SEED, self._config.episodes, replace=False)
+        return [Start(self._config.goal, int(seed), sampling=int(seed)) for seed in seeds]
+
+    def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> list[Pool]:
+        """For iril, every episode so far as one more pool of demonstrations."""
+        if self._config.objective != "iril":
+            return []
+        for index, (episode, targets) in enumerate(zip(episodes, drawn, strict=True)):
+            path = self._run / _EPISODES / f"{self.iteration:04d}-{index:04d}.npz"
+            save(Trajectory(episode.states, targets, episode.start.elements, path.stem), path)
+        return [Pool(load_folder(self._run / _EPISODES), self._record.spec, replace(self._config.pool, hold=0))]
+
+    def _learn(self, level: LevelName, seen: Experience, pools: Sequence[Pool]) -> NpgStep:
+        """One natural step of a level, then its baseline."""
+        config, module, baseline = self._config, require_gaussian(level, self._levels[level]), self._baselines[level]
+        values = baseline.values(seen.features).reshape(seen.rewards.shape)
+        estimates = advantages(seen.rewards, values, seen.last, config.gamma, config.smoothing)
+        whitened = (estimates - estimates.mean()) / (estimates.std() + 1e-8)
+        samples = Samples(
+            inputs=tuple(map(torch.from_numpy, seen.inputs)),
+            outputs=torch.from_numpy(seen.outputs),
+            advantages=torch.from_numpy(whitened.astype(np.float32).ravel()),
+        )
+        try:
+            step = natural_step(module, samples, config.npg, lambda: self._likelihood(level, pools))
+        except TrainingError as error:
+            raise TrainingError(
+                f"iteration {self.iteration + 1} of {self._run}, {level} level: {error}; the weights after iteration "
+                f"{self.iteration} are the last good ones"
+            ) from error
+        baseline.fit(seen.features, (estimates + values).ravel(), config.seed + self.iteration)
+        return step
+
+    def _likelihood(self, level: LevelName, pools: Sequence[Pool]) -> Tensor:
+        """The weighted log-likelihood of relabelled tuples from pools, each in proportion to its size."""
+        if not pools:
+            return torch.zeros(())
+        config, module = self._config, self._levels[level]
+        rng = np.random.default_rng([config.seed, self.iteration, LEVELS.index(level)])
+        sizes = np.array([len(pool.states) for pool in pools])
+        counts = rng.multinomial(config.likelihood_batch, sizes / sizes.sum())
+        draws = [pool.high_batch if level == "high" else pool.low_batch for pool in pools]
+        batches = [draw(rng, count) for draw, count in zip(draws, counts, strict=True)]
+        columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*batches, strict=True)]
+        weight = config.likelihood * config.likelihood_decay**self.iteration
+        return weight * module.log_prob(*columns).mean()  # type: ignore[operator]
+
+
+def _check_reached(demonstrations: Sequence[Trajectory], spec: PolicySpec, goal: Sequence[str]) -> None:
+    """Refuse a goal with an element that demonstrations are there for and none of them brings to its goal."""
+    for name in goal if demonstrations else ():
+        element = spec.elements.get(name)
+        if element is not None and not any(
+            (np.linalg.norm(shown.states[:, list(element.dims)] - element.goal, axis=1) < element.tolerance).any()
+            for shown in demonstrations
+        ):
+            raise DemonstrationError(
+                f"none of {len(demonstrations)} demonstrations reaches {name!r}; fine-tuning starts from what was shown"
+            )
+
+
+def _prepared(base: TrainedRun, config: FinetuneConfig) -> TrainedRun:
+    """The base with the levels that start from scratch replaced; a new high level is one Gaussian."""
+    if not config.scratch:
+        return base
+    policy, record = base
+    if "high" in config.scratch:
+        networks = replace(record.networks, high_components=1)
+        spec = record.spec.model_copy(update={"high_noise": networks.high_noise(record.spec.state.dim)})
+        record = record.model_copy(update={"networks": networks, "spec": spec})
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        new = {level: _from_scratch(level, record) for level in config.scratch}
+    return TrainedRun(RelayPolicy(new.get("high", policy.high), new.get("low", policy.low)), record)
+
+
+def _from_scratch(level: LevelName, record: RunRecord) -> nn.Module:
+    """A level with random weights whose last layer is scaled by 1e-2, so that it begins near its mean output."""
+    module = build_level(level, record)
+    if isinstance(module, (HighLevel, LowLevel)):
+        with torch.no_grad():
+            for parameter in list(module.body.parameters())[-2:]:
+                parameter *= 1e-2
+    return module
+
+
+def _point(
+    iteration: int, episodes: Sequence[Episode], returns: dict[LevelName, float], kl: dict[LevelName, float]
+) -> Point:
+    named = set(episodes[0].start.elements)
+    ever = np.array([len(named.intersection(*[frozenset().union(*episode.done)])) for episode in episodes])
+    end = np.array([named <= episode.done[-1] for episode in episodes])
+    return Point(
+        iteration=iteration,
+        env_steps=iteration * sum(len(episode.done) for episode in episodes),
+        steps_done=float(ever.mean()),
+        success=float((ever == len(named)).mean()),
+        success_at_end=float(end.mean()),
+        returns=returns,
+        kl=kl,
+    )

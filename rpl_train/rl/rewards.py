@@ -1,0 +1,122 @@
+"""The rewards of relay fine-tuning: what a level earns on its way to what it was told to reach.
+
+In: what an episode reached, and the subgoals and the goal it was told. Out: a reward a step for the low level, and a
+reward a subgoal for the high level. It does not know policies or returns.
+
+With s' the state after a step (for the high level: after its subgoal's last step), g the subgoal commanded to the low
+level or the goal commanded to the high level, s'_e the dimensions of element e and sigma the standard deviation of each
+dimension over the demonstrations, at least 0.01:
+
+    sparse       1 if every element has |s'_e - g_e| < 0.1 and, for the low level, the arm |q' - q_g| < 0.5 rad; else 0
+                 (high level: 1 if every named element is done)
+    euclidean    -|(s' - g) / sigma| / sqrt(n), over all n dimensions (high level: over the n that the goal names)
+    elements     the share of elements with |s'_e - g_e| < 0.3, the environment's own threshold
+                 (high level: of the named elements)
+    completion   named elements of the compound goal done after the step, minus those done before it; both levels
+
+The first three are those of the paper's ablation, whose formulas it does not give; the last is this project's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rpl_runtime.policy.spec import ElementSpec, PolicySpec
+from rpl_train.rl.rollout import Episode
+
+RewardName = Literal["sparse", "euclidean", "elements", "completion"]
+_NEAR = 0.1  # [rad, m] an element is where a subgoal wants it
+_ARM_NEAR = 0.5  # [rad] over all joints of the arm
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """An episode of T steps as rewards see it."""
+
+    reached: np.ndarray  # (T, n) the state after each step
+    subgoals: np.ndarray  # (T, n) the subgoal followed in it
+    goal: np.ndarray  # (n,) the compound goal
+    mask: np.ndarray  # (n,) 1 where it counts
+    named: tuple[ElementSpec, ...]  # the elements it names
+    elements: tuple[ElementSpec, ...]  # all of them
+    scale: np.ndarray  # (n,) sigma
+    arm: tuple[int, ...]  # the arm's joints in the state
+    done: np.ndarray  # (T,) how many named elements stand at their goal after each step
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One reward at both levels."""
+
+    low: Callable[[Outcome], np.ndarray]  # (T,) for each step
+    high: Callable[[Outcome, np.ndarray], np.ndarray]  # (W,) for each subgoal, by the steps (W,) that end them
+    until_subgoal: bool  # the low level's return ends with its subgoal
+
+
+def outcome(episode: Episode, spec: PolicySpec, scale: np.ndarray) -> Outcome:
+    """What rewards see of an episode; scale (n,) is sigma."""
+    named, state = episode.start.elements, spec.state
+    joints = [name for name, unit in zip(spec.action.names, spec.action.units, strict=True) if unit == "rad"]
+    return Outcome(
+        reached=np.vstack([episode.states[1:], episode.final_state[None]]),
+        subgoals=episode.subgoals,
+        goal=episode.goal.state,
+        mask=episode.goal.mask,
+        named=tuple(spec.elements[name] for name in named),
+        elements=tuple(spec.elements.values()),
+        scale=scale,
+        arm=tuple(state.names.index(name) for name in joints if name in state.names),
+        done=np.array([len(done.intersection(named)) for done in episode.done]),
+    )
+
+
+def _distances(elements: tuple[ElementSpec, ...], states: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """(T, elements) how far each element of states (T, n) is from where goals (T, n) or (n,) have it."""
+    away = states - goals
+    return np.stack([np.linalg.norm(away[:, list(element.dims)], axis=1) for element in elements], axis=1)
+
+
+def _sparse(seen: Outcome) -> np.ndarray:
+    objects = _distances(seen.elements, seen.reached, seen.subgoals).max(1) < _NEAR
+    arm = np.linalg.norm((seen.reached - seen.subgoals)[:, list(seen.arm)], axis=1) < _ARM_NEAR
+    return (objects & arm).astype(np.float32)
+
+
+def _sparse_to_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
+    return (seen.done[ends] == len(seen.named)).astype(np.float32)
+
+
+def _euclidean(seen: Outcome) -> np.ndarray:
+    return -np.sqrt((((seen.reached - seen.subgoals) / seen.scale) ** 2).mean(1))
+
+
+def _euclidean_to_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
+    away = (seen.reached[ends] - seen.goal) / seen.scale * seen.mask
+    return -np.sqrt((away**2).sum(1) / seen.mask.sum())
+
+
+def _elements(seen: Outcome) -> np.ndarray:
+    tolerances = [element.tolerance for element in seen.elements]
+    return (_distances(seen.elements, seen.reached, seen.subgoals) < tolerances).mean(1)
+
+
+def _elements_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
+    return seen.done[ends] / len(seen.named)
+
+
+def _completion(seen: Outcome) -> np.ndarray:
+    return np.diff(seen.done, prepend=0).astype(np.float32)
+
+
+def _completion_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
+    return np.diff(seen.done[ends], prepend=0).astype(np.float32)
+
+
+REWARDS: dict[RewardName, Reward] = {
+    "sparse": Reward(_sparse, _sparse_to_goal, until_subgoal=True),
+    "euclidean": Reward(_euclidean, _euclidean_to_goal, until_subgoal=True),
+    "elements": Reward(_elements, _elements_of_goal, until_subgoal=True),
+    "completion": Reward(_completion, _completion_of_goal, until_subgoal=False),
+}

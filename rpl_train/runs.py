@@ -1,0 +1,245 @@
+"""What a training run keeps on disk: JSON for its settings, safetensors for its numbers, never a pickle.
+
+    run.json                  the spec, networks, statistics and provenance
+    LEVEL.safetensors         the weights of a finished level
+    LEVEL.resume.safetensors  weights, optimiser state and step of one under way
+
+In: modules and optimisers. Out: files that appear whole or not at all, and modules loaded from them. It does not
+know how a level is trained.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rpl_runtime.errors import TrainingError
+from rpl_runtime.policy.manifest import Provenance, Statistics
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
+
+RUN = "run.json"
+DEMONSTRATIONS = "demonstrations"  # a setting: the digest of those that joined in what began from another run
+LevelName = Literal["high", "low"]
+LEVELS: tuple[LevelName, ...] = ("high", "low")
+
+
+class RunRecord(BaseModel):
+    """What `run.json` holds: everything but the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: PolicySpec
+    networks: NetworkConfig
+    statistics: Statistics
+    targets: TargetStatistics
+    provenance: Provenance
+
+
+class TrainedRun(NamedTuple):
+    policy: RelayPolicy
+    record: RunRecord
+
+
+def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel | CommandedGoal:
+    """An untrained level of a run."""
+    spec, networks = record.spec, record.networks
+    if level == "low":
+        sees = spec.goal_dims if networks.flat else None
+        return LowLevel(spec, record.statistics, record.targets, networks.low_hidden, sees)
+    if networks.flat:
+        return CommandedGoal()
+    return HighLevel(spec, record.statistics, networks.high_hidden, networks.high_components)
+
+
+def build_policy(record: RunRecord) -> RelayPolicy:
+    """Both levels of a run, untrained."""
+    return RelayPolicy(build_level("high", record), build_level("low", record))
+
+
+def open_run(run: Path, record: RunRecord) -> None:
+    """Begin a run in a folder, or go on with the same one.
+
+    Raises:
+        TrainingError: the folder holds a run with other settings.
+    """
+    text = record.model_dump_json(indent=1) + "\n"
+    path = run / RUN
+    if not path.exists():
+        run.mkdir(parents=True, exist_ok=True)
+        staging = path.with_suffix(".tmp")
+        staging.write_text(text)
+        os.replace(staging, path)
+        return
+    found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
+    different, asked = differences(found, record), record.provenance.settings
+    noted = {DEMONSTRATIONS: asked.get(DEMONSTRATIONS)} | found.provenance.settings  # a run that names none takes any
+    different += [key for key, value in asked.items() if noted.get(key) != value]
+    if different:
+        raise TrainingError(
+            f"{run} holds a run with other settings ({', '.join(different)}); continue it with its own "
+            "settings or choose another folder"
+        )
+
+
+def differences(one: RunRecord, other: RunRecord) -> list[str]:
+    """What two runs do not share of all that gives their weights a meaning."""
+    different = [name for name in ("spec", "networks", "targets") if getattr(one, name) != getattr(other, name)]
+    if _learned_from(one) != _learned_from(other):
+        different.append("statistics")
+    return different
+
+
+def _learned_from(record: RunRecord) -> Statistics:
+    """The statistics that weights depend on: not the whitening, whose last digits are a machine's own."""
+    return record.statistics.model_copy(update={"whitening": None})
+
+
+def read_run(run: Path) -> RunRecord:
+    """Read `run.json`.
+
+    Raises:
+        TrainingError: it is missing or damaged.
+    """
+    try:
+        return RunRecord.model_validate_json((run / RUN).read_bytes())
+    except FileNotFoundError:
+        raise TrainingError(f"{run} holds no {RUN}; a run is a folder written by `rpl imitate`") from None
+    except ValidationError as error:
+        raise TrainingError(f"{run / RUN} is damaged: {error.errors()[0]['msg']}") from error
+
+
+def load_run(run: Path) -> TrainedRun:
+    """Both levels of a finished run.
+
+    Raises:
+        TrainingError: the run is missing, unfinished or damaged.
+    """
+    record = read_run(run)
+    policy = build_policy(record)
+    for level, module in zip(LEVELS, (policy.high, policy.low), strict=True):
+        load_weights(run / f"{level}.safetensors", module)
+    return TrainedRun(policy, record)
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write a module's weights and buffers."""
+    save_tensors(path, module.state_dict())
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Fill a module from a file.
+
+    Raises:
+        TrainingError: the file is missing, damaged, or of another architecture.
+    """
+    _fill(path, module, load_tensors(path))
+
+
+@torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Round a module's weights, not its buffers, to numbers that float16 holds exactly."""
+    for parameter in module.parameters():
+        parameter.copy_(parameter.half())
+
+
+def weights_digest(policy: RelayPolicy) -> str:
+    """SHA-256 over the weights and buffers of both levels; what provenance records of a policy."""
+    total = hashlib.sha256()
+    for module in (policy.high, policy.low):
+        for name, values in sorted(module.state_dict().items()):
+            total.update(name.encode() + values.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """Write all that a broken run needs to end in the same weights as an unbroken one."""
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+    save_tensors(path, tensors | {"step": torch.tensor(step)})
+
+
+def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Restore what `save_progress` wrote. Returns the step to go on with, 0 where nothing was saved yet.
+
+    Raises:
+        TrainingError: the file is damaged or of another architecture.
+    """
+    if not path.exists():
+        return 0
+    tensors = load_tensors(path)
+    _fill(path, module, {name[7:]: value for name, value in tensors.items() if name.startswith("module.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return int(tensors["step"])
+
+
+def save_modules(path: Path, modules: dict[str, nn.Module], step: int) -> None:
+    """Write several modules and how many steps they have made."""
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    save_tensors(path, tensors | {"step": torch.tensor(step)})
+
+
+def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
+    """Restore what `save_modules` wrote. Returns the steps made, 0 where nothing was saved yet.
+
+    Raises:
+        TrainingError: the file is damaged or of another architecture.
+    """
+    if not path.exists():
+        return 0
+    tensors = load_tensors(path)
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        _fill(path, module, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
+    return int(tensors["step"])
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name, and texts by name beside them."""
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, staging, metadata)
+        os.replace(staging, path)
+    except SafetensorError as error:
+        raise TrainingError(f"{path} cannot be written: {error}") from error
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise TrainingError(f"{path} does not exist; the run has not finished this level") from None
+    except SafetensorError as error:
+        raise TrainingError(f"{path} is damaged: {error}") from error
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The texts that stand beside the tensors of a file that `load_tensors` could read."""
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _fill(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} holds the weights of another architecture: {error}") from error

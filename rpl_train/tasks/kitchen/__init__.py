@@ -1,0 +1,1 @@
+"""The kitchen's recordings, scripted demonstrator, fast simulator and specialists."""

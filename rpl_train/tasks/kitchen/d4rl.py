@@ -1,0 +1,68 @@
+"""Human recordings in D4RL's HDF5 layout.
+
+In: a file with `observations` (N, 60) = 30 state + 30 goal, `actions` (N, 9) normalised joint velocities and
+`terminals` (N,). Out: trajectories with position targets. It does not know who reads them.
+
+Played as position targets the recordings complete their elements; played as velocities from the simulated state
+they complete 2.7 of 4, because a target is exact only with the reading it was computed from.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from rpl_runtime.errors import DemonstrationError, require
+from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM, completed_in_order
+from rpl_runtime.tasks.kitchen.simulator import clip_target
+from rpl_train.data.trajectory import Trajectory
+
+_LAYOUT = "observations (N, 60), actions (N, 9) and terminals (N,)"
+
+
+def import_d4rl(path: Path) -> list[Trajectory]:
+    """Read every whole demonstration of a D4RL kitchen file.
+
+    Raises:
+        DemonstrationError: the file is missing, truncated, not HDF5, not of this layout, or holds a NaN.
+        MissingExtra: h5py is not installed.
+    """
+    observations, actions, ends, elements = _read(path)
+    starts = np.concatenate([[0], ends[:-1]])
+    trajectories = []
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        states = observations[start:end, :STATE_DIM]
+        targets = clip_target(states[:, :ROBOT_DIM] + actions[start:end] * MAX_TARGET_STEP)
+        trajectories.append(
+            Trajectory(
+                states=states.astype(np.float32),
+                targets=targets.astype(np.float32),
+                elements=elements[index] if elements else completed_in_order(states),
+                source=f"{path.name}#{index}",
+            )
+        )
+    return trajectories
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, ...]]]:
+    h5py = require("h5py", "train")
+    if not path.is_file():
+        raise DemonstrationError(f"{path} is not a file; expected an HDF5 file in D4RL's kitchen layout")
+    try:
+        with h5py.File(path, "r") as file:
+            observations, actions, terminals = (np.asarray(file[k]) for k in ("observations", "actions", "terminals"))
+            names = np.asarray(file["infos/elements"]).tolist() if "infos/elements" in file else []
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DemonstrationError(f"{path} is truncated or not in D4RL's layout, {_LAYOUT}: {error}") from error
+    steps = terminals.size
+    if observations.shape != (steps, 2 * STATE_DIM) or actions.shape != (steps, ROBOT_DIM) or terminals.ndim != 1:
+        raise DemonstrationError(
+            f"{path} has observations {observations.shape}, actions {actions.shape} and terminals "
+            f"{terminals.shape}; D4RL's kitchen has {_LAYOUT}"
+        )
+    ends = np.flatnonzero(terminals) + 1
+    if len(ends) == 0:
+        raise DemonstrationError(f"{path} marks no terminal step, so it holds no whole demonstration")
+    elements = [tuple(name.decode().split("|")) for name in names]
+    if elements and len(elements) != len(ends):
+        raise DemonstrationError(f"{path} names the elements of {len(elements)} demonstrations but holds {len(ends)}")
+    return observations, actions, ends, elements

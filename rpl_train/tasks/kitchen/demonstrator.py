@@ -1,0 +1,376 @@
+"""A scripted demonstrator: from the kitchen's state to the next position target.
+
+In: the 30-number state and the element to work on. Out: a position target (9,). It does not know sequences,
+episodes, noise or files, and it keeps no timers: what it does next follows from where gripper, fingers and
+element are, so that it can take over from any state and a policy that sees the same state can learn it.
+
+Inverse kinematics is damped least squares on MuJoCo's Jacobian of the seven arm joints: mink solves over all 29
+degrees of freedom of the kitchen, and its joint limits have no solution where objects rest outside their ranges.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rpl_runtime.errors import InvalidGoal, require
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, TARGET_HIGH, TARGET_LOW
+from rpl_train.tasks.kitchen.skills import SKILLS, Skill, progress, skill_for
+
+mujoco = require("mujoco", "sim")
+
+_ARM = slice(0, 7)
+_FINGERS = slice(7, 9)
+_OPEN = 0.04  # [m] a finger's position when the gripper is open
+_KETTLE_Z = 25
+_STOVE = 1.62  # [m] the kettle's height when it stands
+# How far the servos carry an arm joint towards its set-point in one period: 1 - exp(-0.08 s x kp / damping).
+_REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
+_QUICKER = np.array([1.0, 1.0, 1.0, 1.0, 1.4, 1.4, 1.4])  # the wrist follows faster than the arm
+_KP = np.array([870.0, 870.0, 870.0, 870.0, 120.0, 120.0, 120.0])  # [N m / rad]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the demonstrator moves."""
+
+    speed: float = 0.068  # [rad] the fastest joint, a control step
+    gain: float = 0.35  # share of the remaining error that a step takes up
+    standoff: float = 0.10  # [m] in front of an element before going in
+    rise: float = 0.0  # [m] how much higher it holds a tall handle
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The arm as it is."""
+
+    qpos: np.ndarray  # (30,)
+    hand: np.ndarray  # (3,) [m]
+    rotation: np.ndarray  # (3, 3) of the gripper: its third column points ahead, its second parts the fingers
+    jacobian: np.ndarray  # (6, 7)
+    width: float  # [m] mean position of the fingers
+
+
+@dataclass(frozen=True)
+class _View:
+    """The element to work on, as seen from the gripper."""
+
+    hold: np.ndarray  # (3,) [m] where the gripper holds it
+    rotation: np.ndarray  # (3, 3) and how
+    front: np.ndarray  # (3,) [m] where the gripper goes before going in
+    home: np.ndarray  # (7,) [rad] the arm there
+    distance: float  # [m] from gripper to hold
+    astray: float  # [m] how far the gripper is beside the line of approach; a turn of 1 rad counts as 0.1 m
+    outside: float  # [m] the same, with how far it is before the front or behind the hold
+    reachable: float  # 0 to 1: whether `home` could be solved for
+
+
+@dataclass(frozen=True)
+class _Obstacle:
+    """Another element between or right before the fingers."""
+
+    weight: float  # 0 to 1
+    gap: float  # [m] how far ahead of the gripper it stands
+    out: np.ndarray  # (3,) the horizontal direction in which the gripper points
+    aside: np.ndarray  # (3,) [m] horizontally from the line of the gripper to it
+    leave: tuple[float, float, float] | None
+
+
+class Demonstrator:
+    """Chooses position targets for one element at a time, from the state alone.
+
+    A joint-space move brings the arm before the element, a Cartesian one takes it in, the fingers close on arrival
+    and what they hold is led along its path; whatever stands between the fingers but is not the element is left
+    first, straight back. The blends between these are smooth functions of distances.
+    """
+
+    def __init__(self, model: Any, style: Style | None = None) -> None:
+        self.style = style or Style()
+        self._model = model
+        self._data = mujoco.MjData(model)
+        self._hand = model.site("end_effector").id
+        self._low = np.maximum(model.jnt_range[_ARM, 0], TARGET_LOW[_ARM])  # (7,) [rad]
+        self._high = np.minimum(model.jnt_range[_ARM, 1], TARGET_HIGH[_ARM])  # (7,) [rad]
+
+    def act(self, state: np.ndarray, element: str | None) -> np.ndarray:
+        """The target (9,) [rad, m] that brings an element nearer its goal, or lets go of whatever is held if None.
+
+        Raises:
+            InvalidGoal: there is no such element.
+        """
+        if element is not None and element not in SKILLS:
+            raise InvalidGoal(f"there is no element {element!r}; allowed are {', '.join(SKILLS)}")
+        here = self._look(np.asarray(state, dtype=np.float64))
+        if element is None:
+            obstacle = self._obstacle(here, None)
+            move = obstacle.weight * self._limited(self._twist(here, self._straight_back(here, obstacle)))
+            opening = 1.0
+        else:
+            view = self._view(here, element)
+            move = self._move(here, view, element)
+            opening = _smooth(view.distance, 0.02, 0.045)
+        self._place(here.qpos)
+        target = here.qpos[:ROBOT_DIM].copy()
+        target[_ARM] += _scaled(move / _REACHED + self._gravity() / _KP, MAX_TARGET_STEP)
+        target[_FINGERS] = _OPEN * opening
+        return np.clip(target, TARGET_LOW, TARGET_HIGH)
+
+    def finished(self, state: np.ndarray, element: str) -> bool:
+        """Whether the work on an element is over in a state (30,): done with a margin, and set down."""
+        skill = SKILLS[element]
+        lowered = not skill.lift or state[_KETTLE_Z] < _STOVE + 0.02
+        return bool(lowered and ELEMENTS[element].distance(state) < skill.finished)
+
+    def _move(self, here: _Here, view: _View, element: str) -> np.ndarray:
+        """Joint step (7,) [rad]: travel, go in, keep off the furniture, leave other elements; the last one wins."""
+        away = _smooth(view.outside, 0.06, 0.16)
+        reach = self.style.gain * (view.home - here.qpos[_ARM])
+        far = away * _smooth(float(np.abs(reach).max()), 0.02, 0.06) * view.reachable
+        move = self._limited(self._work(here, view, element))
+        move = move + far * (self._limited(reach) - move)
+
+        # Cabinets, hood and knobs stand beyond this plane: move along it, not through them.
+        plane = min(0.47, view.front[1] + 0.02)
+        wall = away * _smooth(float(here.hand[1]), plane, plane + 0.08)
+        if wall > 0:
+            freed = _smooth(here.width, 0.022, 0.032)
+            move = move + wall * (self._limited(self._twist(here, np.array([0.0, -0.05 * freed, 0.0]))) - move)
+            # The two pull against each other: keep the direction, regain the speed.
+            move = self._limited(move * (1 + 1.5 * far * freed))
+
+        obstacle = self._obstacle(here, element)
+        weight = obstacle.weight * _smooth(view.astray, 0.03, 0.06)
+        if weight > 0:
+            move = move + weight * (self._limited(self._clear(here, view, obstacle, wall)) - move)
+        return move
+
+    def _work(self, here: _Here, view: _View, element: str) -> np.ndarray:
+        """Joint step (7,) [rad] that goes in once the gripper is in line, and leads the element once it is held."""
+        gain = self.style.gain
+        near = 1 - _smooth(view.distance, 0.035, 0.055)
+        held = near * (1 - _smooth(here.width, 0.028, 0.035))
+        approach = view.rotation[:, 2]
+        depth = float(approach @ (view.hold - here.hand))
+        back = self.style.standoff * _smooth(view.astray, 0.015, 0.06)
+        goal = view.hold - back * approach
+        # Too deep beside the element: out first, or a finger is pressed against its flank.
+        deep = _smooth(view.astray, 0.02, 0.04) * _smooth(back - depth, 0.01, 0.03)
+        goal -= deep * (view.hold - here.hand - depth * approach)
+        rotation = view.rotation
+        if held > 0:
+            ahead, ahead_rotation = self._ahead(here.qpos, element)
+            goal = goal + held * (ahead - goal)
+            rotation = ahead_rotation if held > 0.5 else rotation
+        gain = gain + 0.45 * held  # what is held pulls back
+        twist = np.concatenate(
+            [
+                _capped(gain * (goal - here.hand), 0.05),
+                _capped(gain * _rotation_vector(rotation @ here.rotation.T), 0.15),
+            ]
+        )
+        return self._solve(here.qpos, here.jacobian, twist, _scaled(0.1 * (view.home - here.qpos[_ARM]), 0.02))
+
+    def _clear(self, here: _Here, view: _View, obstacle: _Obstacle, wall: float) -> np.ndarray:
+        """Joint step (7,) [rad] out of another element: straight back first, then past it."""
+        past = view.front - here.hand
+        past = past - (past @ obstacle.out) * obstacle.out
+        past[1] = min(past[1], 0.0)
+        if obstacle.leave is not None:
+            past = np.array(obstacle.leave)
+        past = (1 - wall) * _capped(past, 0.06) - wall * np.array([0.0, 0.05, 0.0])
+        velocity = self._straight_back(here, obstacle) + _smooth(obstacle.gap, 0.065, 0.085) * past
+        pull = _scaled(0.1 * (view.home - here.qpos[_ARM]), 0.02)
+        return self._twist(here, velocity, pull, turn=obstacle.gap >= 0.08)
+
+    def _straight_back(self, here: _Here, obstacle: _Obstacle) -> np.ndarray:
+        """Velocity (3,) [m a step] back along the fingers, slower while they are closed or off the middle."""
+        off = float(np.linalg.norm(obstacle.aside))
+        freed = _smooth(here.width, 0.022, 0.032) * (1 - 0.5 * _smooth(off, 0.004, 0.015))
+        centre = _capped(0.9 * obstacle.aside, 0.03) if off < 0.06 else np.zeros(3)
+        return (1 - _smooth(obstacle.gap, 0.06, 0.09)) * (centre - 0.025 * freed * here.rotation[:, 2])
+
+    def _look(self, qpos: np.ndarray) -> _Here:
+        self._place(qpos)
+        hand, rotation = self._pose()
+        return _Here(qpos, hand, rotation, self._jacobian(), float(np.mean(qpos[_FINGERS])))
+
+    def _view(self, here: _Here, element: str) -> _View:
+        hold, rotation = self._hold(here.qpos, element)
+        approach = rotation[:, 2]
+        error = hold - here.hand
+        depth = float(approach @ error)
+        turn = float(np.linalg.norm(_rotation_vector(rotation @ here.rotation.T)))
+        astray = float(np.linalg.norm(error - depth * approach)) + 0.1 * turn
+        front = hold - self.style.standoff * approach
+        home, missed = self._reach(here.qpos, front, rotation, skill_for(element, here.qpos))
+        return _View(
+            hold=hold,
+            rotation=rotation,
+            front=front,
+            home=home,
+            distance=float(np.linalg.norm(error)),
+            astray=astray,
+            outside=max(-depth - 0.03, depth - self.style.standoff, 0.0) + astray,
+            reachable=1 - _smooth(missed, 0.02, 0.06),
+        )
+
+    def _hold(self, qpos: np.ndarray, element: str) -> tuple[np.ndarray, np.ndarray]:
+        """Where (3,) [m] and how (3, 3) the gripper holds an element in a configuration."""
+        skill = skill_for(element, qpos)
+        self._place(qpos)
+        start, end = np.array(skill.approach), np.array(skill.approach_end)
+        rotation = _pointing(start + progress(skill, qpos) * (end - start))
+        if skill.turns:
+            rotation = _turn(np.array([0.0, -qpos[skill.dims[0]], 0.0])) @ rotation
+        offset = np.array(skill.offset)
+        if skill.tall:
+            offset[2] += self.style.rise
+        if element == "kettle":
+            # Its leg is round: the gripper need not turn with it.
+            offset = _turn(np.array([0.0, 0.0, 2 * np.arctan2(qpos[29], qpos[26])])) @ offset
+        return self._data.site(skill.site).xpos + offset, rotation
+
+    def _ahead(self, qpos: np.ndarray, element: str) -> tuple[np.ndarray, np.ndarray]:
+        """Where (3,) [m] and how (3, 3) the gripper holds an element a little nearer to its aim."""
+        skill = skill_for(element, qpos)
+        dims = list(skill.dims)
+        left = np.array(skill.aim) - qpos[dims]
+        ahead = qpos.copy()
+        # The kettle first goes aside: the microwave stands close to its straight way.
+        ahead[dims] += _capped(left * [1.0, 4.0][: len(dims)], skill.lead)
+        if skill.lift:
+            height = _STOVE + skill.lift * _smooth(float(np.linalg.norm(left)), 0.03, 0.12)
+            ahead[_KETTLE_Z] += np.clip(height - qpos[_KETTLE_Z], -skill.lead, skill.lead)
+        return self._hold(ahead, element)
+
+    def _obstacle(self, here: _Here, element: str | None) -> _Obstacle:
+        out = here.rotation[:, 2] * [1.0, 1.0, 0.0]
+        out /= max(float(np.linalg.norm(out)), 0.1)
+        worst = _Obstacle(weight=0.0, gap=1.0, out=out, aside=np.zeros(3), leave=None)
+        for name, skill in SKILLS.items():
+            if name == element:
+                continue
+            apart = self._hold(here.qpos, name)[0] - here.hand
+            gap = float(apart @ out)
+            aside = (apart - gap * out) * [1.0, 1.0, 0.0]
+            weight = 1 - _smooth(float(np.linalg.norm(aside)), skill.berth - 0.02, skill.berth)
+            weight *= 1 - _smooth(abs(float(apart[2])), skill.height - 0.02, skill.height)
+            weight *= (1 - _smooth(gap, 0.09, 0.12)) * _smooth(gap, -0.08, -0.05)
+            if weight > worst.weight:
+                worst = _Obstacle(weight, gap, out, aside, skill.leave)
+        return worst
+
+    def _reach(
+        self, qpos: np.ndarray, position: np.ndarray, rotation: np.ndarray, skill: Skill
+    ) -> tuple[np.ndarray, float]:
+        """Arm joints (7,) [rad] that bring the gripper to a pose, near the skill's posture, and the error left."""
+        posture = np.array(skill.posture)
+        if skill.posture_end is not None:
+            posture = posture + progress(skill, qpos) * (np.array(skill.posture_end) - posture)
+        found = self._reach_from(qpos, posture, position, rotation)
+        if found[1] > 0.02:
+            found = min(found, self._reach_from(qpos, qpos[_ARM], position, rotation), key=lambda each: each[1])
+        return found
+
+    def _reach_from(
+        self, qpos: np.ndarray, arm: np.ndarray, position: np.ndarray, rotation: np.ndarray
+    ) -> tuple[np.ndarray, float]:
+        trial = qpos.copy()
+        trial[_ARM] = arm
+        missed = np.inf
+        for _ in range(30):
+            self._place(trial)
+            hand, hand_rotation = self._pose()
+            twist = np.concatenate([position - hand, _rotation_vector(rotation @ hand_rotation.T)])
+            missed = float(np.abs(twist).max())
+            if missed < 0.005:
+                break
+            step = _scaled(self._solve(trial, self._jacobian(), twist, np.zeros(7)), 0.3)
+            trial[_ARM] = np.clip(trial[_ARM] + step, self._low, self._high)
+        return trial[_ARM].copy(), missed
+
+    def _twist(
+        self, here: _Here, velocity: np.ndarray, pull: np.ndarray | None = None, turn: bool = False
+    ) -> np.ndarray:
+        """Joint step (7,) [rad] for a velocity (3,) [m a step]; the gripper keeps its rotation unless it may turn."""
+        rows = 3 if turn else 6
+        twist = np.concatenate([velocity, np.zeros(3)])[:rows]
+        return self._solve(here.qpos, here.jacobian[:rows], twist, np.zeros(7) if pull is None else pull)
+
+    def _solve(self, qpos: np.ndarray, jacobian: np.ndarray, twist: np.ndarray, pull: np.ndarray) -> np.ndarray:
+        """Joint step (7,) [rad] for a twist (n,) [m, rad] inside the joint limits; a pull (7,) moves the redundancy."""
+        free = np.ones(7)
+        step = np.zeros(7)
+        for _ in range(3):
+            active = jacobian * free
+            inverse = active.T @ np.linalg.inv(active @ active.T + 1e-3 * np.eye(len(active)))
+            step = inverse @ twist + free * (pull * free - inverse @ (active @ pull))
+            over = ((qpos[_ARM] + step > self._high) & (step > 0)) | ((qpos[_ARM] + step < self._low) & (step < 0))
+            if not over.any():
+                break
+            free = free * ~over
+        return step
+
+    def _limited(self, step: np.ndarray) -> np.ndarray:
+        """A joint step scaled as a whole to the style's speed: clipping single joints bends the path."""
+        return step * min(1.0, self.style.speed / max(float(np.abs(step / _QUICKER).max()), 1e-9))
+
+    def _place(self, qpos: np.ndarray) -> None:
+        self._data.qpos[:] = qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+
+    def _pose(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._data.site_xpos[self._hand].copy(), self._data.site_xmat[self._hand].reshape(3, 3).copy()
+
+    def _jacobian(self) -> np.ndarray:
+        jacobian = np.zeros((6, self._model.nv))
+        mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._hand)
+        return jacobian[:, _ARM]
+
+    def _gravity(self) -> np.ndarray:
+        """The torque (7,) [N m] that holds the arm still where it is."""
+        torque = np.zeros(self._model.nv)
+        mujoco.mj_rne(self._model, self._data, 0, torque)
+        return torque[_ARM]
+
+
+def _smooth(value: float, low: float, high: float) -> float:
+    """0 below low, 1 above high, a smooth step between."""
+    x = min(max((value - low) / (high - low), 0.0), 1.0)
+    return x * x * (3 - 2 * x)
+
+
+def _capped(vector: np.ndarray, length: float) -> np.ndarray:
+    """A vector shortened to a length where it is longer."""
+    return vector * min(1.0, length / max(float(np.linalg.norm(vector)), 1e-9))
+
+
+def _scaled(step: np.ndarray, most: float) -> np.ndarray:
+    """A step scaled as a whole so that no joint moves more than `most` [rad]."""
+    return step * min(1.0, most / max(float(np.abs(step).max()), 1e-9))
+
+
+def _pointing(approach: np.ndarray) -> np.ndarray:
+    """The gripper's rotation (3, 3) when it points along a direction, its fingers parting horizontally."""
+    z = approach / np.linalg.norm(approach)
+    y = np.cross(z, [0.0, 0.0, 1.0])
+    y /= np.linalg.norm(y)
+    return np.column_stack([np.cross(y, z), y, z])
+
+
+def _turn(vector: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) about a rotation vector (3,) [rad]."""
+    angle = float(np.linalg.norm(vector))
+    quaternion, matrix = np.empty(4), np.empty(9)
+    mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-9), angle)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
+
+
+def _rotation_vector(rotation: np.ndarray) -> np.ndarray:
+    """The rotation vector (3,) [rad] of a rotation (3, 3)."""
+    quaternion, vector = np.empty(4), np.empty(3)
+    mujoco.mju_mat2Quat(quaternion, rotation.ravel())
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector

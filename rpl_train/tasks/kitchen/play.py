@@ -1,0 +1,319 @@
+"""Scripted play: the demonstrator works through sequences of elements, many of them, in parallel processes.
+
+In: how many sequences, in which order, from which start, with how much disturbance. Out: a folder with one
+trajectory a sequence, and what became of each. It does not know how the demonstrator moves, nor who learns from it.
+
+A sequence depends on the seed and its index alone, so the folder is the same whatever the number of processes
+and however often the run was cut off. What is stored is what the demonstrator wanted in the state it saw; what was
+executed carries noise, pauses and detours, so that the recordings show the way back from where a policy errs.
+"""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from rpl_runtime.errors import DemonstrationError, InvalidInput
+from rpl_runtime.server.subprocess import end_with_parent
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
+from rpl_train.data.trajectory import Trajectory, load, save
+from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
+
+Order = Literal["human", "random"]
+_ARM = slice(0, 7)
+_SETTINGS_FILE = "play.json"
+_REOPENED = 0.3  # a finished element farther from its goal than this is taken up again
+
+
+@dataclass(frozen=True)
+class PlayConfig:
+    """What to play.
+
+    Raises:
+        InvalidInput: a setting is out of its range.
+    """
+
+    sequences: int = 400
+    length: int = 4  # elements in a sequence
+    order: Order = "human"
+    seed: int = 0
+    jobs: int = 1  # processes
+    start: StartNoise = PERTURBED
+    noise: float = 0.01  # [rad] standard deviation of what is added to an executed arm target
+    noise_steps: float = 4.0  # [steps] after which that noise is forgotten
+    pause: float = 0.01  # chance a step that the arm rests for two to six steps
+    detour: float = 0.01  # chance a step that the arm is led astray for three to six steps
+    detour_size: float = 0.06  # [rad] by how much, each joint
+    speed: float = 0.068  # [rad] the fastest joint, a control step
+    speed_spread: float = 0.1  # by which share the speed varies from sequence to sequence
+    offset: float = 0.01  # [m] by how much the approach and the hold on a handle vary from sequence to sequence
+    settle: int = 4  # [steps] an episode goes on after its last element
+    limit: int = 360  # [steps] after which a sequence is given up
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "sequences": (1, 1_000_000),
+            "length": (1, len(ELEMENTS)),
+            "seed": (0, 2**31 - 1),
+            "jobs": (1, 1024),
+            "noise": (0, 0.1),
+            "noise_steps": (0.1, 100),
+            "pause": (0, 0.5),
+            "detour": (0, 0.5),
+            "detour_size": (0, 0.16),
+            "speed": (0.01, 0.08),
+            "speed_spread": (0, 0.5),
+            "offset": (0, 0.03),
+            "settle": (0, 100),
+            "limit": (2, 10_000),
+        }
+        for name, (low, high) in allowed.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise InvalidInput(f"{name} of scripted play is {value}; allowed is {low} to {high}")
+        if self.order not in get_args(Order):
+            raise InvalidInput(f"order of scripted play is {self.order!r}; allowed are {', '.join(get_args(Order))}")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What became of one sequence."""
+
+    path: Path
+    elements: tuple[str, ...]  # in the order they were to be done
+    steps: int
+    done: frozenset[str]  # those of them at their goal in the last state
+    spent: dict[str, int]  # [steps] from the element before to this one's first being done
+
+    @property
+    def complete(self) -> bool:
+        return self.done == set(self.elements)
+
+
+@dataclass(frozen=True)
+class ElementSummary:
+    """One element over all sequences; a row of the table."""
+
+    name: str
+    tried: int
+    done: int  # at the end of the episode
+    steps: float | None  # median; None: it was never done
+
+
+@dataclass(frozen=True)
+class PlayResult:
+    """A folder of play."""
+
+    folder: Path
+    sequences: tuple[Sequence, ...]
+    played: int  # how many of them were played now; the others were there
+
+    @property
+    def completed(self) -> float:
+        """Share of the sequences with every element done in the last state."""
+        return float(np.mean([sequence.complete for sequence in self.sequences]))
+
+    def by_element(self) -> tuple[ElementSummary, ...]:
+        """One row an element, in the human order."""
+        rows = []
+        for name in ELEMENTS:
+            tried = [sequence for sequence in self.sequences if name in sequence.elements]
+            spent = [sequence.spent[name] for sequence in tried if name in sequence.spent]
+            done = sum(name in sequence.done for sequence in tried)
+            rows.append(ElementSummary(name, len(tried), done, float(np.median(spent)) if spent else None))
+        return tuple(rows)
+
+
+def play(
+    config: PlayConfig, folder: Path, progress: Callable[[int, int], None] = lambda finished, total: None
+) -> PlayResult:
+    """Play every sequence that the folder does not hold yet; calls progress(finished, total) after each.
+
+    Raises:
+        InvalidInput: the folder holds play with other settings.
+        DemonstrationError: an episode cannot be written, or a process was killed; the episodes before are kept.
+    """
+    _claim(config, folder)
+    paths = [folder / f"play-{index:06d}.npz" for index in range(config.sequences)]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    finished = len(paths) - len(missing)
+    progress(finished, len(paths))
+    for index, trajectory in _perform_all(config, missing):
+        _write(lambda index=index, trajectory=trajectory: save(trajectory, paths[index]), paths[index])
+        finished += 1
+        progress(finished, len(paths))
+    return PlayResult(folder, tuple(_describe(path) for path in paths), len(missing))
+
+
+def sequence_elements(config: PlayConfig, index: int) -> tuple[str, ...]:
+    """The elements of the sequence with this index: all sets of the length take turns, shuffled each round."""
+    sets = tuple(itertools.combinations(ELEMENTS, config.length))  # each in human order
+    round_, place = divmod(index, len(sets))
+    shuffled = np.random.default_rng([config.seed, 1, round_]).permutation(len(sets))
+    elements = sets[shuffled[place]]
+    if config.order == "random":
+        order = np.random.default_rng([config.seed, 2, index]).permutation(len(elements))
+        elements = tuple(elements[i] for i in order)
+    return elements
+
+
+def perform(kitchen: Kitchen, config: PlayConfig, index: int) -> Trajectory:
+    """Play one sequence in a kitchen."""
+    rng = np.random.default_rng([config.seed, 0, index])
+    elements = sequence_elements(config, index)
+    demonstrator = Demonstrator(kitchen.model, _style(config, rng))
+    disturbance = _Disturbance(config, rng)
+    state = kitchen.reset(int(rng.integers(2**31)), config.start)
+    states, targets = [], []
+    finished: set[str] = set()
+    settled, target = 0, state[:ROBOT_DIM]
+    while len(states) < config.limit and settled <= config.settle:
+        for name in elements:
+            if demonstrator.finished(state, name):
+                finished.add(name)
+            elif ELEMENTS[name].distance(state) >= _REOPENED:
+                finished.discard(name)
+        left = [name for name in elements if name not in finished]
+        settled = 0 if left else settled + 1
+        if left:  # else hold on, as people do at the end: a hand that backs out drags a door with it
+            target = demonstrator.act(state, left[0])
+        states.append(state)
+        targets.append(target)
+        state = kitchen.step(disturbance(target))
+    return Trajectory(
+        states=np.array(states, dtype=np.float32),
+        targets=np.array(targets, dtype=np.float32),
+        elements=elements,
+        source=f"scripted play, {config.order} order, seed {config.seed} #{index}",
+    )
+
+
+class _Disturbance:
+    """Turns the wanted target into the executed one: noise that drifts, now and then a rest or a push aside."""
+
+    def __init__(self, config: PlayConfig, rng: np.random.Generator) -> None:
+        self._config = config
+        self._rng = rng
+        self._keep = math.exp(-1 / config.noise_steps)
+        self._drift = np.zeros(7)  # [rad]
+        self._push = np.zeros(7)  # [rad]
+        self._pausing = 0  # [steps] left
+        self._straying = 0  # [steps] left
+        self._executed: np.ndarray | None = None  # (9,) [rad, m]
+
+    def __call__(self, target: np.ndarray) -> np.ndarray:
+        config, rng = self._config, self._rng
+        spread = config.noise * math.sqrt(1 - self._keep**2)
+        self._drift = self._keep * self._drift + spread * rng.standard_normal(7)
+        if self._pausing == 0 and rng.random() < config.pause:
+            self._pausing = int(rng.integers(2, 7))
+        if self._straying == 0 and rng.random() < config.detour:
+            self._straying = int(rng.integers(3, 7))
+            self._push = rng.uniform(-config.detour_size, config.detour_size, 7)
+        if self._pausing > 0 and self._executed is not None:
+            self._pausing -= 1
+            return self._executed
+        executed = np.array(target, dtype=np.float64)  # (9,)
+        executed[_ARM] += self._drift
+        if self._straying > 0:
+            self._straying -= 1
+            executed[_ARM] += self._push
+        self._executed = executed
+        return executed
+
+
+def _style(config: PlayConfig, rng: np.random.Generator) -> Style:
+    return Style(
+        speed=config.speed * (1 + config.speed_spread * rng.uniform(-1, 1)),
+        standoff=0.10 + config.offset * rng.uniform(-1, 1),
+        rise=config.offset * rng.uniform(-1, 1),
+    )
+
+
+def _perform_all(config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, Trajectory]]:
+    if not indices:
+        return
+    if config.jobs == 1:
+        with open_kitchen() as kitchen:
+            for index in indices:
+                yield index, perform(kitchen, config, index)
+        return
+    # Spawned, not forked: a fork copies the locks of whatever threads the caller runs.
+    jobs = min(config.jobs, len(indices))
+    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
+        futures = {pool.submit(_perform_here, config, index): index for index in indices}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DemonstrationError("a process that played was killed; run the same command again to go on") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_kitchens: list[Kitchen] = []  # the one kitchen of a worker process
+
+
+def _perform_here(config: PlayConfig, index: int) -> Trajectory:
+    if not _kitchens:
+        _kitchens.append(Kitchen())
+    return perform(_kitchens[0], config, index)
+
+
+def _claim(config: PlayConfig, folder: Path) -> None:
+    """Note the settings in the folder, so that a resumed run cannot mix two kinds of play."""
+    settings = asdict(config)
+    del settings["jobs"], settings["sequences"]
+    path = folder / _SETTINGS_FILE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{path} holds no settings of scripted play: {error}") from error
+        differing = sorted(key for key in settings if not isinstance(found, dict) or found.get(key) != settings[key])
+        if differing:
+            raise InvalidInput(
+                f"{folder} holds play with another {', '.join(differing)}; use the same settings or another folder"
+            )
+        return
+    _write(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+    _write(lambda: _replace(path, json.dumps(settings, indent=2) + "\n"), path)
+
+
+def _replace(path: Path, text: str) -> None:
+    staging = path.with_name(f".{path.name}.tmp")
+    try:
+        staging.write_text(text)
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _write(action: Callable[[], object], path: Path) -> None:
+    try:
+        action()
+    except OSError as error:
+        raise DemonstrationError(f"{path} cannot be written: {error}; the episodes before it are kept") from error
+
+
+def _describe(path: Path) -> Sequence:
+    trajectory = load(path)
+    spent, before = {}, 0
+    for name in trajectory.elements:
+        first = next((step for step, state in enumerate(trajectory.states) if ELEMENTS[name].is_done(state)), None)
+        if first is not None:
+            spent[name] = max(first - before, 0)
+            before = first
+    last = trajectory.states[-1]
+    done = frozenset(name for name in trajectory.elements if ELEMENTS[name].is_done(last))
+    return Sequence(path, trajectory.elements, len(trajectory), done, spent)
