@@ -33,7 +33,7 @@ from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goal
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.punctual import Punctual
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server.subprocess import hosting
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED

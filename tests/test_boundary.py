@@ -93,7 +93,7 @@ def test_the_server_runs_without_training_or_simulation() -> None:
     """Importing server and client loads neither torch nor a simulator."""
     program = (
         "import sys, rpl_runtime.server.server, rpl_runtime.client.client, rpl_runtime.loop.lockstep\n"
-        "import rpl_runtime.robots.kitchen\n"
+        "import rpl_runtime.robots.simulated\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()

@@ -27,7 +27,7 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.loop.lockstep import RunConfig, RunResult, run
 from rpl_runtime.policy.bundle import Bundle, load_bundle
-from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server.server import ServerConfig, serving
 
 KITCHEN = Path(__file__).parent.parent / "models" / "kitchen"

@@ -8,7 +8,7 @@ import pytest
 from robot_contract import RobotContract
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
-from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
 

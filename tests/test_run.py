@@ -132,7 +132,7 @@ def test_the_command_tells_what_was_done_and_fails_where_it_was_not(kitchen_addr
 def test_the_command_succeeds_where_every_element_was_done(
     kitchen_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rpl_runtime.robots.kitchen import KitchenRobot
+    from rpl_runtime.robots.simulated import KitchenRobot
 
     monkeypatch.setattr(KitchenRobot, "done", lambda self: frozenset({"microwave", "kettle"}))
     finished = rpl_run("--address", kitchen_address, "--goal", "microwave,kettle", "--start", "perturbed")
@@ -161,7 +161,7 @@ def test_the_command_does_the_same_with_the_low_level_beside_the_robot(
 def test_the_command_gives_up_on_a_server_that_stays_away(
     low_level: str, kitchen_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rpl_runtime.robots.kitchen import KitchenRobot
+    from rpl_runtime.robots.simulated import KitchenRobot
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with ExitStack() as server:

@@ -68,7 +68,7 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
         patience_s: [s] for how long a server that is gone is looked for.
         record_to: the Minari data set to which the run is added.
     """
-    from rpl_runtime.robots.kitchen import KitchenRobot
+    from rpl_runtime.robots.simulated import KitchenRobot
     from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
 
     if record_to:

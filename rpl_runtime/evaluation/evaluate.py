@@ -29,7 +29,7 @@ from rpl_runtime.evaluation.results import GROUPS, Episode, summarize
 from rpl_runtime.loop.lockstep import RunConfig, Step, run
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
-from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.tasks.kitchen.elements import (
     DONE_DISTANCE,
     ELEMENTS,

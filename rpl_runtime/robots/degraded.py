@@ -16,7 +16,7 @@ import numpy as np
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.franka.hand import MAX_WIDTH, HandConfig, wanted_width
-from rpl_runtime.robots.kitchen import KitchenRobot
+from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.safety.filter import SafetyFilter
 from rpl_runtime.safety.limits import profile
 from rpl_runtime.safety.motion import DT
