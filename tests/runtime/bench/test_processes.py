@@ -1,0 +1,93 @@
+"""Peers as processes: those of this installation, those of a folder, and those that fail."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from rpl_runtime.bench.load import Order
+from rpl_runtime.bench.processes import contest, folder_peers, own_peers
+from rpl_runtime.errors import RelayError
+from rpl_runtime.policy.bundle import Bundle
+
+SLEEPER = '''"""A peer that does nothing: not even well."""
+
+import time
+from contextlib import contextmanager
+
+from rpl_runtime.bench.load import main
+
+
+def serve(bundle, on_ready):
+    on_ready("nowhere")
+    time.sleep(1000)
+
+
+@contextmanager
+def connect(address, bundle, stream, batch):
+    assert (address, stream) == ("nowhere", "stream-0")
+    steps = []
+    yield lambda step: steps.append(step) or steps == list(range(len(steps))) or exit(1)
+
+
+main(serve, connect)
+'''
+
+
+def peer_in(folder: Path, script: str) -> Path:
+    (folder / "sleeper").mkdir()
+    (folder / "sleeper" / "peer.py").write_text(script)
+    return folder
+
+
+def test_orders_are_carried_out_to_the_step(tiny_bundle: Bundle):
+    with contest(own_peers(), tiny_bundle.path) as contestants:
+        assert [one.peer.name for one in contestants] == ["echo", "control", "control_unix"]
+        for one in contestants:
+            for order in (Order(1, 1, 5, 2), Order(1, 1, 7, 0), Order(3, 2, 4, 1), Order(2, 1, 3, 0, period_s=0.01)):
+                spent = one.obey(order)
+                assert spent.steps_ns.shape == (order.streams * order.steps,)
+                assert (spent.steps_ns > 0).all()
+                assert spent.wall_s * 1e9 >= spent.steps_ns.max()
+                if order.period_s:
+                    assert spent.wall_s >= order.period_s * (order.steps - 1)
+            assert (one.memory_mb() or 1e9) > 1
+
+
+def test_a_folder_of_peers_is_driven_alike_and_steps_go_on_from_order_to_order(tiny_bundle: Bundle, tmp_path: Path):
+    [peer] = folder_peers(peer_in(tmp_path, SLEEPER))
+    assert (peer.name, peer.what) == ("sleeper", "A peer that does nothing")
+    with contest([peer], tiny_bundle.path) as [one]:
+        both = one.obey(Order(1, 1, 4, 1)).joined(one.obey(Order(1, 1, 3, 1)))
+    assert both.steps_ns.dtype.kind == "i"
+    assert len(both.steps_ns) == 7
+
+
+def test_a_peer_that_fails_is_one_sentence(tiny_bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    peers = folder_peers(peer_in(tmp_path, "import sys\nsys.exit(7)\n"))
+    with pytest.raises(RelayError, match="exit code 7"), contest(peers, tiny_bundle.path):
+        pass
+
+
+def test_an_environment_that_cannot_be_made_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    folder = peer_in(tmp_path, SLEEPER)
+    (folder / "sleeper" / "requirements.txt").write_text("no-such-package==1.0\n")
+    with pytest.raises(RelayError, match="no environment could be made for sleeper: ERROR"):
+        folder_peers(folder)
+
+
+def test_what_drives_a_peer_needs_nothing_that_its_environment_may_lack():
+    from source import RUNTIME, packages
+
+    assert packages(RUNTIME / "bench" / "load.py") <= sys.stdlib_module_names
+
+
+def test_the_peers_of_the_repository_name_themselves():
+    """Their environments take a while to make and are not made here."""
+    folder = Path(__file__).parents[3] / "benchmarks" / "peers"
+    scripts = sorted(folder.glob("*/peer.py"))
+    assert [script.parent.name for script in scripts] == ["openpi", "zeromq"]
+    for script in scripts:
+        compile(script.read_text(), str(script), "exec")
+        assert (script.parent / "requirements.txt").exists()

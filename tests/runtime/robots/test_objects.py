@@ -1,0 +1,148 @@
+"""Object states from functions and from a stream, over a real connection."""
+
+import queue
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from rpl_runtime.errors import InvalidInput, ObjectsLost, ProtocolViolation
+from rpl_runtime.robots.franka.frames import pose_in_base
+from rpl_runtime.robots.objects import CalledObjects, FixedObjects, StreamedObjects
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, STATE_NAMES
+from rpl_runtime.wire import objects as wire
+
+ROBOT = np.zeros(9)
+JOINTS = STATE_NAMES[9:23]
+OBJECTS = np.concatenate([np.linspace(-0.5, 0.1, 14), [-0.27, 0.35, 1.62, 1.0, 0.0, 0.0, 0.0]])
+
+
+def sighting(objects: np.ndarray = OBJECTS) -> bytes:
+    """All of the kitchen, as a camera that is calibrated to the robot's base would tell it."""
+    joints = dict(zip(JOINTS, objects[:14].tolist(), strict=True))
+    return wire.pack_sighting(joints, {"kettle": pose_in_base(objects[14:]).tolist()})
+
+
+class Camera:
+    """A server of rpl.v1.ObjectStates that says what the test gives it."""
+
+    def __init__(self) -> None:
+        self.sightings: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._server = grpc.server(ThreadPoolExecutor(2))
+        method = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(self.sightings.get, None))
+        service, name = wire.WATCH[1:].split("/")
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def close(self) -> None:
+        self.sightings.put(None)
+        self._server.stop(None).wait()
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    camera = Camera()
+    yield camera
+    camera.close()
+
+
+@pytest.fixture
+def objects(camera: Camera) -> Iterator[StreamedObjects]:
+    objects = StreamedObjects(camera.address, max_age_s=60.0)
+    yield objects
+    objects.close()
+
+
+def test_a_function_and_a_fixed_state_say_what_they_say() -> None:
+    moving = OBJECTS.copy()
+    called, fixed = CalledObjects(lambda: moving), FixedObjects(moving)
+    moving[0] += 1
+    np.testing.assert_array_equal(called.read(ROBOT).objects, moving)
+    np.testing.assert_array_equal(fixed.read(ROBOT).objects, OBJECTS)
+
+
+@pytest.mark.parametrize("objects", [np.zeros(20), np.full(21, np.nan)])
+def test_what_are_no_object_states_is_refused(objects: np.ndarray) -> None:
+    with pytest.raises(InvalidInput, match="21 finite numbers"):
+        FixedObjects(objects)
+    with pytest.raises(InvalidInput, match="21 finite numbers"):
+        CalledObjects(lambda: objects).read(ROBOT)
+
+
+def test_a_stream_is_turned_into_the_kitchens_frame(camera: Camera, objects: StreamedObjects) -> None:
+    camera.sightings.put(sighting())
+    objects.reset(0, ROBOT)
+    np.testing.assert_allclose(objects.read(ROBOT).objects, OBJECTS, atol=1e-12)
+
+
+def test_what_a_message_leaves_out_is_as_it_was(camera: Camera, objects: StreamedObjects) -> None:
+    camera.sightings.put(sighting())
+    objects.reset(0, ROBOT)
+    camera.sightings.put(wire.pack_sighting({"microwave_door": -0.75, "fridge": 1.0}, {"cat": (1, 1, 1, 1, 0, 0, 0)}))
+    with objects._news:
+        assert objects._news.wait_for(lambda: objects._objects[13] == -0.75, 10)
+    np.testing.assert_allclose(np.delete(objects.read(ROBOT).objects, 13), np.delete(OBJECTS, 13), atol=1e-12)
+    assert ELEMENTS["microwave"].is_done(np.append(ROBOT, objects.read(ROBOT).objects))
+
+
+def test_a_run_does_not_start_before_everything_was_seen(
+    camera: Camera, objects: StreamedObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
+    camera.sightings.put(wire.pack_sighting(dict.fromkeys(JOINTS, 0.0), {}))
+    with pytest.raises(ObjectsLost, match="where kettle stands"):
+        objects.reset(0, ROBOT)
+
+
+def test_what_was_seen_long_ago_no_longer_counts(camera: Camera) -> None:
+    objects = StreamedObjects(camera.address, max_age_s=0.0)
+    camera.sightings.put(sighting())
+    with pytest.raises(ObjectsLost, match=r"s ago where the objects are; allowed 0\.0 s"):
+        objects.reset(0, ROBOT)
+    objects.close()
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        (None, "closed"),
+        (b"\xff\xff", "not a rpl.v1.Sighting"),
+        (wire.pack_sighting({"microwave_door": np.nan}, {}), "microwave_door was seen at nan"),
+        (wire.pack_sighting({}, {"kettle": (0, 0, 0, 2, 0, 0, 0)}), "quaternion of length 1"),
+    ],
+)
+def test_a_stream_that_breaks_off_says_why(camera: Camera, objects: StreamedObjects, last: bytes | None, why: str):
+    camera.sightings.put(sighting())
+    objects.reset(0, ROBOT)
+    camera.sightings.put(last)
+    objects._thread.join(10)
+    with pytest.raises(ObjectsLost, match=why):
+        objects.read(ROBOT)
+
+
+def test_nobody_there_is_said_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
+    objects = StreamedObjects("127.0.0.1:1")
+    with pytest.raises(ObjectsLost, match=r"127\.0\.0\.1:1 has not said"):
+        objects.reset(0, ROBOT)
+    objects.close()
+
+
+def test_bytes_come_back_as_they_were_sent() -> None:
+    joints, poses = {"a": 0.25, "b": -1.0}, {"c": (1.0, 2.0, 3.0, 0.6, 0.8, 0.0, 0.0)}
+    assert wire.unpack_sighting(wire.pack_sighting(joints, poses)) == (joints, poses)
+    with pytest.raises(ProtocolViolation):
+        wire.unpack_sighting(b"\x00")
+    with pytest.raises(InvalidInput, match="3 numbers"):
+        wire.unpack_sighting(wire.pack_sighting({}, {"c": (1.0, 2.0, 3.0, 1.0)}))
+
+
+def test_every_field_of_the_proto_file_is_commented() -> None:
+    proto = Path(__file__).parents[3] / "proto" / "rpl" / "v1" / "objects.proto"
+    fields = [line for line in proto.read_text().splitlines() if line.startswith("  ") and " = " in line]
+    assert len(fields) == 7
+    assert all("; " in line and "// " in line for line in fields)

@@ -1,0 +1,20 @@
+"""The soak of benchmarks/soak.py in short: thousands of steps leave no lease and no memory behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from rpl_runtime.policy.bundle import Bundle
+
+SOAK = Path(__file__).parents[3] / "benchmarks" / "soak.py"
+
+
+def test_many_short_runs_leave_nothing_behind(tiny_bundle: Bundle) -> None:
+    command = [sys.executable, str(SOAK), str(tiny_bundle.path), "--steps", "16000", "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    content = json.loads(finished.stdout)
+    assert (content["runs"], content["steps"]) == (640, 16_000)
+    assert content["leased"] == []
+    assert content["growth_mb"] < content["limit_mb"]

@@ -1,0 +1,28 @@
+"""The project's own source, as tests of its layout read it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RUNTIME = ROOT / "rpl_runtime"
+MODULES = sorted(path for path in RUNTIME.rglob("*.py") if "_pb" not in path.parts)
+
+
+def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
+    """The full names of what a module imports."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(path: Path, top_level_only: bool = False) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, top_level_only)}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(RUNTIME))

@@ -1,0 +1,78 @@
+"""What may know what: the rules of the layout, read from the source itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from source import MODULES, ROOT, RUNTIME, imports, named, packages
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_the_runtime_knows_nothing_of_training(path: Path) -> None:
+    assert not packages(path) & {"rpl_train", "torch"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
+def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -> None:
+    optional = {"mujoco", "gymnasium", "gymnasium_robotics", "franky", "franky_sim", "pinocchio"}
+    optional |= {"matplotlib", "imageio", "onnx", "grpc_tools", "h5py", "mcap", "opentelemetry"}
+    assert not packages(path, top_level_only=True) & optional
+
+
+def test_only_the_wire_wing_and_the_mcap_log_know_protobuf() -> None:
+    known = {
+        named(path)
+        for path in MODULES
+        if any(name.startswith(("rpl_runtime._pb", "google.protobuf")) for name in imports(path))
+    }
+    assert {name for name in known if not name.startswith("wire/")} == {"recording/mcap.py"}
+
+
+def test_only_the_bundle_module_touches_the_files_of_a_bundle() -> None:
+    names = {"manifest.json", "high.onnx", "low.onnx", "MODEL_CARD.md"}
+    found = {
+        named(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found == {"policy/bundle.py"}
+
+
+# What opens a file, a socket or a process, or tells the time or the environment.
+OUTSIDE = {"os", "io", "pathlib", "socket", "time", "datetime", "threading", "asyncio", "subprocess", "random", "grpc"}
+
+
+PURE = (
+    *("relay/loop.py", "relay/messages.py", "relay/leases.py"),
+    *("safety/filter.py", "safety/motion.py", "safety/limits.py", "safety/kinematics.py"),
+    *("policy/spec.py", "policy/novelty.py", "loop/watchdog.py", "robots/franka/frames.py"),
+    *("tasks/kitchen/elements.py", "tasks/kitchen/servo.py"),
+)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_core_does_no_io_and_reads_no_clock(name: str) -> None:
+    tree = ast.parse((RUNTIME / name).read_text())
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not packages(RUNTIME / name) & OUTSIDE
+    assert not called & {"open", "print", "input", "exec", "eval"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rpl_train").rglob("*.py")) + MODULES, ids=lambda path: path.name)
+def test_nothing_is_pickled(path: Path) -> None:
+    assert not packages(path) & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+
+
+def test_the_server_runs_without_training_or_simulation() -> None:
+    """Importing server and client loads neither torch nor a simulator."""
+    program = (
+        "import sys, rpl_runtime.server.server, rpl_runtime.client.client, rpl_runtime.loop.lockstep\n"
+        "import rpl_runtime.robots.simulated\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {"torch", "mujoco", "gymnasium", "gymnasium_robotics", "franky", "onnx", "rpl_train"}

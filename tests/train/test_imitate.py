@@ -1,0 +1,144 @@
+"""Relay imitation learning: what it learns, and that a broken run ends as an unbroken one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from demonstrations import STEPS, drawer_demonstrations, drawer_spec
+from rpl_runtime.errors import TrainingError
+from rpl_runtime.relay.loop import RelayLoop
+from rpl_train import imitate as module
+from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.networks import NetworkConfig
+from rpl_train.pool import PoolConfig
+
+POOL = PoolConfig(low_window=4, high_window=STEPS)
+SMALL = ImitateConfig(steps=40, batch=32, checkpoint_every=10, jobs=1, networks=NetworkConfig((16,), (16,)), pool=POOL)
+
+
+def quiet(level, step, loss):
+    pass
+
+
+def weights(run):
+    return {f"{level}.{k}": v for level in ("high", "low") for k, v in load_file(run / f"{level}.safetensors").items()}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+class Break(Exception):
+    """Stands for whatever ends a run early."""
+
+
+def test_a_broken_run_ends_in_the_same_weights(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    imitate(demonstrations, spec, tmp_path / "whole", SMALL, quiet)
+
+    def break_at(broken_level, broken_step):
+        def progress(level, step, loss):
+            if (level, step) == (broken_level, broken_step):
+                raise Break
+
+        return progress
+
+    often = replace(SMALL, report_every=5)
+    for level, step in (("high", 25), ("low", 15), ("low", 35)):
+        with pytest.raises(Break):
+            imitate(demonstrations, spec, tmp_path / "broken", often, break_at(level, step))
+    imitate(demonstrations, spec, tmp_path / "broken", often, quiet)
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
+def test_levels_trained_side_by_side_are_those_trained_in_turn(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    seen = set()
+    imitate(demonstrations, spec, tmp_path / "one", SMALL, quiet)
+    imitate(demonstrations, spec, tmp_path / "two", replace(SMALL, jobs=2), lambda level, *_: seen.add(level))
+    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert seen == {"high", "low"}
+
+
+def test_a_folder_keeps_one_run(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    imitate(demonstrations, spec, tmp_path, SMALL, quiet)
+    with pytest.raises(TrainingError, match=r"other settings \(.*seed"):
+        imitate(demonstrations, spec, tmp_path, replace(SMALL, seed=1), quiet)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(TrainingError, match=r"level's loss is (nan|inf) at step \d; there is no checkpoint yet"):
+        imitate(drawer_demonstrations(), drawer_spec(), tmp_path, replace(SMALL, learning_rate=1e30), quiet)
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch):
+    losses = iter([1.0] * 17 + [float("nan")])
+    monkeypatch.setattr(module, "_descend", lambda *_: next(losses))
+    with pytest.raises(TrainingError, match="is nan at step 17; the checkpoint of step 10 is the last good one"):
+        imitate(drawer_demonstrations(), drawer_spec(), tmp_path, SMALL, quiet)
+
+
+# What takes the place of a level's training: its process imports this module.
+
+
+def kill(*_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def say_and_wait(demonstrations, record, run, config, level, progress) -> None:
+    (run / level).touch()
+    progress(level, 0, None)
+    threading.Event().wait()
+
+
+def test_a_killed_level_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    with monkeypatch.context() as killing:
+        killing.setattr(module, "_train_level", kill)
+        with pytest.raises(TrainingError, match="process was killed; run the same command again to go on"):
+            imitate(demonstrations, spec, tmp_path, replace(SMALL, jobs=2), quiet)
+    assert imitate(demonstrations, spec, tmp_path, SMALL, quiet)
+
+
+def test_every_process_ends_with_a_parent_that_is_killed(tmp_path):
+    script = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from demonstrations import drawer_demonstrations, drawer_spec
+from rpl_train import imitate
+from test_imitate import SMALL, quiet, say_and_wait
+if __name__ == "__main__":
+    imitate._train_level = say_and_wait
+    imitate.imitate(drawer_demonstrations(), drawer_spec(), Path(sys.argv[1]), replace(SMALL, jobs=2), quiet)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        while not all((tmp_path / level).exists() for level in ("high", "low")):
+            assert parent.poll() is None
+        parent.kill()
+        parent.communicate(timeout=60)  # its output ends when all that inherited it have ended
+
+
+def test_it_learns_to_open_what_is_named(tmp_path):
+    spec = drawer_spec()
+    config = replace(SMALL, steps=800, batch=128, networks=NetworkConfig((64,), (64,)))
+    policy, _ = imitate(drawer_demonstrations(24), spec, tmp_path, config, quiet)
+    for goal in (("first drawer",), ("first drawer", "second drawer")):
+        state = np.zeros(3, dtype=np.float32)
+        loop = RelayLoop(policy, spec)
+        loop.start("hand", spec.resolve(goal, state))
+        for step in range(40):
+            wanted = loop.step(["hand"], [step], state[None]).subgoal[0] - state
+            wanted[np.abs(wanted) < 0.1] = 0  # a world in which subgoals come true, with a little friction
+            state = np.clip(state + np.clip(wanted, -0.25, 0.25), 0, (2, 1, 1))
+        assert spec.done(state) == set(goal)
