@@ -1,6 +1,6 @@
 """The figures of docs/benchmarks.md, from what the benchmarks printed; runs nothing.
 
-    python benchmarks/page.py docs/benchmarks
+    python benchmarks/page.py docs/data/benchmarks
 
 Reads the JSON files of the folder, each as `--json` of the script of that name printed it (server.json is that of `rpl
 bench`), draws server.png beside them and puts the tables between the marks of FOLDER.md.

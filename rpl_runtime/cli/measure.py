@@ -202,7 +202,9 @@ def bench_command(
     ] = 26.0,
     peers: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of peers to measure beside, as benchmarks/peers."),
+        typer.Option(
+            exists=True, file_okay=False, help="Folder of peers to measure beside, as benchmarks/runtime/peers."
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here as well.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

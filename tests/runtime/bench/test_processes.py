@@ -85,7 +85,7 @@ def test_what_drives_a_peer_needs_nothing_that_its_environment_may_lack():
 
 def test_the_peers_of_the_repository_name_themselves():
     """Their environments take a while to make and are not made here."""
-    folder = Path(__file__).parents[3] / "benchmarks" / "peers"
+    folder = Path(__file__).parents[3] / "benchmarks" / "runtime" / "peers"
     scripts = sorted(folder.glob("*/peer.py"))
     assert [script.parent.name for script in scripts] == ["openpi", "zeromq"]
     for script in scripts:

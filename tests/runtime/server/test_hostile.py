@@ -1,4 +1,4 @@
-"""The short form of benchmarks/hostile.py: nothing hostile brings the server down or reaches the robot beside it."""
+"""The short form of benchmarks/runtime/hostile.py: hostile calls neither stop the server nor reach other robots."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from rpl_runtime.policy.bundle import Bundle
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "runtime"))
 
 import hostile
 

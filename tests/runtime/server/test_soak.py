@@ -1,4 +1,4 @@
-"""The soak of benchmarks/soak.py in short: thousands of steps leave no lease and no memory behind."""
+"""The soak of benchmarks/runtime/soak.py in short: thousands of steps leave no lease and no memory behind."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rpl_runtime.policy.bundle import Bundle
 
-SOAK = Path(__file__).parents[3] / "benchmarks" / "soak.py"
+SOAK = Path(__file__).parents[3] / "benchmarks" / "runtime" / "soak.py"
 
 
 def test_many_short_runs_leave_nothing_behind(tiny_bundle: Bundle) -> None:

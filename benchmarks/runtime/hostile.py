@@ -1,7 +1,7 @@
 """Hostile messages against a real server, and a robot beside them that must not notice.
 
-    python benchmarks/hostile.py models/kitchen                    # 100,000 messages
-    python benchmarks/hostile.py models/kitchen --messages 2000    # the short form, which CI runs as a test
+    python benchmarks/runtime/hostile.py models/kitchen                    # 100,000 messages
+    python benchmarks/runtime/hostile.py models/kitchen --messages 2000    # the short form, which CI runs as a test
 
 A server process asks for tokens and has limits that the attack reaches. Seeded attackers send it fuzzed protobuf,
 oversized and empty messages, small ones that unpack to MiBs, rows out of order, half-closed and abandoned streams,

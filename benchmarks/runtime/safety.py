@@ -1,6 +1,6 @@
 """What the safety filter does to a policy's targets: how many it changes, how far behind it stays, what it costs.
 
-    python benchmarks/safety.py models/kitchen
+    python benchmarks/runtime/safety.py models/kitchen
 
 The first table plays a policy in the simulated kitchen, unfiltered, and gives the targets of its episodes to a filter
 of each robot: how many joint targets pass unchanged, how far the command is from the target when a period ends, and

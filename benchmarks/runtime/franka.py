@@ -1,6 +1,6 @@
 """How punctual the control loop of a Franka is, and how fast it stops: a simulated FR3 behind the vendor's own client.
 
-    python benchmarks/franka.py models/kitchen --minutes 10 --kills 20
+    python benchmarks/runtime/franka.py models/kitchen --minutes 10 --kills 20
 
 First episodes of one compound goal after the other, as `rpl run --robot franka --host sim --objects mirror --speed 1`
 makes them, until the time is over: how late the periods of 0.08 s began, how long it took from an observation to the

@@ -1,6 +1,6 @@
 """How punctual the scheduler is: a control loop with nothing in it but a fake robot.
 
-    python benchmarks/scheduler.py --rate 100 --seconds 60
+    python benchmarks/runtime/scheduler.py --rate 100 --seconds 60
 
 Late is how long after its deadline a period began, work what the loop did in it: the fake robot's observation, a
 target through the safety filter with the FR3's limits, and the fake robot taking it. A period is missed where it went

@@ -1,6 +1,6 @@
 """Many short runs against one server: does it keep anything of them?
 
-    python benchmarks/soak.py models/kitchen --steps 2000000
+    python benchmarks/runtime/soak.py models/kitchen --steps 2000000
 
 Every visit opens a connection and a stream, starts robots of new names with goals and options of every kind, takes
 steps, some of them refused, changes a goal, plans and acts without a run, finishes every other robot, and leaves the

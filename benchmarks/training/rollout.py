@@ -1,6 +1,6 @@
 """How many steps of the kitchen a core makes in a second, and what the kitchen for training and a second core add.
 
-    python benchmarks/rollout.py models/kitchen
+    python benchmarks/training/rollout.py models/kitchen
 
 The first three rows play the same targets, those of the policy's own episodes, and take turns episode by episode. Their
 time is that of the calling thread alone, so what else runs on the machine hardly counts. The last two rows are whole

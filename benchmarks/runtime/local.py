@@ -1,6 +1,6 @@
 """What a step costs with the low level beside the robot, plans over gRPC included.
 
-    python benchmarks/local.py models/kitchen
+    python benchmarks/runtime/local.py models/kitchen
 
 The server runs in a process of its own. ONNX Runtime's bare `session.run` of low.onnx, the low level as it is called
 here, the relay loop with both levels in process, the low level here with plans from the server, and both levels at the

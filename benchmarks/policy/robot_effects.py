@@ -1,7 +1,7 @@
 """What a robot does to a policy: success under the limits of real arms, and with objects seen badly, late or missed.
 
-    python benchmarks/robot_effects.py models/kitchen --episodes 5 --output docs/robot
-    python benchmarks/robot_effects.py --from docs/robot/effects.json --output docs/robot
+    python benchmarks/policy/robot_effects.py models/kitchen --episodes 5 --output docs/data/robot
+    python benchmarks/policy/robot_effects.py --from docs/data/robot/effects.json --output docs/data/robot
 
 Each row of the table is `rpl evaluate` under other conditions (robots/impaired.py), on the same episodes. "Lost" is in
 points of success against the kitchen's own robot, goal by goal; intervals are 95 % bootstrap over goals. Finished

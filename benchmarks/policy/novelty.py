@@ -1,7 +1,7 @@
 """Does the novelty score tell the episodes that fail from the others, in kitchens unlike those of the training data?
 
-    python benchmarks/novelty.py models/kitchen --output docs/novelty.json --picture docs/novelty.png
-    python benchmarks/novelty.py --from docs/novelty.json
+    python benchmarks/policy/novelty.py models/kitchen --output docs/data/novelty.json --picture docs/data/novelty.png
+    python benchmarks/policy/novelty.py --from docs/data/novelty.json
 
 Every compound goal of the paper is played from starts farther and farther from the nominal one, with the kettle
 displaced or seen where it is not, with sensor noise and with late observations, through the relay loop in process. An

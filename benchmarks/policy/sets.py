@@ -1,7 +1,7 @@
 """How far a policy goes beyond the goals it was trained for: every set of one to seven of the kitchen's elements.
 
-    python benchmarks/sets.py models/kitchen --output docs/sets.json
-    python benchmarks/sets.py --from docs/sets.json
+    python benchmarks/policy/sets.py models/kitchen --output docs/data/sets.json
+    python benchmarks/policy/sets.py --from docs/data/sets.json
 
 Each row is `rpl evaluate` on the sets of a kind, with 70 control steps for each element, which is the protocol's time
 for four. Sets of four are those of the paper, those that people played besides, and those that nobody did. Success is

@@ -1,6 +1,6 @@
 """What a slow network costs with the low level beside the robot, and what planning ahead gives back.
 
-    python benchmarks/plan_lead.py models/kitchen
+    python benchmarks/runtime/plan_lead.py models/kitchen
 
 The kitchen waits for its robot, so it is paced here by the clock, as a real one would be: a control period of 0.08 s
 lasts 0.08 s, and 280 of them 22 s. Each is driven by the action for the state observed at its beginning, where that
