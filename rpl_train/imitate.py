@@ -25,8 +25,8 @@ from torch.utils.tensorboard import SummaryWriter
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.process import end_with_parent
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.server.subprocess import end_with_parent
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, TargetStatistics

@@ -18,7 +18,7 @@ from threading import Event
 from typing import Any, Literal, NamedTuple
 
 from rpl_runtime.errors import InvalidInput, RelayError, TrainingError, require
-from rpl_runtime.server.subprocess import end_with_parent
+from rpl_runtime.process import end_with_parent
 
 Executor = Literal["local", "ray"]
 _ATTEMPTS = 3  # of a job whose worker is killed

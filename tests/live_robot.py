@@ -8,8 +8,9 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.loop.clock import FakeClock
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.franka.franka import HOME
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.filter import SafetyFilter
-from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.safety.limits import Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD
 
 OBJECTS = np.concatenate([np.zeros(14), [-0.27, 0.35, 1.62, 1.0, 0.0, 0.0, 0.0]])  # of a kitchen nobody has touched

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("rpl_runtime", "rpl_train")
 RUNTIME = ROOT / "rpl_runtime"
 MODULES = sorted(path for path in RUNTIME.rglob("*.py") if "_pb" not in path.parts)
 

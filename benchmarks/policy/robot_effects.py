@@ -27,7 +27,7 @@ from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
 from rpl_runtime.evaluation.results import bootstrap_interval
 from rpl_runtime.provenance import command, commit
 from rpl_runtime.robots.degraded import Conditions
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 
 ROBOTS = {
     "the kitchen's own": Conditions(),
@@ -78,7 +78,7 @@ def main(
 def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {}
-    with hosting(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+    with serve_in_process(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
         for name, conditions in ROBOTS.items():
             config = EvaluateConfig((goals,), episodes, (START,), robot=conditions, jobs=jobs)
             bar = progress.add_task(name, total=len(plan_tasks(config)))

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 
 STEPS = 70  # [control steps] for each element
 KINDS = {  # what `rpl evaluate` calls the sets -> how many elements, and for people
@@ -62,7 +62,7 @@ def main(
 def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     found: dict[str, Any] = {}
-    with hosting(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+    with serve_in_process(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
         for kind, (elements, name) in KINDS.items():
             config = EvaluateConfig((kind,), episodes, steps=STEPS * elements, jobs=jobs)
             bar = progress.add_task(name, total=len(plan_tasks(config)))

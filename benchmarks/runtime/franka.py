@@ -29,17 +29,19 @@ from rich.table import Table
 
 from rpl_runtime.cli.report import percentiles_us
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
-from rpl_runtime.loop.lockstep import RunConfig
 from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
 from rpl_runtime.loop.watchdog import HOLD_PERIODS
 from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.process import own_process
 from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.robots.franka.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.mirror import KitchenMirror
-from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.robots.profiles import PROFILES
+from rpl_runtime.safety.limits import Profile
 from rpl_runtime.server.server import ServerConfig, serve
-from rpl_runtime.server.subprocess import hosting, own_process
+from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 PACKAGES = ("relay-policy", "numpy", "onnxruntime", "grpcio", "mujoco", "franky-control", "franky-sim")
@@ -104,7 +106,7 @@ def driven(robot: FrankaRobot, address: str, goal: tuple[str, ...], steps: int, 
 def episodes(host: str, bundle: Path, minutes: float) -> dict[str, Any]:
     """Compound goals one after the other."""
     goals, results = load_bundle(bundle).spec.library, list[tuple[str, DriveResult]]()
-    with hosting(bundle) as address, robot_at(host) as robot, Console(stderr=True).status("driving"):
+    with serve_in_process(bundle) as address, robot_at(host) as robot, Console(stderr=True).status("driving"):
         over = time.monotonic() + 60 * minutes
         while time.monotonic() < over:
             name = list(goals)[len(results) % len(goals)]

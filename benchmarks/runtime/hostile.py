@@ -34,8 +34,8 @@ from rpl_runtime.auth.tokens import Right, add_grant, grant, new_token
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.process import own_process
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.server.subprocess import own_process
 from rpl_runtime.wire.control import MAX_MESSAGE_BYTES
 
 STEPS = 60  # of each run of the robot

@@ -28,7 +28,7 @@ from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.provenance import command, commit
 from rpl_runtime.relay.loop import RelayLoop
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 
 LIMIT_US = 60.0  # [us] a step, amortised, p50
 WARM_UP = 5  # horizons before anything is measured
@@ -61,7 +61,7 @@ def measure(path: Path, horizons: int) -> dict[str, Any]:
     loop = RelayLoop(policy, spec)
     loop.start(ROBOT, goal)
     with ExitStack() as stack:
-        address = stack.enter_context(hosting(path))
+        address = stack.enter_context(serve_in_process(path))
         local = stack.enter_context(local_control(address))
         remote = stack.enter_context(lasting_control(address))
         for control in (local, remote):

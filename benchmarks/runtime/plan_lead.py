@@ -34,7 +34,7 @@ from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.punctual import Punctual
 from rpl_runtime.provenance import command, commit
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
@@ -68,7 +68,7 @@ def main(
     conditions = [(int(lead), float(delay)) for delay in delays.split(",") for lead in leads.split(",")]
     console = Console(stderr=True)
     rows = []
-    with hosting(bundle) as address, closing(KitchenRobot(PERTURBED)) as robot:
+    with serve_in_process(bundle) as address, closing(KitchenRobot(PERTURBED)) as robot:
         for lead, delay_ms in conditions:
             with delayed(address, delay_ms / 1e3) as far:
                 what = f"lead {lead}, delay {delay_ms:g} ms"

@@ -29,8 +29,9 @@ from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.filter import SafetyFilter
-from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.safety.limits import Profile
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen
 

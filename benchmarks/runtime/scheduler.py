@@ -21,8 +21,8 @@ from rich.table import Table
 
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.provenance import command, commit
+from rpl_runtime.robots.profiles import profile
 from rpl_runtime.safety.filter import SafetyFilter
-from rpl_runtime.safety.limits import profile
 
 HOME = np.array([0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785, 0.04, 0.04])  # [rad, m] the vendor's ready pose
 PERCENTILES = (50, 90, 99, 99.9, 100)

@@ -26,7 +26,7 @@ from rpl_runtime.errors import StepOutOfOrder
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.provenance import command, commit
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 
 LIMIT_MB = 5.0  # [MB] growth after the warm-up
 ROBOTS = 32  # of a visit
@@ -57,7 +57,7 @@ def main(
 def soak(path: Path, visits: int) -> dict[str, Any]:
     bundle = load_bundle(path)
     rng, samples, taken = np.random.default_rng(0), [], 0
-    with hosting(path) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+    with serve_in_process(path) as address, Progress(console=Console(stderr=True), transient=True) as progress:
         [server] = multiprocessing.active_children()
         bar = progress.add_task("visits", total=visits)
         began = time.monotonic()

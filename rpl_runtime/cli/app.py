@@ -231,13 +231,13 @@ def replay_command(
     from rpl_runtime.client.client import Client
     from rpl_runtime.recording.mcap import read_log
     from rpl_runtime.recording.replay import replay, replay_table
-    from rpl_runtime.server.subprocess import hosting
+    from rpl_runtime.server.subprocess import serve_in_process
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("--address and --bundle exclude each other")
     logged = read_log(log)
     with ExitStack() as stack:
-        where = stack.enter_context(hosting(bundle)) if bundle else address or _ADDRESS
+        where = stack.enter_context(serve_in_process(bundle)) if bundle else address or _ADDRESS
         control = stack.enter_context(stack.enter_context(Client(where)).control())
         with Console(stderr=True).status(f"replaying {len(logged.steps)} steps"):
             result = replay(logged, control)

@@ -110,7 +110,7 @@ def evaluate_command(
     from rpl_runtime.evaluation.evaluate import EvaluateConfig
     from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.robots.degraded import Conditions
-    from rpl_runtime.server.subprocess import hosting
+    from rpl_runtime.server.subprocess import serve_in_process
 
     with ExitStack() as stack:
         if saved is not None:
@@ -123,7 +123,7 @@ def evaluate_command(
             config = EvaluateConfig(
                 tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, plan_lead, cores
             )
-            where = stack.enter_context(hosting(bundle)) if bundle else address or ADDRESS
+            where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
             content = _evaluate(where, config, output)
             _keep(content, output, picture, bundle if write else None)
             if video or sheet:

@@ -17,7 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rpl_runtime.auth.server import SecurityConfig
-from rpl_runtime.loop.lockstep import RunConfig, RunResult, Step
 from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.loop.watchdog import Stop
 from rpl_runtime.policy.bundle import Bundle
@@ -25,6 +24,7 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunLog
 from rpl_runtime.relay.messages import ModelInfo
+from rpl_runtime.relay.run import RunConfig, RunResult, Step
 
 
 def print_serving(bundles: Sequence[Bundle], address: str, security: SecurityConfig) -> None:

@@ -16,14 +16,17 @@ from rpl_runtime.client.control import Control
 from rpl_runtime.client.on_robot import local_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import InvalidInput, RobotStopped
-from rpl_runtime.loop.lockstep import RunConfig, RunResult, Step, parse_goal, run
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
 from rpl_runtime.loop.watchdog import HOLD_PERIODS
+from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.relay.run import RunConfig, RunResult, Step
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
-from rpl_runtime.safety.limits import Box, profile
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.robots.profiles import profile
+from rpl_runtime.safety.limits import Box
+from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 SIMULATED = "sim"  # the host that stands for a robot simulated for the run
@@ -129,7 +132,7 @@ def _exit_code(result: DriveResult, success: bool) -> int:
 @contextmanager
 def _control(options: RunOptions, reconnect: ReconnectConfig) -> Iterator[Control]:
     with ExitStack() as stack:
-        where = stack.enter_context(hosting(options.bundle)) if options.bundle else options.address
+        where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
         open_control = local_control if options.local else lasting_control
         yield stack.enter_context(open_control(where, reconnect))
 

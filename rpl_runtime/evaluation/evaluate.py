@@ -26,8 +26,9 @@ from rpl_runtime.client.client import Client, Control
 from rpl_runtime.errors import InvalidGoal, InvalidInput
 from rpl_runtime.evaluation.episodes import Journal, open_journal
 from rpl_runtime.evaluation.results import GROUPS, Episode, summarize
-from rpl_runtime.loop.lockstep import RunConfig, Step, run
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.tasks.kitchen.elements import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rpl_runtime.client.client import Client
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, play
-from rpl_runtime.loop.lockstep import Step
+from rpl_runtime.relay.run import Step
 from rpl_runtime.robots.degraded import ImpairedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.tasks.kitchen.render import Frame, open_renderer, write_sheet, write_video

@@ -24,10 +24,10 @@ import numpy as np
 from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
-from rpl_runtime.loop.lockstep import RunConfig, RunResult, Step, run_result
 from rpl_runtime.loop.punctual import Punctual
 from rpl_runtime.loop.watchdog import HOLD_PERIODS, Command, Event, Stop, Watchdog
 from rpl_runtime.relay.messages import Started
+from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import LiveRobot
 from rpl_runtime.safety.filter import reading_fault
 

@@ -207,3 +207,19 @@ class PolicySpec(_Frozen):
     def done(self, state: np.ndarray) -> frozenset[str]:
         """The elements that a state (n,) has within their tolerance."""
         return frozenset(name for name, element in self.elements.items() if element.is_done(state))
+
+
+def parse_goal(text: str, spec: PolicySpec) -> tuple[str, ...]:
+    """The elements that a text names: a compound goal of the policy's library, or elements with commas between.
+
+    Raises:
+        InvalidGoal: it names neither.
+    """
+    elements = spec.library.get(text) or tuple(name.strip() for name in text.split(",") if name.strip())
+    unknown = [name for name in elements if name not in spec.elements]
+    if unknown or not elements:
+        raise InvalidGoal(
+            f"{text!r} is no goal of {spec.name}; allowed are elements with commas between them "
+            f"({', '.join(spec.elements) or 'none'}) or one of {', '.join(spec.library) or 'no compound goals'}"
+        )
+    return elements

@@ -24,7 +24,7 @@ from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.relay.loop import Intervention
 
 if TYPE_CHECKING:
-    from rpl_runtime.loop.lockstep import Step
+    from rpl_runtime.relay.run import Step
 
 _CHANNELS = {
     "/goal": pb.LoggedGoal,

@@ -26,7 +26,7 @@ from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
 
 if TYPE_CHECKING:
-    from rpl_runtime.loop.lockstep import RunResult
+    from rpl_runtime.relay.run import RunResult
 
 ENVIRONMENT = "FrankaKitchen-v1"
 _ENTRY_POINT = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from rpl_runtime.errors import RecordingError
-from rpl_runtime.loop.lockstep import Step
 from rpl_runtime.recording.mcap import Event, LogWriter
+from rpl_runtime.relay.run import Step
 
 _CLOSE_S = 10.0  # [s] for the writer to write what is still in the queue
 

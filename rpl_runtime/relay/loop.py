@@ -5,7 +5,6 @@ and does not know what kind of policy it runs: anything with `plan` and `act` wi
 torch modules in training alike.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.relay.noise import NoiseSource, robot_key
 
 
 class Levels(Protocol):
@@ -109,7 +109,7 @@ class RelayLoop:
         self._levels = levels
         self._spec = spec
         self._runs: dict[str, _Run] = {}
-        self._noise = _NoiseSource()
+        self._noise = NoiseSource()
 
     @property
     def robots(self) -> frozenset[str]:
@@ -353,42 +353,6 @@ class RelayLoop:
         for subgoal in (resume.subgoal, resume.upcoming):
             if subgoal is not None:
                 self._spec.state.check_finite("subgoal", subgoal)
-
-
-class _NoiseSource:
-    """Standard normal noise that depends on nothing but the arguments it is asked with.
-
-    Philox is counter-based (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011), so any step of
-    any run is drawn without drawing the ones before it, wherever it is computed.
-    """
-
-    def __init__(self) -> None:
-        # Moving one generator's counter takes a quarter of the time of making a generator, which asks the
-        # system for entropy even where a key is given.
-        self._bits = np.random.Philox(key=0)
-        self._state = self._bits.state
-        self._generator = np.random.Generator(self._bits)
-
-    def draw(
-        self, seed: int, robot_key: int, level: Literal["high", "low", "veto"], step: int, size: int
-    ) -> np.ndarray:
-        self._state["state"]["key"][:] = seed, robot_key
-        self._state["state"]["counter"][:] = 0, step, _LEVELS[level], 0
-        self._bits.state = self._state
-        return self._generator.standard_normal(size, dtype=np.float32)
-
-
-_LEVELS = {"high": 0, "low": 1, "veto": 2}  # the last is the high level after a veto
-
-
-def noise(seed: int, robot_key: int, level: Literal["high", "low", "veto"], step: int, size: int) -> np.ndarray:
-    """The standard normal noise (size,) float32 of one step, as a loop draws it; for calling a level by hand."""
-    return _NoiseSource().draw(seed, robot_key, level, step, size)
-
-
-def robot_key(robot: str) -> int:
-    """A robot's 64-bit key in the noise generator, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(robot.encode(), digest_size=8).digest(), "little")
 
 
 def _arrived(run: _Run) -> np.ndarray:

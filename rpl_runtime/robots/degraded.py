@@ -16,9 +16,9 @@ import numpy as np
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.franka.hand import MAX_WIDTH, HandConfig, wanted_width
+from rpl_runtime.robots.profiles import profile
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.safety.filter import SafetyFilter
-from rpl_runtime.safety.limits import profile
 from rpl_runtime.safety.motion import DT
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_NAMES, STATE_UNITS
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, course, setpoint

@@ -71,7 +71,7 @@ class Service:
         metadata = context.invocation_metadata() or ()
         caller, model = self._admission.caller(method, metadata, context.peer()), self._admission.model(metadata)
         for observer in watch:
-            observer.admitted(caller.name, model)
+            observer.admitted(caller.name, model.info)
         return caller, model
 
     async def _fetch(self, request: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
@@ -100,7 +100,7 @@ class Service:
             answer = stream.runs.answer(rows, started)
             await context.write(codec.pack_reply(*answer))
             for observer in watch:
-                observer.answered(rows, answer, stream.model)
+                observer.answered(rows, answer, stream.model.info)
             self._streams.check(stream)
 
 

@@ -8,9 +8,8 @@ information; what failed here is an error.
 import logging
 
 from rpl_runtime.errors import RelayError
-from rpl_runtime.relay.messages import Action, Finished, Reply, Start, Started
+from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Reply, Start, Started
 from rpl_runtime.relay.session import Answer, Rows
-from rpl_runtime.server.models import Model
 from rpl_runtime.telemetry.observer import CallObserver, Metadata
 
 _LOG = logging.getLogger(__name__)
@@ -23,12 +22,12 @@ class RunLog(CallObserver):
         self._about = {"call": method, "peer": peer}
         self._running: set[str] = set()
 
-    def admitted(self, caller: str, model: Model | None) -> None:
+    def admitted(self, caller: str, model: ModelInfo | None) -> None:
         self._about["caller"] = caller
         if model is not None:
-            self._about |= {"model": model.name, "bundle": model.digest}
+            self._about |= {"model": model.spec.name, "bundle": model.digest}
 
-    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+    def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
         for (_, request), (robot, reply) in zip(rows, answer.rows, strict=True):
             if not isinstance(reply, Action):
                 self._said(robot, request, reply)

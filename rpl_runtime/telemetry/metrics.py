@@ -14,9 +14,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
 from rpl_runtime.relay.loop import Intervention
-from rpl_runtime.relay.messages import Action
+from rpl_runtime.relay.messages import Action, ModelInfo
 from rpl_runtime.relay.session import Answer, Rows
-from rpl_runtime.server.models import Model
 from rpl_runtime.telemetry.observer import CallObserver
 
 _SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)  # upper ends of the buckets
@@ -53,7 +52,7 @@ class Metrics(CallObserver):
         Gauge("rpl_robots", "Robots that run.", registry=registry).set_function(robots)
         Gauge("rpl_streams", "Control streams that are open.", registry=registry).set_function(streams)
 
-    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+    def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
         """Count a message of Control."""
         times = answer.times
         self._decode.observe(times.decode_us / 1e6)
@@ -61,7 +60,7 @@ class Metrics(CallObserver):
             self._plan.observe(times.plan_us / 1e6)
         self._act.observe(times.act_us / 1e6)
         self._all.observe(times.total_us / 1e6)
-        if times.total_us > model.bundle.spec.period_s * 1e6:
+        if times.total_us > model.spec.period_s * 1e6:
             self._late.inc()
         actions = [reply for _, reply in answer.rows if isinstance(reply, Action)]
         self._steps.inc(len(actions))

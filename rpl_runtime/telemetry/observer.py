@@ -5,8 +5,8 @@ In: nothing. Out: the shape of metrics.py, run_log.py and tracing.py. It does no
 
 from collections.abc import Callable, Iterable
 
+from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.session import Answer, Rows
-from rpl_runtime.server.models import Model
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -14,10 +14,10 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class CallObserver:
     """Of one call; what it does not care for it need not define."""
 
-    def admitted(self, caller: str, model: Model | None) -> None:
+    def admitted(self, caller: str, model: ModelInfo | None) -> None:
         """The call is this caller's, on this model; an operator's is on none."""
 
-    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+    def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
         """A message of Control was answered."""
 
     def failed(self, error: Exception) -> None:

@@ -15,9 +15,8 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from rpl_runtime.errors import InvalidInput, RelayError, require
-from rpl_runtime.relay.messages import Action, Finished, Started
+from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Started
 from rpl_runtime.relay.session import Answer, Rows
-from rpl_runtime.server.models import Model
 from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
 
 if TYPE_CHECKING:
@@ -73,12 +72,12 @@ class _TracedCall(CallObserver):
         self._span = tracer.start_span(f"{service}/{method}", extract(texts), SpanKind.SERVER, about)
         self._runs: dict[str, Span] = {}  # by robot
 
-    def admitted(self, caller: str, model: Model | None) -> None:
+    def admitted(self, caller: str, model: ModelInfo | None) -> None:
         self._span.set_attribute("rpl.caller", caller)
         if model is not None:
-            self._span.set_attributes({"rpl.model": model.name, "rpl.bundle": model.digest})
+            self._span.set_attributes({"rpl.model": model.spec.name, "rpl.bundle": model.digest})
 
-    def answered(self, rows: Rows, answer: Answer, model: Model) -> None:
+    def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
         for (_, request), (robot, reply) in zip(rows, answer.rows, strict=True):
             if isinstance(reply, Started):
                 self._over(robot)

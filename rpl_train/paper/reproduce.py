@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
 from rpl_train.data.sources import Demonstrations, load_demonstrations
 from rpl_train.data.trajectory import digest
@@ -253,5 +253,5 @@ def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> di
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE)
-        with hosting(bundle) as address:
+        with serve_in_process(bundle) as address:
             return evaluate(address, protocol).content

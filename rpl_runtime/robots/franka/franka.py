@@ -31,8 +31,9 @@ from rpl_runtime.robots.franka.fci import franky, translated
 from rpl_runtime.robots.franka.frames import JOINT_ZERO, to_franka, to_kitchen
 from rpl_runtime.robots.franka.hand import Hand, HandConfig
 from rpl_runtime.robots.objects import ObjectSource
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.filter import Filtered, Kind, SafetyFilter, is_inside
-from rpl_runtime.safety.limits import PROFILES, Profile
+from rpl_runtime.safety.limits import Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, Course, course
 from rpl_runtime.tasks.kitchen.simulator import checked_target

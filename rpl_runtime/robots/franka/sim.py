@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from rpl_runtime.errors import AddressInUse, InvalidInput, require
+from rpl_runtime.process import own_process
 from rpl_runtime.robots.franka.frames import to_franka
 from rpl_runtime.robots.franka.franka import HOME
-from rpl_runtime.server.subprocess import own_process
 
 _PORT = 1337  # of Franka's control interface
 

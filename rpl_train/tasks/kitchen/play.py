@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput
-from rpl_runtime.server.subprocess import end_with_parent
+from rpl_runtime.process import end_with_parent
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
 from rpl_train.data.trajectory import Trajectory, load, save

@@ -16,12 +16,12 @@ from rpl_runtime.cli.report import drive_facts, print_drive
 from rpl_runtime.cli.run import _exit_code
 from rpl_runtime.errors import InvalidInput, RobotUnavailable
 from rpl_runtime.loop.clock import FakeClock
-from rpl_runtime.loop.lockstep import run_result
 from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult
 from rpl_runtime.loop.watchdog import Event, Stop
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.recording.mcap import read_log
 from rpl_runtime.relay.messages import Started
+from rpl_runtime.relay.run import run_result
 from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.objects import UNTOUCHED
 from rpl_runtime.server.server import serving

@@ -25,8 +25,9 @@ from rpl_runtime.errors import (
     ServerUnavailable,
     StepOutOfOrder,
 )
-from rpl_runtime.loop.lockstep import RunConfig, RunResult, run
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.relay.run import RunConfig, RunResult
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server.server import ServerConfig, serving
 

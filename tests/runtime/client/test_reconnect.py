@@ -24,10 +24,11 @@ from rpl_runtime.errors import (
     ServerUnavailable,
     StepOutOfOrder,
 )
-from rpl_runtime.loop.lockstep import RunConfig, RunResult, run
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.relay.run import RunConfig, RunResult
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server import server
 from rpl_runtime.server.server import ServerConfig, serving

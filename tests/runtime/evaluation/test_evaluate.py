@@ -23,7 +23,7 @@ from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
 from rpl_runtime.server.server import serving
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 
 SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sample=True)
@@ -31,7 +31,7 @@ SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sam
 
 @pytest.fixture(scope="module")
 def evaluated(kitchen_bundle: Bundle) -> Evaluation:
-    with hosting(kitchen_bundle.path) as address:
+    with serve_in_process(kitchen_bundle.path) as address:
         return evaluate(address, SHORT)
 
 

@@ -13,8 +13,10 @@ import policies
 from rpl_runtime.cli.app import app
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ServerUnavailable, StepOutOfOrder
-from rpl_runtime.loop.lockstep import RunConfig, Step, parse_goal, run
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.spec import parse_goal
+from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.server.server import ServerConfig, serving
 
 

@@ -20,14 +20,14 @@ from rpl_runtime.client.control import Control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import BundleError, InvalidInput, ObjectsLost, RobotStopped, ServerUnavailable
 from rpl_runtime.loop.clock import FakeClock
-from rpl_runtime.loop.lockstep import RunConfig
 from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult, drive
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
 from rpl_runtime.recording.recorder import RunLog
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Reply, Request, Start, Started, valid_until_ns
+from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.server.server import ServerConfig, serve, serving
-from rpl_runtime.server.subprocess import own_process
 from rpl_runtime.tasks.kitchen.elements import PERIOD, kitchen_spec
 
 SPEC = kitchen_spec("kitchen")

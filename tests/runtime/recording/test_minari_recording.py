@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from rpl_runtime.cli.app import app
 from rpl_runtime.errors import InvalidInput, RecordingError
-from rpl_runtime.loop.lockstep import RunResult
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.recording.minari import Recording, check_record, record, recording_of
+from rpl_runtime.relay.run import RunResult
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP
 
 ABOUT = {"description": "made here", "licence": "none"}

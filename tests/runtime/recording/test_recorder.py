@@ -13,11 +13,12 @@ from faults import no_file_longer_than
 from rpl_runtime.cli.app import app
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, RecordingError
-from rpl_runtime.loop.lockstep import RunConfig, Step, run
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.recording import recorder as log_module
 from rpl_runtime.recording.mcap import Event, LogHeader, LogWriter, read_log
 from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.server.server import serving
 
 SPEC = policies.tiny_spec()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import policies
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Decision, Intervention, RelayLoop, Resume, noise, robot_key
+from rpl_runtime.relay.loop import Decision, Intervention, RelayLoop, Resume
+from rpl_runtime.relay.noise import noise, robot_key
 
 SPEC = policies.tiny_spec()
 N, M = SPEC.state.dim, SPEC.action.dim

@@ -13,8 +13,8 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
 from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.safety.limits import PROFILES
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 

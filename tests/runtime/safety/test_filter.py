@@ -13,9 +13,10 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.filter import SafetyFilter, reading_fault
 from rpl_runtime.safety.kinematics import flange_pose
-from rpl_runtime.safety.limits import PROFILES, Box, Profile
+from rpl_runtime.safety.limits import Box, Profile
 from rpl_runtime.tasks.kitchen.elements import PERIOD, compound_goal
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.safety.limits import PROFILES, ArmLimits, Box, Profile, profile
+from rpl_runtime.robots.profiles import PROFILES, profile
+from rpl_runtime.safety.limits import ArmLimits, Box, Profile
 from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
 

@@ -10,7 +10,8 @@ import pytest
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import BundleNotFound, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.subprocess import hosting, own_process
+from rpl_runtime.process import own_process
+from rpl_runtime.server.subprocess import serve_in_process
 
 
 def fail(on_ready: Callable[[str], None]) -> None:
@@ -18,7 +19,7 @@ def fail(on_ready: Callable[[str], None]) -> None:
 
 
 def test_a_bundle_is_served_for_the_length_of_the_block(tiny_bundle: Bundle):
-    with hosting(tiny_bundle.path) as address, Client(address) as client:
+    with serve_in_process(tiny_bundle.path) as address, Client(address) as client:
         assert client.describe().digest == tiny_bundle.digest
     with Client(address) as client, pytest.raises(ServerUnavailable):
         client.describe()
@@ -28,13 +29,13 @@ def test_its_clients_reach_it_whatever_the_environment_says_of_others(tiny_bundl
     access = {"RPL_TLS": "1", "RPL_CA": "/nowhere/ca.pem", "RPL_TOKEN_FILE": "/nowhere/token"}
     for name, value in access.items():
         monkeypatch.setenv(name, value)
-    with hosting(tiny_bundle.path) as address, Client(address) as client:
+    with serve_in_process(tiny_bundle.path) as address, Client(address) as client:
         assert client.describe().digest == tiny_bundle.digest
     assert {name: os.environ[name] for name in access} == access
 
 
 def test_a_bundle_that_is_none_is_refused_before_anything_starts(tmp_path):
-    with pytest.raises(BundleNotFound), hosting(tmp_path / "nothing"):
+    with pytest.raises(BundleNotFound), serve_in_process(tmp_path / "nothing"):
         pass
 
 
@@ -47,9 +48,9 @@ def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
     script = """
 import sys
 from pathlib import Path
-from rpl_runtime.server.subprocess import hosting
+from rpl_runtime.server.subprocess import serve_in_process
 if __name__ == "__main__":
-    with hosting(Path(sys.argv[1])) as address:
+    with serve_in_process(Path(sys.argv[1])) as address:
         print(address, flush=True)
         sys.stdin.read()
 """

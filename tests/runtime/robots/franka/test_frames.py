@@ -12,8 +12,8 @@ from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.robots.franka.frames import JOINT_ZERO, pose_in_base, pose_in_kitchen, to_franka, to_kitchen
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.kinematics import flange_pose
-from rpl_runtime.safety.limits import PROFILES
 from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
 from rpl_runtime.tasks.kitchen.servo import RANGE_HIGH, RANGE_LOW
 from rpl_runtime.tasks.kitchen.simulator import open_kitchen

@@ -18,14 +18,15 @@ import pytest
 from robot_contract import LiveContract
 from rpl_runtime.errors import AddressInUse, InvalidInput, RobotStopped, RobotUnavailable
 from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.process import own_process
 from rpl_runtime.robots.franka import sim as simulated
 from rpl_runtime.robots.franka.frames import to_franka, to_kitchen
 from rpl_runtime.robots.franka.franka import HOME, FrankaConfig, FrankaRobot, Load
 from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.objects import CalledObjects, FixedObjects
+from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.kinematics import flange_pose
-from rpl_runtime.safety.limits import PROFILES, Box
-from rpl_runtime.server.subprocess import own_process
+from rpl_runtime.safety.limits import Box
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, kitchen_spec
 
 pytest.importorskip("franky_sim", reason="needs the franka-sim extra")

@@ -1,0 +1,76 @@
+"""A run as values: what one robot is asked to do, what happened at each step, and the whole of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay.messages import Action, Goal, Started
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    goal: Goal  # element names, a whole goal state (n,) or a resolved goal
+    steps: int
+    robot_id: str = "robot"  # keys the sampling noise; one run at a time for each id on a server
+    seed: int | None = None  # samples the policy; None takes its mode
+    start_seed: int = 0  # where a simulated robot starts
+    plan_lead: int = 0  # [steps]
+
+
+class Step(NamedTuple):
+    """What happened at one step."""
+
+    step: int
+    state: np.ndarray  # (n,) observed before
+    action: Action
+    done: frozenset[str]  # the elements at their goal after it
+    goal: ResolvedGoal  # followed
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A run of T steps; row t of each array belongs to step t."""
+
+    goal: ResolvedGoal
+    digest: str  # of the bundle that ran
+    states: np.ndarray  # (T, n) observed before the step
+    targets: np.ndarray  # (T, m)
+    subgoals: np.ndarray  # (T, n) the subgoal followed
+    replanned: np.ndarray  # (T,) bool, whether that subgoal was new
+    done: tuple[frozenset[str], ...]  # (T,) the elements at their goal after the step
+    final_state: np.ndarray  # (n,) observed after the last step
+
+    @property
+    def ever_done(self) -> frozenset[str]:
+        """The elements that were at their goal after any step."""
+        return frozenset().union(*self.done)
+
+    @property
+    def done_at_end(self) -> frozenset[str]:
+        """The elements that were at their goal after the last step."""
+        return self.done[-1] if self.done else frozenset()
+
+    def first_done(self, element: str) -> int | None:
+        """The number of steps after which an element was at its goal for the first time; None if never."""
+        return next((count for count, done in enumerate(self.done, start=1) if element in done), None)
+
+
+def run_result(started: Started, steps: Sequence[Step], final_state: np.ndarray, targets: int) -> RunResult:
+    """What T steps came to, where a target has so many dimensions."""
+
+    def rows(values: list[np.ndarray], dim: int) -> np.ndarray:
+        return np.array(values).reshape(len(steps), dim)  # also of no step
+
+    return RunResult(
+        goal=started.goal,
+        digest=started.digest,
+        states=rows([step.state for step in steps], len(final_state)),
+        targets=rows([step.action.target for step in steps], targets),
+        subgoals=rows([step.action.subgoal for step in steps], len(final_state)),
+        replanned=np.array([step.action.replanned for step in steps], dtype=bool),
+        done=tuple(step.done for step in steps),
+        final_state=final_state,
+    )
