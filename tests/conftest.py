@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 import policies
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 
 # How fast a machine is today is no property of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,7 +37,7 @@ def own_bundle(tmp_path: Path) -> Bundle:
 @pytest.fixture(scope="session")
 def tiny_address(tiny_bundle: Bundle) -> Iterator[str]:
     """The address of a server of the tiny bundle in this process."""
-    with serving(tiny_bundle) as address:
+    with serve_in_thread(tiny_bundle) as address:
         yield address
 
 

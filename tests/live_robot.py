@@ -38,7 +38,7 @@ class FakeArm:
         return self._profile
 
     @property
-    def interventions(self) -> Mapping[str, int]:
+    def limit_violations(self) -> Mapping[str, int]:
         return self._safety.counts
 
     @property

@@ -122,7 +122,7 @@ class LiveContract(RobotContract):
         self.test_a_target_is_gone_for_until_the_next_one_comes(robot, spec)
 
     def test_a_target_out_of_reach_is_brought_inside_and_counted(self, robot: LiveRobot, spec: PolicySpec) -> None:
-        before = dict(robot.interventions)
+        before = dict(robot.limit_violations)
         for _ in range(10):
             target = self.target(robot, spec)
             target[self.moving] += 2 * np.pi
@@ -132,4 +132,4 @@ class LiveContract(RobotContract):
         joints = robot.observe()[: spec.action.dim]
         assert (joints >= robot.profile.low - self.noise).all()
         assert (joints <= robot.profile.high + self.noise).all()
-        assert sum(robot.interventions.values()) > sum(before.values())
+        assert sum(robot.limit_violations.values()) > sum(before.values())

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "proto_only_client.py"
 
@@ -17,7 +17,7 @@ def run_example(address: str, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_it_runs_an_episode(kitchen_bundle: Bundle) -> None:
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         finished = run_example(address, "--goal", "microwave", "--goal", "kettle")
         assert finished.returncode == 0, finished.stderr
         assert finished.stdout.splitlines() == ["microwave: not done", "kettle: not done"]

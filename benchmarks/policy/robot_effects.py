@@ -115,7 +115,7 @@ def row(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
         "interval": results["intervals"]["success_ever"],
         "success_end": results["success_end"],
         "elements_done": results["mean_steps_ever"],
-        "interventions": results["interventions"],
+        "limit_violations": results["limit_violations"],
         "goals": {goal: each["success_ever"] for goal, each in results["goals"].items()},
         "elements": {element: each["ever"] for element, each in results["elements"].items()},
     }
@@ -136,7 +136,7 @@ def table(content: dict[str, Any]) -> str:
             "" if each is content["rows"][0] else f"{100 * each['lost']:.1f} ({100 * least:.0f} to {100 * most:.0f})",
             f"{each['elements_done']:.2f}",
             f"{each['success_end']:.1%}",
-            f"{sum(each['interventions'].values()):.2f}" if each["interventions"] else "",
+            f"{sum(each['limit_violations'].values()):.2f}" if each["limit_violations"] else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import lasting_control
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
@@ -62,7 +62,7 @@ def measure(path: Path, horizons: int) -> dict[str, Any]:
     loop.start(ROBOT, goal)
     with ExitStack() as stack:
         address = stack.enter_context(serve_in_process(path))
-        local = stack.enter_context(local_control(address))
+        local = stack.enter_context(on_robot_control(address))
         remote = stack.enter_context(lasting_control(address))
         for control in (local, remote):
             control.start(ROBOT, goal)

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig
 from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
@@ -84,7 +84,7 @@ def main(
 def play(robot: KitchenRobot, address: str, elements: tuple[str, ...], seed: int, lead: int) -> Episode:
     """One episode against the clock."""
     robot.reset(seed)
-    control = local_control(address, ReconnectConfig(waits=False))
+    control = on_robot_control(address, ReconnectConfig(waits=False))
     state = robot.observe()
     target, ever, waited, held, missed = state[:ROBOT_DIM], set[str](), 0, 0, 0
     with Punctual(control, ROBOT) as punctual:

@@ -97,7 +97,7 @@ def followed(limits: Profile, played: list[tuple[np.ndarray, np.ndarray]]) -> di
         "unchanged": float(np.mean(np.array(behind) == 0)),
         "behind_p99_rad": float(np.percentile(behind, 99)),
         "behind_max_rad": float(np.max(behind)),
-        "interventions": dict(counts),
+        "limit_violations": dict(counts),
         "step_p50_us": float(np.percentile(spent, 50) / 1000),
         "step_p99_us": float(np.percentile(spent, 99) / 1000),
     }

@@ -22,7 +22,7 @@ from rpl_runtime.loop.watchdog import Stop
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
-from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
 
@@ -71,7 +71,7 @@ def run_progress(steps: int, elements: tuple[str, ...]) -> Iterator[Callable[[St
 
 
 @contextlib.contextmanager
-def run_log(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[RunLog]:
+def run_recorder(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[RunRecorder]:
     """A log of a run; says at the end, on stderr, what it holds.
 
     Raises:
@@ -82,7 +82,7 @@ def run_log(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[RunLog]
     header = LogHeader(
         robot=config.robot_id, seed=config.seed, plan_lead=config.plan_lead, digest=model.digest, spec=model.spec
     )
-    log = RunLog(LogWriter(path, header))
+    log = RunRecorder(LogWriter(path, header))
     try:
         with log:
             yield log
@@ -150,7 +150,7 @@ def drive_facts(result: DriveResult, dry_run: bool) -> dict[str, Any]:
         "periods": len(result.late_ns),
         "held": result.held,
         "missed": result.missed,
-        "interventions": result.interventions,
+        "limit_violations": result.limit_violations,
         "late_us": percentiles_us(result.late_ns),
         "observe_to_command_us": percentiles_us(result.answer_ns),
     }
@@ -168,13 +168,13 @@ def percentiles_us(durations_ns: np.ndarray) -> dict[str, float]:
 def print_drive(facts: dict[str, Any]) -> None:
     """The same as a few lines."""
     console = Console(soft_wrap=True, highlight=False)
-    stop, interventions = facts["stop"], facts["interventions"]
+    stop, limit_violations = facts["stop"], facts["limit_violations"]
     if stop is not None:
         console.print(f"[bold red]stopped[/] after {stop['after_s']:.2f} s, {stop['time']}: {escape(stop['cause'])}")
         console.print("It stays stopped until another `rpl run`; see first where the robot stands.")
     if facts["dry_run"]:
         console.print("A dry run: nothing was commanded.")
-    kept = ", ".join(f"{kind} {count}" for kind, count in interventions.items()) or "none"
+    kept = ", ".join(f"{kind} {count}" for kind, count in limit_violations.items()) or "none"
     console.print(f"{facts['periods']} periods, {facts['held']} without an action, {facts['missed']} missed")
     console.print(f"targets that would have left a limit: {kept}")
     table = Table(header_style="bold")

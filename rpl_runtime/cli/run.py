@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_log, run_progress
+from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_progress, run_recorder
 from rpl_runtime.client.control import Control
-from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import InvalidInput, RobotStopped
 from rpl_runtime.loop.lockstep import run
@@ -21,7 +21,7 @@ from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
 from rpl_runtime.loop.watchdog import HOLD_PERIODS
 from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.recording.minari import check_record, record, recording_of
-from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.robots.profiles import profile
@@ -110,7 +110,7 @@ def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
             on_event=lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns),
         )
         if log is not None:
-            log.event("interventions", json.dumps(result.interventions))
+            log.event("limit_violations", json.dumps(result.limit_violations))
     spec = control.model.spec
     facts = run_facts(result.run, _elements(config), spec) | drive_facts(result, franka.dry_run)
     if options.as_json:
@@ -133,7 +133,7 @@ def _exit_code(result: DriveResult, success: bool) -> int:
 def _control(options: RunOptions, reconnect: ReconnectConfig) -> Iterator[Control]:
     with ExitStack() as stack:
         where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
-        open_control = local_control if options.local else lasting_control
+        open_control = on_robot_control if options.local else lasting_control
         yield stack.enter_context(open_control(where, reconnect))
 
 
@@ -155,11 +155,11 @@ def _elements(config: RunConfig) -> tuple[str, ...]:
 @contextmanager
 def _listening(
     options: RunOptions, config: RunConfig, control: Control
-) -> Iterator[tuple[Callable[[Step], None], RunLog | None]]:
+) -> Iterator[tuple[Callable[[Step], None], RunRecorder | None]]:
     """Who hears of the steps of a run, and the log if there is one."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
-        log = stack.enter_context(run_log(options.log_to, config, control.model)) if options.log_to else None
+        log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
         if log is not None:
             listeners.append(log.step)
 

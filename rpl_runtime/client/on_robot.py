@@ -27,10 +27,10 @@ from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.messages import Reply
-from rpl_runtime.relay.session import Runs
+from rpl_runtime.relay.session import Session
 
 
-def local_control(address: str, config: ReconnectConfig | None = None) -> Control:
+def on_robot_control(address: str, config: ReconnectConfig | None = None) -> Control:
     """A `Control` that acts here and has the server at an address plan.
 
     A plan that is lost is asked for again as the settings say. Its verbs raise what those of any `Control` do, and
@@ -48,7 +48,7 @@ def local_control(address: str, config: ReconnectConfig | None = None) -> Contro
     model = places.describe(timeout_s)
     with Client(places.now, timeout_s, model.digest) as client:
         bundle = cached_bundle(client, model.digest)
-    return Control(model, _LocalLine(bundle, _PlansFromAfar(places, bundle, config)))
+    return Control(model, _OnRobotLine(bundle, _PlansFromAfar(places, bundle, config)))
 
 
 def cached_bundle(client: Client, digest: str) -> Bundle:
@@ -74,20 +74,20 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relay-policy" / "bundles"
 
 
-class _LocalLine:
+class _OnRobotLine:
     """A `Line` to relay loops in this process."""
 
     def __init__(self, bundle: Bundle, levels: "_PlansFromAfar") -> None:
         self._levels = levels
-        self._runs = Runs(levels, bundle, Leases())
+        self._session = Session(levels, bundle, Leases())
 
     def exchange(self, rows: Rows) -> list[Reply]:
-        replies = [reply for _, reply in self._runs.answer(rows, perf_counter_ns()).rows]
+        replies = [reply for _, reply in self._session.answer(rows, perf_counter_ns()).rows]
         self._levels.send()
         return replies
 
     def close(self) -> None:
-        self._runs.close()
+        self._session.close()
         self._levels.close()
 
 

@@ -28,7 +28,7 @@ from rpl_runtime.errors import (
     ServerUnavailable,
 )
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.relay.loop import Intervention, Resume
+from rpl_runtime.relay.loop import Resume, SubgoalOverride
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -279,6 +279,6 @@ def _after(before: Resume | None, step: int, action: Action) -> Resume:
     upcoming = action.upcoming
     if upcoming is None and before is not None and not action.replanned:
         upcoming = before.upcoming
-    pinned = action.intervention is Intervention.PINNED
-    intervention = Intervention.PINNED if pinned else Intervention.NONE  # any other was over with its step
-    return Resume(step + 1, action.subgoal, action.age + 1, upcoming, intervention)
+    pinned = action.override is SubgoalOverride.PINNED
+    override = SubgoalOverride.PINNED if pinned else SubgoalOverride.NONE  # any other was over with its step
+    return Resume(step + 1, action.subgoal, action.age + 1, upcoming, override)

@@ -254,13 +254,13 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
 
 def _run_one(robot: ImpairedRobot, control: Control, task: Task, config: EvaluateConfig) -> Episode:
     played = play(robot, control, task, config)
-    return episode_of(task, played, robot.kitchen.simulator.qpos, robot.interventions)
+    return episode_of(task, played, robot.kitchen.simulator.qpos, robot.limit_violations)
 
 
 def episode_of(
-    task: Task, played: Played, qpos: np.ndarray, interventions: Mapping[str, int] = MappingProxyType({})
+    task: Task, played: Played, qpos: np.ndarray, limit_violations: Mapping[str, int] = MappingProxyType({})
 ) -> Episode:
-    """What an episode came to that ended in the configuration qpos (30,); interventions are counted by the limit."""
+    """What an episode came to that ended in the configuration qpos (30,); limit_violations are counted by the limit."""
     done = played.done
     first_done = {name: next((n for n, d in enumerate(done, start=1) if name in d), None) for name in task.elements}
     return Episode(
@@ -273,7 +273,7 @@ def episode_of(
         first_done={name: steps for name, steps in first_done.items() if steps is not None},
         done_at_end=tuple(element for element in task.elements if element in done[-1]),
         final_distance={element: ELEMENTS[element].distance(qpos) for element in task.elements},
-        interventions=dict(interventions),
+        limit_violations=dict(limit_violations),
     )
 
 

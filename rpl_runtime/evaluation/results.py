@@ -45,7 +45,7 @@ class Episode(BaseModel):
     first_done: dict[str, int]  # element of the goal -> the number of steps after which it was first done
     done_at_end: tuple[str, ...]  # elements of the goal
     final_distance: dict[str, float]  # element of the goal -> distance from its goal at the end [its own units]
-    interventions: dict[str, int] = {}  # limit of the robot -> how often it changed a motion
+    limit_violations: dict[str, int] = {}  # limit of the robot -> how often it changed a motion
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "elements": _element_results(episodes),
         "episodes": len(episodes),
         "refused": sum(episode.refused is not None for episode in episodes),
-        "interventions": _interventions(episodes),
+        "limit_violations": _limit_violations(episodes),
     }
 
 
@@ -161,11 +161,11 @@ def _element_results(episodes: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def _interventions(episodes: Sequence[Episode]) -> dict[str, float]:
+def _limit_violations(episodes: Sequence[Episode]) -> dict[str, float]:
     """How often in a step each limit of the robot changed a motion, each joint counted for itself."""
     steps, total = sum(episode.steps for episode in episodes), Counter[str]()
     for episode in episodes:
-        total.update(episode.interventions)
+        total.update(episode.limit_violations)
     return {limit: count / steps for limit, count in sorted(total.items())}
 
 

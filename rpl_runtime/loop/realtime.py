@@ -50,7 +50,7 @@ class DriveResult:
     missed: int  # periods that went by unnoticed, the loop being late
     late_ns: np.ndarray  # (P,) [ns] from a period's deadline to its beginning
     answer_ns: np.ndarray  # (T,) [ns] from the beginning of an observation to its command
-    interventions: dict[str, int]  # limits that targets would not have kept, by kind
+    limit_violations: dict[str, int]  # limits that targets would not have kept, by kind
     events: tuple[Event, ...]
 
     @property
@@ -145,7 +145,7 @@ class _Loop:
             missed=self._missed,
             late_ns=np.array(self._late_ns, dtype=np.int64),
             answer_ns=np.array(self._answer_ns, dtype=np.int64),
-            interventions=dict(self._robot.interventions),
+            limit_violations=dict(self._robot.limit_violations),
             events=tuple(self._watchdog.events),
         )
 

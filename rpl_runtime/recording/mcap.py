@@ -21,7 +21,7 @@ from rpl_runtime import provenance
 from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
-from rpl_runtime.relay.loop import Intervention
+from rpl_runtime.relay.loop import SubgoalOverride
 
 if TYPE_CHECKING:
     from rpl_runtime.relay.run import Step
@@ -128,7 +128,7 @@ class LogWriter:
         yield (
             "/subgoal",
             pb.LoggedSubgoal(
-                step=number, values=subgoal, age=action.age, intervention=f"INTERVENTION_{action.intervention.name}"
+                step=number, values=subgoal, age=action.age, override=f"SUBGOAL_OVERRIDE_{action.override.name}"
             ),
         )
         yield (
@@ -175,7 +175,7 @@ class LoggedStep(NamedTuple):
     age: int  # [steps] since it took effect
     target: tuple[float, ...]  # (m,)
     novelty: float | None = None  # of the state; None: the bundle could not say
-    intervention: Intervention = Intervention.NONE  # what an operator had to do with the subgoal
+    override: SubgoalOverride = SubgoalOverride.NONE  # what an operator had to do with the subgoal
 
 
 class Log(NamedTuple):
@@ -249,7 +249,7 @@ def _step(latest: dict[str, Any]) -> LoggedStep:
         age=subgoal.age,
         target=_values(action.target),
         novelty=action.novelty if action.HasField("novelty") else None,
-        intervention=Intervention(subgoal.intervention),
+        override=SubgoalOverride(subgoal.override),
     )
 
 

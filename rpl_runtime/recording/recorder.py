@@ -26,7 +26,7 @@ class LogSummary(NamedTuple):
     fault: str | None  # why the log ended before the run did
 
 
-class RunLog:
+class RunRecorder:
     """A log for the length of a block.
 
     Args:

@@ -17,7 +17,7 @@ from rpl_runtime.client.client import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.recording.mcap import Log, LoggedStep
-from rpl_runtime.relay.loop import Intervention, Resume
+from rpl_runtime.relay.loop import Resume, SubgoalOverride
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def _start(control: Control, log: Log, step: LoggedStep) -> None:
     """Begin or go on with the run at a step, as it stood there."""
     robot, lead, horizon = log.header.robot, log.header.plan_lead, log.header.spec.horizon
     subgoal, upcoming = _vector(step.subgoal), None
-    if step.intervention and (step.age == 0 or step.intervention is Intervention.PINNED):
+    if step.override and (step.age == 0 or step.override is SubgoalOverride.PINNED):
         # The operator's subgoal is taken over as it is; what the policy planned after him, it plans again.
-        resume = Resume(step.step, subgoal, step.age or horizon, None, step.intervention)
+        resume = Resume(step.step, subgoal, step.age or horizon, None, step.override)
         control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
         return
     # A plan that was made ahead saw a state that the log may not hold; one that was made at once is made again.
@@ -144,8 +144,8 @@ def _start(control: Control, log: Log, step: LoggedStep) -> None:
 
 def _operator_changed(before: LoggedStep, step: LoggedStep) -> bool:
     """Whether an operator put another subgoal in place of one, by a pin, a veto or a release."""
-    same_pin = before.intervention is step.intervention is Intervention.PINNED and before.subgoal == step.subgoal
-    return step.age == 0 and bool(step.intervention) and not same_pin
+    same_pin = before.override is step.override is SubgoalOverride.PINNED and before.subgoal == step.subgoal
+    return step.age == 0 and bool(step.override) and not same_pin
 
 
 def _goal_was_set(before: LoggedStep, step: LoggedStep, horizon: int) -> bool:

@@ -35,7 +35,7 @@ class Levels(Protocol):
         ...
 
 
-class Intervention(IntEnum):
+class SubgoalOverride(IntEnum):
     """What an operator has to do with the subgoal that a step follows; the numbers are those of the wire."""
 
     NONE = 0  # nothing: the high level planned it
@@ -51,7 +51,7 @@ class Resume(NamedTuple):
     subgoal: np.ndarray  # (n,) the subgoal of the step before it
     age: int  # steps for which that subgoal has been followed, 1..H
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, where plan_lead has it planned already
-    intervention: Intervention = Intervention.NONE  # pinned: that subgoal is; otherwise the step has to plan anew
+    override: SubgoalOverride = SubgoalOverride.NONE  # pinned: that subgoal is; otherwise the step has to plan anew
 
 
 class Decision(NamedTuple):
@@ -61,7 +61,7 @@ class Decision(NamedTuple):
     subgoal: np.ndarray  # (B, n) the subgoal followed
     age: np.ndarray  # (B,) int, steps since it took effect
     upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, where a row planned ahead at this step and has it
-    interventions: dict[int, Intervention]  # row -> what an operator has to do with its subgoal, where anything
+    overrides: dict[int, SubgoalOverride]  # row -> what an operator has to do with its subgoal, where anything
 
     @property
     def replanned(self) -> np.ndarray:
@@ -90,7 +90,7 @@ class _Run:
     subgoal: np.ndarray | None = None  # None: plan at once
     upcoming: ArrayLike | None = None
     pin: np.ndarray | None = None  # (n,) takes the place of every plan
-    intervention: Intervention = Intervention.NONE  # to be told with the next step
+    override: SubgoalOverride = SubgoalOverride.NONE  # to be told with the next step
     vetoes: int = 0
 
     def replan(self) -> None:
@@ -157,10 +157,10 @@ class RelayLoop:
             run.planned_at = resume.step - resume.age
             run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
             run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
-            run.intervention = resume.intervention
-            if resume.intervention is Intervention.PINNED:
+            run.override = resume.override
+            if resume.override is SubgoalOverride.PINNED:
                 run.pin = run.subgoal
-            elif resume.intervention:
+            elif resume.override:
                 run.replan()
         self._runs[robot] = run
 
@@ -183,7 +183,7 @@ class RelayLoop:
         """
         run = self._run(robot)
         run.pin = self._spec.state.check("subgoal", np.asarray(subgoal, dtype=np.float32))
-        run.intervention = Intervention.PINNED
+        run.override = SubgoalOverride.PINNED
         run.replan()
 
     def release(self, robot: str) -> None:
@@ -195,7 +195,7 @@ class RelayLoop:
         run = self._run(robot)
         if run.pin is None:
             raise ProtocolViolation(f"robot {robot!r} follows what is planned; only a pinned subgoal can be released")
-        run.pin, run.intervention = None, Intervention.RELEASED
+        run.pin, run.override = None, SubgoalOverride.RELEASED
         run.replan()
 
     def veto(self, robot: str) -> None:
@@ -207,7 +207,7 @@ class RelayLoop:
         run = self._run(robot)
         if run.pin is not None:
             raise ProtocolViolation(f"the subgoal of robot {robot!r} is pinned; release it instead")
-        run.intervention = Intervention.VETOED
+        run.override = SubgoalOverride.VETOED
         run.vetoes += 1
         run.replan()
 
@@ -260,14 +260,14 @@ class RelayLoop:
         for row, plan in ahead.items():
             runs[row].upcoming = plan
         ages = np.array([run.step - run.planned_at for run in runs])
-        interventions = {row: run.intervention for row, run in enumerate(runs) if run.intervention}
-        for row in interventions:
+        overrides = {row: run.override for row, run in enumerate(runs) if run.override}
+        for row in overrides:
             if runs[row].pin is None:
-                runs[row].intervention = Intervention.NONE
+                runs[row].override = SubgoalOverride.NONE
         for run in runs:
             run.step += 1
         there = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
-        return Decision(action, subgoals, ages, there, interventions)
+        return Decision(action, subgoals, ages, there, overrides)
 
     def _accept(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -323,7 +323,7 @@ class RelayLoop:
     ) -> np.ndarray:
         rows = np.zeros((len(runs), size), dtype=np.float32)
         for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
-            if level == "high" and run.intervention is Intervention.VETOED:
+            if level == "high" and run.override is SubgoalOverride.VETOED:
                 rows[row] = self._noise.draw(run.seed or 0, run.key, "veto", step, size)
             elif run.seed is not None:
                 rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
@@ -338,12 +338,12 @@ class RelayLoop:
     def _check_resume(self, resume: Resume, lead: int) -> None:
         horizon = self._spec.horizon
         # A subgoal that the step does not follow, or that nobody planned, may have any age.
-        oldest = horizon if resume.intervention else min(horizon, resume.step)
+        oldest = horizon if resume.override else min(horizon, resume.step)
         if not 1 <= resume.age <= oldest:
             raise InvalidInput(
                 f"a resume at step {resume.step} names a subgoal {resume.age} steps old; allowed is 1 to {oldest}"
             )
-        if not resume.intervention and lead and resume.age > horizon - lead and resume.upcoming is None:
+        if not resume.override and lead and resume.age > horizon - lead and resume.upcoming is None:
             raise InvalidInput(
                 f"a resume {resume.age} steps into a subgoal needs the upcoming subgoal too: with plan_lead "
                 f"{lead} it is planned at step {horizon - lead}"

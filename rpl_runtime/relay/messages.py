@@ -12,7 +12,7 @@ import numpy as np
 from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Intervention, Resume
+from rpl_runtime.relay.loop import Resume, SubgoalOverride
 
 # Element names, a whole goal state (n,), or a goal that was resolved before.
 Goal = Sequence[str] | np.ndarray | ResolvedGoal
@@ -78,7 +78,7 @@ class Action(NamedTuple):
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, where it was planned at this step
     times: StageTimes | None = None  # of the message that brought it
     novelty: float | None = None  # of the state it answers; None: the bundle cannot say
-    intervention: Intervention = Intervention.NONE  # what an operator has to do with the subgoal
+    override: SubgoalOverride = SubgoalOverride.NONE  # what an operator has to do with the subgoal
 
     @property
     def flagged(self) -> bool:

@@ -18,7 +18,7 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Intervention, Levels, RelayLoop, Standing
+from rpl_runtime.relay.loop import Levels, RelayLoop, Standing, SubgoalOverride
 from rpl_runtime.relay.messages import (
     Action,
     Finish,
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     times: StageTimes
 
 
-class Runs:
+class Session:
     """The robots of one stream.
 
     Args:
@@ -197,7 +197,7 @@ class Runs:
                     decision.upcoming.get(at),
                     None,
                     novelty,
-                    decision.interventions.get(at, Intervention.NONE),
+                    decision.overrides.get(at, SubgoalOverride.NONE),
                 ),
             )
             for at, ((robot, seen), target, subgoal, age, novelty) in enumerate(made)

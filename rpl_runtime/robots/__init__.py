@@ -72,6 +72,6 @@ class LiveRobot(Robot, Protocol):
         ...
 
     @property
-    def interventions(self) -> Mapping[str, int]:
+    def limit_violations(self) -> Mapping[str, int]:
         """How many limits the targets so far would not have kept, by kind."""
         ...

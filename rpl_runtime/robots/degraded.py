@@ -93,7 +93,7 @@ class ImpairedRobot:
         self.reset(0)
 
     @property
-    def interventions(self) -> Counter[str]:
+    def limit_violations(self) -> Counter[str]:
         """How often the limits changed a motion since the last reset, by the limit."""
         return Counter() if self._arm is None else Counter[str](self._arm.filter.counts)
 

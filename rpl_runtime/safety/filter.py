@@ -45,7 +45,7 @@ _SLACK = 0.1  # [rad, m] of a joint
 _FLANGE_SLACK = 0.02  # [m]
 
 
-class Intervention(NamedTuple):
+class LimitViolation(NamedTuple):
     """A limit that a target, or the motion it asked for, would not have kept."""
 
     kind: Kind
@@ -55,10 +55,10 @@ class Intervention(NamedTuple):
 class Filtered(NamedTuple):
     """What is commanded for one control period of T milliseconds."""
 
-    target: np.ndarray  # (m,) where the period ends; bit for bit the policy's where there was no intervention
+    target: np.ndarray  # (m,) where the period ends; bit for bit the policy's where there was no violation
     velocity: np.ndarray  # (m,) [rad/s] when the period ends; 0 for set-points
     trajectory: np.ndarray  # (T, m) at 1 kHz; the last row is the target
-    interventions: tuple[Intervention, ...]
+    limit_violations: tuple[LimitViolation, ...]
 
 
 class SafetyFilter:
@@ -74,7 +74,7 @@ class SafetyFilter:
 
     def __init__(self, profile: Profile, period_s: float) -> None:
         self.profile = profile
-        self.counts: Counter[Kind] = Counter()  # of the interventions since the filter was made
+        self.counts: Counter[Kind] = Counter()  # of the limit_violations since the filter was made
         self._samples = round(period_s / DT)
         if self._samples < 1 or abs(self._samples * DT - period_s) > 1e-9:
             raise InvalidInput(f"a control period of {period_s} s; allowed is a whole number of milliseconds")
@@ -136,7 +136,7 @@ class SafetyFilter:
             ProtocolViolation: the filter was not started.
         """
         filtered = self._toward(self._vector("target", target))
-        self.counts.update(intervention.kind for intervention in filtered.interventions)
+        self.counts.update(violation.kind for violation in filtered.limit_violations)
         return filtered
 
     def hold(self) -> Filtered:
@@ -161,16 +161,16 @@ class SafetyFilter:
     def _toward(self, target: np.ndarray) -> Filtered:
         last, profile = self._started(), self.profile
         inside = np.clip(target, profile.low, profile.high)
-        found = [Intervention("position", int(dimension)) for dimension in np.flatnonzero(inside != target)]
+        found = [LimitViolation("position", int(dimension)) for dimension in np.flatnonzero(inside != target)]
         motion = None
         if self._arm:
             joints = profile.joints
             motion, more = self._arm.step(inside[:joints], last[:joints])
-            found += [intervention for intervention in more if intervention not in found]
+            found += [violation for violation in more if violation not in found]
         self._target = inside
         return self._filtered(inside, motion, tuple(found))
 
-    def _filtered(self, setpoints: np.ndarray, motion: Motion | None, found: tuple[Intervention, ...]) -> Filtered:
+    def _filtered(self, setpoints: np.ndarray, motion: Motion | None, found: tuple[LimitViolation, ...]) -> Filtered:
         trajectory = np.repeat(setpoints[None], self._samples, axis=0)
         velocity = np.zeros_like(setpoints)
         if motion is not None:
@@ -260,18 +260,18 @@ class _Arm:
         """Where (J,) [rad] the motion that is ready comes to rest."""
         return self._proven.position[-1]
 
-    def step(self, target: np.ndarray, last: np.ndarray) -> tuple[Motion, list[Intervention]]:
+    def step(self, target: np.ndarray, last: np.ndarray) -> tuple[Motion, list[LimitViolation]]:
         """The motion of a period toward a target (J,), and what the target asked for that it may not have."""
         speed = (target - last) / (self._samples * DT)
         steady = np.where(speed * self._speed > 0, np.sign(speed) * np.minimum(abs(speed), abs(self._speed)), 0.0)
         self._speed = speed
         motion, faults = self._asked(target, speed)
         late = np.asarray(faults.any(axis=0))
-        found = [Intervention(_OF_JOINTS[kind], int(joint)) for kind, joint in np.argwhere(faults)]
+        found = [LimitViolation(_OF_JOINTS[kind], int(joint)) for kind, joint in np.argwhere(faults)]
         if late.any():
             motion = self._drawn_back(self._later(target, steady, motion, late), self._joints_inside)
         if not self._flange_inside(motion):
-            found.append(Intervention("workspace", None))
+            found.append(LimitViolation("workspace", None))
             motion = self._drawn_back(motion, self._everything_inside)
         return self._advance(motion), found
 

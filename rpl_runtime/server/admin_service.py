@@ -94,17 +94,17 @@ class AdminService:
 
     async def _pin(self, request: bytes) -> bytes:
         robot, subgoal = wire.unpack_pin(request)
-        self._streams.with_robot(robot).runs.loop.pin(robot, subgoal)
+        self._streams.with_robot(robot).session.loop.pin(robot, subgoal)
         return self._intervened(robot, "pinned")
 
     async def _release(self, request: bytes) -> bytes:
         robot = wire.unpack_robot(request)
-        self._streams.with_robot(robot).runs.loop.release(robot)
+        self._streams.with_robot(robot).session.loop.release(robot)
         return self._intervened(robot, "released")
 
     async def _veto(self, request: bytes) -> bytes:
         robot = wire.unpack_robot(request)
-        self._streams.with_robot(robot).runs.loop.veto(robot)
+        self._streams.with_robot(robot).session.loop.veto(robot)
         return self._intervened(robot, "vetoed")
 
     def _intervened(self, robot: str, what: str) -> bytes:

@@ -32,7 +32,7 @@ from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.models import Models, model_of
 from rpl_runtime.server.service import Service
 from rpl_runtime.server.streams import Streams
-from rpl_runtime.telemetry.call_log import RunLog
+from rpl_runtime.telemetry.call_log import CallLog
 from rpl_runtime.telemetry.metrics import Metrics, exposing
 from rpl_runtime.telemetry.observer import Observer
 from rpl_runtime.telemetry.tracing import tracing
@@ -83,7 +83,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
 
 
 @contextlib.contextmanager
-def serving(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[str]:
+def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Iterator[str]:
     """Serve from a thread of this process for the length of the block; its value is the address.
 
     Raises:
@@ -159,7 +159,7 @@ def _observers(
     config: ServerConfig, leases: Leases, streams: Streams, around: contextlib.ExitStack
 ) -> Sequence[Observer]:
     """Who looks on, for as long as what is around the server lasts."""
-    observers: list[Observer] = [RunLog]
+    observers: list[Observer] = [CallLog]
     if config.metrics:
         metrics = Metrics(leases.__len__, streams.__len__)
         around.enter_context(exposing(metrics, config.metrics))

@@ -2,7 +2,7 @@
 
 In: who is admitted, and the streams there are. Out: a handler for each call, which an asyncio gRPC server takes. It
 does not know where the server listens, nor how it starts and stops; bytes and values are codec.py's business, the runs
-of a stream those of runs.py.
+of a stream those of relay/session.py.
 
 All calls share one thread, the event loop: no lock is needed around the leases, and none is taken. The small networks
 run on it as well, since handing one over to a thread costs more than running it. What could keep it from answering a
@@ -97,7 +97,7 @@ class Service:
             stream.caller.share.take_message(time.monotonic())
             started = perf_counter_ns()
             rows = codec.unpack_request(request)
-            answer = stream.runs.answer(rows, started)
+            answer = stream.session.answer(rows, started)
             await context.write(codec.pack_reply(*answer))
             for observer in watch:
                 observer.answered(rows, answer, stream.model.info)

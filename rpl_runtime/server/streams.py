@@ -13,7 +13,7 @@ from time import perf_counter_ns
 
 from rpl_runtime.errors import RelayError, RobotNotFound, ServerStopping
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.session import Runs
+from rpl_runtime.relay.session import Session
 from rpl_runtime.server.admission import Caller
 from rpl_runtime.server.models import Model, Models
 from rpl_runtime.wire.admin import RobotStatus
@@ -29,7 +29,7 @@ class Stream:
     peer: str
     caller: Caller
     model: Model
-    runs: Runs
+    session: Session
     task: "asyncio.Task[object]"  # that answers it
     ended: RelayError | None = None  # why the server ends it
 
@@ -74,14 +74,14 @@ class Streams:
             raise ServerStopping(_STOPPING)
         caller.share.open_stream()
         self._models.enter(model)
-        runs = Runs(model.policy, model.bundle, self._leases)
-        stream = Stream(next(self._numbers), peer, caller, model, runs, task)
+        session = Session(model.policy, model.bundle, self._leases)
+        stream = Stream(next(self._numbers), peer, caller, model, session, task)
         self._streams[stream.number] = stream
         self._empty.clear()
         try:
             yield stream
         finally:
-            runs.close()
+            session.close()
             caller.share.close_stream()
             self._models.leave(model)
             del self._streams[stream.number]
@@ -91,12 +91,12 @@ class Streams:
     def robots(self) -> list[RobotStatus]:
         """Where every robot stands, in the order of their ids."""
         now_ns = perf_counter_ns()
-        found = [_status(stream, robot, now_ns) for stream in self._streams.values() for robot in stream.runs.robots]
+        found = [_status(stream, robot, now_ns) for stream in self._streams.values() for robot in stream.session.robots]
         return sorted(found, key=lambda status: status.robot)
 
     def count(self, model: Model) -> int:
         """How many robots run on a model."""
-        return sum(len(stream.runs.robots) for stream in self._streams.values() if stream.model is model)
+        return sum(len(stream.session.robots) for stream in self._streams.values() if stream.model is model)
 
     def with_robot(self, robot: str) -> Stream:
         """The stream on which a robot runs.
@@ -105,14 +105,14 @@ class Streams:
             RobotNotFound: it runs on none.
         """
         for stream in self._streams.values():
-            if robot in stream.runs.robots:
+            if robot in stream.session.robots:
                 return stream
         raise RobotNotFound(f"no robot {robot!r} runs here; `rpl top` shows those that do")
 
     def reap(self, idle_s: float) -> list[str]:
         """End the runs of robots that said nothing for so long [s]; their ids."""
         before_ns = perf_counter_ns() - round(idle_s * 1e9)
-        return [robot for stream in self._streams.values() for robot in stream.runs.reap(before_ns)]
+        return [robot for stream in self._streams.values() for robot in stream.session.reap(before_ns)]
 
     async def drain(self, patience_s: float, hurry: asyncio.Event) -> None:
         """Take no more runs, wait for those there are for so long [s] or until told to hurry, and end every stream.
@@ -122,7 +122,7 @@ class Streams:
         self._draining = True
         self._leases.close()
         for stream in list(self._streams.values()):
-            if not stream.runs.robots:
+            if not stream.session.robots:
                 stream.end(ServerStopping(_STOPPING))
         waits = [asyncio.create_task(event.wait()) for event in (self._empty, hurry)]
         await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
@@ -137,12 +137,12 @@ class Streams:
         Raises:
             ServerStopping: nothing runs on it any more, and nothing will.
         """
-        if self._draining and not stream.runs.robots:
+        if self._draining and not stream.session.robots:
             raise ServerStopping(_STOPPING)
 
 
 def _status(stream: Stream, robot: str, now_ns: int) -> RobotStatus:
-    standing, heard_ns = stream.runs.standing(robot)
+    standing, heard_ns = stream.session.standing(robot)
     return RobotStatus(
         robot=robot,
         model=stream.model.name,
@@ -153,8 +153,8 @@ def _status(stream: Stream, robot: str, now_ns: int) -> RobotStatus:
         age=standing.age,
         subgoal=() if standing.subgoal is None else tuple(standing.subgoal.tolist()),
         idle_s=(now_ns - heard_ns) / 1e9,
-        times=stream.runs.times,
+        times=stream.session.times,
         pinned=standing.pinned,
         vetoes=standing.vetoes,
-        novelty=stream.runs.novelty(robot),
+        novelty=stream.session.novelty(robot),
     )

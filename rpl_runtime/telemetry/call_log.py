@@ -15,7 +15,7 @@ from rpl_runtime.telemetry.observer import CallObserver, Metadata
 _LOG = logging.getLogger(__name__)
 
 
-class RunLog(CallObserver):
+class CallLog(CallObserver):
     """What is logged of one call."""
 
     def __init__(self, method: str, metadata: Metadata, peer: str) -> None:

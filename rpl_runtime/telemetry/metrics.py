@@ -13,7 +13,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
-from rpl_runtime.relay.loop import Intervention
+from rpl_runtime.relay.loop import SubgoalOverride
 from rpl_runtime.relay.messages import Action, ModelInfo
 from rpl_runtime.relay.session import Answer, Rows
 from rpl_runtime.telemetry.observer import CallObserver
@@ -43,7 +43,7 @@ class Metrics(CallObserver):
         self._decode, self._plan, self._act, self._all = map(stages.labels, ("decode", "plan", "act", "all"))
         self._steps = Counter("rpl_steps", "Actions given on Control streams.", registry=registry)
         self._plans = Counter("rpl_replans", "Actions that follow a new subgoal.", registry=registry)
-        self._held = Counter("rpl_interventions", "Actions whose subgoal an operator had a say in.", registry=registry)
+        self._held = Counter("rpl_subgoal_overrides", "Actions whose subgoal an operator changed.", registry=registry)
         self._far = Counter("rpl_novel_states", "States far from the training data.", registry=registry)
         self._late = Counter(
             "rpl_late_answers", "Messages whose answer took longer than a control period.", registry=registry
@@ -66,7 +66,7 @@ class Metrics(CallObserver):
         self._steps.inc(len(actions))
         for counter, count in (
             (self._plans, sum(action.replanned for action in actions)),
-            (self._held, sum(action.intervention is not Intervention.NONE for action in actions)),
+            (self._held, sum(action.override is not SubgoalOverride.NONE for action in actions)),
             (self._far, sum(action.flagged for action in actions)),
         ):
             if count:

@@ -1,7 +1,4 @@
-"""What may look on as a server answers: one observer of all calls, and what it keeps of each.
-
-In: nothing. Out: the shape of metrics.py, run_log.py and tracing.py. It does not know what any of them makes of a call.
-"""
+"""Observability: the one observer interface that metrics, traces and the call log implement."""
 
 from collections.abc import Callable, Iterable
 

@@ -106,7 +106,7 @@ class _TracedCall(CallObserver):
         self._span.end()
 
     def _planned(self, run: "Span", step: int, plan_us: float, action: Action) -> None:
-        about: dict[str, object] = {"rpl.step": step, "rpl.intervention": action.intervention.name.lower()}
+        about: dict[str, object] = {"rpl.step": step, "rpl.subgoal_override": action.override.name.lower()}
         if action.novelty is not None:
             about["rpl.novelty"] = action.novelty
         now_ns = time_ns()

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Intervention, Resume
+from rpl_runtime.relay.loop import Resume, SubgoalOverride
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -176,8 +176,8 @@ def _fill_reply(row: Any, reply: Reply) -> None:
                 action.upcoming = _packed(reply.upcoming)
             if reply.novelty is not None:
                 action.novelty = reply.novelty
-            if reply.intervention:
-                action.intervention = reply.intervention
+            if reply.override:
+                action.override = reply.override
         case Started():
             started = row.started
             started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -207,7 +207,7 @@ def _unpack_reply_row(row: Any, times: StageTimes) -> Reply:
                 _vector(upcoming) if upcoming else None,
                 times,
                 action.novelty if action.HasField("novelty") else None,
-                _unpack_intervention(action.intervention, ProtocolViolation),
+                _unpack_override(action.override, ProtocolViolation),
             )
         case "started":
             started = row.started
@@ -260,7 +260,7 @@ def _unpack_resolved(goal: Any) -> ResolvedGoal:
 
 def _fill_resume(field: Any, resume: Resume) -> None:
     field.step, field.age = resume.step, resume.age
-    field.subgoal, field.intervention = _packed(resume.subgoal), resume.intervention
+    field.subgoal, field.override = _packed(resume.subgoal), resume.override
     if resume.upcoming is not None:
         field.upcoming = _packed(resume.upcoming)
     field.SetInParent()
@@ -270,18 +270,18 @@ def _unpack_resume(resume: Any) -> Resume:
     if resume.step >= 2**31:  # a run from there could outgrow its field
         raise InvalidInput(f"a resume names step {resume.step}; allowed is 1 to {2**31 - 1}")
     upcoming = _vector(resume.upcoming) if resume.upcoming else None
-    intervention = _unpack_intervention(resume.intervention, InvalidInput)
-    return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming, intervention)
+    override = _unpack_override(resume.override, InvalidInput)
+    return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming, override)
 
 
-def _unpack_intervention(number: int, error: type[RelayError]) -> Intervention:
+def _unpack_override(number: int, error: type[RelayError]) -> SubgoalOverride:
     if not number:  # nearly always, and much sooner told than looked up
-        return Intervention.NONE
+        return SubgoalOverride.NONE
     try:
-        return Intervention(number)
+        return SubgoalOverride(number)
     except ValueError:
-        known = ", ".join(f"{intervention.value} {intervention.name}" for intervention in Intervention)
-        raise error(f"an intervention has the number {number}; allowed are {known}") from None
+        known = ", ".join(f"{override.value} {override.name}" for override in SubgoalOverride)
+        raise error(f"an override has the number {number}; allowed are {known}") from None
 
 
 def _packed(values: np.ndarray) -> bytes:

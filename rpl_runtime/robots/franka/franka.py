@@ -116,7 +116,7 @@ class FrankaRobot:
             self._hand = Hand(library.Gripper(host), self.config.hand)
 
     @property
-    def interventions(self) -> Counter[Kind]:
+    def limit_violations(self) -> Counter[Kind]:
         """How many limits the targets so far would not have kept, by kind."""
         return self._safety.counts
 

@@ -19,7 +19,7 @@ from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, LimitReached, PermissionDenied, ServerUnavailable, Unauthenticated
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATE = np.zeros(5, dtype=np.float32)
 
@@ -59,7 +59,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 
 @contextmanager
 def served(bundle: Bundle, security: SecurityConfig, **settings: Any) -> Iterator[str]:
-    with serving(bundle, ServerConfig("127.0.0.1:0", security=security, **settings)) as address:
+    with serve_in_thread(bundle, ServerConfig("127.0.0.1:0", security=security, **settings)) as address:
         yield address
 
 
@@ -183,7 +183,7 @@ def test_the_service_describes_itself_on_this_machine_or_when_told(
 ) -> None:
     config = ServerConfig(address, security=SecurityConfig(insecure=True), reflection=reflection)
     with (
-        serving(tiny_bundle, config) as bound,
+        serve_in_thread(tiny_bundle, config) as bound,
         grpc.insecure_channel(f"127.0.0.1:{bound.rpartition(':')[2]}") as channel,
     ):
         request = reflection_pb2.ServerReflectionRequest(list_services="")

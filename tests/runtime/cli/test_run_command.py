@@ -24,14 +24,14 @@ from rpl_runtime.relay.messages import Started
 from rpl_runtime.relay.run import run_result
 from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.objects import UNTOUCHED
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 
 
 @pytest.fixture(scope="module")
 def address(kitchen_bundle: Bundle) -> Iterator[str]:
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         yield address
 
 

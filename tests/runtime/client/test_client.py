@@ -31,7 +31,7 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.messages import ModelInfo
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.wire import bundles as describe
 
 STATE = np.zeros(5, dtype=np.float32)
@@ -76,7 +76,7 @@ def test_another_server_goes_on_with_a_broken_run(tiny_client: Client, own_bundl
             planned = None if action.replanned else upcoming
             upcoming = planned if action.upcoming is None else action.upcoming
     resume = Resume(cut, action.subgoal, action.age + 1, upcoming)
-    with serving(own_bundle) as address, Client(address) as client, client.control() as control:
+    with serve_in_thread(own_bundle) as address, Client(address) as client, client.control() as control:
         control.start("a", started.goal, seed=5, plan_lead=lead, resume=resume)
         targets = [control.step("a", step, STATES[step]).target for step in range(cut, len(STATES))]
     np.testing.assert_array_equal(targets, act_alone(own_bundle, seed=5, plan_lead=lead)[cut:])
@@ -160,7 +160,7 @@ def test_nobody_at_the_address_is_one_sentence() -> None:
 def test_a_server_that_is_gone_is_one_sentence(own_bundle: Bundle) -> None:
     with contextlib.ExitStack() as stack:
         server = contextlib.ExitStack()
-        address = server.enter_context(serving(own_bundle))
+        address = server.enter_context(serve_in_thread(own_bundle))
         control = stack.enter_context(stack.enter_context(Client(address)).control())
         control.start("a", ["door"], STATE)
         control.finish("a")
@@ -339,7 +339,7 @@ def test_fetch_leaves_nothing_behind_of_files_that_are_no_bundle(
 
 
 def test_robots_are_spread_over_the_replicas_of_one_name(tiny_bundle: Bundle) -> None:
-    with serving(tiny_bundle) as first, serving(tiny_bundle) as second, ExitStack() as stack:
+    with serve_in_thread(tiny_bundle) as first, serve_in_thread(tiny_bundle) as second, ExitStack() as stack:
         for number in range(16):
             client = stack.enter_context(Client(f"ipv4:{first},{second}", timeout_s=30.0))
             stack.enter_context(client.control()).start(f"robot-{number}", ["door"], STATE)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import policies
 from faults import Inside, Meddler, Mortal, free_port
 from rpl_runtime.client.client import Client, Control
-from rpl_runtime.client.on_robot import cached_bundle, local_control
+from rpl_runtime.client.on_robot import cached_bundle, on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig
 from rpl_runtime.errors import (
     BundleError,
@@ -29,7 +29,7 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.relay.run import RunConfig, RunResult
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
@@ -61,9 +61,9 @@ def assert_same(found: RunResult, expected: RunResult) -> None:
 @pytest.fixture(scope="module")
 def both(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Control, Control]]:
     """Controls of the same server, one with the low level here."""
-    with pytest.MonkeyPatch.context() as patch, serving(tiny_bundle) as address, Client(address) as client:
+    with pytest.MonkeyPatch.context() as patch, serve_in_thread(tiny_bundle) as address, Client(address) as client:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        with local_control(address) as here, client.control() as there:
+        with on_robot_control(address) as here, client.control() as there:
             yield here, there
 
 
@@ -104,10 +104,10 @@ def test_an_episode_is_the_one_that_the_server_would_have_driven(lead: int) -> N
     config = RunConfig(("microwave", "kettle"), steps=280, seed=3, plan_lead=lead)
     with (
         closing(KitchenRobot()) as robot,
-        serving(load_bundle(KITCHEN)) as address,
+        serve_in_thread(load_bundle(KITCHEN)) as address,
         Client(address) as client,
         client.control() as there,
-        local_control(address) as here,
+        on_robot_control(address) as here,
     ):
         assert_same(run(robot, here, config), run(robot, there, config))
 
@@ -138,7 +138,7 @@ def test_a_plan_is_under_way_while_the_robot_goes_on(tiny_address: str, tiny_cli
     """The plan for step 4 is asked for at step 2 and held by the network until step 3 is over."""
     with tiny_client.control() as there:
         expected = drive(there, seed=5, plan_lead=2)
-    with Meddler(tiny_address, {1: "hold"}) as meddler, local_control(meddler.address) as here:
+    with Meddler(tiny_address, {1: "hold"}) as meddler, on_robot_control(meddler.address) as here:
         before = drive(here, last=4, seed=5, plan_lead=2)
         meddler.held.set()
         after = drive(here, first=4)
@@ -147,7 +147,7 @@ def test_a_plan_is_under_way_while_the_robot_goes_on(tiny_address: str, tiny_cli
 
 
 def test_a_new_goal_does_not_follow_the_plan_for_the_old_one(tiny_address: str) -> None:
-    with local_control(tiny_address) as here:
+    with on_robot_control(tiny_address) as here:
         drive(here, last=3, plan_lead=2)  # the plan for step 4 is asked for
         here.set_goal("a", ["lamp"], STATES[3])
         after = [here.step("a", step, STATES[step]) for step in (3, 4)]
@@ -156,7 +156,7 @@ def test_a_new_goal_does_not_follow_the_plan_for_the_old_one(tiny_address: str) 
 
 def test_closing_waits_for_no_plan(tiny_address: str) -> None:
     with Meddler(tiny_address, {1: "hold"}) as meddler:
-        with local_control(meddler.address) as here:
+        with on_robot_control(meddler.address) as here:
             drive(here, last=3, plan_lead=2)
         assert not meddler.held.is_set()
 
@@ -170,7 +170,7 @@ def test_plans_that_go_astray_change_nothing(fault: str, lead: int, tiny_address
     with tiny_client.control() as there:
         expected = drive(there, seed=5, plan_lead=lead)
     config = ReconnectConfig(timeout_s=1.0)
-    with Meddler(tiny_address, {0: fault, 2: fault}) as meddler, local_control(meddler.address, config) as here:
+    with Meddler(tiny_address, {0: fault, 2: fault}) as meddler, on_robot_control(meddler.address, config) as here:
         np.testing.assert_array_equal(drive(here, seed=5, plan_lead=lead), expected)
     assert meddler.happened == [fault] * 2
 
@@ -180,7 +180,7 @@ def test_a_server_that_is_killed_changes_nothing(lead: int, tiny_bundle: Bundle,
     with tiny_client.control() as there:
         expected = drive(there, seed=5, plan_lead=lead)
     deaths = [Inside("plan", 1, computed=True), Inside("plan", 1, computed=False)]
-    with Mortal(tiny_bundle.path, deaths) as mortal, local_control(mortal.address) as here:
+    with Mortal(tiny_bundle.path, deaths) as mortal, on_robot_control(mortal.address) as here:
         np.testing.assert_array_equal(drive(here, seed=5, plan_lead=lead), expected)
         assert mortal.died == 2
 
@@ -188,12 +188,12 @@ def test_a_server_that_is_killed_changes_nothing(lead: int, tiny_bundle: Bundle,
 def test_another_bundle_does_not_plan_for_a_run(own_bundle: Bundle, tmp_path: Path) -> None:
     other = policies.tiny_bundle(tmp_path / "other", seed=1)
     settings = ServerConfig(f"127.0.0.1:{free_port()}", drain_s=0)
-    with serving(own_bundle, settings):
-        here = local_control(settings.address)
+    with serve_in_thread(own_bundle, settings):
+        here = on_robot_control(settings.address)
         drive(here, last=4)
     with (
         closing(here),
-        serving(other, settings),
+        serve_in_thread(other, settings),
         pytest.raises(BundleError, match=f"runs bundle {other.digest[:12]}.*for bundle {own_bundle.digest[:12]}"),
     ):
         here.step("a", 4, STATES[4])
@@ -203,10 +203,10 @@ def test_a_replica_of_another_version_is_passed_over(own_bundle: Bundle, tmp_pat
     other = policies.tiny_bundle(tmp_path / "other", seed=1)
     with tiny_client.control() as there:
         whole = drive(there)
-    with serving(other) as wrong, serving(own_bundle) as right:
+    with serve_in_thread(other) as wrong, serve_in_thread(own_bundle) as right:
         settings = ServerConfig(f"127.0.0.1:{free_port()}", drain_s=0)
-        with serving(own_bundle, settings):
-            here = local_control(f"{settings.address},{wrong},{right}")
+        with serve_in_thread(own_bundle, settings):
+            here = on_robot_control(f"{settings.address},{wrong},{right}")
             begun = drive(here, last=5)
         with closing(here):
             np.testing.assert_array_equal(begun + drive(here, first=5), whole)
@@ -216,15 +216,15 @@ def test_a_replica_of_another_version_is_passed_over(own_bundle: Bundle, tmp_pat
 def test_a_moving_world_gets_a_plan_for_the_state_it_is_in(lead: int, own_bundle: Bundle, tiny_client: Client) -> None:
     """The plan for step 4 does not come, nor the next one; the run still stands, and plans anew in a newer state."""
     settings = ServerConfig(f"127.0.0.1:{free_port()}", drain_s=0)
-    with serving(own_bundle, settings):
-        here = local_control(settings.address, ReconnectConfig(waits=False))
+    with serve_in_thread(own_bundle, settings):
+        here = on_robot_control(settings.address, ReconnectConfig(waits=False))
         drive(here, last=2, plan_lead=lead)
     with closing(here):
         drive(here, first=2, last=4)
         for newer in (4, 5):
             with pytest.raises(ServerUnavailable, match="gave up"):
                 here.step("a", 4, STATES[newer])
-        with serving(own_bundle, settings):
+        with serve_in_thread(own_bundle, settings):
             action = here.step("a", 4, STATES[6])
             goal = own_bundle.spec.resolve(["door"], STATES[0])
             subgoal = tiny_client.plan(STATES[6][None], goal.state[None], goal.mask[None], np.zeros((1, 3)))
@@ -233,8 +233,8 @@ def test_a_moving_world_gets_a_plan_for_the_state_it_is_in(lead: int, own_bundle
 
 
 def test_a_server_that_stays_away_is_one_sentence(own_bundle: Bundle) -> None:
-    with serving(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0)) as address:
-        here = local_control(address, ReconnectConfig(budget_s=0.2))
+    with serve_in_thread(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0)) as address:
+        here = on_robot_control(address, ReconnectConfig(budget_s=0.2))
         drive(here, last=4)
     sentence = rf"gave up after 0\.\d s and \d+ tries: no server answers at {address}"
     with closing(here), pytest.raises(ServerUnavailable, match=sentence):
@@ -243,7 +243,7 @@ def test_a_server_that_stays_away_is_one_sentence(own_bundle: Bundle) -> None:
 
 def test_nobody_at_the_address_is_said_at_once() -> None:
     with pytest.raises(ServerUnavailable, match="no server answers"):
-        local_control(f"127.0.0.1:{free_port()}")
+        on_robot_control(f"127.0.0.1:{free_port()}")
 
 
 # ---------------------------------------------------------------------------------------------------------- cache
@@ -253,11 +253,11 @@ def test_a_bundle_is_fetched_once_and_checked_each_time(tiny_address: str, tiny_
     folder = cache / tiny_bundle.digest
     with Meddler(tiny_address, {}) as meddler:
         for fetched in (1, 1):
-            with local_control(meddler.address) as here:
+            with on_robot_control(meddler.address) as here:
                 assert here.model.digest == tiny_bundle.digest
             assert meddler.calls.count("Fetch") == fetched
         (folder / "low.onnx").write_bytes(b"other")
-        with local_control(meddler.address) as here:
+        with on_robot_control(meddler.address) as here:
             drive(here)
         assert meddler.calls.count("Fetch") == 2
     assert load_bundle(folder).digest == tiny_bundle.digest
@@ -285,7 +285,7 @@ def test_a_bundle_that_breaks_off_leaves_nothing(cache: Path) -> None:
 
 
 def test_two_robots_of_one_control_do_not_share_plans(tiny_address: str, tiny_client: Client) -> None:
-    with tiny_client.control() as there, local_control(tiny_address) as here:
+    with tiny_client.control() as there, on_robot_control(tiny_address) as here:
         targets = []
         for control in (there, here):
             for robot in "ab":

@@ -13,7 +13,7 @@ import pytest
 import policies
 from faults import Cable, Death, Inside, Meddler, Mortal, free_port
 from rpl_runtime.client.client import Action, Client, Control
-from rpl_runtime.client.on_robot import local_control
+from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control, persist
 from rpl_runtime.errors import (
     BundleError,
@@ -31,7 +31,7 @@ from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.run import RunConfig, RunResult
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server import server
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
@@ -79,7 +79,7 @@ class Host:
         self.go()
 
     def come(self, bundle: Bundle) -> None:
-        self._running.enter_context(serving(bundle, ServerConfig(self.address, drain_s=0)))
+        self._running.enter_context(serve_in_thread(bundle, ServerConfig(self.address, drain_s=0)))
 
     def go(self) -> None:
         self._running.close()
@@ -95,7 +95,7 @@ def host() -> Iterator[Host]:
 
 
 def undisturbed(config: RunConfig) -> RunResult:
-    with closing(KitchenRobot()) as robot, serving(load_bundle(KITCHEN)) as address, Client(address) as client:
+    with closing(KitchenRobot()) as robot, serve_in_thread(load_bundle(KITCHEN)) as address, Client(address) as client:
         return run(robot, client.control(), config)
 
 
@@ -214,7 +214,7 @@ def test_a_network_that_drops_a_connection_frees_the_robot_in_time(
 ) -> None:
     """The server still holds the robot for a stream whose other end it cannot hear of."""
     monkeypatch.setattr(server, "_SILENCE_S", 1.0)
-    with serving(own_bundle) as address, Cable(address) as cable, impatient_control(cable.address) as control:
+    with serve_in_thread(own_bundle) as address, Cable(address) as cable, impatient_control(cable.address) as control:
         before = drive(control, last=6)
         cable.pull()
         with Client(address) as other, other.control() as stream, pytest.raises(RobotLeased):
@@ -302,7 +302,7 @@ def test_a_server_that_stays_away_is_one_sentence_and_the_run_still_stands(host:
         np.testing.assert_array_equal(drive(control, first=3), alone(own_bundle)[3:])
 
 
-@pytest.mark.parametrize("open_control", [lasting_control, local_control])
+@pytest.mark.parametrize("open_control", [lasting_control, on_robot_control])
 def test_a_run_is_on_the_model_that_is_named(
     open_control: Callable[[str, ReconnectConfig], Control],
     own_bundle: Bundle,
@@ -311,7 +311,7 @@ def test_a_run_is_on_the_model_that_is_named(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     other = policies.tiny_bundle(tmp_path / "other", policies.tiny_spec().model_copy(update={"name": "other"}), seed=1)
-    with serving([own_bundle, other]) as address:
+    with serve_in_thread([own_bundle, other]) as address:
         with open_control(address, ReconnectConfig("other")) as control:
             assert control.start("a", ["door"], STATES[0]).digest == other.digest
             assert control.step("a", 0, STATES[0]).replanned

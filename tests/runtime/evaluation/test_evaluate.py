@@ -22,7 +22,7 @@ from rpl_runtime.evaluation.evaluate import (
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 
@@ -63,7 +63,7 @@ def test_a_perturbed_start_is_another_one(evaluated: Evaluation):
 
 def test_results_are_the_same_with_any_number_of_simulators(evaluated: Evaluation, kitchen_bundle: Bundle):
     heard: list[Episode] = []
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         parallel = evaluate(address, EvaluateConfig(**{**vars(SHORT), "jobs": 2}), on_episode=heard.append)
     assert parallel.episodes == evaluated.episodes
     assert parallel.content["starts"] == evaluated.content["starts"]
@@ -76,7 +76,7 @@ def test_an_evaluation_goes_on_where_its_server_was_lost(evaluated: Evaluation, 
     def lose(episode: Episode) -> None:
         raise ServerUnavailable("the server is gone")
 
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         with pytest.raises(ServerUnavailable):
             evaluate(address, SHORT, journal, on_episode=lose)
         with journal.open("a") as file:
@@ -92,7 +92,7 @@ def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bund
     config = EvaluateConfig(
         goals=("mkbs",), episodes=2, starts=("perturbed",), steps=12, robot=robot, plan_lead=3, jobs=1
     )
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         alone = evaluate(address, config, journal)
         together = evaluate(address, replace(config, jobs=2))
         with pytest.raises(InvalidInput, match="robot"):
@@ -100,18 +100,18 @@ def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bund
     assert alone.episodes == together.episodes
     assert Conditions(**alone.content["protocol"]["robot"]) == robot
     assert alone.content["protocol"]["plan_lead"] == 3
-    counted = sum(episode.interventions["acceleration"] for episode in alone.episodes)
-    assert alone.content["starts"]["perturbed"]["interventions"]["acceleration"] == pytest.approx(counted / 24)
+    counted = sum(episode.limit_violations["acceleration"] for episode in alone.episodes)
+    assert alone.content["starts"]["perturbed"]["limit_violations"]["acceleration"] == pytest.approx(counted / 24)
     assert counted > 0
 
 
 def test_a_journal_of_another_policy_is_refused(kitchen_bundle: Bundle, tmp_path: Path):
     journal = tmp_path / "episodes.jsonl"
     one = EvaluateConfig(goals=("mkbs",), episodes=1, starts=("nominal",), steps=2, jobs=1)
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         evaluate(address, one, journal)
     with (
-        serving(policies.kitchen_bundle(tmp_path / "other", seed=1)) as address,
+        serve_in_thread(policies.kitchen_bundle(tmp_path / "other", seed=1)) as address,
         pytest.raises(InvalidInput, match="bundle_digest"),
     ):
         evaluate(address, one, journal)
@@ -120,7 +120,7 @@ def test_a_journal_of_another_policy_is_refused(kitchen_bundle: Bundle, tmp_path
 def test_a_file_that_is_no_journal_is_refused(kitchen_bundle: Bundle, tmp_path: Path):
     journal = tmp_path / "episodes.jsonl"
     journal.write_text("something else\n")
-    with serving(kitchen_bundle) as address, pytest.raises(InvalidInput, match="not a journal"):
+    with serve_in_thread(kitchen_bundle) as address, pytest.raises(InvalidInput, match="not a journal"):
         evaluate(address, SHORT, journal)
     assert journal.read_text() == "something else\n"
 
@@ -129,7 +129,7 @@ def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle
     observe, calls = ImpairedRobot.observe, iter(range(1000))
     monkeypatch.setattr(ImpairedRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
     config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("nominal",), steps=8, jobs=1)
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         first, second = evaluate(address, config).episodes
     assert first.steps == 5
     assert "allowed" in (first.refused or "")
@@ -137,7 +137,7 @@ def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle
 
 
 def test_a_policy_of_another_robot_is_refused(tiny_bundle: Bundle):
-    with serving(tiny_bundle) as address, pytest.raises(InvalidInput, match="no policy for the kitchen"):
+    with serve_in_thread(tiny_bundle) as address, pytest.raises(InvalidInput, match="no policy for the kitchen"):
         evaluate(address, SHORT)
 
 

@@ -142,10 +142,10 @@ def test_every_measure_has_an_interval():
     assert set(results["intervals"]) == set(MEASURES)
 
 
-def test_interventions_are_counted_for_each_step():
+def test_limit_violations_are_counted_for_each_step():
     one, other = episode("mkbs", "", ""), episode("mkbs", "", "", seed=1)
-    found = summarize([one.model_copy(update={"interventions": {"jerk": 28, "velocity": 56}}), other])
-    assert found["interventions"] == {"jerk": 0.05, "velocity": 0.1}
+    found = summarize([one.model_copy(update={"limit_violations": {"jerk": 28, "velocity": 56}}), other])
+    assert found["limit_violations"] == {"jerk": 0.05, "velocity": 0.1}
 
 
 def test_conditions_are_described_where_they_are_not_the_kitchens_own():

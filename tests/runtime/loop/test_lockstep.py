@@ -17,7 +17,7 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.relay.run import RunConfig, Step
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 
 class Cart:
@@ -113,7 +113,7 @@ def test_a_text_that_is_no_goal_says_what_is_allowed(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def kitchen_address(kitchen_bundle: Bundle):
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         yield address
 
 
@@ -167,7 +167,7 @@ def test_the_command_gives_up_on_a_server_that_stays_away(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with ExitStack() as server:
-        address = server.enter_context(serving(kitchen_bundle, ServerConfig("127.0.0.1:0", drain_s=0)))
+        address = server.enter_context(serve_in_thread(kitchen_bundle, ServerConfig("127.0.0.1:0", drain_s=0)))
         monkeypatch.setattr(KitchenRobot, "done", lambda self: server.close() or frozenset())
         options = ("--low-level", low_level, "--steps", "40", "--patience", "0.1")
         finished = rpl_run("--address", address, "--goal", "mkbs", *options)

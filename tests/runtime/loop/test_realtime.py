@@ -24,10 +24,10 @@ from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult, dri
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
-from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Reply, Request, Start, Started, valid_until_ns
 from rpl_runtime.relay.run import RunConfig
-from rpl_runtime.server.server import ServerConfig, serve, serving
+from rpl_runtime.server.server import ServerConfig, serve, serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import PERIOD, kitchen_spec
 
 SPEC = kitchen_spec("kitchen")
@@ -321,7 +321,7 @@ def test_whatever_is_answered_the_arm_keeps_its_limits_and_stands_in_the_end(ans
 def test_a_full_disk_does_not_disturb_the_run(tmp_path: Path) -> None:
     header = LogHeader(robot="robot", seed=None, plan_lead=0, digest=MODEL.digest, spec=SPEC)
     writer = LogWriter(tmp_path / "run.mcap", header)
-    with no_file_longer_than(20_000), RunLog(writer, capacity=10_000) as log:
+    with no_file_longer_than(20_000), RunRecorder(writer, capacity=10_000) as log:
         result = driven(lambda number: 5 * MS, 200, on_step=log.step)
     assert (len(result.run.states), result.stop) == (200, None)
     assert log.summary.fault is not None
@@ -330,7 +330,7 @@ def test_a_full_disk_does_not_disturb_the_run(tmp_path: Path) -> None:
 
 def test_what_stopped_it_is_in_the_log(tmp_path: Path) -> None:
     header = LogHeader(robot="robot", seed=None, plan_lead=0, digest=MODEL.digest, spec=SPEC)
-    with RunLog(LogWriter(tmp_path / "run.mcap", header)) as log:
+    with RunRecorder(LogWriter(tmp_path / "run.mcap", header)) as log:
         driven(
             lambda number: InvalidInput("no more") if number == 5 else 5 * MS,
             on_step=log.step,
@@ -346,7 +346,7 @@ def test_what_stopped_it_is_in_the_log(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(kitchen_bundle: Bundle) -> Iterator[str]:
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         yield address
 
 

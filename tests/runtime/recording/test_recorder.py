@@ -17,9 +17,9 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.recording import recorder as log_module
 from rpl_runtime.recording.mcap import Event, LogHeader, LogWriter, read_log
-from rpl_runtime.recording.recorder import RunLog
+from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, Step
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 
 SPEC = policies.tiny_spec()
 
@@ -70,7 +70,7 @@ def header(robot: str = "robot") -> LogHeader:
 
 def test_steps_for_which_there_is_no_room_are_counted_and_events_are_kept() -> None:
     writer = Recalcitrant()
-    with RunLog(writer, capacity=4) as log:
+    with RunRecorder(writer, capacity=4) as log:
         log.step(made(0))
         writer.stuck.wait()
         for number in range(1, 10):
@@ -86,7 +86,7 @@ def test_steps_for_which_there_is_no_room_are_counted_and_events_are_kept() -> N
 def test_a_disk_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "_CLOSE_S", 0.0)
     writer = Recalcitrant()
-    with RunLog(writer) as log:
+    with RunRecorder(writer) as log:
         log.step(made(0))
     steps, dropped, fault = log.summary
     assert (steps, dropped) == (0, 1)
@@ -97,7 +97,7 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Monke
 
 def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path: Path, tiny_client: Client) -> None:
     writer = LogWriter(tmp_path / "run.mcap", header())
-    with tiny_client.control() as control, no_file_longer_than(20_000), RunLog(writer, capacity=10_000) as log:
+    with tiny_client.control() as control, no_file_longer_than(20_000), RunRecorder(writer, capacity=10_000) as log:
         result = run(Cart(), control, RunConfig(("door",), steps=400), log.step)
     assert len(result.states) == 400
     assert log.summary.fault is not None
@@ -111,7 +111,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path: Path, tiny_client: C
 def test_what_broke_a_run_off_is_its_last_event(tmp_path: Path) -> None:
     writer = Recalcitrant()
     writer.let_go.set()
-    with pytest.raises(InvalidInput, match="too much"), RunLog(writer):
+    with pytest.raises(InvalidInput, match="too much"), RunRecorder(writer):
         raise InvalidInput("too much was asked for")
     assert writer.taken == [Event("InvalidInput", "too much was asked for")]
 
@@ -119,7 +119,7 @@ def test_what_broke_a_run_off_is_its_last_event(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_begun_stops_before_the_robot_moves(tmp_path: Path, kitchen_bundle: Bundle) -> None:
     (tmp_path / "file").touch()
     log = tmp_path / "file" / "run.mcap"
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         finished = CliRunner().invoke(app, ["run", "--address", address, "--goal", "kettle", "--log", str(log)])
     assert isinstance(finished.exception, RecordingError)
 
@@ -127,7 +127,7 @@ def test_a_log_that_cannot_be_begun_stops_before_the_robot_moves(tmp_path: Path,
 def test_the_command_logs_its_run(tmp_path: Path, kitchen_bundle: Bundle) -> None:
     log = tmp_path / "logs" / "run.mcap"
     options = ["--goal", "mkbs", "--steps", "5", "--seed", "3", "--robot-id", "left", "--log", str(log)]
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         finished = CliRunner().invoke(app, ["run", "--address", address, *options])
     assert "log: 5 steps in" in finished.stderr
     assert "0 dropped" in finished.stderr

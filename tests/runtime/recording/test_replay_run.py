@@ -18,7 +18,7 @@ from rpl_runtime.errors import InvalidInput, RobotLeased
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.wire import admin as admin_wire
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -79,7 +79,7 @@ def logged(case: Case, client: Client) -> Log:
             action = control.step("cart", number, state)
             vectors = [tuple(vector.tolist()) for vector in (*goal, state, action.subgoal, action.target)]
             age = action.age
-            steps.append(LoggedStep(number, *vectors[:4], action.age, vectors[4], intervention=action.intervention))
+            steps.append(LoggedStep(number, *vectors[:4], action.age, vectors[4], override=action.override))
         digest = control.model.digest
     header = LogHeader(robot="cart", seed=case.seed, plan_lead=case.lead, digest=digest, spec=SPEC)
     return Log(header, [step for step in steps if step.step not in case.dropped], whole=True)
@@ -133,7 +133,7 @@ def test_a_log_of_another_kind_of_policy_is_one_sentence(tmp_path: Path, tiny_cl
         (load_bundle(MODELS / "kitchen"), "state 30, action 9"),
     ):
         with (
-            serving(bundle) as address,
+            serve_in_thread(bundle) as address,
             Client(address) as client,
             client.control() as control,
             pytest.raises(InvalidInput, match=f"state 5, action 2, horizon 4.*cannot be replayed by.*{sizes}"),
@@ -156,7 +156,7 @@ def rpl(*arguments: object) -> Any:
 
 def test_a_run_of_the_kitchen_is_replayed_to_the_bit_and_told_from_another_policy(tmp_path: Path) -> None:
     log = tmp_path / "run.mcap"
-    with serving(load_bundle(MODELS / "kitchen")) as address:
+    with serve_in_thread(load_bundle(MODELS / "kitchen")) as address:
         rpl("run", "--address", address, "--goal", "microwave,kettle", "--steps", 70, "--seed", 5, "--log", log)
         same = rpl("replay", log, "--address", address)
         cut = tmp_path / "cut.mcap"
@@ -169,7 +169,7 @@ def test_a_run_of_the_kitchen_is_replayed_to_the_bit_and_told_from_another_polic
     facts = json.loads(broken_off.stdout)
     assert (facts["whole"], facts["within"]) == (False, True)
     assert 0 < facts["steps"] < 70
-    with serving(load_bundle(MODELS / "play")) as address:
+    with serve_in_thread(load_bundle(MODELS / "play")) as address:
         other = rpl("replay", log, "--address", address, "--json")
         assert rpl("replay", log, "--address", address).exit_code == 1
         assert rpl("replay", log, "--address", address, "--tolerance", 10).exit_code == 0

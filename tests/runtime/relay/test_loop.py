@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import policies
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Decision, Intervention, RelayLoop, Resume
+from rpl_runtime.relay.loop import Decision, RelayLoop, Resume, SubgoalOverride
 from rpl_runtime.relay.noise import noise, robot_key
 
 SPEC = policies.tiny_spec()
@@ -258,7 +258,7 @@ def test_a_pinned_subgoal_is_followed_until_it_is_released(case: Case, pinned_at
         began = released_at if step >= released_at else 0
         if pinned_at <= step < released_at:
             np.testing.assert_array_equal(decision.subgoal[0], pin)
-            assert decision.interventions == {0: Intervention.PINNED}
+            assert decision.overrides == {0: SubgoalOverride.PINNED}
             assert decision.age[0] == (step - pinned_at) % case.spec.horizon
         else:
             # A run that plans anew at the release: as if its goal had been set there.
@@ -267,7 +267,7 @@ def test_a_pinned_subgoal_is_followed_until_it_is_released(case: Case, pinned_at
             np.testing.assert_array_equal(decision.subgoal[0], subgoal)
             np.testing.assert_array_equal(decision.action[0], action)
             assert decision.age[0] == age
-            assert decision.interventions == ({0: Intervention.RELEASED} if step == released_at else {})
+            assert decision.overrides == ({0: SubgoalOverride.RELEASED} if step == released_at else {})
 
 
 @given(cases(), st.integers(0, 19))
@@ -281,7 +281,7 @@ def test_a_veto_has_the_next_step_follow_another_plan(case: Case, at: int) -> No
             loop.veto("a")
             beside.set_goal("a", case.goals[0])  # plans in the same state, without a veto
         decision, planned = one_step(loop, step, state), one_step(beside, step, state)
-    assert decision.interventions == {0: Intervention.VETOED}
+    assert decision.overrides == {0: SubgoalOverride.VETOED}
     assert decision.age[0] == 0
     drawn = noise(case.seed or 0, robot_key("a"), "veto", at, 3)
     sampled = Blend().plan(case.states[at][None], *(part[None] for part in case.goals[0]), drawn[None])
@@ -289,7 +289,7 @@ def test_a_veto_has_the_next_step_follow_another_plan(case: Case, at: int) -> No
     assert (decision.subgoal[0] != planned.subgoal[0]).any()
     assert loop.standing("a").vetoes == 1
     for step, state in enumerate(case.states[at + 1 :], at + 1):
-        assert one_step(loop, step, state).interventions == {}
+        assert one_step(loop, step, state).overrides == {}
 
 
 @st.composite
@@ -307,7 +307,7 @@ def operators(draw: st.DrawFn) -> dict[int, str]:
 def test_a_resumed_run_goes_on_under_its_operator_as_the_unbroken_one(
     case: Case, operator: dict[int, str], cut: int
 ) -> None:
-    """What the decisions told of pins is enough to go on with, and every intervention can be made again from them."""
+    """What the decisions told of pins is enough to go on with, and every override can be made again from them."""
     pin = np.full(N, 0.3, np.float32)
     unbroken, resumed = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
     for loop in (unbroken, resumed):
@@ -328,10 +328,10 @@ def test_a_resumed_run_goes_on_under_its_operator_as_the_unbroken_one(
         decision, again = one_step(unbroken, step, state), one_step(resumed, step, state)
         for one, other in zip(decision[:3], again[:3], strict=True):
             np.testing.assert_array_equal(one, other)
-        assert decision.interventions == again.interventions
+        assert decision.overrides == again.overrides
         upcoming = decision.upcoming.get(0, None if decision.replanned[0] else upcoming)
-        kept = decision.interventions.get(0, Intervention.NONE)
-        kept = kept if kept is Intervention.PINNED else Intervention.NONE
+        kept = decision.overrides.get(0, SubgoalOverride.NONE)
+        kept = kept if kept is SubgoalOverride.PINNED else SubgoalOverride.NONE
         resume = Resume(step + 1, decision.subgoal[0], int(decision.age[0]) + 1, upcoming, kept)
 
 

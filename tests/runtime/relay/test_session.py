@@ -28,7 +28,7 @@ from rpl_runtime.relay.messages import (
     Start,
     Started,
 )
-from rpl_runtime.relay.session import Runs
+from rpl_runtime.relay.session import Session
 from rpl_runtime.wire import control as codec
 
 STATE = np.zeros(5, dtype=np.float32)
@@ -46,12 +46,12 @@ def leases() -> Leases:
 
 
 @pytest.fixture
-def runs(policy: OnnxPolicy, tiny_bundle: Bundle, leases: Leases) -> Runs:
-    return Runs(policy, tiny_bundle, leases)
+def session(policy: OnnxPolicy, tiny_bundle: Bundle, leases: Leases) -> Session:
+    return Session(policy, tiny_bundle, leases)
 
 
-def ask(runs: Runs, *rows: tuple[str, Request | RelayError]) -> list[Reply]:
-    answer = runs.answer(rows, received_ns=0)
+def ask(session: Session, *rows: tuple[str, Request | RelayError]) -> list[Reply]:
+    answer = session.answer(rows, received_ns=0)
     assert [robot for robot, _ in answer.rows] == [robot for robot, _ in rows]
     return [reply for _, reply in answer.rows]
 
@@ -60,9 +60,9 @@ def see(step: int, state: np.ndarray = STATE) -> Observation:
     return Observation(step, state, observed_ns=1000)
 
 
-def test_rows_take_effect_in_their_order(runs: Runs) -> None:
+def test_rows_take_effect_in_their_order(session: Session) -> None:
     replies = ask(
-        runs,
+        session,
         ("a", see(0)),
         ("a", Start(DOOR, STATE)),
         ("a", see(0)),
@@ -83,9 +83,9 @@ def test_rows_take_effect_in_their_order(runs: Runs) -> None:
     assert replies[8] == Finished(3)
 
 
-def test_an_action_is_valid_for_one_period_of_the_clients_clock(runs: Runs) -> None:
-    [_, action] = ask(runs, ("a", Start(DOOR, STATE)), ("a", see(0)))
-    [last] = ask(runs, ("a", Observation(1, STATE, observed_ns=2**63 - 1)))
+def test_an_action_is_valid_for_one_period_of_the_clients_clock(session: Session) -> None:
+    [_, action] = ask(session, ("a", Start(DOOR, STATE)), ("a", see(0)))
+    [last] = ask(session, ("a", Observation(1, STATE, observed_ns=2**63 - 1)))
     assert isinstance(action, Action)
     assert action.valid_until_ns == 1000 + 50_000_000
     assert isinstance(last, Action)
@@ -113,42 +113,42 @@ SICK_ROWS = {
 
 
 @pytest.mark.parametrize("case", SICK_ROWS)
-def test_a_sick_row_is_refused_in_its_place_and_changes_nothing(case: str, runs: Runs) -> None:
+def test_a_sick_row_is_refused_in_its_place_and_changes_nothing(case: str, session: Session) -> None:
     request, error, sentence = SICK_ROWS[case]
-    ask(runs, *((robot, Start(DOOR, STATE)) for robot in "abc"), *((robot, see(0)) for robot in "abc"))
-    before, refusal, after = ask(runs, ("a", see(1)), ("b", request), ("c", see(1)))
+    ask(session, *((robot, Start(DOOR, STATE)) for robot in "abc"), *((robot, see(0)) for robot in "abc"))
+    before, refusal, after = ask(session, ("a", see(1)), ("b", request), ("c", see(1)))
     assert isinstance(before, Action)
     assert isinstance(after, Action)
     with pytest.raises(error, match=sentence):
         raise refusal if isinstance(refusal, Exception) else AssertionError(refusal)
-    [action] = ask(runs, ("b", see(1)))
+    [action] = ask(session, ("b", see(1)))
     assert isinstance(action, Action)
     assert (action.age, action.replanned) == (1, False)
 
 
-def test_a_refused_start_leases_nothing(runs: Runs, leases: Leases) -> None:
+def test_a_refused_start_leases_nothing(session: Session, leases: Leases) -> None:
     bad = [
         Start((), STATE),
         Start(DOOR, STATE, plan_lead=4),
         Start(ResolvedGoal(STATE, np.ones(5, np.float32)), resume=Resume(3, NOTHING, 1)),
     ]
-    assert all(isinstance(reply, InvalidInput) for start in bad for reply in ask(runs, ("a", start)))
+    assert all(isinstance(reply, InvalidInput) for start in bad for reply in ask(session, ("a", start)))
     assert len(leases) == 0
 
 
 def test_a_robot_is_leased_until_its_run_or_its_stream_ends(
-    runs: Runs, policy: OnnxPolicy, tiny_bundle: Bundle, leases: Leases
+    session: Session, policy: OnnxPolicy, tiny_bundle: Bundle, leases: Leases
 ) -> None:
-    other = Runs(policy, tiny_bundle, leases)
+    other = Session(policy, tiny_bundle, leases)
     start: tuple[str, Request] = ("a", Start(DOOR, STATE))
-    ask(runs, start)
+    ask(session, start)
     [refusal] = ask(other, start)
     assert isinstance(refusal, RobotLeased)
     assert "another stream" in str(refusal)
-    ask(runs, ("a", Finish()))
+    ask(session, ("a", Finish()))
     assert isinstance(ask(other, start)[0], Started)
-    assert isinstance(ask(runs, start)[0], RobotLeased)
-    runs.close()
+    assert isinstance(ask(session, start)[0], RobotLeased)
+    session.close()
     assert len(leases) == 1
     other.close()
     assert len(leases) == 0
@@ -165,14 +165,14 @@ class Moody:
 
 
 def test_a_policy_that_fails_for_one_robot_serves_the_others(tiny_bundle: Bundle) -> None:
-    runs = Runs(Moody(), tiny_bundle, Leases())
-    ask(runs, *((robot, Start(DOOR, STATE)) for robot in "abc"))
+    session = Session(Moody(), tiny_bundle, Leases())
+    ask(session, *((robot, Start(DOOR, STATE)) for robot in "abc"))
     one = np.ones(5, dtype=np.float32)
-    first, second, third = ask(runs, ("a", see(0)), ("b", see(0, one)), ("c", see(0)))
+    first, second, third = ask(session, ("a", see(0)), ("b", see(0, one)), ("c", see(0)))
     assert isinstance(first, Action)
     assert type(second) is RelayError
     assert isinstance(third, Action)
-    assert all(isinstance(reply, Action) for reply in ask(runs, ("a", see(1)), ("b", see(0)), ("c", see(1))))
+    assert all(isinstance(reply, Action) for reply in ask(session, ("a", see(1)), ("b", see(0)), ("c", see(1))))
 
 
 states = st.one_of(
@@ -199,30 +199,30 @@ requests = st.one_of(
 @settings(max_examples=100)
 def test_whatever_comes_is_answered_row_by_row(policy: OnnxPolicy, tiny_bundle: Bundle, messages: list) -> None:
     leases = Leases()
-    runs = Runs(policy, tiny_bundle, leases)
+    session = Session(policy, tiny_bundle, leases)
     for rows in messages:
-        answer = runs.answer(rows, received_ns=0)
+        answer = session.answer(rows, received_ns=0)
         codec.unpack_reply(codec.pack_reply(*answer))
         assert len(answer.rows) == len(rows)
-    runs.close()
+    session.close()
     assert len(leases) == 0
 
 
 def test_an_action_says_how_far_its_state_is_from_the_training_data(tmp_path: Path) -> None:
     bundle = policies.tiny_bundle(tmp_path / "bundle", statistics=policies.tiny_statistics())
-    runs = Runs(OnnxPolicy(bundle), bundle, Leases())
-    ask(runs, ("a", Start(DOOR, STATE)), ("b", Start(DOOR, STATE)))
+    session = Session(OnnxPolicy(bundle), bundle, Leases())
+    ask(session, ("a", Start(DOOR, STATE)), ("b", Start(DOOR, STATE)))
     near, far = np.array([[0.3, 0, 0, 0.4, 0], [3, 0, 0, 0, 0.5]], np.float32)
-    first, second = ask(runs, ("a", see(0, near)), ("b", see(0, far)))
+    first, second = ask(session, ("a", see(0, near)), ("b", see(0, far)))
     assert isinstance(first, Action)
     assert isinstance(second, Action)
     assert (first.novelty, second.novelty) == pytest.approx((0.5, 9.25**0.5))
     assert (first.flagged, second.flagged) == (False, True)
 
 
-def test_a_bundle_that_cannot_say_how_far_a_state_is_flags_none(runs: Runs) -> None:
-    ask(runs, ("a", Start(DOOR, STATE)))
-    [action] = ask(runs, ("a", see(0)))
+def test_a_bundle_that_cannot_say_how_far_a_state_is_flags_none(session: Session) -> None:
+    ask(session, ("a", Start(DOOR, STATE)))
+    [action] = ask(session, ("a", see(0)))
     assert isinstance(action, Action)
     assert action.novelty is None
     assert not action.flagged

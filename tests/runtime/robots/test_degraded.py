@@ -88,7 +88,7 @@ def test_an_arm_in_free_space_keeps_its_limits(
     monkeypatch.setattr(kitchen, "reset", lambda seed: simulator.restore(away, seed))
     robot = ImpairedRobot(kitchen, Conditions(name))
     wander(robot, steps=25)
-    assert robot.interventions["acceleration"] > 10
+    assert robot.limit_violations["acceleration"] > 10
     velocity = np.array(speeds)
     assert len(velocity) == 25 * 40
     assert (abs(velocity) <= 1.05 * arm.velocity).all()

@@ -152,7 +152,7 @@ def test_targets_that_respect_the_limits_pass_unchanged(seed: int, name: str, si
     safety = SafetyFilter(profile, PERIOD)
     safety.start(start)
     filtered = [safety.step(target) for target in targets[1:]]
-    assert not any(each.interventions for each in filtered)
+    assert not any(each.limit_violations for each in filtered)
     assert not safety.counts
     for each, target in zip(filtered, targets[1:], strict=True):
         assert (each.target == target).all()
@@ -163,7 +163,9 @@ def test_targets_that_respect_the_limits_pass_unchanged(seed: int, name: str, si
 @arms
 @given(seed=st.integers(0, 2**32), manner=st.sampled_from(MANNERS[:-1]))
 @settings(max_examples=25)
-def test_a_target_without_an_intervention_is_reached_to_the_last_bit(profile: Profile, seed: int, manner: str) -> None:
+def test_a_target_without_a_limit_violation_is_reached_to_the_last_bit(
+    profile: Profile, seed: int, manner: str
+) -> None:
     rng = np.random.default_rng(seed)
     safety = SafetyFilter(profile, PERIOD)
     safety.start(home(profile))
@@ -173,7 +175,7 @@ def test_a_target_without_an_intervention_is_reached_to_the_last_bit(profile: Pr
         if target is None:
             continue
         filtered = safety.step(target)
-        changed = {intervention.dimension for intervention in filtered.interventions}
+        changed = {violation.dimension for violation in filtered.limit_violations}
         if None not in changed:
             same = [dimension for dimension in range(9) if dimension not in changed]
             assert (filtered.target[same] == target[same]).all()
@@ -246,13 +248,13 @@ def jump(joint: int, by: float) -> Callable[[], np.ndarray]:
         (jump(5, -2.0), "position", 5),
     ],
 )
-def test_an_intervention_says_which_limit_and_which_dimension(target, kind: str, dimension: int) -> None:
+def test_a_limit_violation_says_which_limit_and_which_dimension(target, kind: str, dimension: int) -> None:
     safety = started()
     filtered = safety.step(target())
-    assert (kind, dimension) in filtered.interventions
-    assert len(set(filtered.interventions)) == len(filtered.interventions)
-    assert {found for found, _ in filtered.interventions} == set(safety.counts)
-    assert {place for _, place in filtered.interventions} == {dimension}
+    assert (kind, dimension) in filtered.limit_violations
+    assert len(set(filtered.limit_violations)) == len(filtered.limit_violations)
+    assert {found for found, _ in filtered.limit_violations} == set(safety.counts)
+    assert {place for _, place in filtered.limit_violations} == {dimension}
 
 
 def test_the_edge_of_the_workspace_is_one_and_does_not_trap_the_arm() -> None:
@@ -261,7 +263,7 @@ def test_the_edge_of_the_workspace_is_one_and_does_not_trap_the_arm() -> None:
     for _ in range(30):
         target[1] += 0.02  # the arm leans forward
         filtered = safety.step(target)
-    assert ("workspace", None) in filtered.interventions
+    assert ("workspace", None) in filtered.limit_violations
     edge = flange_pose(filtered.target[:7])[0]
     assert min(*(edge - CRAMPED.low), *(np.array(CRAMPED.high) - edge)) < 0.01
     for _ in range(30):
@@ -326,7 +328,7 @@ def test_set_points_are_held_inside_their_range() -> None:
     assert not filtered.velocity[7:].any()
     filtered = started(PROFILES["kitchen"]).step(target + 0.5)
     assert (filtered.trajectory == np.clip(target + 0.5, PROFILES["kitchen"].low, PROFILES["kitchen"].high)).all()
-    assert {place for _, place in filtered.interventions} == {7, 8}
+    assert {place for _, place in filtered.limit_violations} == {7, 8}
 
 
 def test_the_kitchens_profile_leaves_the_shipped_policy_as_it_is() -> None:

@@ -11,13 +11,16 @@ from rpl_runtime.auth.server import SecurityConfig
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import AddressInUse, InvalidInput, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATE = np.zeros(5, dtype=np.float32)
 
 
 def test_a_port_in_use_is_named(tiny_address: str, own_bundle: Bundle) -> None:
-    with pytest.raises(AddressInUse, match=f"{tiny_address} is taken"), serving(own_bundle, ServerConfig(tiny_address)):
+    with (
+        pytest.raises(AddressInUse, match=f"{tiny_address} is taken"),
+        serve_in_thread(own_bundle, ServerConfig(tiny_address)),
+    ):
         pass
 
 
@@ -30,7 +33,7 @@ def test_a_port_in_use_is_named(tiny_address: str, own_bundle: Bundle) -> None:
 )
 def test_an_address_that_cannot_be_listened_on_is_named(address: str, own_bundle: Bundle) -> None:
     config = ServerConfig(address, security=SecurityConfig(insecure=True))
-    with pytest.raises(InvalidInput, match=r"allowed is|cannot listen on"), serving(own_bundle, config):
+    with pytest.raises(InvalidInput, match=r"allowed is|cannot listen on"), serve_in_thread(own_bundle, config):
         pass
 
 
@@ -48,7 +51,7 @@ def at_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_socket_serves_as_a_port_does_and_is_gone_afterwards(at_path: str, own_bundle: Bundle) -> None:
     with (
-        serving(own_bundle, ServerConfig(at_path)) as address,
+        serve_in_thread(own_bundle, ServerConfig(at_path)) as address,
         Client(address) as client,
         client.control() as control,
     ):
@@ -61,8 +64,11 @@ def test_a_socket_serves_as_a_port_does_and_is_gone_afterwards(at_path: str, own
 
 
 def test_a_socket_in_use_is_named_and_stays_in_use(at_path: str, own_bundle: Bundle) -> None:
-    with serving(own_bundle, ServerConfig(at_path)), Client(at_path) as client:
-        with pytest.raises(AddressInUse, match=r"rpl\.sock is taken"), serving(own_bundle, ServerConfig(at_path)):
+    with serve_in_thread(own_bundle, ServerConfig(at_path)), Client(at_path) as client:
+        with (
+            pytest.raises(AddressInUse, match=r"rpl\.sock is taken"),
+            serve_in_thread(own_bundle, ServerConfig(at_path)),
+        ):
             pass
         assert client.describe().digest == own_bundle.digest
 
@@ -70,13 +76,13 @@ def test_a_socket_in_use_is_named_and_stays_in_use(at_path: str, own_bundle: Bun
 def test_a_socket_that_a_killed_server_left_is_replaced(at_path: str, own_bundle: Bundle) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind("rpl.sock")
-    with serving(own_bundle, ServerConfig(at_path)), Client(at_path) as client:
+    with serve_in_thread(own_bundle, ServerConfig(at_path)), Client(at_path) as client:
         assert client.describe().digest == own_bundle.digest
 
 
 def test_a_file_of_somebody_else_is_left_alone(at_path: str, own_bundle: Bundle) -> None:
     Path("rpl.sock").write_text("notes")
-    with pytest.raises(InvalidInput, match="is no socket"), serving(own_bundle, ServerConfig(at_path)):
+    with pytest.raises(InvalidInput, match="is no socket"), serve_in_thread(own_bundle, ServerConfig(at_path)):
         pass
     assert Path("rpl.sock").read_text() == "notes"
 
@@ -84,7 +90,7 @@ def test_a_file_of_somebody_else_is_left_alone(at_path: str, own_bundle: Bundle)
 def test_only_its_owner_may_connect_to_a_socket(at_path: str, own_bundle: Bundle) -> None:
     before = os.umask(0)
     try:
-        with serving(own_bundle, ServerConfig(at_path)):
+        with serve_in_thread(own_bundle, ServerConfig(at_path)):
             assert Path("rpl.sock").stat().st_mode & 0o077 == 0
     finally:
         os.umask(before)

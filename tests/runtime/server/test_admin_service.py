@@ -24,8 +24,8 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
-from rpl_runtime.relay.loop import Intervention, RelayLoop
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.relay.loop import RelayLoop, SubgoalOverride
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
 
@@ -44,7 +44,7 @@ def other(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def address(versions: tuple[Bundle, Bundle]) -> Iterator[str]:
-    with serving(versions[0]) as address:
+    with serve_in_thread(versions[0]) as address:
         yield address
 
 
@@ -111,22 +111,22 @@ def test_a_subgoal_is_pinned_released_and_vetoed_while_its_robot_runs(address: s
     with Client(address) as client, client.control() as control:
         control.start("a", ["door"], STATES[0], seed=5)
         planned = control.step("a", 0, STATES[0])
-        assert planned.intervention is Intervention.NONE
+        assert planned.override is SubgoalOverride.NONE
         admin.pin("a", own.tolist())
         with pytest.raises(ProtocolViolation, match="is pinned; release it instead"):
             admin.veto("a")
         for step in range(1, 7):  # longer than a subgoal is kept
             pinned = control.step("a", step, STATES[step])
             np.testing.assert_array_equal(pinned.subgoal, own)
-            assert pinned.intervention is Intervention.PINNED
+            assert pinned.override is SubgoalOverride.PINNED
         [status] = admin.robots()
         assert (status.robot, status.pinned, status.subgoal) == ("a", True, tuple(own.tolist()))
         admin.release("a")
         released = control.step("a", 7, STATES[7])
-        assert (released.replanned, released.intervention) == (True, Intervention.RELEASED)
+        assert (released.replanned, released.override) == (True, SubgoalOverride.RELEASED)
         admin.veto("a")
         vetoed = control.step("a", 8, STATES[8])
-        assert (vetoed.replanned, vetoed.intervention) == (True, Intervention.VETOED)
+        assert (vetoed.replanned, vetoed.override) == (True, SubgoalOverride.VETOED)
         assert not np.array_equal(vetoed.subgoal, released.subgoal)
         [status] = admin.robots()
         assert (status.pinned, status.vetoes) == (False, 1)
@@ -236,11 +236,11 @@ def test_an_unloaded_model_takes_no_more_runs(address: str, admin: Admin, other:
 
 def test_a_cap_on_models_is_said(versions: tuple[Bundle, Bundle], other: Bundle) -> None:
     config = ServerConfig("127.0.0.1:0", max_models=1)
-    with serving(versions[0], config) as address, Admin(address) as admin:
+    with serve_in_thread(versions[0], config) as address, Admin(address) as admin:
         with pytest.raises(LimitReached, match="as many as this server takes"):
             admin.load(str(other.path))
         assert [model.name for model in admin.models()] == ["tiny"]
-    with pytest.raises(LimitReached), serving([versions[0], other], config):
+    with pytest.raises(LimitReached), serve_in_thread([versions[0], other], config):
         pass
 
 

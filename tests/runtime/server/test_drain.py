@@ -14,7 +14,7 @@ from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import RobotLeased, ServerStopping, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATE = np.zeros(5, dtype=np.float32)
 LONG_S = 600.0  # nobody waits for so long: a test that needed it would never end
@@ -25,7 +25,7 @@ class Server:
 
     def __init__(self, bundle: Bundle, config: ServerConfig) -> None:
         self._life = contextlib.ExitStack()
-        self.address = self._life.enter_context(serving(bundle, config))
+        self.address = self._life.enter_context(serve_in_thread(bundle, config))
         self._stopping = threading.Thread(target=self._life.close)
 
     def stop(self) -> None:
@@ -123,7 +123,7 @@ def test_a_reader_that_takes_nothing_does_not_hold_it_for_longer(own_bundle: Bun
 
 def test_idle_robots_are_reaped_and_busy_ones_are_not(own_bundle: Bundle) -> None:
     with (
-        serving(own_bundle, ServerConfig("127.0.0.1:0", idle_s=0.2)) as address,
+        serve_in_thread(own_bundle, ServerConfig("127.0.0.1:0", idle_s=0.2)) as address,
         Client(address) as client,
         client.control() as one,
         client.control() as two,

@@ -31,7 +31,7 @@ from rpl_runtime.errors import (
 from rpl_runtime.policy.bundle import Bundle, read_files
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.messages import Finish
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.wire import control as codec
 
 STATE = np.zeros(5, dtype=np.float32)
@@ -260,7 +260,7 @@ def test_a_fault_of_the_server_says_nothing_of_its_inside(
     def explode(*_: object) -> None:
         raise ValueError("the inside")
 
-    with serving(own_bundle) as address, Client(address) as client, client.control() as control:
+    with serve_in_thread(own_bundle) as address, Client(address) as client, client.control() as control:
         control.start("a", ["door"], STATE)
         with monkeypatch.context() as patch:
             patch.setattr(OnnxPolicy, "act", explode)
@@ -303,7 +303,7 @@ def test_a_large_batch_keeps_no_one_waiting(own_bundle: Bundle, monkeypatch: pyt
         return act(policy, state, *others)
 
     monkeypatch.setattr(OnnxPolicy, "act", slow)
-    with serving(own_bundle) as address, Client(address) as client, client.control() as control:
+    with serve_in_thread(own_bundle) as address, Client(address) as client, client.control() as control:
         batch = np.zeros((65, 5)), np.zeros((65, 5)), np.zeros((65, 2))
         asking = threading.Thread(target=client.act, args=batch)
         asking.start()
@@ -340,7 +340,7 @@ def test_it_is_live_at_once_and_ready_after_warm_up(own_bundle: Bundle, monkeypa
 
     looking = threading.Thread(target=look)
     looking.start()
-    with serving(own_bundle, ServerConfig(address)):
+    with serve_in_thread(own_bundle, ServerConfig(address)):
         looking.join()
     assert found == {"": "SERVING", "rpl.v1.RelayPolicy": "NOT_SERVING", "tiny": "NOT_SERVING"}
 
@@ -358,7 +358,7 @@ def test_two_policies_of_one_name_are_not_served(own_bundle: Bundle, tmp_path: P
     other = policies.tiny_bundle(tmp_path / "other", seed=1)
     with (
         pytest.raises(InvalidInput, match="two of the bundles to be served are named 'tiny'"),
-        serving([own_bundle, other]),
+        serve_in_thread([own_bundle, other]),
     ):
         pass
 
@@ -367,7 +367,7 @@ def test_stopping_lets_runs_end_within_its_bound(own_bundle: Bundle) -> None:
     """While it drains, the server takes steps of running robots; then it is gone, and says so in one sentence."""
     with contextlib.ExitStack() as stack:
         server = contextlib.ExitStack()
-        address = server.enter_context(serving(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0.5)))
+        address = server.enter_context(serve_in_thread(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0.5)))
         client = stack.enter_context(Client(address))
         control = stack.enter_context(client.control())
         control.start("a", ["door"], STATE)

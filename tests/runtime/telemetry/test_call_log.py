@@ -14,7 +14,7 @@ import pytest
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, StepOutOfOrder
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.telemetry.log_format import LogFormat, write_log
 
 STATE = np.zeros(5, dtype=np.float32)
@@ -38,7 +38,7 @@ def records(lines: io.StringIO) -> list[dict]:
 
 
 def test_a_run_is_logged_from_its_beginning_to_its_end_with_whose_it_is(tiny_bundle: Bundle) -> None:
-    with written() as lines, serving(tiny_bundle) as at, Client(at) as client, client.control() as control:
+    with written() as lines, serve_in_thread(tiny_bundle) as at, Client(at) as client, client.control() as control:
         control.start("a", ["door"], STATE)
         control.step("a", 0, STATE)
         with pytest.raises(StepOutOfOrder):
@@ -59,7 +59,7 @@ def test_a_run_is_logged_from_its_beginning_to_its_end_with_whose_it_is(tiny_bun
 
 
 def test_a_call_that_is_refused_says_why_and_of_whom(tiny_bundle: Bundle) -> None:
-    with written() as lines, serving(tiny_bundle) as address, grpc.insecure_channel(address) as channel:
+    with written() as lines, serve_in_thread(tiny_bundle) as address, grpc.insecure_channel(address) as channel:
         plan = channel.unary_unary("/rpl.v1.RelayPolicy/Plan")
         with pytest.raises(grpc.RpcError):
             plan(b"\xff\xff")
@@ -70,7 +70,7 @@ def test_a_call_that_is_refused_says_why_and_of_whom(tiny_bundle: Bundle) -> Non
 
 @pytest.mark.parametrize("format", LogFormat)
 def test_a_name_with_a_line_break_is_refused_on_one_line(format: LogFormat, tiny_bundle: Bundle) -> None:
-    with written(format) as lines, serving(tiny_bundle) as at, Client(at) as client:
+    with written(format) as lines, serve_in_thread(tiny_bundle) as at, Client(at) as client:
         for name in ("a\nERROR b", "\x1b[2J", "a" * 1_000_000):
             with client.control() as control, pytest.raises(InvalidInput, match="printable characters"):
                 control.start(name, ["door"], STATE)
@@ -106,5 +106,5 @@ def test_a_flood_of_lines_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_configuration_of_a_server_in_process_is_left_to_its_program(tiny_bundle: Bundle) -> None:
     handlers = logging.getLogger("rpl_runtime").handlers[:]
-    with serving(tiny_bundle, ServerConfig(address="127.0.0.1:0")):
+    with serve_in_thread(tiny_bundle, ServerConfig(address="127.0.0.1:0")):
         assert logging.getLogger("rpl_runtime").handlers == handlers

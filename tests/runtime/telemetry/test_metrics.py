@@ -12,7 +12,7 @@ from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import AddressInUse, InvalidInput, StepOutOfOrder
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATE = np.zeros(5, dtype=np.float32)
 
@@ -24,7 +24,7 @@ def page() -> str:
 
 @pytest.fixture
 def address(tiny_bundle: Bundle, page: str) -> Iterator[str]:
-    with serving(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)) as address:
+    with serve_in_thread(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)) as address:
         yield address
 
 
@@ -54,7 +54,7 @@ def test_every_step_is_counted_by_stage(address: str, page: str) -> None:
         assert (found["rpl_robots"], found["rpl_streams"]) == (1, 1)
     assert found["rpl_steps_total"] == 7
     assert found["rpl_replans_total"] == 3  # at 0 and 4, a horizon later, and for the pin
-    assert found["rpl_interventions_total"] == 1
+    assert found["rpl_subgoal_overrides_total"] == 1
     assert found["rpl_errors_total,StepOutOfOrder"] == 1
     assert found["rpl_message_seconds_count,all"] == 9  # the start and the refused step are messages too
     assert found["rpl_message_seconds_count,plan"] == 2
@@ -69,7 +69,7 @@ def test_a_call_that_is_refused_is_counted_by_its_reason(address: str, page: str
 
 def test_the_page_is_gone_with_its_server(tiny_bundle: Bundle, page: str) -> None:
     for _ in range(2):  # and its port is free again
-        with serving(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)):
+        with serve_in_thread(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)):
             assert read(page)["rpl_streams"] == 0
     with pytest.raises(OSError, match="refused"):
         read(page)
@@ -83,6 +83,6 @@ def test_a_page_that_cannot_be_served_is_one_sentence(tiny_bundle: Bundle, addre
     ):
         with (
             pytest.raises(error, match=sentence),
-            serving(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=metrics)),
+            serve_in_thread(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=metrics)),
         ):
             pass

@@ -13,7 +13,7 @@ from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, ModelNotFound, StepOutOfOrder
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import ServerConfig, serving
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 pytest.importorskip("opentelemetry.sdk")
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -50,7 +50,7 @@ def attributes(of) -> dict[str, object]:
 def traced(bundle: Bundle, url: str) -> Iterator[Client]:
     """A client of a server that sends its spans to a collector; all are sent when the block ends."""
     config = ServerConfig(address="127.0.0.1:0", traces=url)
-    with serving(bundle, config) as address, Client(address) as client:
+    with serve_in_thread(bundle, config) as address, Client(address) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ import policies
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
 from rpl_runtime.policy.spec import ResolvedGoal
-from rpl_runtime.relay.loop import Intervention, Resume
+from rpl_runtime.relay.loop import Resume, SubgoalOverride
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -46,7 +46,7 @@ goals = st.one_of(names, vectors, resolved_goals)
 resumes = st.builds(
     Resume,
     *(st.integers(0, 2**31 - 1), vectors, st.integers(0, 2**32 - 1), st.none() | full_vectors),
-    st.sampled_from(Intervention),
+    st.sampled_from(SubgoalOverride),
 )
 seeds = st.none() | st.integers(0, 2**64 - 1)
 leads = st.integers(0, 2**32 - 1)
@@ -66,7 +66,7 @@ replies = st.one_of(
         replanned=st.just(True),
         valid_until_ns=st.integers(-(2**63), 2**63 - 1),
         novelty=st.none() | st.floats(0, width=32),
-        intervention=st.sampled_from(Intervention),
+        override=st.sampled_from(SubgoalOverride),
         upcoming=st.none() | full_vectors,
         times=st.just(TIMES),
     ),

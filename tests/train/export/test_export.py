@@ -22,7 +22,7 @@ from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay.loop import RelayLoop
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, kitchen_spec
 from rpl_train.export.export import IR_VERSION, OPSET, ExportResult, export
 from rpl_train.export.factory import CustomPolicy, load_factory
@@ -214,7 +214,7 @@ def test_the_example_is_served_and_flies_to_its_goal(quadrotor_export: ExportRes
     goal = spec.library["hover"]
     beside = RelayLoop(OnnxPolicy(quadrotor_export.bundle), spec)
     beside.start("quad", spec.resolve(goal, state), seed)
-    with serving(quadrotor_export.bundle) as address, Client(address) as client, client.control() as control:
+    with serve_in_thread(quadrotor_export.bundle) as address, Client(address) as client, client.control() as control:
         control.start("quad", goal, state, seed)
         for step in range(600):
             target = control.step("quad", step, state).target

@@ -26,16 +26,16 @@ class LoggedState(_message.Message):
     def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ...) -> None: ...
 
 class LoggedSubgoal(_message.Message):
-    __slots__ = ("step", "values", "age", "intervention")
+    __slots__ = ("step", "values", "age", "override")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
-    INTERVENTION_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     step: int
     values: _containers.RepeatedCompositeFieldContainer[Named]
     age: int
-    intervention: _relay_pb2.Intervention
-    def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ..., intervention: _Optional[_Union[_relay_pb2.Intervention, str]] = ...) -> None: ...
+    override: _relay_pb2.SubgoalOverride
+    def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ..., override: _Optional[_Union[_relay_pb2.SubgoalOverride, str]] = ...) -> None: ...
 
 class LoggedAction(_message.Message):
     __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty")

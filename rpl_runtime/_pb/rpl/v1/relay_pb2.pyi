@@ -7,16 +7,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Intervention(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class SubgoalOverride(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    INTERVENTION_NONE: _ClassVar[Intervention]
-    INTERVENTION_PINNED: _ClassVar[Intervention]
-    INTERVENTION_VETOED: _ClassVar[Intervention]
-    INTERVENTION_RELEASED: _ClassVar[Intervention]
-INTERVENTION_NONE: Intervention
-INTERVENTION_PINNED: Intervention
-INTERVENTION_VETOED: Intervention
-INTERVENTION_RELEASED: Intervention
+    SUBGOAL_OVERRIDE_NONE: _ClassVar[SubgoalOverride]
+    SUBGOAL_OVERRIDE_PINNED: _ClassVar[SubgoalOverride]
+    SUBGOAL_OVERRIDE_VETOED: _ClassVar[SubgoalOverride]
+    SUBGOAL_OVERRIDE_RELEASED: _ClassVar[SubgoalOverride]
+SUBGOAL_OVERRIDE_NONE: SubgoalOverride
+SUBGOAL_OVERRIDE_PINNED: SubgoalOverride
+SUBGOAL_OVERRIDE_VETOED: SubgoalOverride
+SUBGOAL_OVERRIDE_RELEASED: SubgoalOverride
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -241,18 +241,18 @@ class ResolvedGoal(_message.Message):
     def __init__(self, state: _Optional[_Iterable[float]] = ..., mask: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ResumePoint(_message.Message):
-    __slots__ = ("step", "subgoal", "age", "upcoming", "intervention")
+    __slots__ = ("step", "subgoal", "age", "upcoming", "override")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
-    INTERVENTION_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     step: int
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     age: int
     upcoming: _containers.RepeatedScalarFieldContainer[float]
-    intervention: Intervention
-    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., intervention: _Optional[_Union[Intervention, str]] = ...) -> None: ...
+    override: SubgoalOverride
+    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("goal", "digest", "period_s", "horizon")
@@ -277,7 +277,7 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "intervention")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -285,7 +285,7 @@ class Action(_message.Message):
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
-    INTERVENTION_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     replanned: bool
@@ -293,8 +293,8 @@ class Action(_message.Message):
     upcoming: _containers.RepeatedScalarFieldContainer[float]
     valid_until_ns: int
     novelty: float
-    intervention: Intervention
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., intervention: _Optional[_Union[Intervention, str]] = ...) -> None: ...
+    override: SubgoalOverride
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ...) -> None: ...
 
 class SetGoal(_message.Message):
     __slots__ = ("goal", "state")

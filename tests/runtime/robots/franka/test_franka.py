@@ -283,7 +283,7 @@ def test_a_workspace_is_not_left(host: str) -> None:
         drive_on(robot, 25)
         robot.stop()
         assert robot.observe()[0] > HOME[0] + 0.05
-        assert robot.interventions["workspace"] > 0
+        assert robot.limit_violations["workspace"] > 0
     places, _ = flange_pose(np.array([sent.joints for sent in robot.sent]))
     # Ruckig's line lies a little beside the one that was proved.
     assert (places > np.array(here.low) - 0.01).all()
@@ -309,7 +309,7 @@ def test_a_joints_range_is_not_left(host: str) -> None:
         robot.reset(0)
         drive_on(robot, 15)
         robot.stop()
-        assert robot.interventions["position"] > 0
+        assert robot.limit_violations["position"] > 0
         assert np.array([sent.joints for sent in robot.sent])[:, 0].max() < high[0] + 2e-3
         assert robot.observe()[0] > HOME[0] + 0.03
 

@@ -14,7 +14,7 @@ from rpl_runtime.errors import MissingExtra
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
 from rpl_runtime.evaluation.film import film
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.server.server import serving
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import compound_goal
 from rpl_runtime.tasks.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH, Frame, Renderer, open_renderer, write_sheet
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
@@ -84,7 +84,7 @@ def test_a_sheet_has_a_place_for_every_image(tmp_path: Path):
 def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path: Path):
     config = EvaluateConfig(goals=("mkbs",), starts=("nominal",), steps=4)
     video, sheet = tmp_path / "episode.mp4", tmp_path / "episode.png"
-    with serving(kitchen_bundle) as address:
+    with serve_in_thread(kitchen_bundle) as address:
         film(address, plan_tasks(config)[0], video, sheet, config)
     assert imageio.v3.improps(video, plugin="FFMPEG").shape[1:] == (HEIGHT + CAPTION_HEIGHT, WIDTH, 3)
     assert imageio.v3.imread(sheet).shape == (HEIGHT + CAPTION_HEIGHT, 4 * WIDTH, 3)
