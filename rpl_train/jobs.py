@@ -52,9 +52,7 @@ def run_jobs(
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if executor not in _EXECUTORS or workers < 1:
-        raise InvalidInput(
-            f"got executor {executor!r} with {workers} workers; allowed are local and ray, with 1 or more"
-        )
+        raise InvalidInput(f"got executor {executor!r} with {workers} workers; must be local or ray, with 1 or more")
     results: list[Any] = [None] * len(jobs)
     failures: dict[str, BaseException] = {}
     with _EXECUTORS[executor](min(workers, len(jobs) or 1)) as submit:

@@ -23,7 +23,7 @@ def test_it_runs_an_episode(kitchen_bundle: Bundle) -> None:
         assert finished.stdout.splitlines() == ["microwave: not done", "kettle: not done"]
         refused = run_example(address, "--goal", "toaster")
         assert refused.returncode == 1
-        assert "InvalidGoal: unknown element 'toaster'; allowed are microwave" in refused.stderr
+        assert "InvalidGoal: unknown element 'toaster'; must be one of microwave" in refused.stderr
 
 
 def test_it_imports_nothing_of_this_project() -> None:

@@ -162,7 +162,7 @@ def _open_channel(address: str, access: Access) -> grpc.Channel:
         return grpc.secure_channel(address, _credentials(access), options)
     if access.token is not None and not (access.insecure or is_local(address)):
         raise InvalidInput(
-            f"the token would go to {address} in plain text; allowed are {TLS} or {CA}, or {INSECURE}=1 where the "
+            f"the token would go to {address} in plain text; set {TLS} or {CA}, or {INSECURE}=1 where the "
             f"network itself is trusted"
         )
     return grpc.insecure_channel(address, options)

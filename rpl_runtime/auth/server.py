@@ -60,7 +60,7 @@ def server_credentials(address: str, config: SecurityConfig) -> grpc.ServerCrede
             raise InvalidInput("clients can show certificates over TLS alone; --client-ca needs --tls-cert, --tls-key")
         if not (config.insecure or is_local(address)):
             raise InvalidInput(
-                f"{address} can be reached from other machines, in plain text; allowed are a loopback address, "
+                f"{address} can be reached from other machines, in plain text; must be a loopback address, "
                 f"unix:PATH, --tls-cert with --tls-key, or --insecure where the network itself is trusted"
             )
         return None

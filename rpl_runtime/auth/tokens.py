@@ -58,9 +58,9 @@ def grant(token: str, name: str, rights: Sequence[Right], expires: datetime | No
         InvalidInput: the name is not allowed, or there is no right.
     """
     if not _NAME.fullmatch(name):
-        raise InvalidInput(f"the token's name is {name!r}; allowed are 1 to 64 letters, digits and any of . _ - @")
+        raise InvalidInput(f"the token's name is {name!r}; must be 1 to 64 letters, digits and any of . _ - @")
     if not rights:
-        raise InvalidInput(f"token {name} has no right; allowed are {', '.join(Right)}")
+        raise InvalidInput(f"token {name} has no right; must be one of {', '.join(Right)}")
     return Grant(name, frozenset(rights), _digest(token), expires and expires.astimezone(UTC))
 
 
@@ -131,7 +131,7 @@ def read_private(path: Path) -> str:
         raise InvalidInput(f"{path} belongs to user {status.st_uid}; it must belong to you or to root")
     if stat.S_IMODE(status.st_mode) & 0o027:
         mode = f"{stat.S_IMODE(status.st_mode):o}"
-        raise InvalidInput(f"{path} has mode {mode}, open to others; allowed is 640 or less: chmod 600 {path}")
+        raise InvalidInput(f"{path} has mode {mode}, open to others; must be 640 or less: chmod 600 {path}")
     return text
 
 
@@ -186,7 +186,7 @@ def _parse(words: list[str], where: str) -> Grant:
     name, rights, digest, *expires = words
     unknown = [right for right in rights.split(",") if right not in set(Right)]
     if unknown:
-        raise InvalidInput(f"{where} names the right {unknown[0]!r}; allowed are {','.join(Right)}")
+        raise InvalidInput(f"{where} names the right {unknown[0]!r}; must be one of {','.join(Right)}")
     if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
         raise InvalidInput(f"{where} is not a grant; `rpl tokens new` writes one: name, rights, SHA-256 as hexadecimal")
     until = _moment(expires[0], where) if expires else None
@@ -200,5 +200,5 @@ def _moment(text: str, where: str) -> datetime:
     except (ValueError, OverflowError):
         moment = until = None
     if moment is None or until is None or moment.tzinfo is None:
-        raise InvalidInput(f"{where} expires at {text!r}; allowed is a time with its zone, as 2027-03-01T00:00:00Z")
+        raise InvalidInput(f"{where} expires at {text!r}; must be a time with its zone, as 2027-03-01T00:00:00Z")
     return until

@@ -73,7 +73,7 @@ def bench(path: Path, config: BenchConfig) -> Bench:
     for name in ("steps", "paced_s", "warm_up", "streams", "batches"):
         value = getattr(config, name)
         if not np.isfinite(np.max(value)) or np.min(value) <= 0:
-            raise InvalidInput(f"{name} is {value}; allowed is a finite number above 0")
+            raise InvalidInput(f"{name} is {value}; must be a finite number above 0")
     bundle = load_bundle(path)
     peers = own_peers() + (folder_peers(config.peers) if config.peers else [])
     content: dict[str, Any] = {"in_process": _in_process(OnnxPolicy(bundle), config)}

@@ -44,7 +44,7 @@ def main(serve: Serve, connect: Connect) -> None:
         case ["drive", address, bundle]:
             _drive(lambda stream, batch: connect(address, Path(bundle), stream, batch))
         case other:
-            sys.exit(f"{other} is no order to a peer; allowed are serve BUNDLE, and drive ADDRESS BUNDLE")
+            sys.exit(f"{other} is no order to a peer; must be one of serve BUNDLE, and drive ADDRESS BUNDLE")
 
 
 class _Lane:

@@ -295,9 +295,9 @@ def _changed(subgoal: tuple[float, ...], names: tuple[str, ...], changes: list[s
         try:
             number = float(text)
         except ValueError:
-            raise InvalidInput(f"{change!r} sets nothing; allowed is NAME=VALUE with a number") from None
+            raise InvalidInput(f"{change!r} sets nothing; must be NAME=VALUE with a number") from None
         if name not in values:
-            raise InvalidInput(f"{name!r} is no dimension of the state; allowed are {', '.join(names)}")
+            raise InvalidInput(f"{name!r} is no dimension of the state; must be one of {', '.join(names)}")
         values[name] = number
     return list(values.values())
 

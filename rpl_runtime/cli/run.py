@@ -196,7 +196,7 @@ def _source(name: str) -> ObjectSource:
         return FixedObjects(UNTOUCHED)
     if ":" in name:
         return StreamedObjects(name)
-    raise InvalidInput(f"objects from {name!r}; allowed are mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates")
+    raise InvalidInput(f"objects from {name!r}; must be one of mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates")
 
 
 def _record(result: RunResult, config: RunConfig, policy: str, path: Path) -> None:

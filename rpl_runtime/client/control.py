@@ -144,7 +144,7 @@ class Control:
 
 def _goal(goal: Goal) -> Goal:
     if isinstance(goal, str):
-        raise InvalidGoal(f"the goal is the text {goal!r}; allowed is a list of element names, or a goal state")
+        raise InvalidGoal(f"the goal is the text {goal!r}; must be a list of element names, or a goal state")
     if isinstance(goal, ResolvedGoal):
         return ResolvedGoal(_vector(goal.state), _vector(goal.mask))
     return _vector(goal) if isinstance(goal, np.ndarray) else tuple(goal)
@@ -156,5 +156,5 @@ def _vector(values: np.ndarray) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"a vector of numbers was expected: {error}") from error
     if vector.ndim != 1:
-        raise InvalidInput(f"a vector has shape {vector.shape}; allowed is one dimension, (n,)")
+        raise InvalidInput(f"a vector has shape {vector.shape}; must be one dimension, (n,)")
     return vector

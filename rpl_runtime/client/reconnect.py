@@ -79,7 +79,7 @@ class Places:
         self._model = model
         self._turns = [address.strip() for address in addresses.split(",") if address.strip()]
         if not self._turns:
-            raise InvalidInput(f"the address is {addresses!r}; allowed is HOST:PORT or unix:PATH, or more with commas")
+            raise InvalidInput(f"the address is {addresses!r}; must be HOST:PORT or unix:PATH, or more with commas")
 
     @property
     def now(self) -> str:

@@ -207,7 +207,7 @@ def parse_goals(text: str) -> list[tuple[str, tuple[str, ...]]]:
         elements = compound_goal(text)
     else:
         raise InvalidGoal(
-            f"{text!r} is no goal; allowed are the groups {', '.join(_GROUPS)}, letters such as mkbs, "
+            f"{text!r} is no goal; must be one of the groups {', '.join(_GROUPS)}, letters such as mkbs, "
             f"or elements with commas between them: {', '.join(ELEMENTS)}"
         )
     if len(set(elements)) != len(elements):
@@ -284,7 +284,7 @@ def _task(episode: Episode) -> Task:
 def _check(config: EvaluateConfig) -> None:
     unknown = [start for start in config.starts if start not in STARTS]
     if unknown or not config.starts or not config.goals:
-        raise InvalidInput(f"unknown start {', '.join(unknown) or 'none'}; allowed are {', '.join(STARTS)}")
+        raise InvalidInput(f"unknown start {', '.join(unknown) or 'none'}; must be one of {', '.join(STARTS)}")
     limits = (
         ("episodes", config.episodes, 1, MAX_EPISODES),
         ("steps", config.steps, 1, 1_000_000),
@@ -293,7 +293,7 @@ def _check(config: EvaluateConfig) -> None:
     )
     for name, value, lowest, highest in limits:
         if not lowest <= value <= highest:
-            raise InvalidInput(f"{name} is {value}; allowed is {lowest} to {highest}")
+            raise InvalidInput(f"{name} is {value}; must be {lowest} to {highest}")
 
 
 def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def draw_results(evaluation: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(width + 3.6, 5.8), layout="constrained", dpi=150)
         formats = FigureCanvasAgg(figure).get_supported_filetypes()
         if path.suffix.lstrip(".") not in formats:
-            raise InvalidInput(f"no image format has the suffix {path.suffix!r}; allowed are {', '.join(formats)}")
+            raise InvalidInput(f"no image format has the suffix {path.suffix!r}; must be one of {', '.join(formats)}")
         grid = figure.add_gridspec(2, 2, width_ratios=(width, 3.6))
         steps, success = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
         elements = figure.add_subplot(grid[:, 1])

@@ -112,7 +112,7 @@ class Schedule:
 
     def __init__(self, clock: Clock, period_s: float) -> None:
         if not period_s > 0:
-            raise InvalidInput(f"a control period of {period_s} s; allowed is more than 0")
+            raise InvalidInput(f"a control period of {period_s} s; must be more than 0")
         self._clock = clock
         self._period_ns = round(period_s * 1e9)
         self._start_ns = clock.now_ns()

@@ -23,7 +23,7 @@ def run(
         RelayError: the server refused, or is gone.
     """
     if config.steps < 1:
-        raise InvalidInput(f"a run of {config.steps} steps was asked for; allowed is 1 or more")
+        raise InvalidInput(f"a run of {config.steps} steps was asked for; must be 1 or more")
     robot.reset(config.start_seed)
     state = robot.observe()
     started = control.start(config.robot_id, config.goal, state, config.seed, config.plan_lead)

@@ -82,7 +82,7 @@ def drive(
     """
     run, clock = config.run, clock or MonotonicClock()
     if run.steps < 1:
-        raise InvalidInput(f"a run of {run.steps} steps was asked for; allowed is 1 or more")
+        raise InvalidInput(f"a run of {run.steps} steps was asked for; must be 1 or more")
     with _interruptible():
         try:
             robot.reset(run.start_seed)

@@ -65,7 +65,7 @@ class Watchdog:
 
     def __init__(self, period_s: float) -> None:
         if not period_s > 0:
-            raise InvalidInput(f"a control period of {period_s} s; allowed is more than 0")
+            raise InvalidInput(f"a control period of {period_s} s; must be more than 0")
         self.events: list[Event] = []  # since it was made, the oldest first
         self.command = Command.STOPPED  # for now; a tick decides it anew, a trip makes it RAMP
         self.latched = True
@@ -83,7 +83,7 @@ class Watchdog:
         """
         self._at(now_ns)
         if not self.latched or self.command is not Command.STOPPED:
-            raise ProtocolViolation(f"the watchdog is at {self.command}; allowed is to arm it once it has stopped")
+            raise ProtocolViolation(f"the watchdog is at {self.command}; it must have stopped before it is armed")
         self.latched, self.stop, self._fresh, self._missed_ns = False, None, False, None
         self._note("armed", "the policy is followed")
 
@@ -165,7 +165,7 @@ class Watchdog:
 
     def _at(self, now_ns: int) -> None:
         if now_ns < self._now_ns:
-            raise ProtocolViolation(f"the time went back from {self._now_ns} to {now_ns} ns; allowed is forward")
+            raise ProtocolViolation(f"the time went back from {self._now_ns} to {now_ns} ns; it must go forward")
         self._now_ns = now_ns
 
     def _note(self, kind: str, text: str) -> None:

@@ -78,7 +78,7 @@ class VectorSpec(_Frozen):
             return vector
         at = int(np.argmin(inside))
         got = f"the {what} has {self.names[at]} = {vector[at]:.6g} {self.units[at]}"
-        raise InvalidInput(f"{got}; allowed is a finite number from {self.low[at]:.6g} to {self.high[at]:.6g}")
+        raise InvalidInput(f"{got}; must be a finite number from {self.low[at]:.6g} to {self.high[at]:.6g}")
 
     def check_finite(self, what: str, value: np.ndarray) -> np.ndarray:
         """`value` as float32 (dim,), if it is finite and of the right size; it may lie outside the range.
@@ -91,7 +91,7 @@ class VectorSpec(_Frozen):
         if finite.all():
             return vector
         at = int(np.argmin(finite))
-        raise InvalidInput(f"the {what} has {self.names[at]} = {vector[at]}; allowed is a finite number")
+        raise InvalidInput(f"the {what} has {self.names[at]} = {vector[at]}; must be a finite number")
 
     def _sized(self, what: str, value: np.ndarray) -> np.ndarray:
         vector = np.asarray(value, dtype=np.float32)
@@ -164,10 +164,10 @@ class PolicySpec(_Frozen):
         """
         allowed = ", ".join(self.elements) or "none: this policy takes whole goal states"
         if not elements:
-            raise InvalidGoal(f"the goal names no element; allowed are {allowed}")
+            raise InvalidGoal(f"the goal names no element; must be one of {allowed}")
         unknown = next((name for name in elements if name not in self.elements), None)
         if unknown is not None:
-            raise InvalidGoal(f"unknown element {unknown[:_SHOWN]!r}; allowed are {allowed}")
+            raise InvalidGoal(f"unknown element {unknown[:_SHOWN]!r}; must be one of {allowed}")
         if len(set(elements)) != len(elements):
             twice = next(name for at, name in enumerate(elements) if name in elements[:at])
             raise InvalidGoal(f"the goal names {twice} twice; each element may be named once")
@@ -199,7 +199,7 @@ class PolicySpec(_Frozen):
         state = self.state.check_finite("goal state", goal.state)
         mask = self.state.check_finite("goal mask", goal.mask)
         if not np.isin(mask, (0.0, 1.0)).all():
-            raise InvalidInput("the goal mask has values other than 0 and 1; allowed are those two")
+            raise InvalidInput("the goal mask has values other than 0 and 1; must be those two")
         if not mask.any():
             raise InvalidGoal("the goal mask is 0 everywhere; at least one dimension must count")
         return ResolvedGoal(state, mask)
@@ -219,7 +219,7 @@ def parse_goal(text: str, spec: PolicySpec) -> tuple[str, ...]:
     unknown = [name for name in elements if name not in spec.elements]
     if unknown or not elements:
         raise InvalidGoal(
-            f"{text!r} is no goal of {spec.name}; allowed are elements with commas between them "
+            f"{text!r} is no goal of {spec.name}; must be elements with commas between them "
             f"({', '.join(spec.elements) or 'none'}) or one of {', '.join(spec.library) or 'no compound goals'}"
         )
     return elements

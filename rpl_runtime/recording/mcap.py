@@ -209,7 +209,7 @@ def read_log(path: Path) -> Log:
             case records.Footer():
                 whole = True
     if header is None:
-        raise InvalidInput(f"{path} holds no run; allowed is a file that `rpl run --log` wrote")
+        raise InvalidInput(f"{path} holds no run; must be a file that `rpl run --log` wrote")
     if not steps:
         raise InvalidInput(f"{path} holds no step: its run ended before one was kept")
     return Log(header, steps, whole)
@@ -223,7 +223,7 @@ def _records(path: Path) -> Iterator[Any]:
         try:
             yield from reader.StreamReader(file, validate_crcs=True).records
         except errors.InvalidMagic:
-            raise InvalidInput(f"{path} is no MCAP file; allowed is a file that `rpl run --log` wrote") from None
+            raise InvalidInput(f"{path} is no MCAP file; must be a file that `rpl run --log` wrote") from None
         except damage:
             return
 

@@ -121,7 +121,7 @@ def check_record(folder: Path) -> bool:
     for module in ("minari", "h5py", "PIL"):  # Minari keeps nothing without the last two
         require(module, "record")
     if not _NAME.fullmatch(folder.name):
-        raise InvalidInput(f"{folder.name!r} does not name a Minari data set; allowed is a NAME-vN such as play-v0")
+        raise InvalidInput(f"{folder.name!r} does not name a Minari data set; must be a NAME-vN such as play-v0")
     if not folder.exists():
         return False
     try:

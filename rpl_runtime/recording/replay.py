@@ -115,7 +115,7 @@ def _check_comparable(logged: PolicySpec, spec: PolicySpec) -> None:
 
     if kind(logged) != kind(spec):
         raise InvalidInput(
-            f"the log is of {said(logged)} and cannot be replayed by {said(spec)}; allowed is a policy with the same "
+            f"the log is of {said(logged)} and cannot be replayed by {said(spec)}; must be a policy with the same "
             f"names and units in the same order, and the same horizon"
         )
 

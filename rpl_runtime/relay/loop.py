@@ -147,9 +147,9 @@ class RelayLoop:
         if robot in self._runs:
             raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")
         if seed is not None and not 0 <= seed < 2**64:
-            raise InvalidInput(f"the seed is {seed}; allowed is 0 to 2**64 - 1")
+            raise InvalidInput(f"the seed is {seed}; must be 0 to 2**64 - 1")
         if not 0 <= plan_lead < self._spec.horizon:
-            raise InvalidInput(f"plan_lead is {plan_lead}; allowed is 0 to {self._spec.horizon - 1}")
+            raise InvalidInput(f"plan_lead is {plan_lead}; must be 0 to {self._spec.horizon - 1}")
         run = _Run(goal, seed, robot_key(robot), plan_lead)
         if resume is not None:
             self._check_resume(resume, plan_lead)
@@ -341,7 +341,7 @@ class RelayLoop:
         oldest = horizon if resume.override else min(horizon, resume.step)
         if not 1 <= resume.age <= oldest:
             raise InvalidInput(
-                f"a resume at step {resume.step} names a subgoal {resume.age} steps old; allowed is 1 to {oldest}"
+                f"a resume at step {resume.step} names a subgoal {resume.age} steps old; must be 1 to {oldest}"
             )
         if not resume.override and lead and resume.age > horizon - lead and resume.upcoming is None:
             raise InvalidInput(

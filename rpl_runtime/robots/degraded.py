@@ -73,7 +73,7 @@ class Conditions:
         )
         for name, value, highest in limits:
             if not 0 <= value <= highest:
-                raise InvalidInput(f"{name} is {value}; allowed is 0 to {highest:g}")
+                raise InvalidInput(f"{name} is {value}; must be 0 to {highest:g}")
 
 
 class ImpairedRobot:

@@ -20,7 +20,7 @@ def profile(name: str) -> Profile:
         InvalidInput: there is none.
     """
     if name not in PROFILES:
-        raise InvalidInput(f"there is no profile {name!r}; allowed are {', '.join(PROFILES)}")
+        raise InvalidInput(f"there is no profile {name!r}; must be one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 

@@ -77,7 +77,7 @@ class SafetyFilter:
         self.counts: Counter[Kind] = Counter()  # of the limit_violations since the filter was made
         self._samples = round(period_s / DT)
         if self._samples < 1 or abs(self._samples * DT - period_s) > 1e-9:
-            raise InvalidInput(f"a control period of {period_s} s; allowed is a whole number of milliseconds")
+            raise InvalidInput(f"a control period of {period_s} s; must be a whole number of milliseconds")
         self._arm: _Arm | None = None
         self._target: np.ndarray | None = None  # (m,) the last one, inside its range; None before the start
 
@@ -182,9 +182,7 @@ class SafetyFilter:
         vector = np.asarray(values, dtype=np.float64)
         size = len(self.profile.low)
         if vector.shape != (size,) or not np.isfinite(vector).all():
-            raise InvalidInput(
-                f"the {what} is {np.array2string(vector, precision=3)}; allowed are {size} finite numbers"
-            )
+            raise InvalidInput(f"the {what} is {np.array2string(vector, precision=3)}; must be {size} finite numbers")
         return vector
 
     def _started(self) -> np.ndarray:

@@ -70,9 +70,9 @@ class Profile:
             InvalidInput: the profile has no arm, or the box is empty.
         """
         if self.arm is None:
-            raise InvalidInput(f"a workspace for the profile {self.name}; allowed is one for a profile with an arm")
+            raise InvalidInput(f"a workspace for the profile {self.name}; the profile must have an arm")
         if not all(low < high for low, high in zip(workspace.low, workspace.high, strict=True)):
-            raise InvalidInput(f"a workspace from {workspace.low} to {workspace.high}; allowed is low below high")
+            raise InvalidInput(f"a workspace from {workspace.low} to {workspace.high}; low must be below high")
         return replace(self, arm=replace(self.arm, workspace=workspace))
 
     def slowed(self, velocity: float, acceleration: float, jerk: float) -> Self:
@@ -83,7 +83,7 @@ class Profile:
         """
         if self.arm is None or not all(0 < share <= 1 for share in (velocity, acceleration, jerk)):
             raise InvalidInput(
-                f"shares {velocity}, {acceleration}, {jerk} of the limits of the profile {self.name}; allowed are "
+                f"shares {velocity}, {acceleration}, {jerk} of the limits of the profile {self.name}; must be "
                 f"more than 0 and at most 1, for an arm"
             )
         arm = replace(
@@ -102,7 +102,7 @@ class Profile:
         """
         zero = np.asarray(zero, dtype=np.float64)
         if self.arm is None or zero.shape != (ARM_JOINTS,) or not np.isfinite(zero).all():
-            raise InvalidInput(f"joint zeros {zero} for the profile {self.name}; allowed are 7 finite, for an arm")
+            raise InvalidInput(f"joint zeros {zero} for the profile {self.name}; must be 7 finite, for an arm")
         shift = np.append(zero, np.zeros(len(self.low) - ARM_JOINTS))
         arm = replace(
             self.arm,

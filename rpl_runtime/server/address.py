@@ -31,9 +31,7 @@ def listen(server: grpc.aio.Server, address: str, security: SecurityConfig) -> s
         return _listen_at_path(server, address, security)
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdecimal() and int(port) < 2**16):
-        raise InvalidInput(
-            f"the address is {address!r}; allowed is HOST:PORT with a port from 0 to 65535, or unix:PATH"
-        )
+        raise InvalidInput(f"the address is {address!r}; must be HOST:PORT with a port from 0 to 65535, or unix:PATH")
     credentials = server_credentials(address, security)
     try:
         return f"{host}:{_add(server, address, credentials)}"
@@ -51,7 +49,7 @@ def _listen_at_path(server: grpc.aio.Server, address: str, security: SecurityCon
     credentials = server_credentials(address, security)
     path = Path(address.removeprefix(UNIX))
     if path.exists() and not path.is_socket():
-        raise InvalidInput(f"{path} is no socket; allowed is a path at which nothing stands, or a socket of before")
+        raise InvalidInput(f"{path} is no socket; must be a path at which nothing stands, or a socket of before")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
@@ -65,7 +63,7 @@ def _listen_at_path(server: grpc.aio.Server, address: str, security: SecurityCon
     try:
         _add(server, address, credentials)
     except RuntimeError as error:
-        raise InvalidInput(f"cannot listen on {path}; allowed is a path in a folder that can be written to") from error
+        raise InvalidInput(f"cannot listen on {path}; must be a path in a folder that can be written to") from error
     finally:
         os.umask(before)
     return address
@@ -81,5 +79,5 @@ def _why_not(host: str, port: int) -> RelayError:
         if error.errno == errno.EADDRINUSE:
             return AddressInUse(f"{host}:{port} is taken by another program; choose another port, or 0 for a free one")
         why = os.strerror(error.errno or errno.EADDRNOTAVAIL)
-        return InvalidInput(f"cannot listen on {host}:{port}: {why}; allowed is an address of this machine")
+        return InvalidInput(f"cannot listen on {host}:{port}: {why}; must be an address of this machine")
     return AddressInUse(f"{host}:{port} was taken by another program just now; try again")

@@ -118,7 +118,7 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
     for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
         if models.put(model_of(bundle)) is not None:
             raise InvalidInput(
-                f"two of the bundles to be served are named {bundle.spec.name!r}; allowed is one of each name "
+                f"two of the bundles to be served are named {bundle.spec.name!r}; must be one of each name "
                 f"(`rpl export --name` gives another)"
             )
     leases = Leases(config.max_robots)

@@ -168,5 +168,5 @@ async def _run(level: Callable[[], np.ndarray], rows: int) -> np.ndarray:
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
-        raise InvalidInput(f"the {what} has numbers that are not finite; allowed is any finite number")
+        raise InvalidInput(f"the {what} has numbers that are not finite; must be any finite number")
     return values

@@ -90,14 +90,14 @@ def exposing(metrics: Metrics, address: str) -> Iterator[str]:
     """
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 2**16):
-        raise InvalidInput(f"metrics at {address!r}; allowed is HOST:PORT with a port from 0 to 65535")
+        raise InvalidInput(f"metrics at {address!r}; must be HOST:PORT with a port from 0 to 65535")
     try:
         server, thread = start_http_server(int(port), host.strip("[]"), metrics.registry)
     except OSError as error:
         failed = f"metrics cannot be served at {address}: {error.strerror or error}"
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise AddressInUse(failed) from error
-        raise InvalidInput(f"{failed}; allowed is HOST:PORT with an address of this machine") from error
+        raise InvalidInput(f"{failed}; must be HOST:PORT with an address of this machine") from error
     try:
         yield f"{host}:{server.server_port}"
     finally:

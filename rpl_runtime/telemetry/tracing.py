@@ -44,7 +44,7 @@ def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
     export = require("opentelemetry.sdk.trace.export", _EXTRA)
     if isinstance(exporter, str):
         if not exporter.startswith(("http://", "https://")):
-            raise InvalidInput(f"traces to {exporter!r}; allowed is http://HOST:PORT or https://HOST:PORT")
+            raise InvalidInput(f"traces to {exporter!r}; must be http://HOST:PORT or https://HOST:PORT")
         otlp = require("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", _EXTRA)
         exporter = otlp.OTLPSpanExporter(endpoint=exporter)
     # What the environment says goes before the name that is given here.

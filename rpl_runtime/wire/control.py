@@ -80,7 +80,7 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
     if not message.rows:
         raise ProtocolViolation("the message has no rows; a ControlRequest carries at least one")
     if len(message.rows) > MAX_ROWS:
-        raise InvalidInput(f"the message has {len(message.rows)} rows; allowed are 1 to {MAX_ROWS}")
+        raise InvalidInput(f"the message has {len(message.rows)} rows; must be 1 to {MAX_ROWS}")
     rows: list[tuple[str, Request | RelayError]] = []
     for row in message.rows:
         robot, kind = row.robot, row.WhichOneof("kind")
@@ -90,7 +90,7 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
         # Not answered in its place, for that would say it again, to logs and to operators' terminals.
         if len(robot) > MAX_ROBOT_NAME or not robot.isprintable():
             shown = repr(robot[:MAX_ROBOT_NAME])
-            raise InvalidInput(f"a robot id is {shown}; allowed are 1 to {MAX_ROBOT_NAME} printable characters")
+            raise InvalidInput(f"a robot id is {shown}; must be 1 to {MAX_ROBOT_NAME} printable characters")
         try:
             rows.append((robot, _UNPACK_REQUEST[kind](getattr(row, kind))))
         except RelayError as error:
@@ -238,7 +238,7 @@ def _unpack_goal(goal: Any) -> Goal:
         case "elements":
             names = goal.elements.names
             if len(names) > MAX_ELEMENTS:
-                raise InvalidGoal(f"the goal names {len(names)} elements; allowed are 1 to {MAX_ELEMENTS}")
+                raise InvalidGoal(f"the goal names {len(names)} elements; must be 1 to {MAX_ELEMENTS}")
             return tuple(names)
         case "state":
             return _vector(goal.state.values)
@@ -268,7 +268,7 @@ def _fill_resume(field: Any, resume: Resume) -> None:
 
 def _unpack_resume(resume: Any) -> Resume:
     if resume.step >= 2**31:  # a run from there could outgrow its field
-        raise InvalidInput(f"a resume names step {resume.step}; allowed is 1 to {2**31 - 1}")
+        raise InvalidInput(f"a resume names step {resume.step}; must be 1 to {2**31 - 1}")
     upcoming = _vector(resume.upcoming) if resume.upcoming else None
     override = _unpack_override(resume.override, InvalidInput)
     return Resume(resume.step, _vector(resume.subgoal), resume.age, upcoming, override)
@@ -281,7 +281,7 @@ def _unpack_override(number: int, error: type[RelayError]) -> SubgoalOverride:
         return SubgoalOverride(number)
     except ValueError:
         known = ", ".join(f"{override.value} {override.name}" for override in SubgoalOverride)
-        raise error(f"an override has the number {number}; allowed are {known}") from None
+        raise error(f"an override has the number {number}; must be one of {known}") from None
 
 
 def _packed(values: np.ndarray) -> bytes:
@@ -292,7 +292,7 @@ def _packed(values: np.ndarray) -> bytes:
 def _vector(raw: bytes) -> np.ndarray:
     """Numbers as they stand in the message: not to be written to."""
     if len(raw) % _FLOATS.itemsize:
-        raise InvalidInput(f"a vector has {len(raw)} bytes; allowed are {_FLOATS.itemsize} for each of its numbers")
+        raise InvalidInput(f"a vector has {len(raw)} bytes; must be {_FLOATS.itemsize} for each of its numbers")
     return np.frombuffer(raw, _FLOATS)
 
 

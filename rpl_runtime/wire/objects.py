@@ -39,13 +39,13 @@ def unpack_sighting(raw: bytes) -> tuple[dict[str, float], dict[str, tuple[float
     poses = {pose.name: (*pose.position, *pose.orientation) for pose in sighting.poses}
     for name, position in joints.items():
         if not isfinite(position):
-            raise InvalidInput(f"the joint {name} was seen at {position}; allowed is a finite number")
+            raise InvalidInput(f"the joint {name} was seen at {position}; must be a finite number")
     for pose in sighting.poses:
         length = sum(number * number for number in pose.orientation)
         if (len(pose.position), len(pose.orientation)) != (3, 4) or not abs(length - 1) < 1e-2:
             raise InvalidInput(
-                f"{pose.name} was seen at {poses[pose.name]}; allowed are 3 numbers [m] and a quaternion of length 1"
+                f"{pose.name} was seen at {poses[pose.name]}; must be 3 numbers [m] and a quaternion of length 1"
             )
         if not all(map(isfinite, pose.position)):
-            raise InvalidInput(f"{pose.name} was seen at {poses[pose.name]}; allowed are finite numbers")
+            raise InvalidInput(f"{pose.name} was seen at {poses[pose.name]}; must be finite numbers")
     return joints, poses

@@ -77,7 +77,7 @@ def check_parity(modules: Levels, graphs: Levels, spec: PolicySpec, config: Pari
     if worst.target > config.tolerance:
         raise ParityError(
             f"the exported graphs differ from their modules by {worst.target:.3g} in {worst.where}; "
-            f"allowed is {config.tolerance:g}, and nothing was written"
+            f"must be {config.tolerance:g}, and nothing was written"
         )
     return Parity(
         max_abs_target_difference=worst.target,

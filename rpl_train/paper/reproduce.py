@@ -91,7 +91,7 @@ def chosen(names: Sequence[str] | None) -> list[Method]:
     """
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
-        raise InvalidInput(f"no row is called {', '.join(unknown)}; allowed are {', '.join(METHODS)}")
+        raise InvalidInput(f"no row is called {', '.join(unknown)}; must be one of {', '.join(METHODS)}")
     return [METHODS[name] for name in names or METHODS]
 
 

@@ -102,7 +102,7 @@ def natural_step(
     direction = conjugate_gradient(fisher, gradient, config.iterations)
     curvature = _dot(gradient, direction)
     if not torch.isfinite(curvature) or curvature < 0:
-        raise TrainingError(f"the natural gradient has length {float(curvature)}; allowed is a positive, finite one")
+        raise TrainingError(f"the natural gradient has length {float(curvature)}; must be a positive, finite one")
     step = torch.sqrt(config.normalised_step / (curvature + 1e-20))
 
     with torch.no_grad():

@@ -173,7 +173,7 @@ def test_no_jobs_have_no_results():
 
 @pytest.mark.parametrize(("name", "workers"), [("slurm", 1), ("local", 0)])
 def test_what_cannot_run_is_refused(name, workers):
-    with pytest.raises(InvalidInput, match="allowed are local and ray, with 1 or more"):
+    with pytest.raises(InvalidInput, match="must be local or ray, with 1 or more"):
         run_jobs([Job("square", square, (2,))], name, workers)
 
 

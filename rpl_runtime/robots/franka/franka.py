@@ -256,7 +256,7 @@ class FrankaRobot:
             if state.robot_mode not in allowed:
                 why = ", ".join(_errors(state)) or "no error is named"
                 raise RobotStopped(
-                    f"the robot at {self.host} is in mode {state.robot_mode.name} ({why}); allowed is one that is "
+                    f"the robot at {self.host} is in mode {state.robot_mode.name} ({why}); must be one that is "
                     f"idle, or moves: release its stop, or recover it from its error"
                 )
         return state
@@ -288,7 +288,7 @@ class FrankaRobot:
         if not astray.max() <= _ASTRAY:  # nor is a NaN
             joint = int(np.argmax(astray))
             raise RobotStopped(
-                f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; allowed is {_ASTRAY} rad"
+                f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; must be at most {_ASTRAY} rad"
             )
 
     def _place(self, state: Any) -> np.ndarray:
@@ -368,9 +368,9 @@ def _ramp(speed: np.ndarray, next_speed: np.ndarray, duration_s: float) -> np.nd
 
 def _check(config: FrankaConfig) -> None:
     if config.profile.arm is None:
-        raise InvalidInput(f"the profile {config.profile.name} for a Franka; allowed is one with an arm: panda or fr3")
+        raise InvalidInput(f"the profile {config.profile.name} for a Franka; must be one with an arm: panda or fr3")
     if not 0 < config.speed <= 1:
-        raise InvalidInput(f"a speed of {config.speed}; allowed is a share of the limits above 0, at most 1")
+        raise InvalidInput(f"a speed of {config.speed}; must be a share of the limits above 0, at most 1")
 
 
 def _errors(state: Any) -> list[str]:

@@ -70,7 +70,7 @@ def _check_free(host: str) -> None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"a robot runs at {host} already; choose another address, such as 127.0.0.2") from error
-        raise InvalidInput(f"no robot can be simulated at {host}; allowed is an address of this machine") from error
+        raise InvalidInput(f"no robot can be simulated at {host}; must be an address of this machine") from error
 
 
 def _without_floor(simulator: Any) -> None:

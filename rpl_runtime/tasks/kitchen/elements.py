@@ -93,7 +93,7 @@ def compound_goal(letters: str) -> tuple[str, ...]:
     """
     unknown = sorted(set(letters) - set(_BY_LETTER))
     if unknown:
-        raise InvalidGoal(f"no element has the letter {', '.join(unknown)}; allowed are {', '.join(_BY_LETTER)}")
+        raise InvalidGoal(f"no element has the letter {', '.join(unknown)}; must be one of {', '.join(_BY_LETTER)}")
     return tuple(_BY_LETTER[letter] for letter in letters)
 
 

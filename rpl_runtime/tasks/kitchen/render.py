@@ -167,5 +167,5 @@ def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:
     # What PyOpenGL and mujoco raise where a library or a display is missing.
     except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
         raise MissingExtra(
-            f"rendering by {kind} does not work here ({error}); allowed is another MUJOCO_GL, osmesa for example"
+            f"rendering by {kind} does not work here ({error}); must be another MUJOCO_GL, osmesa for example"
         ) from error

@@ -99,7 +99,7 @@ class Demonstrator:
             InvalidGoal: there is no such element.
         """
         if element is not None and element not in SKILLS:
-            raise InvalidGoal(f"there is no element {element!r}; allowed are {', '.join(SKILLS)}")
+            raise InvalidGoal(f"there is no element {element!r}; must be one of {', '.join(SKILLS)}")
         here = self._look(np.asarray(state, dtype=np.float64))
         if element is None:
             obstacle = self._obstacle(here, None)

@@ -80,9 +80,9 @@ class PlayConfig:
         for name, (low, high) in allowed.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
-                raise InvalidInput(f"{name} of scripted play is {value}; allowed is {low} to {high}")
+                raise InvalidInput(f"{name} of scripted play is {value}; must be {low} to {high}")
         if self.order not in get_args(Order):
-            raise InvalidInput(f"order of scripted play is {self.order!r}; allowed are {', '.join(get_args(Order))}")
+            raise InvalidInput(f"order of scripted play is {self.order!r}; must be one of {', '.join(get_args(Order))}")
 
 
 @dataclass(frozen=True)

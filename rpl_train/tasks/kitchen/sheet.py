@@ -29,7 +29,7 @@ def contact_sheet(trajectories: Sequence[Trajectory], path: Path, columns: int =
     if not trajectories or columns < 2:
         raise InvalidInput(
             f"a contact sheet of {len(trajectories)} demonstrations in {columns} columns cannot be drawn; "
-            "allowed are at least one and at least two"
+            "must be at least one and at least two"
         )
     images = []
     with open_kitchen() as kitchen:

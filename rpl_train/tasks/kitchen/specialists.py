@@ -119,7 +119,7 @@ def _check_goals(goals: Iterable[str]) -> None:
     """Letters alone: a name goes into those of tensors and folders, where `base` is another's."""
     for goal in goals:
         if not compound_goal(goal):
-            raise InvalidGoal("a specialist has an empty goal; allowed are the letters of elements, such as mkbs")
+            raise InvalidGoal("a specialist has an empty goal; must be the letters of elements, such as mkbs")
 
 
 def _tensors(policy: RelayPolicy) -> dict[str, Tensor]:

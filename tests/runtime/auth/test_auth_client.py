@@ -196,9 +196,7 @@ def test_the_service_describes_itself_on_this_machine_or_when_told(
 
 
 def test_a_token_does_not_go_out_in_plain_text_by_accident() -> None:
-    with pytest.raises(
-        InvalidInput, match=r"would go to policies.example:1 in plain text; allowed are RPL_TLS or RPL_CA"
-    ):
+    with pytest.raises(InvalidInput, match=r"would go to policies.example:1 in plain text; set RPL_TLS or RPL_CA"):
         Client("policies.example:1", access=Access(token="secret"))
     for access in (Access(token="secret", insecure=True), Access(token="secret", tls=True)):
         Client("policies.example:1", access=access).close()

@@ -51,7 +51,7 @@ def test_other_machines_are_served_over_tls_or_by_an_explicit_word(tmp_path: Pat
     cert, key, ca = pems(tmp_path)
     assert server_credentials(LOCAL, SecurityConfig()) is None
     assert server_credentials("unix:/tmp/x", SecurityConfig()) is None
-    with pytest.raises(InvalidInput, match="in plain text; allowed are a loopback address, unix:PATH, --tls-cert"):
+    with pytest.raises(InvalidInput, match="in plain text; must be a loopback address, unix:PATH, --tls-cert"):
         server_credentials(REMOTE, SecurityConfig())
     assert server_credentials(REMOTE, SecurityConfig(insecure=True)) is None
     assert server_credentials(REMOTE, SecurityConfig(cert, key)) is not None

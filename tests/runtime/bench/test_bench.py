@@ -73,7 +73,7 @@ def test_the_tables_name_every_peer_and_load(content: dict[str, Any]):
     "wrong", [{"steps": 0}, {"paced_s": 0.0}, {"paced_s": float("nan")}, {"warm_up": 0}, {"streams": (0,)}]
 )
 def test_settings_out_of_range_are_refused(tiny_bundle: Bundle, wrong: dict[str, Any]):
-    with pytest.raises(InvalidInput, match="allowed is a finite number above 0"):
+    with pytest.raises(InvalidInput, match="must be a finite number above 0"):
         bench(tiny_bundle.path, BenchConfig(**wrong))
 
 

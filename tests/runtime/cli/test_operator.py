@@ -141,7 +141,7 @@ def test_the_hierarchy_of_a_running_robot_is_seen_and_held(own_bundle: Bundle) -
             assert (row["robot"], row["step"], row["pinned"], row["vetoes"]) == ("arm", 1, False, 0)
 
             wrong = rpl("subgoal", "pin", "arm", "elbow=1", *where)
-            assert (wrong.returncode, "allowed are x, y, heading, door, lamp" in wrong.stderr) == (2, True)
+            assert (wrong.returncode, "must be one of x, y, heading, door, lamp" in wrong.stderr) == (2, True)
             assert rpl("subgoal", "pin", "arm", "door=1.25", *where).returncode == 0
             pinned = control.step("arm", 1, STATE)
             np.testing.assert_array_equal(pinned.subgoal, [*first.subgoal[:3], 1.25, first.subgoal[4]])

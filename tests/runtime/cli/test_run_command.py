@@ -76,12 +76,12 @@ def test_the_kitchen_takes_no_option_that_it_would_pass_over(arguments: list[str
 def test_objects_and_a_workspace_that_cannot_be_are_refused(address: str) -> None:
     unknown = rpl_run("--address", address, "--host", "nowhere", "--objects", "camera")
     assert isinstance(unknown.exception, InvalidInput)
-    assert "allowed are mirror, fixed, or HOST:PORT" in str(unknown.exception)
+    assert "must be one of mirror, fixed, or HOST:PORT" in str(unknown.exception)
     empty = rpl_run(
         "--address", address, "--host", "nowhere", "--objects", "fixed", "--workspace", *["1", "0", "0", "0", "1", "1"]
     )
     assert isinstance(empty.exception, InvalidInput)
-    assert "allowed is low below high" in str(empty.exception)
+    assert "low must be below high" in str(empty.exception)
 
 
 def test_untouched_objects_are_those_of_a_new_kitchen() -> None:

@@ -116,9 +116,9 @@ def test_a_goal_may_be_a_whole_state(tiny_client: Client) -> None:
 @pytest.mark.parametrize(
     ("goal", "error", "sentence"),
     [
-        ("door", InvalidGoal, "allowed is a list of element names"),
-        ([], InvalidGoal, "allowed are door, lamp, dock"),
-        (["window"], InvalidGoal, "'window'; allowed are door, lamp, dock"),
+        ("door", InvalidGoal, "must be a list of element names"),
+        ([], InvalidGoal, "must be one of door, lamp, dock"),
+        (["window"], InvalidGoal, "'window'; must be one of door, lamp, dock"),
         (np.zeros((2, 5)), InvalidInput, "one dimension"),
         ([object()], InvalidInput, "cannot be sent"),
     ],

@@ -114,9 +114,9 @@ def test_an_episode_is_the_one_that_the_server_would_have_driven(lead: int) -> N
 
 def test_what_is_not_acceptable_is_refused_as_by_a_server(both: tuple[Control, Control]) -> None:
     here, _ = both
-    with pytest.raises(InvalidGoal, match="'window'; allowed are door, lamp, dock"):
+    with pytest.raises(InvalidGoal, match="'window'; must be one of door, lamp, dock"):
         here.start("a", ["window"], STATES[0])
-    with pytest.raises(InvalidInput, match="plan_lead is 4; allowed is 0 to 3"):
+    with pytest.raises(InvalidInput, match="plan_lead is 4; must be 0 to 3"):
         here.start("a", ["door"], STATES[0], plan_lead=4)
     with pytest.raises(ProtocolViolation, match="send a Start first"):
         here.step("a", 0, STATES[0])

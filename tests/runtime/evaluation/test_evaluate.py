@@ -132,7 +132,7 @@ def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle
     with serve_in_thread(kitchen_bundle) as address:
         first, second = evaluate(address, config).episodes
     assert first.steps == 5
-    assert "allowed" in (first.refused or "")
+    assert "must be" in (first.refused or "")
     assert (second.steps, second.refused) == (8, None)
 
 
@@ -181,7 +181,7 @@ def test_no_two_episodes_share_a_seed_and_no_seed_depends_on_the_selection():
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict):
-    with pytest.raises(RelayError, match="allowed"):
+    with pytest.raises(RelayError, match="must be"):
         plan_tasks(EvaluateConfig(**wrong))
 
 

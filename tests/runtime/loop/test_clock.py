@@ -95,5 +95,5 @@ def test_the_systems_clock_sleeps_no_shorter_than_asked() -> None:
 
 @pytest.mark.parametrize("period_s", [0.0, -1.0, float("nan")])
 def test_a_period_is_above_zero(period_s: float) -> None:
-    with pytest.raises(InvalidInput, match="allowed is more than 0"):
+    with pytest.raises(InvalidInput, match="must be more than 0"):
         Schedule(FakeClock(), period_s)

@@ -92,7 +92,7 @@ def test_a_refused_start_moves_nothing(tiny_client: Client) -> None:
     with tiny_client.control() as control:
         with pytest.raises(InvalidGoal):
             run(robot, control, RunConfig(("window",), steps=5))
-        with pytest.raises(InvalidInput, match="allowed is 1 or more"):
+        with pytest.raises(InvalidInput, match="must be 1 or more"):
             run(robot, control, RunConfig(("door",), steps=0))
     assert not robot.applied
 
@@ -107,7 +107,7 @@ def test_a_goal_is_read_from_text(text: str, elements: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "window", "door,window", "homes"])
 def test_a_text_that_is_no_goal_says_what_is_allowed(text: str) -> None:
-    with pytest.raises(InvalidGoal, match=r"allowed are .*door, lamp, dock.*home"):
+    with pytest.raises(InvalidGoal, match=r"must be .*door, lamp, dock.*home"):
         parse_goal(text, policies.tiny_spec())
 
 
@@ -179,7 +179,7 @@ def test_the_command_gives_up_on_a_server_that_stays_away(
 def test_the_command_refuses_a_lead_as_long_as_the_horizon(kitchen_address: str) -> None:
     finished = rpl_run("--address", kitchen_address, "--goal", "mkbs", "--plan-lead", "30")
     assert isinstance(finished.exception, InvalidInput)
-    assert "allowed is 0 to 29" in str(finished.exception)
+    assert "must be 0 to 29" in str(finished.exception)
 
 
 def test_the_command_refuses_two_sources_and_unknown_goals(kitchen_address: str, kitchen_bundle: Bundle) -> None:

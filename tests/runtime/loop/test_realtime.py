@@ -286,7 +286,7 @@ def test_a_run_that_is_stopped_before_its_first_action_is_a_run_of_no_steps() ->
 
 
 def test_a_refused_start_leaves_the_robot_at_rest(arm: FakeArm) -> None:
-    with pytest.raises(InvalidInput, match="allowed is 1 or more"):
+    with pytest.raises(InvalidInput, match="must be 1 or more"):
         driven(lambda number: 5 * MS, 0, arm)
     spoil(arm, "reset", 0, stop_with(RobotStopped("a reflex on the way")))
     with pytest.raises(RobotStopped, match="on the way"):

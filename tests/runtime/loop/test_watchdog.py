@@ -60,7 +60,7 @@ def test_every_command_is_what_the_rules_say(history: list[Round]) -> None:
                 watchdog.arm(now - 1)
                 latched, missing_since = False, None
             else:
-                with pytest.raises(ProtocolViolation, match="once it has stopped"):
+                with pytest.raises(ProtocolViolation, match="it must have stopped"):
                     watchdog.arm(now - 1)
         taken = each.action and watchdog.action(now - 1, now)
         assert taken == (each.action and not latched)
@@ -160,10 +160,10 @@ def test_it_is_armed_again_only_at_rest() -> None:
     watchdog = armed()
     watchdog.tick(0, at_rest=False)
     watchdog.trip(0, "a state that jumped")
-    with pytest.raises(ProtocolViolation, match="allowed is to arm it once it has stopped"):
+    with pytest.raises(ProtocolViolation, match="it must have stopped before it is armed"):
         watchdog.arm(0)
     assert watchdog.tick(PERIOD, at_rest=False) is RAMP
-    with pytest.raises(ProtocolViolation, match="allowed is to arm it once it has stopped"):
+    with pytest.raises(ProtocolViolation, match="it must have stopped before it is armed"):
         watchdog.arm(PERIOD)
     watchdog.tick(2 * PERIOD, at_rest=True)
     watchdog.arm(2 * PERIOD)
@@ -192,5 +192,5 @@ def test_time_does_not_go_back() -> None:
 
 @pytest.mark.parametrize("period_s", [0.0, -0.08, float("nan")])
 def test_a_period_is_above_zero(period_s: float) -> None:
-    with pytest.raises(InvalidInput, match="allowed is more than 0"):
+    with pytest.raises(InvalidInput, match="must be more than 0"):
         Watchdog(period_s)

@@ -170,9 +170,9 @@ def foreign(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write_file", "sentence"),
     [
-        (lambda path: path.write_bytes(b""), "holds no run; allowed is"),
-        (lambda path: path.write_text("not a log at all, however long it may be"), "is no MCAP file; allowed is"),
-        (foreign, "holds no run; allowed is"),
+        (lambda path: path.write_bytes(b""), "holds no run; must be"),
+        (lambda path: path.write_text("not a log at all, however long it may be"), "is no MCAP file; must be"),
+        (foreign, "holds no run; must be"),
         (lambda path: write(path, []), "holds no step"),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_full_disk_keeps_the_episodes_that_were_there(tmp_path, request):
 
 @pytest.mark.parametrize("name", ["play", "play-v", "a b-v0", "play-v0.1"])
 def test_a_folder_must_be_named_like_a_data_set(tmp_path, name):
-    with pytest.raises(InvalidInput, match="allowed is a NAME-vN such as play-v0"):
+    with pytest.raises(InvalidInput, match="must be a NAME-vN such as play-v0"):
         check_record(tmp_path / name)
 
 

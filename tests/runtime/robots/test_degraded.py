@@ -186,5 +186,5 @@ def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> Non
     ],
 )
 def test_conditions_that_are_none(wrong: dict) -> None:
-    with pytest.raises(InvalidInput, match="allowed"):
+    with pytest.raises(InvalidInput, match="must be"):
         Conditions(**wrong)

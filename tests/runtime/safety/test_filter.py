@@ -283,14 +283,14 @@ def test_a_target_that_is_not_finite_is_refused_and_moves_nothing(bad: float) ->
     target[8] = HOME[8]
     sick = target.copy()
     sick[3] = bad
-    with pytest.raises(InvalidInput, match="allowed are 9 finite numbers"):
+    with pytest.raises(InvalidInput, match="must be 9 finite numbers"):
         safety.step(sick)
     np.testing.assert_array_equal(safety.step(target).trajectory, other.step(target).trajectory)
     assert safety.counts == other.counts
 
 
 def test_a_target_of_another_size_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="allowed are 9 finite numbers"):
+    with pytest.raises(InvalidInput, match="must be 9 finite numbers"):
         started().step(np.zeros(7))
 
 

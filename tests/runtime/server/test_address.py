@@ -33,7 +33,7 @@ def test_a_port_in_use_is_named(tiny_address: str, own_bundle: Bundle) -> None:
 )
 def test_an_address_that_cannot_be_listened_on_is_named(address: str, own_bundle: Bundle) -> None:
     config = ServerConfig(address, security=SecurityConfig(insecure=True))
-    with pytest.raises(InvalidInput, match=r"allowed is|cannot listen on"), serve_in_thread(own_bundle, config):
+    with pytest.raises(InvalidInput, match=r"must be|cannot listen on"), serve_in_thread(own_bundle, config):
         pass
 
 

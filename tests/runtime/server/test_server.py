@@ -88,7 +88,7 @@ def test_plan_and_act_are_the_policys_own(tiny_client: Client, tiny_bundle: Bund
     ("change", "sentence"),
     [
         ({"state": np.full((1, 5), np.nan)}, "finite number"),
-        ({"state": np.full((1, 5), 99.0)}, "allowed is"),
+        ({"state": np.full((1, 5), 99.0)}, "must be"),
         ({"state": np.zeros((1, 4))}, "for each row"),
         ({"goal": np.full((1, 5), np.inf)}, "finite"),
         ({"mask": np.full((1, 5), 0.5)}, "0 and 1"),
@@ -120,7 +120,7 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(channel: grpc.Channel
 
 STREAM_ENDS = {
     "bytes": (b"\xff\xff", grpc.StatusCode.INVALID_ARGUMENT, "not a rpl.v1.ControlRequest"),
-    "rows": (codec.pack_request([("a", Finish())] * 257), grpc.StatusCode.INVALID_ARGUMENT, "allowed are 1 to 256"),
+    "rows": (codec.pack_request([("a", Finish())] * 257), grpc.StatusCode.INVALID_ARGUMENT, "must be 1 to 256"),
     "empty": (b"", grpc.StatusCode.FAILED_PRECONDITION, "no rows"),
     "no robot": (codec.pack_request([("", Finish())]), grpc.StatusCode.FAILED_PRECONDITION, "no robot id"),
     "no kind": (

@@ -77,7 +77,7 @@ def test_the_page_is_gone_with_its_server(tiny_bundle: Bundle, page: str) -> Non
 
 def test_a_page_that_cannot_be_served_is_one_sentence(tiny_bundle: Bundle, address: str, page: str) -> None:
     for metrics, error, sentence in (
-        ("9464", InvalidInput, "allowed is HOST:PORT"),
+        ("9464", InvalidInput, "must be HOST:PORT"),
         ("192.0.2.1:0", InvalidInput, "an address of this machine"),
         (page, AddressInUse, "metrics cannot be served at"),
     ):

@@ -122,5 +122,5 @@ def test_a_stream_that_breaks_off_ends_its_runs(tiny_bundle: Bundle, collector: 
 
 def test_an_address_that_is_none_of_a_collector_is_refused(tiny_bundle: Bundle) -> None:
     for url in ("localhost:4317", "ftp://localhost"):
-        with pytest.raises(InvalidInput, match="allowed is http://HOST:PORT"), traced(tiny_bundle, url):
+        with pytest.raises(InvalidInput, match="must be http://HOST:PORT"), traced(tiny_bundle, url):
             pass

@@ -175,7 +175,7 @@ def test_a_message_without_meaning_is_refused_whole(rows: Sequence[pb.RequestRow
 @pytest.mark.parametrize("robot", ["a" * 129, "a\nb", "\x1b[2J"])
 def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> None:
     raw = pb.ControlRequest(rows=[row("b", finish=pb.Finish()), row(robot, finish=pb.Finish())]).SerializeToString()
-    with pytest.raises(InvalidInput, match="allowed are 1 to 128 printable characters") as refused:
+    with pytest.raises(InvalidInput, match="must be 1 to 128 printable characters") as refused:
         codec.unpack_request(raw)
     assert robot not in str(refused.value)
 
@@ -188,7 +188,7 @@ def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> Non
         (
             row(set_goal=pb.SetGoal(goal=pb.Goal(elements=pb.ElementSet(names=["\x01"] * 300_000)))),
             InvalidGoal,
-            "the goal names 300000 elements; allowed are 1 to 256",
+            "the goal names 300000 elements; must be 1 to 256",
         ),
         (
             row(start=pb.Start(goal=pb.Goal(elements=pb.ElementSet(names=["door"])), resume=pb.ResumePoint(step=1))),
@@ -198,7 +198,7 @@ def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> Non
         (
             row(start=pb.Start(goal=pb.Goal(resolved=pb.ResolvedGoal()), resume=pb.ResumePoint(step=2**31))),
             InvalidInput,
-            "allowed is 1 to",
+            "must be 1 to",
         ),
     ],
 )

@@ -127,7 +127,7 @@ def refused(rpl, *arguments) -> str:
     [
         (("--goal", "mkbs", "--objective", "iril"), "iril needs the --demos"),
         (("--goal", "mkbs"), "iril needs the --demos"),  # the default
-        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is no goal; allowed are"),
+        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is no goal; must be"),
         (("--goal", "mm", "--objective", "npg"), "names an element twice"),
         (("--goal", "paper", "--objective", "npg"), "paper is 17 goals; fine-tuning takes one"),
         (("--goal", "mkbs", "--objective", "ppo"), "'ppo' is not one of"),
@@ -291,7 +291,7 @@ def test_paper_takes_the_distilled_policys_row_from_its_bundle(rpl, own_bundle, 
     ("options", "sentence"),
     [
         ((), "holds no row of the table"),
-        (("--row", "npg"), "no row is called npg; allowed are"),
+        (("--row", "npg"), "no row is called npg; must be"),
         (("--executor", "slurm"), "'slurm' is not one of"),
     ],
 )

@@ -51,7 +51,7 @@ def short(name: str, goals: tuple[str, ...] = ("mkbs",)) -> Method:
 def test_rows_are_chosen_by_name():
     assert chosen(None) == list(METHODS.values())
     assert [method.name for method in chosen(["ril", "hiro"])] == ["ril", "hiro"]
-    with pytest.raises(InvalidInput, match="no row is called rel; allowed are iril-rpl, "):
+    with pytest.raises(InvalidInput, match="no row is called rel; must be one of iril-rpl, "):
         chosen(["ril", "rel"])
 
 

@@ -318,7 +318,7 @@ def test_an_arm_that_is_not_where_it_was_led_stops(robot: FrankaRobot) -> None:
     robot.apply(lead(robot, 0.05, 0, 0, 0, 0, 0, 0))
     robot._safety.start(robot._safety.position + 0.2 * (np.arange(9) == 0))
     robot._safety.step(robot._safety.position - 0.02 * (np.arange(9) == 0))
-    with pytest.raises(RobotStopped, match=r"joint 1 is 0\.\d+ rad from where it was led; allowed is 0.15 rad"):
+    with pytest.raises(RobotStopped, match=r"joint 1 is 0\.\d+ rad from where it was led; must be at most 0.15 rad"):
         robot.apply(lead(robot, 0.05, 0, 0, 0, 0, 0, 0))
 
 
@@ -337,7 +337,7 @@ def test_limits_thresholds_and_payload_are_set(host: str) -> None:
 
 @pytest.mark.parametrize("config", [FrankaConfig(profile=PROFILES["kitchen"]), FrankaConfig(speed=0.0)])
 def test_an_impossible_setting_is_refused_before_anything_is_connected(config: FrankaConfig) -> None:
-    with pytest.raises(InvalidInput, match="allowed is"):
+    with pytest.raises(InvalidInput, match="must be"):
         FrankaRobot("nowhere", FixedObjects(OBJECTS), config)
 
 
@@ -390,7 +390,7 @@ def test_a_reflex_ends_the_run_with_its_reason() -> None:
         assert "joint_reflex" in str(caught.value)
         assert "\n" not in str(caught.value)
         robot.stop()  # there is nothing left to stop
-        with pytest.raises(RobotStopped, match=r"in mode Reflex \(joint_reflex\); allowed is"):
+        with pytest.raises(RobotStopped, match=r"in mode Reflex \(joint_reflex\); must be"):
             robot.observe()
 
 

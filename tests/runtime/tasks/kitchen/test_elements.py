@@ -61,7 +61,7 @@ def test_the_35_sets_of_four_are_split_in_three():
 
 
 def test_an_unknown_letter_says_which_are_known():
-    with pytest.raises(InvalidGoal, match="no element has the letter x; allowed are m, k, b, t, l, s, h"):
+    with pytest.raises(InvalidGoal, match="no element has the letter x; must be one of m, k, b, t, l, s, h"):
         compound_goal("mkx")
 
 

@@ -96,13 +96,13 @@ def test_the_summary_counts_every_element(tmp_path: Path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"sequences": 0}, "sequences of scripted play is 0; allowed is 1 to"),
-        ({"length": 8}, "length of scripted play is 8; allowed is 1 to 7"),
-        ({"seed": -1}, "seed of scripted play is -1; allowed is 0 to"),
+        ({"sequences": 0}, "sequences of scripted play is 0; must be 1 to"),
+        ({"length": 8}, "length of scripted play is 8; must be 1 to 7"),
+        ({"seed": -1}, "seed of scripted play is -1; must be 0 to"),
         ({"jobs": 0}, "jobs of scripted play is 0"),
         ({"noise": float("nan")}, "noise of scripted play is nan"),
-        ({"pause": 2.0}, "pause of scripted play is 2.0; allowed is 0 to 0.5"),
-        ({"order": "alphabetical"}, "order of scripted play is 'alphabetical'; allowed are human, random"),
+        ({"pause": 2.0}, "pause of scripted play is 2.0; must be 0 to 0.5"),
+        ({"order": "alphabetical"}, "order of scripted play is 'alphabetical'; must be one of human, random"),
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
