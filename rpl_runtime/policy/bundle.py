@@ -142,6 +142,22 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
     return load_bundle(path)
 
 
+def standing_at(path: Path) -> str | None:
+    """The name and short digest of the bundle that `store_files` would replace at a path, None where there is none.
+
+    Raises:
+        BundleError: something else stands at the path.
+    """
+    _check_replaceable(path)
+    if not path.exists() or not any(path.iterdir()):
+        return None
+    try:
+        bundle = load_bundle(path)
+    except BundleError:
+        return "a bundle that cannot be read"
+    return f"{bundle.spec.name} {bundle.digest[:12]}"
+
+
 def _check_replaceable(path: Path) -> None:
     """A folder that is replaced is removed: nothing of anybody's may be in it but a bundle, however damaged."""
     if not path.exists():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.errors import require
+from rpl_runtime.errors import InvalidInput, RelayError, require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, Recordings, Seed
@@ -37,6 +37,9 @@ Name = Annotated[
         "Versions of a policy share one."
     ),
 ]
+_DISTILLED = "distilled"  # the last run of the relay recipe, in the folder of the first
+
+Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at BUNDLE.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -109,16 +112,19 @@ def export_command(
         typer.Option("--from", metavar="MODULE:FACTORY", help="A function that returns (high, low, spec) instead."),
     ] = None,
     name: Name = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Make a bundle of a trained run, or of anyone's two torch modules.
 
-    Nothing is written where the graphs differ from the modules over whole episodes.
+    Nothing is written where the graphs differ from the modules over whole episodes. A bundle that stands there already
+    is replaced only with --force.
     """
     if len(paths) != (1 if factory else 2):
         wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
         raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
     require("torch", "train")
+    _check_place(paths[-1], force)
     from rpl_train.export.factory import load_factory
     from rpl_train.runs import load_run
 
@@ -133,6 +139,29 @@ def export_command(
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
         _print_export(result)
+
+
+def _check_place(bundle: Path, force: bool, run: Path | None = None) -> None:
+    """
+    Raises:
+        BundleError: something that is not a bundle stands at the path.
+        InvalidInput: a bundle stands there that may not be replaced: without `force`, none but an export of `run`.
+    """
+    from rpl_runtime.policy.bundle import standing_at
+
+    standing = standing_at(bundle)
+    if standing is not None and not force and not (run is not None and _is_export_of(bundle, run)):
+        raise InvalidInput(f"{bundle} already holds {standing}; pass --force to replace it, or choose another path")
+
+
+def _is_export_of(bundle: Path, run: Path) -> bool:
+    from rpl_runtime.policy.bundle import load_bundle
+    from rpl_train.runs import read_run
+
+    try:
+        return load_bundle(bundle).manifest.provenance == read_run(run).provenance
+    except RelayError:  # one of them is missing or damaged
+        return False
 
 
 def _folder_name(bundle: Path) -> str:
@@ -201,6 +230,7 @@ def train_command(
     sequences: Annotated[int, typer.Option(help="Sequences of scripted play, where no --demos are named.")] = 400,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
     name: Name = None,
+    force: Force = False,
     steps: Steps = 20_000,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = 120_000,
     seed: Seed = 0,
@@ -212,6 +242,7 @@ def train_command(
 
     Each stage is a command of its own: demos play, imitate, finetune, distill, export, evaluate. Run the same command
     again after an interruption: what is trained stays trained, and what was broken off goes on where it stopped.
+    A bundle that stands there already is replaced only if it was made of the same run, or with --force.
     """
     require("torch", "train")
     from rpl_runtime.cli.measure import evaluate_command
@@ -221,6 +252,7 @@ def train_command(
     from rpl_train.tasks.kitchen.specialise import SpecialiseConfig
 
     run = run or Path("runs") / bundle.name
+    _check_place(bundle, force, run / _DISTILLED if recipe is Recipe.RELAY else run)
     if not demos:
         from rpl_train.tasks.kitchen.play import PlayConfig
 
@@ -248,4 +280,4 @@ def _specialise_and_distil(run: Path, demos: list[Path], config: "SpecialiseConf
         specialists = specialise(run, demos, run / "specialists", config, report)
     settings = DistillConfig(seed=config.seed)
     with bar("rounds", settings.rounds) as report:
-        return distill(load_run(run), load_demonstrations(demos), specialists, run / "distilled", settings, report)
+        return distill(load_run(run), load_demonstrations(demos), specialists, run / _DISTILLED, settings, report)

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.policy.bundle import Bundle, write_bundle
+from rpl_runtime.policy.bundle import Bundle, standing_at, write_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
@@ -48,12 +48,14 @@ class ExportResult:
 
     bundle: Bundle
     parity: Parity
+    replaced: str | None  # name and short digest of the bundle that stood there before
 
     def facts(self) -> dict[str, Any]:
         """The result, ready for JSON."""
         return {
             "path": str(self.bundle.path),
             "digest": self.bundle.digest,
+            "replaced": self.replaced,
             "pair_id": self.bundle.manifest.pair_id,
             "bytes": {file.name: file.stat().st_size for file in (self.bundle.high, self.bundle.low)},
             "parity": asdict(self.parity),
@@ -90,7 +92,8 @@ def export(
         candidate = write_bundle(Path(scratch) / "candidate", manifest, high, low)
         parity = check_parity(policy, OnnxPolicy(candidate), spec, config)
     manifest = manifest.model_copy(update={"parity": asdict(parity)})
-    return ExportResult(write_bundle(path, manifest, high, low), parity)
+    replaced = standing_at(path)
+    return ExportResult(write_bundle(path, manifest, high, low), parity, replaced)
 
 
 def result_table(result: ExportResult) -> Table:
@@ -101,6 +104,8 @@ def result_table(result: ExportResult) -> Table:
     table.add_column(overflow="fold")
     table.add_row("bundle", facts["path"])
     table.add_row("digest", facts["digest"])
+    if result.replaced is not None:
+        table.add_row("replaced", result.replaced)
     table.add_row("pair", facts["pair_id"])
     for name, size in facts["bytes"].items():
         table.add_row(name, decimal(size))

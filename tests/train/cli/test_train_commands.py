@@ -10,6 +10,7 @@ import pytest
 import policies
 import rows
 from rpl_runtime.cli.app import main
+from rpl_runtime.errors import ServerUnavailable
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
@@ -97,7 +98,11 @@ def test_a_run_that_is_not_there_cannot_be_exported(rpl, tmp_path):
     [
         ("finetune", ("--goal", "--objective", "--reward", "--env-steps", "goes on there")),
         ("distill", ("--specialist", "GOAL=RUN", "--demos")),
-        ("train", ("--recipe", "relay", "--demos", "--env-steps")),
+        (
+            "train",
+            ("--recipe", "relay", "--demos", "--env-steps", "only if it was made of the same run, or with --force"),
+        ),
+        ("export", ("is replaced only with --force",)),
         ("methods", ("--json",)),
         ("paper", ("--demos", "--row", "--env-steps", "--executor", "--distilled")),
     ],
@@ -254,6 +259,42 @@ def test_the_relay_recipe_goes_from_demonstrations_to_one_distilled_policy(rpl, 
     assert (code, out.split()) == (0, [str(tmp_path / "runs" / name) for name in ("base", *runs)])
     for path, again in ((run, tmp_path / "runs" / "base"), *((runs[g], tmp_path / "runs" / g) for g in runs)):
         assert weights_digest(load_run(path).policy) == weights_digest(load_run(again).policy)
+
+
+def test_train_replaces_a_bundle_of_its_own_run_or_by_force(rpl, in_seconds, demonstrations, tmp_path, monkeypatch):
+    from rpl_runtime import measure_cli
+
+    def lost(bundle, **settings):
+        raise ServerUnavailable("the server is gone")
+
+    bundle = tmp_path / "bundle"
+    options = ("--demos", demonstrations, "--steps", 3, "--jobs", 1, "--components", 1)
+    command = ("train", bundle, "--run", tmp_path / "run", *options)
+    with monkeypatch.context() as patch:  # broken off once the bundle is there
+        patch.setattr(measure_cli, "evaluate_command", lost)
+        assert rpl(*command)[0] == 4
+    first = load_bundle(bundle).digest
+    assert in_seconds == []
+    code, out, _ = rpl(*command)
+    assert (code, len(in_seconds)) == (0, 1)
+    assert f"bundle {first[:12]}" in out
+    assert load_bundle(bundle).digest == first
+
+    other = ("train", bundle, "--run", tmp_path / "other", *options, "--seed", 1)
+    for refused_one in (other, (*command, "--recipe", "relay"), ("export", tmp_path / "run", bundle)):
+        assert f"{bundle} already holds bundle {first[:12]}; pass --force" in refused(rpl, *refused_one)
+    assert not (tmp_path / "other").exists()
+    code, out, _ = rpl(*other, "--force")
+    assert code == 0
+    assert f"bundle {first[:12]}" in out
+    assert load_bundle(bundle).digest != first
+
+
+def test_train_refuses_a_folder_that_is_not_a_bundle_before_it_begins(rpl, demonstrations, tmp_path):
+    code, _, err = rpl("train", demonstrations, "--demos", demonstrations, "--run", tmp_path / "run", "--force")
+    assert code == 3
+    assert "exists and is not a bundle" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_methods_are_listed_for_machines_too(rpl):

@@ -280,7 +280,7 @@ def test_the_command_exports_a_factory_and_a_run(
     bundle = tmp_path / "quadrotor"
     assert rpl(monkeypatch, "export", "--from", "examples.my_policy:make", str(bundle), "--json") == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["digest"] == load_bundle(bundle).digest
+    assert (facts["digest"], facts["replaced"]) == (load_bundle(bundle).digest, None)
     assert facts["bytes"]["high.onnx"] == load_bundle(bundle).high.stat().st_size
     assert load_bundle(bundle).manifest.provenance.settings == {"factory": "examples.my_policy:make"}
 
@@ -299,6 +299,25 @@ def test_the_command_exports_a_factory_and_a_run(
     assert "differ by" in capsys.readouterr().out
     written = load_bundle(tmp_path / "tiny").manifest
     assert (written.provenance, written.statistics, written.spec) == (record.provenance, statistics, record.spec)
+
+
+def test_a_bundle_that_stands_there_is_replaced_only_by_force(
+    own_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = own_bundle.path, {file.name: file.read_bytes() for file in own_bundle.path.iterdir()}
+    # Refused first of all: before anyone finds that the factory is missing.
+    assert rpl(monkeypatch, "export", "--from", "examples.my_policy:nothing", str(path)) == 2
+    said = capsys.readouterr().err
+    assert f"{path} already holds tiny {own_bundle.digest[:12]}; pass --force to replace it" in said
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert rpl(monkeypatch, "export", "--from", "examples.my_policy:make", str(path), "--force") == 0
+    assert f"tiny {own_bundle.digest[:12]}" in capsys.readouterr().out
+    (path / "high.onnx").write_bytes(b"")
+    assert rpl(monkeypatch, "export", "--from", "examples.my_policy:make", str(path)) == 2
+    assert "already holds a bundle that cannot be read" in capsys.readouterr().err
+    assert rpl(monkeypatch, "export", "--from", "examples.my_policy:make", str(path), "--force", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["replaced"] == "a bundle that cannot be read"
+    assert load_bundle(path).spec.name == "quadrotor"
 
 
 @pytest.mark.parametrize(
