@@ -5,8 +5,11 @@ Like cli.py, which takes them in, they import what they need when they run.
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from rpl_runtime.cli.operator import ADDRESS
-from rpl_runtime.errors import InvalidInput, MissingExtra
+from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 
 if TYPE_CHECKING:
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task
 
 
 class Starts(StrEnum):
@@ -101,21 +104,24 @@ def evaluate_command(
     FrankaKitchen-v1 at its default noise; by the protocol 280 steps, each goal four named elements. "ever" counts an
     element that was done at any step, "end" one that is done at the last. Intervals are 95 % bootstrap over goals.
 
-    The robot is the kitchen's own unless its arm is given limits, or its sight is made worse.
+    The robot is the kitchen's own unless its arm is given limits, or its sight is made worse. Exits with 1 where a file
+    could not be written; the table is printed before any file is.
     """
     if sum(given is not None for given in (bundle, address, saved)) != 1:
         raise typer.BadParameter("give one of them: a BUNDLE, an --address, or a file --from which to draw")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
     from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.robots.degraded import Conditions
     from rpl_runtime.server.subprocess import serve_in_process
 
+    # All that can be wrong with the options is found before anything runs.
+    _check_suffixes(picture, video, sheet)
+    films: dict[Path, Callable[[], object]] = {}
     with ExitStack() as stack:
         if saved is not None:
             content = _read_evaluation(saved)
-            _keep(content, output, picture)
         else:
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
@@ -123,43 +129,82 @@ def evaluate_command(
             config = EvaluateConfig(
                 tuple(goals or ["paper"]), episodes, starts, steps, seed, sample, robot, plan_lead, cores
             )
+            episodes_to_run = len(plan_tasks(config))
+            filmed = plan_tasks(replace(config, goals=(video_goal or config.goals[0],)))[0]
             where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
-            content = _evaluate(where, config, output)
-            _keep(content, output, picture, bundle if write else None)
-            if video or sheet:
-                _film(where, config, video_goal, video, sheet)
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        print_results(content)
+            content = _evaluate(where, config, episodes_to_run, output)
+            if video is not None:
+                films[video] = partial(_film, where, config, filmed, video=video)
+            if sheet is not None:
+                films[sheet] = partial(_film, where, config, filmed, sheet=sheet)
+        try:
+            if as_json:
+                typer.echo(json.dumps(content, indent=1))
+            else:
+                print_results(content)
+        finally:  # a closed pipe loses no file
+            outputs = _outputs(content, output, picture, bundle if write else None) | films
+            written = [_written(path, put) for path, put in outputs.items()]
+    if not all(written):
+        raise typer.Exit(1)
 
 
-def _keep(content: dict[str, Any], output: Path | None, picture: Path | None, bundle: Path | None = None) -> None:
-    """Put an evaluation into a folder, a picture and a bundle."""
+def _check_suffixes(picture: Path | None, video: Path | None, sheet: Path | None) -> None:
+    from rpl_runtime.evaluation.figures import check_suffix, picture_suffixes
+    from rpl_runtime.tasks.kitchen.render import sheet_suffixes, video_suffixes
+
+    for path, suffixes in ((picture, picture_suffixes), (video, video_suffixes), (sheet, sheet_suffixes)):
+        if path is not None:
+            check_suffix(path, suffixes())
+
+
+def _outputs(
+    content: dict[str, Any], output: Path | None, picture: Path | None, bundle: Path | None
+) -> dict[Path, Callable[[], object]]:
+    """How an evaluation is put into a folder, a picture and a bundle, by the path of each."""
     from rpl_runtime.evaluation.figures import draw_results
+    from rpl_runtime.files import staged
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 
+    def save(path: Path) -> None:
+        with staged(path) as staging:
+            staging.write_text(json.dumps(content, indent=1) + "\n")
+
+    outputs: dict[Path, Callable[[], object]] = {}
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "evaluation.json").write_text(json.dumps(content, indent=1) + "\n")
+        outputs[output / "evaluation.json"] = partial(save, output / "evaluation.json")
+    if bundle is not None:
+        outputs[bundle] = lambda: attach_evaluation(load_bundle(bundle), content)
     for path in (picture, output and output / "results.png"):
         if path is not None:
-            draw_results(content, path)
-    if bundle is not None:
-        attach_evaluation(load_bundle(bundle), content)
+            outputs[path] = partial(draw_results, content, path)
+    return outputs
 
 
-def _evaluate(address: str, config: "EvaluateConfig", output: Path | None) -> dict[str, Any]:
+def _written(path: Path, put: Callable[[], object]) -> bool:
+    """Write one output and return whether that worked; if not, stderr says why."""
+    try:
+        put()
+    except (OSError, RelayError) as error:
+        # An encoder that fails adds its whole command.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+        message = escape(f"{path} was not written: {reason}")
+        Console(stderr=True).print("[bold red]error:[/]", message, highlight=False, soft_wrap=True)
+        return False
+    return True
+
+
+def _evaluate(address: str, config: "EvaluateConfig", total: int, output: Path | None) -> dict[str, Any]:
     """Evaluate with a progress bar on stderr."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from rpl_runtime.evaluation.evaluate import evaluate, plan_tasks
+    from rpl_runtime.evaluation.evaluate import evaluate
     from rpl_runtime.evaluation.results import Episode
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     steps: list[int] = []
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("episodes", total=len(plan_tasks(config)))
+        bar = progress.add_task("episodes", total=total)
 
         def on_episode(episode: Episode) -> None:
             steps.append(len(episode.first_done))
@@ -171,18 +216,20 @@ def _evaluate(address: str, config: "EvaluateConfig", output: Path | None) -> di
         return evaluate(address, config, journal, on_episode).content
 
 
-def _film(address: str, config: "EvaluateConfig", goal: str | None, video: Path | None, sheet: Path | None) -> None:
-    """Film an episode; where rendering is not possible, say what it takes and go on."""
-    from dataclasses import replace
+def _film(
+    address: str, config: "EvaluateConfig", task: "Task", video: Path | None = None, sheet: Path | None = None
+) -> None:
+    """Film an episode under a progress bar; where rendering is not possible, say what it takes and go on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from rpl_runtime.evaluation.evaluate import plan_tasks
     from rpl_runtime.evaluation.film import film
 
-    task = plan_tasks(replace(config, goals=(goal or config.goals[0],)))[0]
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     try:
-        with console.status(f"filming {task.goal}"):
-            film(address, task, video, sheet, config)
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task(f"filming {task.goal}", total=None)  # until the episode is over
+            film(address, task, video, sheet, config, lambda n, total: progress.update(bar, completed=n, total=total))
     except MissingExtra as error:
         console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)
 

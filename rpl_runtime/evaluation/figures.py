@@ -4,6 +4,7 @@ In: what evaluation.json holds, and nothing else. Out: a PNG (or any format matp
 does not know how the numbers were measured.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput, require
 from rpl_runtime.evaluation.results import check_evaluation
+from rpl_runtime.files import staged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +34,25 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def picture_suffixes() -> list[str]:
+    """The suffixes under which `draw_results` can write.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    backend = require("matplotlib.backends.backend_agg", "sim")
+    return [f".{name}" for name in backend.FigureCanvasAgg.get_supported_filetypes()]
+
+
+def check_suffix(path: Path, suffixes: Collection[str]) -> None:
+    """
+    Raises:
+        InvalidInput: the path has none of the suffixes.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise InvalidInput(f"{path} has the suffix {path.suffix!r}; it must be one of {', '.join(suffixes)}")
+
+
 def draw_results(evaluation: dict[str, Any], path: Path) -> None:
     """Draw an evaluation: steps and success of each goal and on average, and how often each element was done.
 
@@ -39,9 +60,8 @@ def draw_results(evaluation: dict[str, Any], path: Path) -> None:
         MissingExtra: matplotlib is not installed.
         InvalidInput: the evaluation is not one that `rpl evaluate` wrote, or the suffix names no image format.
     """
-    require("matplotlib", "sim")
+    check_suffix(path, picture_suffixes())
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     check_evaluation(evaluation)
@@ -50,9 +70,7 @@ def draw_results(evaluation: dict[str, Any], path: Path) -> None:
     with mpl.rc_context(STYLE):
         width = max(5.5, 2.0 + 0.34 * len(goals))  # [inch] of the panels by goal
         figure = Figure(figsize=(width + 3.6, 5.8), layout="constrained", dpi=150)
-        formats = FigureCanvasAgg(figure).get_supported_filetypes()
-        if path.suffix.lstrip(".") not in formats:
-            raise InvalidInput(f"no image format has the suffix {path.suffix!r}; must be one of {', '.join(formats)}")
+
         grid = figure.add_gridspec(2, 2, width_ratios=(width, 3.6))
         steps, success = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
         elements = figure.add_subplot(grid[:, 1])
@@ -63,8 +81,8 @@ def draw_results(evaluation: dict[str, Any], path: Path) -> None:
         _element_bars(elements, starts)
         figure.legend(handles=_legend(starts), loc="outside lower left", ncols=4, frameon=False)
         figure.suptitle(_title(evaluation), x=0.008, ha="left", fontsize=11)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        with staged(path) as staging:
+            figure.savefig(staging)
 
 
 def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], measure: str, scale: float) -> None:

@@ -3,15 +3,18 @@
 In: the address of a server and an episode to run. Out: files. It does not know how a frame is drawn.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+
+import numpy as np
 
 from rpl_runtime.client.client import Client
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, play
 from rpl_runtime.relay.run import Step
 from rpl_runtime.robots.degraded import ImpairedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.tasks.kitchen.render import Frame, open_renderer, write_sheet, write_video
+from rpl_runtime.tasks.kitchen.render import Frame, Renderer, open_renderer, write_sheet, write_video
 
 
 def film(
@@ -20,8 +23,12 @@ def film(
     video: Path | None = None,
     sheet: Path | None = None,
     config: EvaluateConfig | None = None,
+    progress: Callable[[int, int], None] = lambda drawn, total: None,
 ) -> None:
     """Run an episode and write a video of it, a sheet with a tile for each subgoal and for the end, or both.
+
+    Args:
+        progress: called with how many pictures of the file under way are drawn, and of how many.
 
     Raises:
         MissingExtra: rendering is not possible here; the message says what it takes.
@@ -36,9 +43,15 @@ def film(
         tiles = [frame for frame in frames if frame.age == 0]
         tiles += [] if frames[-1] is tiles[-1] else [frames[-1]]
         if video is not None:
-            write_video(video, map(renderer.draw, frames))
+            write_video(video, _drawn(renderer, frames, progress))
         if sheet is not None:
-            write_sheet(sheet, [renderer.draw(frame) for frame in tiles])
+            write_sheet(sheet, list(_drawn(renderer, tiles, progress)))
+
+
+def _drawn(renderer: Renderer, frames: Sequence[Frame], progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
+    for drawn, frame in enumerate(frames, start=1):
+        yield renderer.draw(frame)
+        progress(drawn, len(frames))
 
 
 def _record(address: str, robot: ImpairedRobot, task: Task, config: EvaluateConfig) -> list[Frame]:

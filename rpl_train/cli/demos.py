@@ -47,12 +47,16 @@ def play_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Let the scripted demonstrator play: sequences of elements, with noise, pauses and detours."""
+    from rpl_runtime.evaluation.figures import check_suffix
+    from rpl_runtime.tasks.kitchen.render import sheet_suffixes
     from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
     from rpl_train.data.summary import play_facts, print_play
     from rpl_train.data.trajectory import load
     from rpl_train.tasks.kitchen.play import PlayConfig
     from rpl_train.tasks.kitchen.sheet import contact_sheet
 
+    if sheet is not None:
+        check_suffix(sheet, sheet_suffixes())
     noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
     result = play(folder, PlayConfig(sequences, length, order.value, seed, jobs, noise))
     if sheet is not None:

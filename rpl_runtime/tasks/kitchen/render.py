@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import MissingExtra, require
+from rpl_runtime.files import staged
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import GL_LIBRARIES
 
@@ -135,12 +136,48 @@ def open_renderer(model: Any, goal: Sequence[str]) -> Iterator[Renderer]:
         renderer.close()
 
 
+def video_suffixes() -> list[str]:
+    """The suffixes under which `write_video` can write.
+
+    Raises:
+        MissingExtra: imageio is not installed.
+    """
+    known = require("imageio.config", "sim").known_extensions
+    # WebM does not hold H.264.
+    return [name for name, kinds in known.items() if kinds[0].priority[0] == "FFMPEG" and name != ".webm"]
+
+
 def write_video(path: Path, images: Iterable[np.ndarray]) -> None:
-    """Write images (height, width, 3) as a video at the speed of the robot: one image a control step."""
-    writer = require("imageio.v2", "sim").get_writer(path, fps=1 / PERIOD, codec="libx264", quality=7)
-    with writer:
-        for image in images:
-            writer.append_data(image)
+    """Write images (height, width, 3) as a video at the speed of the robot: one image a control step.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with staged(path) as staging:
+        writer = require("imageio.v2", "sim").get_writer(staging, fps=1 / PERIOD, codec="libx264", quality=7)
+        made = 0
+        with writer:
+            for image in images:
+                writer.append_data(image)
+                made += 1
+        # An encoder that fails after its last picture, on a full disk for example, tells imageio nothing.
+        try:
+            kept, _ = require("imageio_ffmpeg", "sim").count_frames_and_secs(staging)
+        except RuntimeError:
+            kept = 0
+        if kept != made:
+            raise OSError(f"the encoder kept {kept} of {made} pictures; is the disk full?")
+
+
+def sheet_suffixes() -> list[str]:
+    """The suffixes under which `write_sheet` can write.
+
+    Raises:
+        MissingExtra: Pillow is not installed.
+    """
+    images = require("PIL.Image", "sim")
+    # Pillow writes formats without a MIME type only where another package brings a writer.
+    return [s for s, kind in images.registered_extensions().items() if kind in images.SAVE and kind in images.MIME]
 
 
 def write_sheet(path: Path, images: Sequence[np.ndarray], columns: int = 4) -> None:
@@ -151,7 +188,8 @@ def write_sheet(path: Path, images: Sequence[np.ndarray], columns: int = 4) -> N
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
-    require("imageio.v3", "sim").imwrite(path, sheet)
+    with staged(path) as staging:
+        require("PIL.Image", "sim").fromarray(sheet).save(staging)
 
 
 def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:

@@ -1,6 +1,10 @@
 """Evaluation through the real server, with a policy that was never trained."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +209,70 @@ def test_the_command_writes_into_the_bundle_and_a_folder(tmp_path: Path):
     assert attached == json.loads((output / "evaluation.json").read_text()) == json.loads(result.stdout)
     assert attached["protocol"]["goals"] == ["k"]
     assert Conditions(**attached["protocol"]["robot"]) == Conditions("fr3", 0.01, 0.02, object_dropout=0.1)
+    assert (output / "results.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--video", "out.foo"], "out.foo has the suffix '.foo'; it must be one of .*\\.mp4"),
+        (["--video", "out.webm"], "it must be one of"),  # a video, but not of this encoder
+        (["--sheet", "out"], "out has the suffix ''; it must be one of .*\\.png"),
+        (["--picture", "out.mp4"], "it must be one of .*\\.svg"),
+        (["--video", "out.mp4", "--video-goal", "zzz"], "'zzz' is no goal"),
+        (["--goals", "zzz"], "'zzz' is no goal"),
+    ],
+)
+def test_a_wrong_suffix_or_goal_is_refused_before_anything_runs(options: list[str], sentence: str):
+    # Whoever goes as far as the server finds nobody there.
+    result = CliRunner().invoke(app, ["evaluate", "--address", "127.0.0.1:1", *options])
+    assert isinstance(result.exception, InvalidInput)
+    assert re.search(sentence, str(result.exception))
+
+
+def test_a_file_that_cannot_be_written_loses_neither_the_table_nor_the_others(tmp_path: Path):
+    bundle, output = policies.kitchen_bundle(tmp_path / "bundle"), tmp_path / "out"
+    (output / "results.png").mkdir(parents=True)  # a folder where a file should go
+    (bundle.path / ".evaluation.json.tmp").mkdir()
+    options = ["--goals", "kettle", "--episodes", "1", "--steps", "4", "--start", "nominal", "--jobs", "1", "--write"]
+    options += ["--output", str(output), "--picture", str(tmp_path / "picture.svg")]
+    result = CliRunner().invoke(app, ["evaluate", str(bundle.path), *options])
+    assert result.exit_code == 1
+    assert "nominal start" in result.stdout
+    first, second = result.stderr.strip().splitlines()
+    assert first.startswith(f"error: {bundle.path} was not written: ")
+    assert second.startswith(f"error: {output / 'results.png'} was not written: ")
+    assert json.loads((output / "evaluation.json").read_text())["bundle_digest"] == bundle.digest
+    assert (tmp_path / "picture.svg").exists()
+    assert sorted(path.name for path in output.iterdir()) == ["episodes.jsonl", "evaluation.json", "results.png"]
+
+
+def test_the_table_is_out_and_the_results_are_kept_before_filming(
+    kitchen_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rpl_runtime.evaluation.film.film", interrupted)
+    options = ["--goals", "kettle", "--episodes", "1", "--steps", "4", "--start", "nominal", "--jobs", "1"]
+    options += ["--output", str(tmp_path / "out"), "--video", str(tmp_path / "film.mp4")]
+    result = CliRunner().invoke(app, ["evaluate", str(kitchen_bundle.path), *options])
+    assert result.exit_code == 130
+    assert "nominal start" in result.stdout
+    assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_reader_that_is_gone_loses_no_file(evaluated: Evaluation, tmp_path: Path):
+    saved, output = tmp_path / "evaluation.json", tmp_path / "out"
+    saved.write_text(json.dumps(evaluated.content))
+    reader, writer = os.pipe()
+    os.close(reader)
+    script = "from rpl_runtime.cli.app import main; main()"
+    command = [sys.executable, "-c", script, "evaluate", "--from", str(saved), "--output", str(output)]
+    ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert json.loads((output / "evaluation.json").read_text()) == evaluated.content
     assert (output / "results.png").exists()
 
 

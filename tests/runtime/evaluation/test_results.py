@@ -111,7 +111,7 @@ def test_the_tables_show_every_goal_the_mean_and_refusals(capsys: pytest.Capture
     assert "1 of 2 episodes ended early" in shown
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "PNG"])
 @pytest.mark.parametrize("goals", [PAPER_GOALS, ("mkbs",)])
 def test_the_picture_is_drawn_from_the_numbers_alone(tmp_path: Path, suffix: str, goals: tuple[str, ...]):
     path = tmp_path / "new" / f"results.{suffix}"
@@ -125,7 +125,7 @@ def test_one_start_is_enough_for_a_picture(tmp_path: Path):
 
 
 def test_a_picture_of_an_unknown_format_is_refused(tmp_path: Path):
-    with pytest.raises(InvalidInput, match=r"must be one of .*png"):
+    with pytest.raises(InvalidInput, match=r"'\.xyz'; it must be one of .*\.png"):
         draw_results(evaluation(), tmp_path / "results.xyz")
 
 

@@ -9,14 +9,26 @@ from pathlib import Path
 import imageio.v3
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from rpl_runtime.cli.app import app
 from rpl_runtime.errors import MissingExtra
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
 from rpl_runtime.evaluation.film import film
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import compound_goal
-from rpl_runtime.tasks.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH, Frame, Renderer, open_renderer, write_sheet
+from rpl_runtime.tasks.kitchen.render import (
+    CAPTION_HEIGHT,
+    HEIGHT,
+    WIDTH,
+    Frame,
+    Renderer,
+    open_renderer,
+    video_suffixes,
+    write_sheet,
+    write_video,
+)
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
 
 GOAL = compound_goal("mkbs")
@@ -84,10 +96,53 @@ def test_a_sheet_has_a_place_for_every_image(tmp_path: Path):
 def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path: Path):
     config = EvaluateConfig(goals=("mkbs",), starts=("nominal",), steps=4)
     video, sheet = tmp_path / "episode.mp4", tmp_path / "episode.png"
+    drawn: list[tuple[int, int]] = []
     with serve_in_thread(kitchen_bundle) as address:
-        film(address, plan_tasks(config)[0], video, sheet, config)
+        film(address, plan_tasks(config)[0], video, sheet, config, lambda *of: drawn.append(of))
+    assert drawn == [*((n, 4) for n in range(1, 5)), (1, 2), (2, 2)]
     assert imageio.v3.improps(video, plugin="FFMPEG").shape[1:] == (HEIGHT + CAPTION_HEIGHT, WIDTH, 3)
     assert imageio.v3.imread(sheet).shape == (HEIGHT + CAPTION_HEIGHT, 4 * WIDTH, 3)
+
+
+@pytest.mark.usefixtures("renderer")
+def test_a_video_that_cannot_be_written_does_not_lose_the_sheet(kitchen_bundle: Bundle, tmp_path: Path):
+    video, sheet = tmp_path / "film.mp4", tmp_path / "new" / "film.png"
+    video.mkdir()  # a folder where the file should go
+    options = ["--goals", "mkbs", "--episodes", "1", "--start", "nominal", "--steps", "4", "--jobs", "1"]
+    options += ["--video", str(video), "--sheet", str(sheet)]
+    result = CliRunner().invoke(app, ["evaluate", str(kitchen_bundle.path), *options])
+    assert result.exit_code == 1
+    assert "nominal start" in result.stdout
+    assert f"error: {video} was not written: " in result.stderr
+    assert imageio.v3.imread(sheet).ndim == 3
+    assert list(tmp_path.rglob("*.mp4")) == [video]  # nor half a one
+
+
+@pytest.mark.parametrize("suffix", video_suffixes())
+def test_a_video_may_have_every_suffix_that_is_named(tmp_path: Path, suffix: str):
+    images = [np.full((HEIGHT, WIDTH, 3), shade, dtype=np.uint8) for shade in (50, 150, 250)]
+    write_video(tmp_path / f"video{suffix}", images)
+    assert imageio.v3.improps(tmp_path / f"video{suffix}", plugin="FFMPEG").shape[1:] == (HEIGHT, WIDTH, 3)
+
+
+def test_a_video_that_the_disk_does_not_take_is_an_error_and_leaves_nothing(tmp_path: Path):
+    # In a process of its own, whose files have a largest size. The encoder writes most of a short video at its end.
+    script = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from rpl_runtime.tasks.kitchen.render import write_video
+images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_video(Path(sys.argv[1]), images)
+except OSError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "video.mp4")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the encoder kept 0 of 3 pictures" in ran.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_gl_library_is_one_sentence_that_says_how_to_get_it(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch):
