@@ -1,9 +1,12 @@
-"""Files that a command writes."""
+"""Files that a command writes, and folders that it writes them to."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from rpl_runtime.errors import InvalidInput
 
 
 @contextmanager
@@ -16,3 +19,23 @@ def staged(path: Path) -> Iterator[Path]:
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder, if need be, and keep other commands out of it during the block.
+
+    The lock ends with the process, however that ends; its file stays, since removing it would let two commands in.
+
+    Raises:
+        InvalidInput: another command works in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                f"another command writes to {folder} now; wait until it ends, or choose another folder"
+            ) from None
+        yield

@@ -1,6 +1,9 @@
 """Fixtures shared by the tests: small policies, and bundles made of them."""
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,28 @@ def tiny_address(tiny_bundle: Bundle) -> Iterator[str]:
 def tiny_client(tiny_address: str) -> Iterator[Client]:
     with Client(tiny_address) as client:
         yield client
+
+
+@pytest.fixture
+def occupy() -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+    """Let another process work in a folder, as a command does, until it is killed."""
+    script = """
+import sys
+from pathlib import Path
+from rpl_runtime.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    with ExitStack() as stack:
+
+        def start(folder: Path) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", script, str(folder)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in\n"
+            return process
+
+        yield start

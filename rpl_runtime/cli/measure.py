@@ -6,7 +6,7 @@ Like cli.py, which takes them in, they import what they need when they run.
 import json
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -113,15 +113,18 @@ def evaluate_command(
         raise typer.BadParameter("--write needs the BUNDLE to write into")
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
     from rpl_runtime.evaluation.results import print_results
+    from rpl_runtime.files import alone_in
     from rpl_runtime.robots.degraded import Conditions
     from rpl_runtime.server.subprocess import serve_in_process
 
     # All that can be wrong with the options is found before anything runs.
     _check_suffixes(picture, video, sheet)
     films: dict[Path, Callable[[], object]] = {}
+    alone = nullcontext() if output is None else alone_in(output)
     with ExitStack() as stack:
         if saved is not None:
             content = _read_evaluation(saved)
+            stack.enter_context(alone)
         else:
             starts = (Starts.NOMINAL.value, Starts.PERTURBED.value) if start is Starts.BOTH else (start.value,)
             cores = jobs or os.cpu_count() or 1
@@ -131,6 +134,7 @@ def evaluate_command(
             )
             episodes_to_run = len(plan_tasks(config))
             filmed = plan_tasks(replace(config, goals=(video_goal or config.goals[0],)))[0]
+            stack.enter_context(alone)
             where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
             content = _evaluate(where, config, episodes_to_run, output)
             if video is not None:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,7 +245,12 @@ def test_a_file_that_cannot_be_written_loses_neither_the_table_nor_the_others(tm
     assert second.startswith(f"error: {output / 'results.png'} was not written: ")
     assert json.loads((output / "evaluation.json").read_text())["bundle_digest"] == bundle.digest
     assert (tmp_path / "picture.svg").exists()
-    assert sorted(path.name for path in output.iterdir()) == ["episodes.jsonl", "evaluation.json", "results.png"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".lock",
+        "episodes.jsonl",
+        "evaluation.json",
+        "results.png",
+    ]
 
 
 def test_the_table_is_out_and_the_results_are_kept_before_filming(
@@ -260,6 +266,24 @@ def test_the_table_is_out_and_the_results_are_kept_before_filming(
     assert result.exit_code == 130
     assert "nominal start" in result.stdout
     assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_one_folder_takes_one_evaluation_at_a_time(
+    occupy: Callable[[Path], subprocess.Popen[bytes]], evaluated: Evaluation, tmp_path: Path
+):
+    saved, output = tmp_path / "evaluation.json", tmp_path / "out"
+    saved.write_text(json.dumps(evaluated.content))
+    first = occupy(output)
+    for source in (["--address", "127.0.0.1:1"], ["--from", str(saved)]):
+        result = CliRunner().invoke(app, ["evaluate", *source, "--output", str(output)])
+        assert isinstance(result.exception, InvalidInput)
+        assert f"another command writes to {output}" in str(result.exception)
+    assert [path.name for path in output.iterdir()] == [".lock"]
+    first.kill()
+    first.wait()
+    result = CliRunner().invoke(app, ["evaluate", "--from", str(saved), "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    assert (output / "evaluation.json").exists()
 
 
 def test_a_reader_that_is_gone_loses_no_file(evaluated: Evaluation, tmp_path: Path):
