@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from rpl_runtime.errors import TrainingError
+from rpl_runtime.files import alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
@@ -90,6 +91,7 @@ def distill(
     """Distil the specialists, by the letters of their goals, into the folder `run`, or go on there.
 
     Raises:
+        InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a specialist comes from another base, a level is no Gaussian, or a
             loss is not finite.
     """
@@ -105,26 +107,27 @@ def distill(
     ]
     for level in levels:
         require_gaussian(level, getattr(base.policy, level))
-    open_run(run, _record(base.record, demonstrations, specialists, config))
-    if (run / "low.safetensors").exists():
+    with alone_in(run):
+        open_run(run, _record(base.record, demonstrations, specialists, config))
+        if (run / "low.safetensors").exists():
+            return load_run(run)
+        student = copy.deepcopy(base.policy)  # the base stays as it was
+        modules = {"high": student.high, "low": student.low}
+        pool = Pool(demonstrations.trajectories, base.record.spec, config.pool)
+        first = load_modules(run / _ROUND, modules)
+        lessons = [load_lessons(run, index) for index in range(first)]
+        for index in range(first, config.rounds):
+            progress(index, "playing")
+            lessons.append(_play(index, student, specialists, levels, base.record.spec, run, config))
+            progress(index, "learning")
+            for level in levels:
+                _learn(index, level, modules[level], [lesson[level] for lesson in lessons], pool, config)
+            save_modules(run / _ROUND, modules, index + 1)
+        for level in LEVELS:
+            save_weights(run / f"{level}.safetensors", modules[level])
+        for path in (run / _ROUND, *run.glob(_DATA.format("*"))):
+            path.unlink()
         return load_run(run)
-    student = copy.deepcopy(base.policy)  # the base stays as it was
-    modules = {"high": student.high, "low": student.low}
-    pool = Pool(demonstrations.trajectories, base.record.spec, config.pool)
-    first = load_modules(run / _ROUND, modules)
-    lessons = [load_lessons(run, index) for index in range(first)]
-    for index in range(first, config.rounds):
-        progress(index, "playing")
-        lessons.append(_play(index, student, specialists, levels, base.record.spec, run, config))
-        progress(index, "learning")
-        for level in levels:
-            _learn(index, level, modules[level], [lesson[level] for lesson in lessons], pool, config)
-        save_modules(run / _ROUND, modules, index + 1)
-    for level in LEVELS:
-        save_weights(run / f"{level}.safetensors", modules[level])
-    for path in (run / _ROUND, *run.glob(_DATA.format("*"))):
-        path.unlink()
-    return load_run(run)
 
 
 def _record(

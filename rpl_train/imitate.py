@@ -23,6 +23,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import TrainingError
+from rpl_runtime.files import alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.process import end_with_parent
@@ -73,6 +74,7 @@ def imitate(
 
     Raises:
         DemonstrationError: the demonstrations do not fit the spec.
+        InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
     """
     pool = Pool(demonstrations.trajectories, spec, config.pool)
@@ -93,14 +95,15 @@ def imitate(
             packages=versions(_PACKAGES),
         ),
     )
-    open_run(run, record)
-    train = partial(_train_level, demonstrations.trajectories, record, run, config)
-    if config.jobs == 1:
-        for level in LEVELS:
-            train(level, progress)
-    else:
-        _side_by_side(train, progress)
-    return load_run(run)
+    with alone_in(run):
+        open_run(run, record)
+        train = partial(_train_level, demonstrations.trajectories, record, run, config)
+        if config.jobs == 1:
+            for level in LEVELS:
+                train(level, progress)
+        else:
+            _side_by_side(train, progress)
+        return load_run(run)
 
 
 def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
+from rpl_runtime.files import alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
@@ -131,6 +132,7 @@ def finetune(
     """Fine-tune one goal into the folder `run`, or go on where it was broken off. Demonstrations: for dapg and iril.
 
     Raises:
+        InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a level that learns is no Gaussian, or a gradient is not finite.
         DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
     """
@@ -140,21 +142,22 @@ def finetune(
     base = _prepared(base, config)
     for level in config.levels:
         require_gaussian(level, getattr(base.policy, level))
-    open_run(run, _record(base.record, demonstrations, config))
-    curve = read_curve(run)
-    if not (run / "low.safetensors").exists():
-        learner = _Learner(base, demonstrations.trajectories, run, config)
-        with ExitStack() as stack:
-            kitchens = stack.enter_context(open_kitchens(min(config.kitchens, config.episodes), FastKitchen))
-            board = stack.enter_context(SummaryWriter(str(run / "tensorboard")))
-            curve = curve[: learner.iteration]
-            while learner.iteration < config.iterations:
-                curve.append(learner.advance(kitchens))
-                _write_curve(run, curve)
-                learner.save()
-                _plot(board, curve[-1])
-                progress(curve[-1])
-        learner.finish()
+    with alone_in(run):
+        open_run(run, _record(base.record, demonstrations, config))
+        curve = read_curve(run)
+        if not (run / "low.safetensors").exists():
+            learner = _Learner(base, demonstrations.trajectories, run, config)
+            with ExitStack() as stack:
+                kitchens = stack.enter_context(open_kitchens(min(config.kitchens, config.episodes), FastKitchen))
+                board = stack.enter_context(SummaryWriter(str(run / "tensorboard")))
+                curve = curve[: learner.iteration]
+                while learner.iteration < config.iterations:
+                    curve.append(learner.advance(kitchens))
+                    _write_curve(run, curve)
+                    learner.save()
+                    _plot(board, curve[-1])
+                    progress(curve[-1])
+            learner.finish()
     return Specialist(load_run(run), tuple(curve))
 
 

@@ -103,7 +103,7 @@ def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeyp
     distill(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert (0, "playing") not in stages[stages.index((1, "playing")) :]  # a whole round is not made again
-    names = {"run.json", "high.safetensors", "low.safetensors"}
+    names = {".lock", "run.json", "high.safetensors", "low.safetensors"}
     assert {path.name for path in (tmp_path / "broken").iterdir()} == names
 
 

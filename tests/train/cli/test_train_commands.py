@@ -65,6 +65,25 @@ def test_imitate_leaves_a_run_that_loads_and_goes_on(rpl, demonstrations, tmp_pa
     assert "other settings (seed)" in err
 
 
+def test_one_folder_takes_one_training_at_a_time(rpl, occupy, demonstrations, tmp_path):
+    base, run = tmp_path / "base", tmp_path / "run"
+    options = ("--demos", demonstrations, "--steps", 3, "--jobs", 1, "--components", 1)
+    assert rpl("imitate", base, *options)[0] == 0
+    first = occupy(run)
+    for command in (
+        ("imitate", run, *options),
+        ("finetune", base, run, "--goal", "m", "--objective", "npg", "--env-steps", 1),
+        ("distill", base, run, "--demos", demonstrations, "--specialist", f"m={base}"),
+    ):
+        code, _, err = rpl(*command)
+        assert code == 2
+        assert f"another command writes to {run} now" in as_one_line(err)
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    first.kill()
+    first.wait()
+    assert rpl("imitate", run, *options)[0] == 0
+
+
 def test_info_counts_what_there_is(rpl, demonstrations):
     code, out, _ = rpl("demos", "info", demonstrations, "--json")
     summary = json.loads(out)

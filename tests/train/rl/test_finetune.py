@@ -137,7 +137,7 @@ def test_a_broken_run_ends_in_the_same_weights_and_curve(base, tmp_path, monkeyp
     broken = finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert whole.curve == broken.curve == tuple(read_curve(tmp_path / "broken"))
-    names = {"run.json", "curve.json", "high.safetensors", "low.safetensors", "tensorboard"}
+    names = {".lock", "run.json", "curve.json", "high.safetensors", "low.safetensors", "tensorboard"}
     assert {path.name for path in (tmp_path / "broken").iterdir()} == names
 
 
