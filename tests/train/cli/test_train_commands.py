@@ -281,7 +281,7 @@ def test_the_relay_recipe_goes_from_demonstrations_to_one_distilled_policy(rpl, 
 
 
 def test_train_replaces_a_bundle_of_its_own_run_or_by_force(rpl, in_seconds, demonstrations, tmp_path, monkeypatch):
-    from rpl_runtime import measure_cli
+    from rpl_runtime.cli import measure as measure_cli
 
     def lost(bundle, **settings):
         raise ServerUnavailable("the server is gone")
