@@ -11,6 +11,7 @@ _HIDDEN = 128
 _EPOCHS = 5
 _BATCH = 512
 _LEARNING_RATE = 1e-3
+_ROUNDING = 1e-6  # of the largest reward: some eight times the rounding of float32
 
 
 class Baseline(nn.Module):
@@ -49,6 +50,15 @@ class Baseline(nn.Module):
                 optimiser.zero_grad()
                 (self.body(inputs[rows]).squeeze(1) - targets[rows]).square().mean().backward()
                 optimiser.step()
+
+
+def informative(rewards: np.ndarray) -> bool:
+    """Whether, at some step, episodes earned differently; rewards (E, T).
+
+    Where they did not, returns are the same whatever a level did, and advantages are the baseline's own error. That
+    error may be as small as rounding: whitening gives it the same size as a real difference.
+    """
+    return not (np.ptp(rewards, axis=0) <= _ROUNDING * np.abs(rewards).max()).all()  # so that nan is seen later
 
 
 def advantages(rewards: np.ndarray, values: np.ndarray, last: np.ndarray, gamma: float, smoothing: float) -> np.ndarray:

@@ -38,7 +38,7 @@ from rpl_train.data.trajectory import Trajectory, digest, load_folder, save
 from rpl_train.export.parity import FIRST_SEED
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
 from rpl_train.pool import Pool, PoolConfig
-from rpl_train.rl.baseline import Baseline, advantages
+from rpl_train.rl.baseline import Baseline, advantages, informative
 from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
 from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_gaussian
 from rpl_train.rl.rewards import REWARDS, RewardName
@@ -62,6 +62,7 @@ from rpl_train.tasks.kitchen.fast import FastKitchen
 Objective = Literal["npg", "dapg", "iril"]
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _EPISODES = "episodes"
+_NOTHING_TO_LEARN = "all episodes earned the same"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class FinetuneConfig:
     scratch: tuple[LevelName, ...] = ()  # that start from random weights instead of imitated ones
     reward: RewardName = "completion"
     env_steps: int = 120_000  # at least; whole iterations are made
-    episodes: int = 24  # in an iteration
+    episodes: int = 24  # in an iteration; two at least, for advantages compare them
     kitchens: int = 12  # side by side; another size of a batch may change the last bit of what is computed
     threads: int = 1  # that step them
     start: StartNoise = PERTURBED
@@ -92,8 +93,10 @@ class FinetuneConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
-        if not self.goal or not self.levels or self.episodes < 1 or self.env_steps < 1 or self.kitchens < 1:
-            raise InvalidInput("fine-tuning needs a goal, a level that learns, and at least one episode and step")
+        if not self.goal or not self.levels or self.episodes < 2 or self.env_steps < 1 or self.kitchens < 1:
+            raise InvalidInput(
+                "fine-tuning needs a goal, a level that learns, at least one step, and two episodes to compare"
+            )
 
     @property
     def iterations(self) -> int:
@@ -110,6 +113,7 @@ class Point(NamedTuple):
     success_at_end: float
     returns: dict[LevelName, float]  # mean sum of rewards an episode
     kl: dict[LevelName, float]  # [nat] of the step taken
+    skipped: dict[LevelName, str] | None = None  # why a level took no step; None where each took one
 
     @property
     def earned(self) -> float:
@@ -253,13 +257,16 @@ class _Learner:
         episodes = rollout(explorer, record.spec, self._starts(), kitchens, config.start, threads=config.threads)
         drawn = explorer.targets(episodes)
         pools = [*self._demonstrated, *self._relabelled(episodes, drawn)]
-        kl, returns = {}, {}
+        kl, returns, skipped = {}, {}, {}
         for level in config.levels:
             seen = experience(level, episodes, drawn, REWARDS[config.reward], record.spec, record.statistics)
-            kl[level] = self._learn(level, seen, pools).kl
+            step = self._learn(level, seen, pools)
+            kl[level] = step.kl if step else 0.0
+            if step is None:
+                skipped[level] = _NOTHING_TO_LEARN
             returns[level] = float(seen.rewards.sum(1).mean())
         self.iteration += 1
-        return _point(self.iteration, episodes, returns, kl)
+        return _point(self.iteration, episodes, returns, kl, skipped or None)
 
     def _starts(self) -> list[Start]:
         rng = np.random.default_rng([self._config.seed, self.iteration])
@@ -275,11 +282,18 @@ class _Learner:
             save(Trajectory(episode.states, targets, episode.start.elements, path.stem), path)
         return [Pool(load_folder(self._run / _EPISODES), self._record.spec, replace(self._config.pool, hold=0))]
 
-    def _learn(self, level: LevelName, seen: Experience, pools: Sequence[Pool]) -> NpgStep:
-        """One natural step of a level, then its baseline."""
-        config, module, baseline = self._config, require_gaussian(level, self._levels[level]), self._baselines[level]
+    def _learn(self, level: LevelName, seen: Experience, pools: Sequence[Pool]) -> NpgStep | None:
+        """One natural step of a level, None where its rewards tell it nothing; then its baseline."""
+        config, baseline = self._config, self._baselines[level]
         values = baseline.values(seen.features).reshape(seen.rewards.shape)
         estimates = advantages(seen.rewards, values, seen.last, config.gamma, config.smoothing)
+        step = self._step(level, seen, estimates, pools) if informative(seen.rewards) else None
+        baseline.fit(seen.features, (estimates + values).ravel(), config.seed + self.iteration)
+        return step
+
+    def _step(self, level: LevelName, seen: Experience, estimates: np.ndarray, pools: Sequence[Pool]) -> NpgStep:
+        """One natural step of a level; estimates (E, T) are its advantages."""
+        module = require_gaussian(level, self._levels[level])
         whitened = (estimates - estimates.mean()) / (estimates.std() + 1e-8)
         samples = Samples(
             inputs=tuple(map(torch.from_numpy, seen.inputs)),
@@ -287,14 +301,12 @@ class _Learner:
             advantages=torch.from_numpy(whitened.astype(np.float32).ravel()),
         )
         try:
-            step = natural_step(module, samples, config.npg, lambda: self._likelihood(level, pools))
+            return natural_step(module, samples, self._config.npg, lambda: self._likelihood(level, pools))
         except TrainingError as error:
             raise TrainingError(
                 f"iteration {self.iteration + 1} of {self._run}, {level} level: {error}; the weights after iteration "
                 f"{self.iteration} are the last good ones"
             ) from error
-        baseline.fit(seen.features, (estimates + values).ravel(), config.seed + self.iteration)
-        return step
 
     def _likelihood(self, level: LevelName, pools: Sequence[Pool]) -> Tensor:
         """The weighted log-likelihood of relabelled tuples from pools, each in proportion to its size."""
@@ -350,7 +362,11 @@ def _from_scratch(level: LevelName, record: RunRecord) -> nn.Module:
 
 
 def _point(
-    iteration: int, episodes: Sequence[Episode], returns: dict[LevelName, float], kl: dict[LevelName, float]
+    iteration: int,
+    episodes: Sequence[Episode],
+    returns: dict[LevelName, float],
+    kl: dict[LevelName, float],
+    skipped: dict[LevelName, str] | None,
 ) -> Point:
     named = set(episodes[0].start.elements)
     ever = np.array([len(named.intersection(*[frozenset().union(*episode.done)])) for episode in episodes])
@@ -363,4 +379,5 @@ def _point(
         success_at_end=float(end.mean()),
         returns=returns,
         kl=kl,
+        skipped=skipped,
     )

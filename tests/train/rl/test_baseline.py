@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rpl_train.rl.baseline import Baseline, advantages
+from rpl_train.rl.baseline import Baseline, advantages, informative
 
 EPISODES = 3
 numbers = st.floats(-5, 5, width=32)
@@ -89,3 +89,22 @@ def test_returns_that_are_all_equal_can_be_fitted():
     baseline = Baseline(6)
     baseline.fit(features, np.full(100, 3.0), seed=0)
     assert baseline.values(features) == pytest.approx(np.full(100, 3.0), abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e4])
+def test_rewards_that_every_episode_earns_alike_are_not_informative_whatever_their_size(size):
+    alike = np.tile(size * np.linspace(0.5, 1, 7, dtype=np.float32), (EPISODES, 1))
+    rounded = alike * (1 + 1e-7 * np.arange(EPISODES, dtype=np.float32)[:, None])
+    assert not informative(alike)
+    assert not informative(rounded)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
+def test_one_episode_that_earned_otherwise_in_one_step_is_informative(size):
+    rewards = np.full((EPISODES, 7), size, dtype=np.float32)
+    rewards[1, 3] *= 1.01
+    assert informative(rewards)
+
+
+def test_rewards_that_are_no_numbers_are_left_to_be_found():
+    assert informative(np.full((EPISODES, 7), np.nan, dtype=np.float32))

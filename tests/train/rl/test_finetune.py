@@ -3,6 +3,7 @@
 Most of it happens on the drawers, through the same relay loop; the kitchen has one short run.
 """
 
+import copy
 import json
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from rpl_train.rl.finetune import FinetuneConfig, finetune, read_curve
 from rpl_train.rl.npg import NpgConfig
 from rpl_train.rl.rewards import REWARDS, Reward
 from rpl_train.rl.rollout import rollout
-from rpl_train.runs import LEVELS, load_run
+from rpl_train.runs import LEVELS, load_run, round_to_half
 
 DEMONSTRATIONS = drawer_demonstrations(6)
 NONE = Demonstrations([], [])
@@ -296,7 +297,45 @@ def test_only_gaussian_levels_move(tmp_path):
         assert finetune(run, NONE, tmp_path / f"{name}-low", config(1)).curve
 
 
-@pytest.mark.parametrize("settings", [{"levels": ()}, {"episodes": 0}])
+def test_a_level_stays_to_the_bit_while_all_episodes_earn_the_same(base, tmp_path, monkeypatch):
+    """Whitened, the baseline's rounding would be a gradient of full length."""
+    sparse = REWARDS["sparse"]
+    monkeypatch.setitem(
+        REWARDS,
+        "sparse",
+        replace(
+            sparse,
+            low=lambda seen: np.zeros(len(seen.reached), np.float32),
+            high=lambda seen, ends: np.full(len(ends), 0.1, np.float32),
+        ),
+    )
+    hiro = {"levels": LEVELS, "scratch": LEVELS, "reward": "sparse"}
+    settings = config(4, **hiro)
+    _, curve = finetune(base, NONE, tmp_path, settings)
+    start = module._prepared(base, settings).policy
+    for level in (start.high, start.low):
+        round_to_half(level)
+    assert equal(weights(tmp_path), of(start))
+    for point in curve:
+        assert point.kl == {"high": 0.0, "low": 0.0}
+        assert point.skipped == dict.fromkeys(LEVELS, "all episodes earned the same")
+
+
+def test_a_level_that_earns_stays_no_longer_and_the_other_stays(base, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        REWARDS, "completion", replace(REWARDS["completion"], high=lambda seen, ends: np.zeros(len(ends), np.float32))
+    )
+    for objective in ("npg", "dapg"):
+        run = tmp_path / objective
+        tuned, curve = finetune(base, DEMONSTRATIONS, run, config(3, levels=LEVELS, objective=objective))
+        assert [set(point.skipped or ()) for point in curve] == [{"high"}] * 3
+        assert all(point.kl["low"] > 1e-3 and point.kl["high"] == 0 for point in curve)
+        kept = copy.deepcopy(base.policy.high)
+        round_to_half(kept)
+        assert equal(tuned.policy.high.state_dict(), kept.state_dict())
+
+
+@pytest.mark.parametrize("settings", [{"levels": ()}, {"episodes": 1}])
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(InvalidInput, match="fine-tuning needs"):
         config(**settings)
