@@ -7,6 +7,14 @@ The three variants of Relay Policy Learning (Gupta et al., CoRL 2019) differ in 
 (npg), the likelihood of the relabelled demonstrations (dapg, after Rajeswaran et al., RSS 2018), or of these and of
 every episode so far, relabelled (iril). The levels are decoupled: each has its rewards, its baseline and its step.
 
+In iteration k = 0, 1, ... a level climbs, over its N decisions with whitened advantages A_i and N tuples of the pool,
+
+    1/N sum_i A_i log pi(a_i | s_i, g_i)  +  1/N sum_j lambda_0 lambda_1^k log pi(a_j | s_j, g_j)
+
+so a tuple counts as a decision does whose advantage is lambda_0 lambda_1^k standard deviations, however many
+demonstrations there are. Rajeswaran et al. sum over all M of their steps instead: their lambda_0 times M / N is ours.
+The second sum is estimated from `likelihood_batch` tuples. The curve has what it came to in each step.
+
 Episodes depend on the seed, the iteration and the weights alone, so a run that was broken off ends in the same weights.
 """
 
@@ -17,6 +25,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -86,7 +95,7 @@ class FinetuneConfig:
     seed: int = 0
     gamma: float = 0.995
     smoothing: float = 0.97  # lambda of generalised advantage estimation
-    likelihood: float = 1e-2  # lambda_0 of dapg and iril: the weight of the likelihood in the first iteration
+    likelihood: float = 0.3  # lambda_0 of dapg and iril: what a tuple of the pool counts at first, in advantages
     likelihood_decay: float = 0.95  # lambda_1, a factor an iteration
     likelihood_batch: int = 2048
     npg: NpgConfig = field(default_factory=NpgConfig)
@@ -113,6 +122,8 @@ class Point(NamedTuple):
     success_at_end: float
     returns: dict[LevelName, float]  # mean sum of rewards an episode
     kl: dict[LevelName, float]  # [nat] of the step taken
+    share: dict[LevelName, float] | None = None  # of the likelihood in the step (npg.py); None for npg
+    cosine: dict[LevelName, float] | None = None  # of the step and the one that rewards alone would take
     skipped: dict[LevelName, str] | None = None  # why a level took no step; None where each took one
 
     @property
@@ -187,8 +198,8 @@ def _write_curve(run: Path, curve: Sequence[Point]) -> None:
 def _plot(board: SummaryWriter, point: Point) -> None:
     for name in ("steps_done", "success", "success_at_end"):
         board.add_scalar(name.replace("_", " "), getattr(point, name), point.env_steps)
-    for name in ("returns", "kl"):
-        for level, value in getattr(point, name).items():
+    for name in ("returns", "kl", "share", "cosine"):
+        for level, value in (getattr(point, name) or {}).items():
             board.add_scalar(f"{level} level/{name}", value, point.env_steps)
 
 
@@ -257,16 +268,14 @@ class _Learner:
         episodes = rollout(explorer, record.spec, self._starts(), kitchens, config.start, threads=config.threads)
         drawn = explorer.targets(episodes)
         pools = [*self._demonstrated, *self._relabelled(episodes, drawn)]
-        kl, returns, skipped = {}, {}, {}
+        steps: dict[LevelName, NpgStep | None] = {}
+        returns: dict[LevelName, float] = {}
         for level in config.levels:
             seen = experience(level, episodes, drawn, REWARDS[config.reward], record.spec, record.statistics)
-            step = self._learn(level, seen, pools)
-            kl[level] = step.kl if step else 0.0
-            if step is None:
-                skipped[level] = _NOTHING_TO_LEARN
+            steps[level] = self._learn(level, seen, pools)
             returns[level] = float(seen.rewards.sum(1).mean())
         self.iteration += 1
-        return _point(self.iteration, episodes, returns, kl, skipped or None)
+        return _point(self.iteration, episodes, returns, steps)
 
     def _starts(self) -> list[Start]:
         rng = np.random.default_rng([self._config.seed, self.iteration])
@@ -301,7 +310,8 @@ class _Learner:
             advantages=torch.from_numpy(whitened.astype(np.float32).ravel()),
         )
         try:
-            return natural_step(module, samples, self._config.npg, lambda: self._likelihood(level, pools))
+            bonus = partial(self._likelihood, level, pools) if pools else None
+            return natural_step(module, samples, self._config.npg, bonus)
         except TrainingError as error:
             raise TrainingError(
                 f"iteration {self.iteration + 1} of {self._run}, {level} level: {error}; the weights after iteration "
@@ -310,8 +320,6 @@ class _Learner:
 
     def _likelihood(self, level: LevelName, pools: Sequence[Pool]) -> Tensor:
         """The weighted log-likelihood of relabelled tuples from pools, each in proportion to its size."""
-        if not pools:
-            return torch.zeros(())
         config, module = self._config, self._levels[level]
         rng = np.random.default_rng([config.seed, self.iteration, LEVELS.index(level)])
         sizes = np.array([len(pool.states) for pool in pools])
@@ -365,8 +373,7 @@ def _point(
     iteration: int,
     episodes: Sequence[Episode],
     returns: dict[LevelName, float],
-    kl: dict[LevelName, float],
-    skipped: dict[LevelName, str] | None,
+    steps: dict[LevelName, NpgStep | None],
 ) -> Point:
     named = set(episodes[0].start.elements)
     ever = np.array([len(named.intersection(*[frozenset().union(*episode.done)])) for episode in episodes])
@@ -378,6 +385,8 @@ def _point(
         success=float((ever == len(named)).mean()),
         success_at_end=float(end.mean()),
         returns=returns,
-        kl=kl,
-        skipped=skipped,
+        kl={level: step.kl if step else 0.0 for level, step in steps.items()},
+        share={level: step.share for level, step in steps.items() if step and step.share is not None} or None,
+        cosine={level: step.cosine for level, step in steps.items() if step and step.cosine is not None} or None,
+        skipped={level: _NOTHING_TO_LEARN for level, step in steps.items() if step is None} or None,
     )

@@ -6,9 +6,12 @@ and what the step was. It does not know episodes, rewards or which level it move
 The step is that of Rajeswaran et al., Towards Generalization and Simplicity in Continuous Control (NIPS 2017):
 theta + sqrt(delta / (g . F^-1 g)) F^-1 g, with F^-1 g by conjugate gradient on Fisher-vector products. A KL
 divergence of delta / 2 follows, to second order.
+
+Steps have one length, so a bonus turns them and does no more. How far is measured in the metric of the step: of
+directions x = F^-1 g and y, the Fisher norm is |x| = sqrt(x . F x) and the cosine is x . F y / (|x| |y|).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +47,8 @@ class NpgStep(NamedTuple):
     kl: float  # [nat] of the new distribution from the old, on the Fisher samples
     expected: float  # first-order gain in mean advantage
     gradient: float  # norm
+    share: float | None = None  # of the bonus: the Fisher norm of its direction over that of the advantages'
+    cosine: float | None = None  # of this step and the one without the bonus, in the Fisher metric
 
 
 Parameters = dict[str, Tensor]
@@ -79,9 +84,9 @@ def natural_step(
     level: HighLevel | LowLevel,
     samples: Samples,
     config: NpgConfig,
-    bonus: Callable[[], Tensor] = lambda: torch.zeros(()),
+    bonus: Callable[[], Tensor] | None = None,
 ) -> NpgStep:
-    """Move a level one natural step up the mean of log-likelihood times advantage, plus `bonus()`.
+    """Move a level one natural step up the mean of log-likelihood times advantage, plus `bonus()` where there is one.
 
     Raises:
         TrainingError: the gradient or the step is not finite; the level is left as it was.
@@ -89,9 +94,9 @@ def natural_step(
     head = GaussianHead(level)
     parameters = dict(head.named_parameters())
     likelihood: Tensor = level.log_prob(*samples.inputs, samples.outputs)  # type: ignore[call-arg]
-    gain = (likelihood * samples.advantages).mean() + bonus()
-    gradients = torch.autograd.grad(gain, list(parameters.values()))
-    gradient = dict(zip(parameters, (g.detach() for g in gradients), strict=True))
+    earned = _gradient((likelihood * samples.advantages).mean(), parameters)
+    added = _gradient(bonus(), parameters) if bonus else None
+    gradient = {name: earned[name] + added[name] for name in earned} if added else earned
     size = norm(gradient)
     if not torch.isfinite(size):
         raise TrainingError("the policy gradient is not finite")
@@ -105,12 +110,23 @@ def natural_step(
         raise TrainingError(f"the natural gradient has length {float(curvature)}; must be a positive, finite one")
     step = torch.sqrt(config.normalised_step / (curvature + 1e-20))
 
+    share = cosine = None
+    if added:
+        alone, beside = (conjugate_gradient(fisher, g, config.iterations) for g in (earned, added))
+        length, turned, others = (torch.sqrt(_dot(x, fisher(x))) for x in (alone, direction, beside))
+        share, cosine = float(others / length), float(_dot(alone, fisher(direction)) / (length * turned))
+
     with torch.no_grad():
         before = Gaussian(*(values.clone() for values in head(*inputs)))
         for name, parameter in parameters.items():
             parameter += step * direction[name]
         kl = divergence(before, Gaussian(*head(*inputs))).mean()
-    return NpgStep(float(kl), float(step * curvature), float(size))
+    return NpgStep(float(kl), float(step * curvature), float(size), share, cosine)
+
+
+def _gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> Parameters:
+    gradients = torch.autograd.grad(value, list(parameters.values()))
+    return {name: gradient.detach() for name, gradient in zip(parameters, gradients, strict=True)}
 
 
 def fisher_product(

@@ -192,9 +192,39 @@ def test_the_curve_counts_what_was_played(base, tmp_path):
 def test_the_three_objectives_differ(base, tmp_path):
     runs = {name: tmp_path / name for name in ("npg", "dapg", "iril")}
     for name, run in runs.items():
-        finetune(base, DEMONSTRATIONS, run, config(2, objective=name, likelihood=1.0))
+        finetune(base, DEMONSTRATIONS, run, config(2, objective=name))
     assert not equal(weights(runs["npg"]), weights(runs["dapg"]))
     assert not equal(weights(runs["dapg"]), weights(runs["iril"]))
+
+
+def test_demonstrations_turn_the_step_as_the_curve_says(base, tmp_path):
+    """DAPG and IRIL by their defaults are other methods than NPG: the first step of each, from the same episodes."""
+    before = of(base.policy)
+    moved, points = {}, {}
+    for objective in ("npg", "dapg", "iril"):
+        trained, (points[objective],) = finetune(
+            base, DEMONSTRATIONS, tmp_path / objective, config(1, 24, objective=objective)
+        )
+        after = of(trained.policy)
+        moved[objective] = torch.cat([(after[name] - before[name]).flatten() for name in before if "low.body" in name])
+    assert points["npg"].share is points["npg"].cosine is None
+    for objective in ("dapg", "iril"):
+        assert (points[objective].cosine or {})["low"] < 0.9
+        assert (points[objective].share or {})["low"] > 0.5
+        assert torch.cosine_similarity(moved["npg"], moved[objective], dim=0) < 0.9
+
+
+def test_the_weight_of_demonstrations_decays_by_lambda_1_an_iteration(base, tmp_path):
+    """Both runs have the same first iteration, and so the same episodes and tuples in the second."""
+    curves = [
+        finetune(
+            base, DEMONSTRATIONS, tmp_path / str(decay), config(2, 24, objective="dapg", likelihood_decay=decay)
+        ).curve
+        for decay in (1.0, 0.1)
+    ]
+    (first, kept), (same, decayed) = ([(point.share or {})["low"] for point in curve] for curve in curves)
+    assert first == same
+    assert decayed == pytest.approx(0.1 * kept, rel=1e-3)
 
 
 def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
@@ -205,7 +235,9 @@ def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
         return trained.policy.low.log_prob(*map(torch.from_numpy, batch)).mean().item()
 
     runs = {
-        objective: finetune(base, DEMONSTRATIONS, tmp_path / objective, config(4, objective=objective)).trained
+        objective: finetune(
+            base, DEMONSTRATIONS, tmp_path / objective, config(4, objective=objective, likelihood=1e-2)
+        ).trained
         for objective in ("npg", "dapg")
     }
     assert likelihood(runs["dapg"]) > max(likelihood(base), likelihood(runs["npg"])) + 1

@@ -186,6 +186,42 @@ def test_a_bonus_is_climbed_beside_the_advantages():
     assert likelihood().item() - before == pytest.approx(step.expected, rel=0.2)
 
 
+def test_the_share_of_a_bonus_and_the_cosine_of_the_steps_are_closed_forms_on_a_linear_gaussian_problem():
+    """F by hand, as above, from scores: what is reported is what a dense inverse gives."""
+    level = low_level()
+    samples = drawn(level)
+    wanted = torch.full((400, 1), 0.9)
+
+    def likelihood() -> torch.Tensor:
+        return 0.4 * level.log_prob(*samples.inputs, wanted).mean()  # type: ignore[call-arg]
+
+    with torch.no_grad():
+        x = np.column_stack([level.features(*samples.inputs).double().numpy(), np.ones(len(samples.outputs))])
+        mean = level.distribution(*samples.inputs).mean.double().numpy()[:, 0]
+        sigma = np.exp(level.log_std.item())
+        e, d = (
+            (((values - level.target_mean) / level.scale).double().numpy()[:, 0] - mean) / sigma
+            for values in (samples.outputs, wanted)
+        )
+    earned = (np.column_stack([e**2 - 1, x * e[:, None] / sigma]) * samples.advantages.double().numpy()[:, None]).mean(
+        0
+    )
+    added = 0.4 * np.column_stack([d**2 - 1, x * d[:, None] / sigma]).mean(0)
+    fisher = np.zeros((len(earned), len(earned)))
+    fisher[0, 0] = 2
+    fisher[1:, 1:] = x.T @ x / len(x) / sigma**2
+
+    def product(one, other):
+        return one @ np.linalg.solve(fisher, other)
+
+    both = earned + added
+    step = natural_step(level, samples, EXACT, likelihood)
+    assert step.share == pytest.approx(np.sqrt(product(added, added) / product(earned, earned)), rel=1e-2)
+    expected = product(earned, both) / np.sqrt(product(earned, earned) * product(both, both))
+    assert step.cosine == pytest.approx(expected, abs=1e-2)
+    assert abs(expected) < 0.95
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_leaves_the_level_as_it_was(broken: float):
     level = low_level(8)
