@@ -15,6 +15,9 @@ so a tuple counts as a decision does whose advantage is lambda_0 lambda_1^k stan
 demonstrations there are. Rajeswaran et al. sum over all M of their steps instead: their lambda_0 times M / N is ours.
 The second sum is estimated from `likelihood_batch` tuples. The curve has what it came to in each step.
 
+The pool of iril is D_l and D_h with D_l^i and D_h^i of every iteration i so far, at whichever level learns. A fixed
+share of its tuples, `own`, comes from its own episodes: by size they would soon leave the demonstrations a fifth.
+
 Episodes depend on the seed, the iteration and the weights alone, so a run that was broken off ends in the same weights.
 """
 
@@ -98,6 +101,9 @@ class FinetuneConfig:
     likelihood: float = 0.3  # lambda_0 of dapg and iril: what a tuple of the pool counts at first, in advantages
     likelihood_decay: float = 0.95  # lambda_1, a factor an iteration
     likelihood_batch: int = 2048
+    own: float = (
+        0.5  # of iril: the share of these tuples that come from its own episodes, the last as much as the first
+    )
     npg: NpgConfig = field(default_factory=NpgConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -234,8 +240,7 @@ class _Learner:
             self._baselines = {
                 level: Baseline(feature_count(level, base.record.spec.state.dim)) for level in config.levels
             }
-        pools = [] if config.objective == "npg" else [Pool(demonstrations, base.record.spec, config.pool)]
-        self._demonstrated = pools
+        self._demonstrated = None if config.objective == "npg" else Pool(demonstrations, base.record.spec, config.pool)
         self.iteration = load_modules(self._resume, self._modules())
 
     @property
@@ -267,12 +272,12 @@ class _Learner:
         explorer = Explorer(RelayPolicy(self._levels["high"], self._levels["low"]), config.levels)
         episodes = rollout(explorer, record.spec, self._starts(), kitchens, config.start, threads=config.threads)
         drawn = explorer.targets(episodes)
-        pools = [*self._demonstrated, *self._relabelled(episodes, drawn)]
+        own = self._relabelled(episodes, drawn) if config.objective == "iril" else None
         steps: dict[LevelName, NpgStep | None] = {}
         returns: dict[LevelName, float] = {}
         for level in config.levels:
             seen = experience(level, episodes, drawn, REWARDS[config.reward], record.spec, record.statistics)
-            steps[level] = self._learn(level, seen, pools)
+            steps[level] = self._learn(level, seen, own)
             returns[level] = float(seen.rewards.sum(1).mean())
         self.iteration += 1
         return _point(self.iteration, episodes, returns, steps)
@@ -282,25 +287,23 @@ class _Learner:
         seeds = rng.choice(FIRST_SEED, self._config.episodes, replace=False)
         return [Start(self._config.goal, int(seed), sampling=int(seed)) for seed in seeds]
 
-    def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> list[Pool]:
-        """For iril, every episode so far as one more pool of demonstrations."""
-        if self._config.objective != "iril":
-            return []
+    def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> Pool:
+        """Every episode so far as a pool, with the targets as drawn: those that were commanded are clipped."""
         for index, (episode, targets) in enumerate(zip(episodes, drawn, strict=True)):
             path = self._run / _EPISODES / f"{self.iteration:04d}-{index:04d}.npz"
             save(Trajectory(episode.states, targets, episode.start.elements, path.stem), path)
-        return [Pool(load_folder(self._run / _EPISODES), self._record.spec, replace(self._config.pool, hold=0))]
+        return Pool(load_folder(self._run / _EPISODES), self._record.spec, replace(self._config.pool, hold=0))
 
-    def _learn(self, level: LevelName, seen: Experience, pools: Sequence[Pool]) -> NpgStep | None:
+    def _learn(self, level: LevelName, seen: Experience, own: Pool | None) -> NpgStep | None:
         """One natural step of a level, None where its rewards tell it nothing; then its baseline."""
         config, baseline = self._config, self._baselines[level]
         values = baseline.values(seen.features).reshape(seen.rewards.shape)
         estimates = advantages(seen.rewards, values, seen.last, config.gamma, config.smoothing)
-        step = self._step(level, seen, estimates, pools) if informative(seen.rewards) else None
+        step = self._step(level, seen, estimates, own) if informative(seen.rewards) else None
         baseline.fit(seen.features, (estimates + values).ravel(), config.seed + self.iteration)
         return step
 
-    def _step(self, level: LevelName, seen: Experience, estimates: np.ndarray, pools: Sequence[Pool]) -> NpgStep:
+    def _step(self, level: LevelName, seen: Experience, estimates: np.ndarray, own: Pool | None) -> NpgStep:
         """One natural step of a level; estimates (E, T) are its advantages."""
         module = require_gaussian(level, self._levels[level])
         whitened = (estimates - estimates.mean()) / (estimates.std() + 1e-8)
@@ -310,7 +313,8 @@ class _Learner:
             advantages=torch.from_numpy(whitened.astype(np.float32).ravel()),
         )
         try:
-            bonus = partial(self._likelihood, level, pools) if pools else None
+            demonstrated = self._demonstrated
+            bonus = partial(self._likelihood, level, demonstrated, own) if demonstrated else None
             return natural_step(module, samples, self._config.npg, bonus)
         except TrainingError as error:
             raise TrainingError(
@@ -318,14 +322,15 @@ class _Learner:
                 f"{self.iteration} are the last good ones"
             ) from error
 
-    def _likelihood(self, level: LevelName, pools: Sequence[Pool]) -> Tensor:
-        """The weighted log-likelihood of relabelled tuples from pools, each in proportion to its size."""
+    def _likelihood(self, level: LevelName, demonstrated: Pool, own: Pool | None) -> Tensor:
+        """The weighted log-likelihood of relabelled tuples, a share of them from its own episodes if it has any."""
         config, module = self._config, self._levels[level]
         rng = np.random.default_rng([config.seed, self.iteration, LEVELS.index(level)])
-        sizes = np.array([len(pool.states) for pool in pools])
-        counts = rng.multinomial(config.likelihood_batch, sizes / sizes.sum())
-        draws = [pool.high_batch if level == "high" else pool.low_batch for pool in pools]
-        batches = [draw(rng, count) for draw, count in zip(draws, counts, strict=True)]
+        count = round(config.likelihood_batch * config.own) if own else 0
+        shares = [(demonstrated, config.likelihood_batch - count), *([(own, count)] if own else [])]
+        batches = [
+            pool.high_batch(rng, size) if level == "high" else pool.low_batch(rng, size) for pool, size in shares
+        ]
         columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*batches, strict=True)]
         weight = config.likelihood * config.likelihood_decay**self.iteration
         return weight * module.log_prob(*columns).mean()  # type: ignore[operator]

@@ -243,6 +243,61 @@ def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
     assert likelihood(runs["dapg"]) > max(likelihood(base), likelihood(runs["npg"])) + 1
 
 
+def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(base, tmp_path, monkeypatch):
+    """Half of its tuples are demonstrated, however many episodes of its own there are."""
+    noisy = copy.deepcopy(base.policy)
+    with torch.no_grad():
+        noisy.low.log_std.fill_(2.0)  # so that many targets are clipped
+    drawn, commanded, pools, batches = [], [], [], []
+
+    class Explorer(module.Explorer):
+        def targets(self, episodes):
+            drawn.append(super().targets(episodes).reshape(-1, 1))
+            commanded.append(np.concatenate([episode.targets for episode in episodes]))
+            return super().targets(episodes)
+
+    class Watched(Pool):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            pools.append(self)
+
+        def low_batch(self, rng, size):
+            batches.append(("low", pools.index(self), size))
+            return super().low_batch(rng, size)
+
+        def high_batch(self, rng, size):
+            batches.append(("high", pools.index(self), size))
+            return super().high_batch(rng, size)
+
+    monkeypatch.setattr(module, "Explorer", Explorer)
+    monkeypatch.setattr(module, "Pool", Watched)
+    settings = config(3, 12, objective="iril", levels=LEVELS, reward="euclidean")
+    _, curve = finetune(base._replace(policy=noisy), DEMONSTRATIONS, tmp_path, settings)
+    assert not any(point.skipped for point in curve)
+    shown, *own = pools
+    assert np.array_equal(shown.targets[: STEPS - 1], DEMONSTRATIONS.trajectories[0].targets[:-1])
+    for iteration, pool in enumerate(own):
+        assert np.array_equal(pool.targets, np.concatenate(drawn[: iteration + 1]))
+        assert not np.array_equal(pool.targets, np.concatenate(commanded[: iteration + 1]))
+    half = settings.likelihood_batch // 2
+    assert batches == [
+        (level, place, half) for iteration in range(3) for level in LEVELS for place in (0, iteration + 1)
+    ]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_iril_did_itself_turns_the_step_of_each_level(base, tmp_path, level):
+    """Both learn from the same episodes and demonstrations; one also from its own, relabelled for its level."""
+    moved = {}
+    for objective in ("dapg", "iril"):
+        tuned = finetune(
+            base, DEMONSTRATIONS, tmp_path / objective, config(1, 24, objective=objective, levels=(level,))
+        ).trained
+        after, before = of(tuned.policy), of(base.policy)
+        moved[objective] = torch.cat([(after[name] - before[name]).flatten() for name in before if "body" in name])
+    assert torch.cosine_similarity(moved["dapg"], moved["iril"], dim=0) < 0.95
+
+
 @pytest.mark.parametrize("objective", ["dapg", "iril"])
 def test_objectives_that_imitate_need_demonstrations(base, tmp_path, objective):
     with pytest.raises(DemonstrationError, match="no demonstrations"):
