@@ -4,10 +4,11 @@ In: the imitated policy that the specialists began as, the demonstrations, and a
 folder like that of `imitate`. It does not know how a specialist came about.
 
 Each level minimises the divergence of its distribution from its teacher's (Rusu et al., Policy Distillation, ICLR 2016,
-here between Gaussians), KL(teacher || student), over the states of whole episodes: first of episodes that the teachers
-play, then of episodes that the student plays itself, each labelled by the teacher of its goal (after DAgger, Ross et
-al., AISTATS 2011). The likelihood of the relabelled demonstrations joins the loss, so that goals without a teacher are
-kept.
+here between Gaussians or mixtures; npg.py has the formula), KL(teacher || student), over the states of whole episodes:
+first of episodes that the teachers play, then of episodes that the student plays itself, each labelled by the teacher
+of its goal (after DAgger, Ross et al., AISTATS 2011). The likelihood of the relabelled demonstrations joins the loss,
+so that goals without a teacher are kept. The components of mixtures are compared one to one: all began as those of the
+imitated policy.
 
 A level in which no specialist differs from the imitated policy is kept as it is. A round's episodes and its result are
 kept too, so a run that was broken off goes on with the round it was in.
@@ -34,10 +35,10 @@ from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
 from rpl_train.export.parity import FIRST_SEED
-from rpl_train.networks import Gaussian, HighLevel, LowLevel, RelayPolicy
+from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rl.experience import Explorer
-from rpl_train.rl.npg import divergence, require_gaussian
+from rpl_train.rl.npg import divergence
 from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
 from rpl_train.runs import (
     DEMONSTRATIONS,
@@ -61,7 +62,7 @@ _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _ROUND = "round.safetensors"  # the student after its last whole round
 _DATA = "episodes-{}.safetensors"  # what a round's episodes taught
 
-Lessons = dict[str, Tensor]  # of one level: its inputs by name, and the teacher's "mean" and "log_std" (N, d) for each
+Lessons = dict[str, Tensor]  # of one level: its inputs by name, and the teacher's mixture for each
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def distill(
 
     Raises:
         InvalidInput: another command trains in the folder.
-        TrainingError: the folder holds another run, a specialist comes from another base, a level is no Gaussian, or a
-            loss is not finite.
+        TrainingError: the folder holds another run, a specialist comes from another base, or a loss is not
+            finite.
     """
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     for goal, trained in specialists.items():
@@ -105,8 +106,6 @@ def distill(
     levels: list[LevelName] = [
         level for level in LEVELS if any(_differ(level, base, trained) for trained in specialists.values())
     ]
-    for level in levels:
-        require_gaussian(level, getattr(base.policy, level))
     with alone_in(run):
         open_run(run, _record(base.record, demonstrations, specialists, config))
         if (run / "low.safetensors").exists():
@@ -225,16 +224,14 @@ def _differ(level: LevelName, base: TrainedRun, trained: TrainedRun) -> bool:
 
 
 def _lessons(module: torch.nn.Module, inputs: Lessons) -> Lessons:
-    gaussian = _distribution(module, inputs)
-    return inputs | {"mean": gaussian.mean, "log_std": gaussian.log_std.expand_as(gaussian.mean)}
+    logits, mean, log_std = _distribution(module, inputs)
+    return inputs | {"logits": logits, "mean": mean, "log_std": log_std.expand(len(mean), -1)}
 
 
-def _distribution(module: torch.nn.Module, inputs: Lessons) -> Gaussian:
+def _distribution(module: torch.nn.Module, inputs: Lessons) -> Mixture:
     """By name: a file does not keep the order in which inputs were written."""
     assert isinstance(module, (HighLevel, LowLevel))
-    found = module.distribution(**inputs)
-    assert isinstance(found, Gaussian)
-    return found
+    return module.distribution(**inputs).mixture()
 
 
 def _learn(
@@ -247,14 +244,14 @@ def _learn(
 ) -> None:
     """Bring a level closer to its teachers on the lessons of every round so far."""
     whole = _together(lessons)
-    means, log_stds = whole.pop("mean"), whole.pop("log_std")
+    taught = Mixture(*(whole.pop(name) for name in Mixture._fields))
     draw = pool.high_batch if level == "high" else pool.low_batch
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
     for step in range(config.steps):
         rng = np.random.default_rng([config.seed, round_, LEVELS.index(level), step])
-        rows = torch.from_numpy(rng.integers(len(means), size=config.batch))
+        rows = torch.from_numpy(rng.integers(len(taught.mean), size=config.batch))
         student = _distribution(module, {name: values[rows] for name, values in whole.items()})
-        loss = divergence(Gaussian(means[rows], log_stds[rows]), student).mean()
+        loss = divergence(Mixture(*(values[rows] for values in taught)), student).mean()
         demonstrated = map(torch.from_numpy, draw(rng, config.batch))
         loss = loss - config.demonstrated * module.log_prob(*demonstrated).mean()  # type: ignore[operator]
         if not torch.isfinite(loss):

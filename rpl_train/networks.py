@@ -54,6 +54,10 @@ class Gaussian(NamedTuple):
         """Log-likelihood (B,) of normalised values (B, d), without the constant."""
         return -(((value - self.mean) * torch.exp(-self.log_std)) ** 2 / 2 + self.log_std).sum(-1)
 
+    def mixture(self) -> "Mixture":
+        """The same as a mixture of one."""
+        return Mixture(self.mean.new_zeros(len(self.mean), 1), self.mean[:, None], self.log_std)
+
 
 class Mixture(NamedTuple):
     """Several diagonal normal distributions over a level's normalised output, of which one holds."""
@@ -66,6 +70,10 @@ class Mixture(NamedTuple):
         """Log-likelihood (B,) of normalised values (B, d), without the constant."""
         each = Gaussian(self.mean, self.log_std).log_prob(value[:, None])
         return torch.logsumexp(torch.log_softmax(self.logits, 1) + each, 1)
+
+    def mixture(self) -> "Mixture":
+        """Itself."""
+        return self
 
     def choose(self, noise: Tensor) -> Tensor:
         """The mean (B, d) of the component that standard normal noise (B, K) draws; zero noise the likeliest.

@@ -52,7 +52,7 @@ from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
 from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rl.baseline import Baseline, advantages, informative
 from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
-from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_gaussian
+from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_learnable
 from rpl_train.rl.rewards import REWARDS, RewardName
 from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
 from rpl_train.runs import (
@@ -154,7 +154,7 @@ def finetune(
 
     Raises:
         InvalidInput: another command trains in the folder.
-        TrainingError: the folder holds another run, a level that learns is no Gaussian, or a gradient is not finite.
+        TrainingError: the folder holds another run, a level that learns has no weights, or a gradient is not finite.
         DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
     """
     if config.objective != "npg":
@@ -162,7 +162,7 @@ def finetune(
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     base = _prepared(base, config)
     for level in config.levels:
-        require_gaussian(level, getattr(base.policy, level))
+        require_learnable(level, getattr(base.policy, level))
     with alone_in(run):
         open_run(run, _record(base.record, demonstrations, config))
         curve = read_curve(run)
@@ -305,7 +305,7 @@ class _Learner:
 
     def _step(self, level: LevelName, seen: Experience, estimates: np.ndarray, own: Pool | None) -> NpgStep:
         """One natural step of a level; estimates (E, T) are its advantages."""
-        module = require_gaussian(level, self._levels[level])
+        module = require_learnable(level, self._levels[level])
         whitened = (estimates - estimates.mean()) / (estimates.std() + 1e-8)
         samples = Samples(
             inputs=tuple(map(torch.from_numpy, seen.inputs)),

@@ -1,4 +1,4 @@
-"""Natural policy gradient on one Gaussian level.
+"""Natural policy gradient on one level, a Gaussian or a mixture of them.
 
 In: a level, the samples it drew and their advantages. Out: the level moved by one natural step of a chosen size,
 and what the step was. It does not know episodes, rewards or which level it moves.
@@ -6,6 +6,16 @@ and what the step was. It does not know episodes, rewards or which level it move
 The step is that of Rajeswaran et al., Towards Generalization and Simplicity in Continuous Control (NIPS 2017):
 theta + sqrt(delta / (g . F^-1 g)) F^-1 g, with F^-1 g by conjugate gradient on Fisher-vector products. A KL
 divergence of delta / 2 follows, to second order.
+
+A mixture's own divergence has no closed form. The metric is that of the pair (component, value) which the policy draws:
+with weights p_k, means m_k and one log-std s for all components,
+
+    KL(old || new) = KL(p || p') + sum_k p_k KL(N(m_k, s) || N(m'_k, s'))
+
+It is never less than the divergence of the value alone (chain rule; Cover and Thomas, Elements of Information Theory,
+Theorem 2.5.3), so a step bounded by it is bounded for the mixture. Its curvature at old is the Fisher information of
+the pair: diag(p) - p p^T for the logits, p_k diag(exp(-2s)) for m_k, 2 for each entry of s. A Gaussian is a mixture of
+one. The gradient needs no pair: log-likelihoods are the mixture's own, summed over components.
 
 Steps have one length, so a bonus turns them and does no more. How far is measured in the metric of the step: of
 directions x = F^-1 g and y, the Fisher norm is |x| = sqrt(x . F x) and the cosine is x . F y / (|x| |y|).
@@ -20,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
 from rpl_runtime.errors import TrainingError
-from rpl_train.networks import Gaussian, HighLevel, LowLevel
+from rpl_train.networks import Gaussian, HighLevel, LowLevel, Mixture
 
 
 @dataclass(frozen=True)
@@ -54,29 +64,25 @@ class NpgStep(NamedTuple):
 Parameters = dict[str, Tensor]
 
 
-class GaussianHead(nn.Module):
+class Head(nn.Module):
     """A level whose forward pass is its distribution, as `functional_call` wants it."""
 
     def __init__(self, level: HighLevel | LowLevel) -> None:
         super().__init__()
         self.level = level
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        gaussian = self.level.distribution(*inputs)  # type: ignore[operator]
-        return gaussian.mean, gaussian.log_std
+    def forward(self, *inputs: Tensor) -> Mixture:
+        return self.level.distribution(*inputs).mixture()  # type: ignore[operator]
 
 
-def require_gaussian(name: str, level: nn.Module) -> HighLevel | LowLevel:
-    """The level called `name`, whose distribution is one Gaussian.
+def require_learnable(name: str, level: nn.Module) -> HighLevel | LowLevel:
+    """The level called `name`, which has weights.
 
     Raises:
-        TrainingError: it is a mixture, or has no distribution.
+        TrainingError: it has none.
     """
-    if not isinstance(level, (HighLevel, LowLevel)) or (isinstance(level, HighLevel) and level.components > 1):
-        raise TrainingError(
-            f"the {name} level is no Gaussian; only Gaussian levels are fine-tuned or distilled, and "
-            "`rpl imitate --components 1` makes two of them"
-        )
+    if not isinstance(level, (HighLevel, LowLevel)):
+        raise TrainingError(f"the {name} level of a flat policy has no weights; only its low level can be fine-tuned")
     return level
 
 
@@ -91,7 +97,7 @@ def natural_step(
     Raises:
         TrainingError: the gradient or the step is not finite; the level is left as it was.
     """
-    head = GaussianHead(level)
+    head = Head(level)
     parameters = dict(head.named_parameters())
     likelihood: Tensor = level.log_prob(*samples.inputs, samples.outputs)  # type: ignore[call-arg]
     earned = _gradient((likelihood * samples.advantages).mean(), parameters)
@@ -117,10 +123,10 @@ def natural_step(
         share, cosine = float(others / length), float(_dot(alone, fisher(direction)) / (length * turned))
 
     with torch.no_grad():
-        before = Gaussian(*(values.clone() for values in head(*inputs)))
+        before = Mixture(*(values.clone() for values in head(*inputs)))
         for name, parameter in parameters.items():
             parameter += step * direction[name]
-        kl = divergence(before, Gaussian(*head(*inputs))).mean()
+        kl = divergence(before, head(*inputs)).mean()
     return NpgStep(float(kl), float(step * curvature), float(size), share, cosine)
 
 
@@ -129,25 +135,24 @@ def _gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> Parameters:
     return {name: gradient.detach() for name, gradient in zip(parameters, gradients, strict=True)}
 
 
-def fisher_product(
-    head: GaussianHead, inputs: tuple[Tensor, ...], damping: float
-) -> Callable[[Parameters], Parameters]:
-    """The map v -> (F + damping) v, F the Fisher information of a Gaussian level averaged over inputs.
+def fisher_product(head: Head, inputs: tuple[Tensor, ...], damping: float) -> Callable[[Parameters], Parameters]:
+    """The map v -> (F + damping) v, F the Fisher information of a level's (component, value), averaged over inputs.
 
-    For a mean m(theta) and a log-std s that depends on no input, F is J_m^T diag(exp(-2s)) J_m / N, and 2 for each
-    entry of s.
+    F is J^T H J, J the derivative of the head's output and H the curvature of the divergence in it (see above).
     """
     parameters = {name: parameter.detach() for name, parameter in head.named_parameters()}
 
-    def mean_and_log_std(values: Parameters) -> tuple[Tensor, Tensor]:
+    def distribution(values: Parameters) -> Mixture:
         return functional_call(head, values, inputs)
 
-    (mean, log_std), pull = vjp(mean_and_log_std, parameters)[:2]
-    weight = torch.exp(-2 * log_std) / len(mean)
+    at, pull = vjp(distribution, parameters)[:2]
+    share = torch.softmax(at.logits, 1) / len(at.logits)  # (N, K) of an input and its component in the mean
+    precision = torch.exp(-2 * at.log_std)
 
     def product(vector: Parameters) -> Parameters:
-        moved, spread = jvp(mean_and_log_std, (parameters,), (vector,))[1]
-        [pulled] = pull((moved * weight, 2 * spread))
+        logits, mean, log_std = jvp(distribution, (parameters,), (vector,))[1]
+        level = (share * logits).sum(1, keepdim=True) / share.sum(1, keepdim=True)
+        [pulled] = pull(Mixture(share * (logits - level), share[:, :, None] * mean * precision, 2 * log_std))
         return {name: value + damping * vector[name] for name, value in pulled.items()}
 
     return product
@@ -173,11 +178,18 @@ def conjugate_gradient(
     return solution
 
 
-def divergence(old: Gaussian, new: Gaussian) -> Tensor:
-    """Kullback-Leibler divergence (N,) [nat] of two diagonal Gaussians, KL(old || new)."""
-    ratio = torch.exp(2 * (old.log_std - new.log_std))
-    moved = ((old.mean - new.mean) * torch.exp(-new.log_std)) ** 2
-    return (new.log_std - old.log_std + (ratio + moved - 1) / 2).sum(-1)
+def divergence(old: Gaussian | Mixture, new: Gaussian | Mixture) -> Tensor:
+    """Kullback-Leibler divergence (N,) [nat] of (component, value), KL(old || new); of the value, for Gaussians.
+
+    Components are compared one to one; log-stds are (d,) or (N, d).
+    """
+    old, new = old.mixture(), new.mixture()
+    before, after = old.log_std.unsqueeze(-2), new.log_std.unsqueeze(-2)
+    ratio = torch.exp(2 * (before - after))
+    moved = ((old.mean - new.mean) * torch.exp(-after)) ** 2
+    each = (after - before + (ratio + moved - 1) / 2).sum(-1)  # (N, K)
+    shares, others = torch.log_softmax(old.logits, 1), torch.log_softmax(new.logits, 1)
+    return (shares.exp() * (shares - others + each)).sum(1)
 
 
 def norm(vector: Parameters) -> Tensor:

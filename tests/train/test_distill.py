@@ -13,7 +13,7 @@ from demonstrations import drawer_demonstrations
 from rpl_runtime.errors import InvalidGoal, TrainingError
 from rpl_train import distill as module
 from rpl_train.distill import DistillConfig, distill, label
-from rpl_train.networks import Gaussian, NetworkConfig, RelayPolicy
+from rpl_train.networks import Mixture, NetworkConfig, RelayPolicy
 from rpl_train.pool import Pool
 from rpl_train.rl.npg import divergence
 from rpl_train.rl.rollout import Start
@@ -47,6 +47,13 @@ def teacher(base: TrainedRun, by: float, levels=LEVELS) -> TrainedRun:
     return TrainedRun(policy, base.record)
 
 
+def sway(high, component: int) -> None:
+    """Let a high level prefer one of its components; a Gaussian has one."""
+    if high.components > 1:
+        with torch.no_grad():
+            high.body[-1].bias[component] += 3
+
+
 @pytest.fixture
 def teachers(base):
     return {"m": teacher(base, 1.0), "k": teacher(base, -1.0)}
@@ -68,14 +75,19 @@ def away(student: RelayPolicy, trained: TrainedRun, letters: str) -> dict[str, f
         episodes = drawers.play(trained.policy, trained.record.spec, starts, four)
     found = {}
     for level, lessons in label(trained.policy, episodes, trained.record.spec.horizon).items():
-        means, log_stds = lessons.pop("mean"), lessons.pop("log_std")
-        learned = getattr(student, level).distribution(**lessons)
-        found[level] = divergence(Gaussian(means, log_stds), learned).mean().item()
+        taught = Mixture(*(lessons.pop(name) for name in Mixture._fields))
+        found[level] = divergence(taught, getattr(student, level).distribution(**lessons)).mean().item()
     return found
 
 
-def test_one_student_comes_close_to_teachers_who_differ_by_goal(base, teachers, tmp_path):
-    student = distill(base, DEMONSTRATIONS, teachers, tmp_path, THOROUGH).policy
+@pytest.mark.parametrize("components", [1, 3])
+def test_one_student_comes_close_to_teachers_who_differ_by_goal(base, tmp_path, components):
+    if components > 1:
+        base = drawers.imitated(tmp_path / "base", 300, NetworkConfig((32,), (32,), high_components=components))
+    teachers = {"m": teacher(base, 1.0), "k": teacher(base, -1.0)}
+    for place, trained in enumerate(teachers.values()):
+        sway(trained.policy.high, place)
+    student = distill(base, DEMONSTRATIONS, teachers, tmp_path / "run", THOROUGH).policy
     for letters, trained in teachers.items():
         before, after = away(base.policy, trained, letters), away(student, trained, letters)
         assert all(after[level] < 0.15 * before[level] for level in LEVELS), (letters, before, after)
@@ -162,13 +174,10 @@ def test_a_folder_keeps_one_run(base, teachers, tmp_path):
         distill(base, DEMONSTRATIONS, {"m": teachers["m"]}, tmp_path, SMALL)
 
 
-def test_a_mixture_cannot_be_distilled(tmp_path):
-    mixture = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), high_components=2))
-    with pytest.raises(TrainingError, match=r"the high level is no Gaussian; .*--components 1"):
-        distill(mixture, DEMONSTRATIONS, {"mk": teacher(mixture, 1.0)}, tmp_path / "run", SMALL)
-    assert not (tmp_path / "run").exists()
-    low_only = {"mk": teacher(mixture, 1.0, ("low",))}  # its high level is the base's: nothing to distil
-    assert distill(mixture, DEMONSTRATIONS, low_only, tmp_path / "low", SMALL)
+def test_a_flat_policy_is_distilled_at_its_only_level(tmp_path):
+    flat = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), flat=True))
+    student = distill(flat, DEMONSTRATIONS, {"mk": teacher(flat, 1.0, ("low",))}, tmp_path / "run", SMALL).policy
+    assert not equal(student.low.state_dict(), flat.policy.low.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from demonstrations import drawer_spec
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.policy.manifest import Statistics
-from rpl_train.networks import Gaussian, HighLevel, LowLevel, TargetStatistics
+from rpl_train.networks import Gaussian, HighLevel, LowLevel, Mixture, TargetStatistics
 from rpl_train.rl.npg import (
-    GaussianHead,
+    Head,
     NpgConfig,
     Samples,
     conjugate_gradient,
@@ -47,7 +47,7 @@ def flat(vector: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def parameters(level: HighLevel | LowLevel) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in GaussianHead(level).named_parameters()}
+    return {name: value.detach().clone() for name, value in Head(level).named_parameters()}
 
 
 def test_the_step_is_the_closed_form_on_a_linear_gaussian_problem():
@@ -77,18 +77,41 @@ def test_the_step_is_the_closed_form_on_a_linear_gaussian_problem():
     assert step.expected == pytest.approx(np.sqrt(EXACT.normalised_step * (gradient @ direction)), rel=1e-3)
 
 
-def test_fisher_products_are_those_of_the_curvature_of_the_divergence():
+def high_level(components: int, *hidden: int) -> HighLevel:
+    """One whose components differ in what they do and in how likely they are."""
+    torch.manual_seed(0)
+    level = HighLevel(SPEC, STATISTICS, hidden, components)
+    with torch.no_grad():
+        [*_, bias] = level.body.parameters()
+        bias += torch.randn(bias.shape)
+    return level
+
+
+def planned(level: HighLevel, count: int = 400) -> Samples:
+    """What a high level sets in random states, with advantages that favour subgoals far off in the first dimension."""
+    generator = torch.Generator().manual_seed(1)
+    state, goal = (torch.rand(count, 3, generator=generator) for _ in range(2))
+    mask = torch.ones(count, 3)
+    with torch.no_grad():
+        subgoal = level(state, goal, mask, torch.randn(count, 3 + level.components, generator=generator))
+    advantages = subgoal[:, 0] + 0.1 * torch.randn(count, generator=generator)
+    return Samples((state, goal, mask), subgoal, (advantages - advantages.mean()) / advantages.std())
+
+
+@pytest.mark.parametrize("components", [0, 1, 3])
+def test_fisher_products_are_those_of_the_curvature_of_the_divergence(components: int):
     """F is the Hessian of KL(old || new) at new = old: another definition than the one that is computed."""
-    level = low_level(4)
-    head, inputs = GaussianHead(level), drawn(level, 30).inputs
+    level = high_level(components, 4) if components else low_level(4)
+    head = Head(level)
+    inputs = (planned(level, 30) if isinstance(level, HighLevel) else drawn(level, 30)).inputs
     start = parameters(level)
     with torch.no_grad():
-        old = Gaussian(*head(*inputs))
+        old = head(*inputs)
 
     def from_old(vector: torch.Tensor) -> torch.Tensor:
         pieces = vector.split([value.numel() for value in start.values()])
         values = {name: piece.view_as(start[name]) for name, piece in zip(start, pieces, strict=True)}
-        return divergence(old, Gaussian(*torch.func.functional_call(head, values, inputs))).mean()
+        return reference(old, torch.func.functional_call(head, values, inputs)).mean()
 
     at = torch.cat([value.flatten() for value in start.values()])
     hessian = torch.autograd.functional.hessian(from_old, at)
@@ -99,6 +122,42 @@ def test_fisher_products_are_those_of_the_curvature_of_the_divergence():
         vector = {name: torch.randn(value.shape, generator=generator) for name, value in start.items()}
         expected = hessian.double().numpy() @ flat(vector) + 0.1 * flat(vector)
         assert flat(product(vector)) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def reference(old: Mixture, new: Mixture) -> torch.Tensor:
+    """KL(old || new) (N,) of the component and the value, by torch's own divergences."""
+    pairs = torch.distributions.kl_divergence(
+        *(torch.distributions.Normal(mixture.mean, mixture.log_std.exp()) for mixture in (old, new))
+    ).sum(-1)
+    weights = torch.distributions.kl_divergence(
+        *(torch.distributions.Categorical(logits=mixture.logits) for mixture in (old, new))
+    )
+    return weights + (torch.softmax(old.logits, 1) * pairs).sum(1)
+
+
+def test_fisher_products_are_those_of_the_scores_of_components_and_values():
+    """v F v is the mean square of v . grad log(p_k N(value; m_k)): by samples and finite differences."""
+    level = high_level(3, 4).double()
+    head = Head(level)
+    inputs = tuple(column[:1].double() for column in planned(high_level(3, 4), 30).inputs)
+    start = parameters(level)
+    generator = torch.Generator().manual_seed(2)
+    vector = {name: torch.randn(value.shape, generator=generator).double() for name, value in start.items()}
+    product = fisher_product(head, inputs, damping=0.0)(vector)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        at = head(*inputs)
+        component = torch.distributions.Categorical(logits=at.logits[0]).sample((200_000,))
+        value = torch.distributions.Normal(at.mean[0][component], at.log_std.exp()).sample()
+
+        def likelihood(by: float) -> torch.Tensor:
+            values = {name: start[name] + by * vector[name] for name in start}
+            moved = torch.func.functional_call(head, values, inputs)
+            each = torch.distributions.Normal(moved.mean[0][component], moved.log_std.exp()).log_prob(value).sum(1)
+            return torch.log_softmax(moved.logits[0], 0)[component] + each
+
+        scores = (likelihood(1e-5) - likelihood(-1e-5)) / 2e-5
+    assert float(flat(vector) @ flat(product)) == pytest.approx(scores.square().mean().item(), rel=0.03)
 
 
 @given(st.integers(1, 8), st.integers(0, 1000))
@@ -134,6 +193,39 @@ def test_a_step_moves_the_distribution_by_half_of_what_is_asked(normalised_step:
     level = low_level(32, 32)
     step = natural_step(level, drawn(level, 2000), NpgConfig(normalised_step))
     assert step.kl == pytest.approx(normalised_step / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("normalised_step", [1e-3, 1e-2, 5e-2])
+def test_a_step_moves_a_mixture_by_half_of_what_is_asked_and_its_value_by_no_more(normalised_step: float):
+    level = high_level(3, 32)
+    samples = planned(level, 2000)
+    noise = torch.randn(2000, 6, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        again = level(*samples.inputs, noise)
+        before = level.log_prob(*samples.inputs, again)
+    step = natural_step(level, samples, NpgConfig(normalised_step))
+    assert step.kl == pytest.approx(normalised_step / 2, rel=0.15)
+    with torch.no_grad():
+        ratio = level.log_prob(*samples.inputs, again) - before
+    divergence_of_value = (ratio.exp() - 1 - ratio).mean().item()  # Schulman's estimator of KL(old || new)
+    assert 0.1 * step.kl < divergence_of_value < 1.2 * step.kl
+
+
+def test_steps_of_a_mixture_go_where_the_advantages_are():
+    """By moving its components and by choosing among them."""
+    level = high_level(3, 32)
+    inputs = planned(level).inputs
+
+    def mean() -> float:
+        with torch.no_grad():
+            behaviour = Head(level)(*inputs)
+            return (torch.softmax(behaviour.logits, 1) * behaviour.mean[:, :, 0]).sum(1).mean().item()
+
+    before, likeliest = mean(), Head(level)(*inputs).logits.detach().softmax(1)
+    for _ in range(5):
+        natural_step(level, planned(level), NpgConfig(0.05))
+    assert mean() > before + 0.1
+    assert not torch.allclose(likeliest, Head(level)(*inputs).logits.detach().softmax(1), atol=0.02)
 
 
 def test_steps_go_where_the_advantages_are():
@@ -241,6 +333,17 @@ def test_divergence_is_that_of_normal_distributions():
     ).sum(-1)
     assert torch.allclose(divergence(old, new), expected, atol=1e-5)
     assert torch.allclose(divergence(old, old), torch.zeros(5))
+
+
+def test_divergence_of_mixtures_is_that_of_components_and_values():
+    generator = torch.Generator().manual_seed(5)
+    old, new = (
+        Mixture(*(torch.randn(shape, generator=generator) for shape in ((5, 4), (5, 4, 3), (3,)))) for _ in range(2)
+    )
+    assert torch.allclose(divergence(old, new), reference(old, new), rtol=1e-4)
+    assert torch.allclose(divergence(old, old), torch.zeros(5))
+    rows = old._replace(log_std=old.log_std.expand(5, -1))  # a log-std for each row
+    assert torch.allclose(divergence(rows, new), reference(old, new), rtol=1e-4)
 
 
 def test_a_norm_is_taken_over_all_parameters():
