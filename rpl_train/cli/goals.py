@@ -49,6 +49,7 @@ class Tuned(StrEnum):
 
 
 class RewardKind(StrEnum):
+    SPARSE_OBJECTS = "sparse-objects"
     SPARSE = "sparse"
     EUCLIDEAN = "euclidean"
     ELEMENTS = "elements"

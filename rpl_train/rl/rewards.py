@@ -7,14 +7,15 @@ With s' the state after a step (for the high level: after its subgoal's last ste
 level or the goal commanded to the high level, s'_e the dimensions of element e and sigma the standard deviation of each
 dimension over the demonstrations, at least 0.01:
 
-    sparse       1 if every element has |s'_e - g_e| < 0.1 and, for the low level, the arm |q' - q_g| < 0.5 rad; else 0
-                 (high level: 1 if every named element is done)
-    euclidean    -|(s' - g) / sigma| / sqrt(n), over all n dimensions (high level: over the n that the goal names)
-    elements     the share of elements with |s'_e - g_e| < 0.3, the environment's own threshold
-                 (high level: of the named elements)
-    completion   named elements of the compound goal done after the step, minus those done before it; both levels
+    sparse-objects  1 if every element has |s'_e - g_e| < 0.1; else 0 (high level: 1 if every named element is done)
+    sparse          the same, and for the low level the arm must have |q' - q_g| < 0.5 rad as well
+    euclidean       -|(s' - g) / sigma| / sqrt(n), over all n dimensions (high level: over the n that the goal names)
+    elements        the share of elements with |s'_e - g_e| < 0.3, the environment's own threshold
+                    (high level: of the named elements)
+    completion      named elements of the compound goal done after the step, minus those done before it; both levels
 
-The first three are those of the paper's ablation, whose formulas it does not give; the last is this project's own.
+The paper's ablation has a sparse, a Euclidean and an element-wise reward and gives no formulas. Its goals are those of
+objects, so `sparse-objects` stands for its sparse one. The arm term of `sparse` is our own, as is `completion`.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ import numpy as np
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec
 from rpl_train.rl.rollout import Episode
 
-RewardName = Literal["sparse", "euclidean", "elements", "completion"]
+RewardName = Literal["sparse-objects", "sparse", "euclidean", "elements", "completion"]
 _NEAR = 0.1  # [rad, m] an element is where a subgoal wants it
 _ARM_NEAR = 0.5  # [rad] over all joints of the arm
 
@@ -78,10 +79,13 @@ def _distances(elements: tuple[ElementSpec, ...], states: np.ndarray, goals: np.
     return np.stack([np.linalg.norm(away[:, list(element.dims)], axis=1) for element in elements], axis=1)
 
 
+def _sparse_objects(seen: Outcome) -> np.ndarray:
+    return (_distances(seen.elements, seen.reached, seen.subgoals).max(1) < _NEAR).astype(np.float32)
+
+
 def _sparse(seen: Outcome) -> np.ndarray:
-    objects = _distances(seen.elements, seen.reached, seen.subgoals).max(1) < _NEAR
     arm = np.linalg.norm((seen.reached - seen.subgoals)[:, list(seen.arm)], axis=1) < _ARM_NEAR
-    return (objects & arm).astype(np.float32)
+    return _sparse_objects(seen) * arm
 
 
 def _sparse_to_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
@@ -115,6 +119,7 @@ def _completion_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
 
 
 REWARDS: dict[RewardName, Reward] = {
+    "sparse-objects": Reward(_sparse_objects, _sparse_to_goal, until_subgoal=True),
     "sparse": Reward(_sparse, _sparse_to_goal, until_subgoal=True),
     "euclidean": Reward(_euclidean, _euclidean_to_goal, until_subgoal=True),
     "elements": Reward(_elements, _elements_of_goal, until_subgoal=True),

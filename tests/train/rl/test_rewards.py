@@ -69,6 +69,17 @@ def test_sparse_asks_the_low_level_for_every_element_and_the_arm():
     assert REWARDS["sparse"].low(found).tolist() == [0, 1, 1]
 
 
+def test_sparse_on_objects_asks_the_low_level_for_every_element_and_not_for_the_arm():
+    # As above, but in the third step a hand that is 0.6 rad away does not matter.
+    assert low("sparse-objects").tolist() == [0, 0, 1]
+    found = seen()
+    found.reached[:, 0] = 9  # wherever the hand is
+    found.reached[1, 1] = 0.95
+    assert REWARDS["sparse-objects"].low(found).tolist() == [0, 1, 1]
+    assert REWARDS["sparse"].low(found).tolist() == [0, 0, 0]
+    assert high("sparse-objects").tolist() == [0, 1]
+
+
 def test_sparse_asks_the_high_level_for_the_whole_goal():
     assert high("sparse").tolist() == [0, 1]
     assert high("sparse", FIRST).tolist() == [1, 1]
@@ -103,7 +114,9 @@ def test_completion_pays_once_for_each_element_and_takes_back_what_reverts():
 
 
 def test_rewards_toward_a_subgoal_end_with_it():
-    assert {name for name, reward in REWARDS.items() if reward.until_subgoal} == {"sparse", "euclidean", "elements"}
+    assert {name for name, reward in REWARDS.items() if reward.until_subgoal} == {
+        "sparse-objects", "sparse", "euclidean", "elements"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REWARDS)
