@@ -16,7 +16,9 @@ demonstrations there are. Rajeswaran et al. sum over all M of their steps instea
 The second sum is estimated from `likelihood_batch` tuples. The curve has what it came to in each step.
 
 The pool of iril is D_l and D_h with D_l^i and D_h^i of every iteration i so far, at whichever level learns. A fixed
-share of its tuples, `own`, comes from its own episodes: by size they would soon leave the demonstrations a fifth.
+share of its tuples, `own`, comes from its own episodes: by size they would soon leave the demonstrations a fifth. Where
+an object was knocked away, relabelled tuples lie hundreds of standard deviations off, and a few of them would be all of
+the gradient. So own tuples that are less likely than the least likely twentieth of the demonstrated ones teach nothing.
 
 Episodes depend on the seed, the iteration and the weights alone, so a run that was broken off ends in the same weights.
 """
@@ -74,6 +76,7 @@ from rpl_train.tasks.kitchen.fast import FastKitchen
 Objective = Literal["npg", "dapg", "iril"]
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _EPISODES = "episodes"
+_OUTER = 0.05  # the share of demonstrated tuples than which an own one must be likelier
 _NOTHING_TO_LEARN = "all episodes earned the same"
 
 
@@ -327,13 +330,16 @@ class _Learner:
         config, module = self._config, self._levels[level]
         rng = np.random.default_rng([config.seed, self.iteration, LEVELS.index(level)])
         count = round(config.likelihood_batch * config.own) if own else 0
-        shares = [(demonstrated, config.likelihood_batch - count), *([(own, count)] if own else [])]
-        batches = [
-            pool.high_batch(rng, size) if level == "high" else pool.low_batch(rng, size) for pool, size in shares
-        ]
-        columns = [torch.from_numpy(np.concatenate(column)) for column in zip(*batches, strict=True)]
-        weight = config.likelihood * config.likelihood_decay**self.iteration
-        return weight * module.log_prob(*columns).mean()  # type: ignore[operator]
+
+        def likelihood(pool: Pool, size: int) -> Tensor:
+            batch = pool.high_batch(rng, size) if level == "high" else pool.low_batch(rng, size)
+            return module.log_prob(*map(torch.from_numpy, batch))  # type: ignore[operator]
+
+        tuples = likelihood(demonstrated, config.likelihood_batch - count)
+        if own:
+            plausible = tuples.detach().quantile(_OUTER)
+            tuples = torch.cat([tuples, likelihood(own, count).clamp(min=plausible)])
+        return config.likelihood * config.likelihood_decay**self.iteration * tuples.mean()
 
 
 def _check_reached(demonstrations: Sequence[Trajectory], spec: PolicySpec, goal: Sequence[str]) -> None:

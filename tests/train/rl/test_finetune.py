@@ -296,6 +296,24 @@ def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(ba
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_an_episode_in_which_an_object_flew_away_does_not_take_over_the_step(base, tmp_path, monkeypatch, level):
+    """A few tuples of iril's own, hundreds of standard deviations off, would be all of the gradient."""
+    points = []
+    for far in (0.0, 300.0):
+
+        def play(*others, far=far, **options):
+            first, *rest = drawers.play(*others, **options)
+            first.states[12:, 1] += far
+            return [first, *rest]
+
+        monkeypatch.setattr(module, "rollout", play)
+        settings = config(1, 24, objective="iril", levels=(level,), reward="euclidean")
+        points += finetune(base, DEMONSTRATIONS, tmp_path / str(far), settings).curve
+    near, off = ((point.share or {})[level] for point in points)
+    assert off < 3 * near
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_what_iril_did_itself_turns_the_step_of_each_level(base, tmp_path, level):
     """Both learn from the same episodes and demonstrations; one also from its own, relabelled for its level."""
     moved = {}
