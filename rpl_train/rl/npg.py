@@ -4,8 +4,8 @@ In: a level, the samples it drew and their advantages. Out: the level moved by o
 and what the step was. It does not know episodes, rewards or which level it moves.
 
 The step is that of Rajeswaran et al., Towards Generalization and Simplicity in Continuous Control (NIPS 2017):
-theta + sqrt(delta / (g . F^-1 g)) F^-1 g, with F^-1 g by conjugate gradient on Fisher-vector products. A KL
-divergence of delta / 2 follows, to second order.
+theta + sqrt(delta / (x . F x)) x with x = F^-1 g, by conjugate gradient on Fisher-vector products. A KL divergence of
+delta / 2 follows, to second order.
 
 A mixture's own divergence has no closed form. The metric is that of the pair (component, value) which the policy draws:
 with weights p_k, means m_k and one log-std s for all components,
@@ -21,7 +21,7 @@ Steps have one length, so a bonus turns them and does no more. How far is measur
 directions x = F^-1 g and y, the Fisher norm is |x| = sqrt(x . F x) and the cosine is x . F y / (|x| |y|).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,9 +100,9 @@ def natural_step(
     head = Head(level)
     parameters = dict(head.named_parameters())
     likelihood: Tensor = level.log_prob(*samples.inputs, samples.outputs)  # type: ignore[call-arg]
-    earned = _gradient((likelihood * samples.advantages).mean(), parameters)
-    added = _gradient(bonus(), parameters) if bonus else None
-    gradient = {name: earned[name] + added[name] for name in earned} if added else earned
+    gains = [(likelihood * samples.advantages).mean(), *([bonus()] if bonus else [])]
+    gradients = [_gradient(gain, parameters) for gain in gains]
+    gradient = _sum(gradients)
     size = norm(gradient)
     if not torch.isfinite(size):
         raise TrainingError("the policy gradient is not finite")
@@ -110,24 +110,27 @@ def natural_step(
     every = max(1, len(samples.outputs) // config.fisher_samples)
     inputs = tuple(column[::every] for column in samples.inputs)
     fisher = fisher_product(head, inputs, config.damping)
-    direction = conjugate_gradient(fisher, gradient, config.iterations)
-    curvature = _dot(gradient, direction)
+    # Each on its own: ten iterations for the sum would go where the greater gradient points, and find little else.
+    directions = [conjugate_gradient(fisher, each, config.iterations) for each in gradients]
+    direction = _sum(directions)
+    bent = fisher(direction)
+    curvature = _dot(direction, bent)
     if not torch.isfinite(curvature) or curvature < 0:
-        raise TrainingError(f"the natural gradient has length {float(curvature)}; must be a positive, finite one")
+        raise TrainingError(
+            f"the natural gradient has curvature {float(curvature)}; it must be finite and not negative"
+        )
     step = torch.sqrt(config.normalised_step / (curvature + 1e-20))
-
     share = cosine = None
-    if added:
-        alone, beside = (conjugate_gradient(fisher, g, config.iterations) for g in (earned, added))
-        length, turned, others = (torch.sqrt(_dot(x, fisher(x))) for x in (alone, direction, beside))
-        share, cosine = float(others / length), float(_dot(alone, fisher(direction)) / (length * turned))
+    if bonus:
+        length, other = (torch.sqrt(_dot(each, fisher(each))) for each in directions)
+        share, cosine = float(other / length), float(_dot(directions[0], bent) / (length * torch.sqrt(curvature)))
 
     with torch.no_grad():
         before = Mixture(*(values.clone() for values in head(*inputs)))
         for name, parameter in parameters.items():
             parameter += step * direction[name]
         kl = divergence(before, head(*inputs)).mean()
-    return NpgStep(float(kl), float(step * curvature), float(size), share, cosine)
+    return NpgStep(float(kl), float(step * _dot(gradient, direction)), float(size), share, cosine)
 
 
 def _gradient(value: Tensor, parameters: Mapping[str, Tensor]) -> Parameters:
@@ -195,6 +198,10 @@ def divergence(old: Gaussian | Mixture, new: Gaussian | Mixture) -> Tensor:
 def norm(vector: Parameters) -> Tensor:
     """The Euclidean length of a vector in parameter space."""
     return torch.sqrt(_dot(vector, vector))
+
+
+def _sum(vectors: Sequence[Parameters]) -> Parameters:
+    return {name: torch.stack([vector[name] for vector in vectors]).sum(0) for name in vectors[0]}
 
 
 def _dot(left: Parameters, right: Parameters) -> Tensor:
