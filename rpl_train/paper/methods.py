@@ -4,6 +4,10 @@ In: nothing. Out: `METHODS`. A row says what is imitated from what relabelling, 
 are fine-tuned and by what; it does not know how any of this is done.
 
 The paper's figures are means over its 17 goals; those marked as read off a plot are good to about two points.
+
+A row keeps its name only as long as it means the same, since results are kept by name. So the rows of the first table
+have a weight of demonstrations of 0.01, under which DAPG-RPL and IRIL-RPL hardly differ from NPG-RPL; those of the
+table `levels` have the one that matters.
 """
 
 from dataclasses import dataclass
@@ -11,11 +15,11 @@ from typing import Literal, NamedTuple
 
 from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
 from rpl_train.pool import Relabelling
-from rpl_train.rl.finetune import Objective
+from rpl_train.rl.finetune import FinetuneConfig, Objective
 from rpl_train.rl.rewards import RewardName
 from rpl_train.runs import LevelName
 
-Table = Literal["systems", "windows", "rewards"]
+Table = Literal["systems", "levels", "windows", "rewards"]
 # Rows that are compared on a few goals take every fourth of the 17, beginning with the fourth.
 COMPARED_GOALS = PAPER_GOALS[3::4]
 
@@ -24,13 +28,18 @@ class Imitation(NamedTuple):
     """What the demonstrations are turned into; rows that share one start from the same weights."""
 
     relabelling: Relabelling
-    window: int = HORIZON  # [steps] W_l, and for how long a subgoal is kept
+    window: int = HORIZON  # [steps] W_l
     flat: bool = False  # one level, which is given the goal itself
     components: int = 4  # of the high level's mixture
+    horizon: int | None = None  # [steps] H, for how long a subgoal is kept; None: as long as the window
+    seed: int = 0
 
     @property
     def name(self) -> str:
-        return f"{'flat' if self.flat else 'relay'}-{self.relabelling}-{self.window}"
+        kept = f"-kept-{self.horizon}" if self.horizon else ""
+        several = "" if self.flat or self.components == 4 else f"-of-{self.components}"
+        seed = f"-seed-{self.seed}" if self.seed else ""
+        return f"{'flat' if self.flat else 'relay'}-{self.relabelling}-{self.window}{kept}{several}{seed}"
 
 
 class Published(NamedTuple):
@@ -51,9 +60,12 @@ class Method:
     tunes: tuple[LevelName, ...] = ()
     objective: Objective = "npg"
     reward: RewardName = "completion"
+    high_reward: RewardName | None = None  # of the high level; None: the same
+    likelihood: float = 1e-2  # lambda_0 of dapg and iril
     scratch: tuple[LevelName, ...] = ()  # levels that start from random weights
     goals: tuple[str, ...] = COMPARED_GOALS
     seeds: tuple[int, ...] = (0, 1)  # of fine-tuning
+    imitation_seeds: bool = False  # whether each of them begins with an imitation of its own
     published: Published | None = None
     table: Table = "systems"
 
@@ -64,6 +76,29 @@ _GCBC = Imitation("goal", flat=True, components=1)
 _BC = Imitation("end", flat=True, components=1)
 _LOW: tuple[LevelName, ...] = ("low",)
 _BOTH: tuple[LevelName, ...] = ("high", "low")
+
+
+def _levels() -> list[Method]:
+    """RPL as the paper means it: each objective, one level and both, our reward and the paper's sparse one."""
+    rewards: dict[RewardName, str] = {"completion": "completion", "sparse-objects": "sparse on objects"}
+    objectives: tuple[Objective, ...] = ("npg", "dapg", "iril")
+    return [
+        Method(
+            f"{objective}-{which}-{reward}",
+            f"{objective.upper()}-RPL, {'low level' if which == 'low' else 'both levels'}, {title}",
+            RELAY,
+            tunes,
+            objective,
+            reward,
+            likelihood=FinetuneConfig.likelihood,
+            seeds=(0, 1, 2),
+            imitation_seeds=True,
+            table="levels",
+        )
+        for reward, title in rewards.items()
+        for which, tunes in (("low", _LOW), ("both", _BOTH))
+        for objective in objectives
+    ]
 
 
 def _rpl(name: str, title: str, objective: Objective, published: Published) -> Method:
@@ -93,6 +128,9 @@ METHODS = {
             "npg",
             published=Published("0 to 6", "1.45, falling to 0.83"),
         ),
+        Method(
+            "oracle-70", "Oracle segments, planned once for each, fine-tuned", Imitation("segments", horizon=70), _LOW
+        ),
         Method("nearest", "Nearest neighbour, open loop", None, goals=PAPER_GOALS, published=Published("0", "1.45")),
         Method(
             "hiro",
@@ -104,6 +142,15 @@ METHODS = {
             published=Published("0", "0.06"),
         ),
         Method(
+            "hiro-dense",
+            "On-policy HIRO from scratch, dense at the low level",
+            RELAY,
+            _BOTH,
+            reward="euclidean",
+            high_reward="completion",
+            scratch=_BOTH,
+        ),
+        Method(
             "pretrained-low",
             "Pre-trained low level, high level from scratch",
             RELAY,
@@ -111,6 +158,13 @@ METHODS = {
             scratch=("high",),
             published=Published("0", "0.06"),
         ),
+        Method(
+            "ril-one",
+            "RIL with one Gaussian, as flat policies have",
+            Imitation("relay", components=1),
+            goals=PAPER_GOALS,
+        ),
+        *_levels(),
         Method(
             "window-60",
             "NPG-RPL, window 60",
@@ -126,6 +180,16 @@ METHODS = {
             _LOW,
             published=Published("0", "1.05"),
             table="windows",
+        ),
+        *(
+            Method(
+                f"window-{window}-kept-30",
+                f"NPG-RPL, window {window}, subgoals kept 30 steps",
+                Imitation("relay", window, horizon=HORIZON),
+                _LOW,
+                table="windows",
+            )
+            for window in (60, 90)
         ),
         Method(
             "sparse",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rpl_runtime.errors import require
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
-from rpl_train.paper.methods import METHODS, REFERENCE, WINDOW_30, Published
+from rpl_train.paper.methods import METHODS, REFERENCE, WINDOW_30, Method, Published
 from rpl_train.paper.results import Row, curve, read_rows, score, shared_goals
 
 if TYPE_CHECKING:
@@ -89,8 +89,13 @@ def _panels(rows: Sequence[Row]) -> list[_Panel]:
     if shared and shared != most:
         where = f"on {', '.join(shared)}"
         systems = [row for row in tuned if row.method.table == "systems"]
-        ablations = [row for row in tuned if row.method.table != "systems"]
-        panels.append(_Panel(f"Systems, {where}", systems, shared))
+        levels = [row for row in tuned if row.method.table == "levels"]
+        ablations = [row for row in tuned if _group(row.method) == "ablations"]
+        panels += [
+            _Panel(f"{title}, {where}", rows, shared)
+            for title, rows in (("Systems", systems), ("Levels", levels))
+            if rows
+        ]
         if ablations:
             reference = [row for row in systems if row.method.name == REFERENCE]
             panels.append(_Panel(f"Ablations, {where}", [*reference, *ablations], shared))
@@ -133,9 +138,14 @@ def _draw_curves(axes: "Axes", panel: _Panel, measure: str, evaluated: str, scal
 
 def _style(row: Row) -> tuple[str, str]:
     """A row's colour and dashes, the same in every panel; ablations share those of systems not beside them."""
-    systems = row.method.table == "systems"
-    alike = [m.name for m in METHODS.values() if m.tunes and (m.table == "systems") == systems]
-    return _LINES[alike.index(row.method.name) + (0 if systems else _RELAY_LINE)]
+    group = _group(row.method)
+    alike = [m.name for m in METHODS.values() if m.tunes and _group(m) == group]
+    return _LINES[alike.index(row.method.name) + (_RELAY_LINE if group == "ablations" else 0)]
+
+
+def _group(method: Method) -> str:
+    """Rows that have a panel together."""
+    return method.table if method.table in ("systems", "levels") else "ablations"
 
 
 def _ablations(rows: Sequence[Row]) -> dict[str, list[_Bar]]:
@@ -147,7 +157,9 @@ def _ablations(rows: Sequence[Row]) -> dict[str, list[_Bar]]:
     windows, rewards = [_Bar("30", reference, WINDOW_30)], [_Bar("completion\n(ours)", reference, None)]
     for row in rows:
         if row.method.table == "windows" and row.method.imitation:
-            windows.append(_Bar(str(row.method.imitation.window), row, row.method.published))
+            start = row.method.imitation
+            label = f"{start.window}\nkept {start.horizon}" if start.horizon else str(start.window)
+            windows.append(_Bar(label, row, row.method.published))
         if row.method.table == "rewards":
             rewards.append(_Bar(row.method.reward, row, row.method.published))
     compared = {"window, and for how long a subgoal is kept [steps]": windows, "reward of fine-tuning": rewards}

@@ -64,6 +64,12 @@ class Trial(NamedTuple):
     seed: int
 
     @property
+    def imitation(self) -> Imitation | None:
+        """What it starts from."""
+        start = self.method.imitation
+        return start._replace(seed=self.seed) if start and self.method.imitation_seeds else start
+
+    @property
     def name(self) -> str:
         return f"{self.method.name}/{f'{self.goals[0]}-{self.seed}' if self.method.tunes else 'all'}"
 
@@ -118,7 +124,7 @@ def reproduce(
     trials = [trial for method in methods for trial in plan(method)]
     missing = [trial for trial in trials if (trial.method.name, trial.goals, trial.seed) not in done]
     missing.sort(key=_turn)
-    needed = dict.fromkeys(trial.method.imitation for trial in missing if trial.method.imitation is not None)
+    needed = dict.fromkeys(trial.imitation for trial in missing if trial.imitation is not None)
     _run("imitation", [Job(start.name, imitate_one, (start, config)) for start in needed], config, progress)
 
     def grown(trial: Trial, result: TrialResult) -> None:
@@ -173,11 +179,13 @@ def imitate_one(imitation: Imitation, config: PaperConfig) -> None:
     networks = NetworkConfig(flat=imitation.flat, high_components=imitation.components)
     settings = ImitateConfig(
         steps=config.imitation_steps,
+        seed=imitation.seed,
         jobs=1,
         networks=networks,
         pool=pool_config(imitation),
     )
-    spec = kitchen_spec("kitchen", horizon=imitation.window, high_noise=networks.high_noise(STATE_DIM))
+    kept = imitation.horizon or imitation.window
+    spec = kitchen_spec("kitchen", horizon=kept, high_noise=networks.high_noise(STATE_DIM))
     imitate(_load(config), spec, run, settings, lambda level, step, loss: None)
 
 
@@ -188,7 +196,7 @@ def pool_config(imitation: Imitation) -> PoolConfig:
 
 def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
     """Fine-tune and evaluate, or load what was done before with these demonstrations and by this protocol."""
-    run, imitation, demonstrations = config.runs / trial.name, trial.method.imitation, _load(config)
+    run, imitation, demonstrations = config.runs / trial.name, trial.imitation, _load(config)
     protocol, shown = _protocol(trial, config), digest(demonstrations.trajectories)
     if imitation is None:
         evaluation = _kept(run, protocol, shown, lambda: evaluate_nearest(demonstrations, protocol))
@@ -210,6 +218,8 @@ def finetune_config(trial: Trial, config: PaperConfig) -> FinetuneConfig:
         levels=method.tunes,
         scratch=method.scratch,
         reward=method.reward,
+        high_reward=method.high_reward,
+        likelihood=method.likelihood,
         env_steps=config.env_steps,
         seed=trial.seed,
         pool=pool_config(method.imitation),

@@ -46,8 +46,9 @@ _CAPTION = (
     "return: what the level that learns earns an episode, by the row's own reward."
 )
 _METHODS_CAPTION = (
-    "imitates: how demonstrations are relabelled, and the window [steps]; flat: no high level. fine-tunes: a level by "
-    "an objective for a reward; *: from random weights. paper: success, the mean over its 17 goals; ~: off a plot."
+    "imitates: how demonstrations are relabelled, and the window [steps]; kept: steps a subgoal is kept, where not a "
+    "window; flat: no high level. fine-tunes: a level by an objective for a reward, or for one at each level; *: from "
+    "random weights. paper: success, the mean over its 17 goals; ~: off a plot."
 )
 
 
@@ -95,9 +96,11 @@ def _table(title: str | None = None) -> Table:
 def _made_of(method: Method) -> list[str]:
     start = method.imitation
     learned = start is not None and set(method.scratch) != set(LEVELS)
-    imitated = f"{'flat ' if start.flat else ''}{start.relabelling} {start.window}" if start and learned else "–"
+    kept = f" kept {start.horizon}" if start and start.horizon else ""
+    imitated = f"{'flat ' if start.flat else ''}{start.relabelling} {start.window}{kept}" if start and learned else "–"
     levels = " ".join(f"{level}{'*' if level in method.scratch else ''}" for level in method.tunes)
-    tuned = f"{levels} by {method.objective} for {method.reward}" if levels else "–"
+    rewards = f"{method.high_reward} and {method.reward}" if method.high_reward else method.reward
+    tuned = f"{levels} by {method.objective} for {rewards}" if levels else "–"
     count = f"{len(method.goals)} x {len(method.seeds) if method.tunes else 1}"
     success, _ = _paper(method.published)
     return [method.name, method.title, imitated, tuned, count, success]

@@ -93,6 +93,7 @@ class FinetuneConfig:
     levels: tuple[LevelName, ...] = ("low",)  # that learn; the other takes its modes
     scratch: tuple[LevelName, ...] = ()  # that start from random weights instead of imitated ones
     reward: RewardName = "completion"
+    high_reward: RewardName | None = None  # of the high level; None: the same
     env_steps: int = 120_000  # at least; whole iterations are made
     episodes: int = 24  # in an iteration; two at least, for advantages compare them
     kitchens: int = 12  # side by side; another size of a batch may change the last bit of what is computed
@@ -279,7 +280,8 @@ class _Learner:
         steps: dict[LevelName, NpgStep | None] = {}
         returns: dict[LevelName, float] = {}
         for level in config.levels:
-            seen = experience(level, episodes, drawn, REWARDS[config.reward], record.spec, record.statistics)
+            name = config.reward if level == "low" else config.high_reward or config.reward
+            seen = experience(level, episodes, drawn, REWARDS[name], record.spec, record.statistics)
             steps[level] = self._learn(level, seen, own)
             returns[level] = float(seen.rewards.sum(1).mean())
         self.iteration += 1

@@ -1,11 +1,13 @@
 """The rows of the paper's table: that none is missing, and that each is a system that can be built."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
 from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS, RELAY, Method
+from rpl_train.paper.results import read_rows
 from rpl_train.pool import Relabelling
 from rpl_train.rl.finetune import Objective
 from rpl_train.rl.rewards import RewardName
@@ -87,7 +89,8 @@ def test_the_relay_line_has_every_goal_and_the_rest_at_least_four_with_two_seeds
 
 def test_rows_with_one_start_share_its_weights():
     starts = {row.imitation for row in METHODS.values() if row.imitation}
-    assert len({start.name for start in starts}) == len(starts) == 6
+    assert len({start.name for start in starts}) == len(starts) == 10
+    assert len({RELAY.name, *(RELAY._replace(seed=seed).name for seed in (1, 2))}) == 3
     assert RELAY.window == HORIZON
     assert {row.name for row in METHODS.values() if row.imitation == RELAY} >= {"ril", "npg-rpl", "hiro", "sparse"}
 
@@ -95,19 +98,42 @@ def test_rows_with_one_start_share_its_weights():
 def test_ablations_change_one_thing_of_npg_rpl():
     reference = METHODS["npg-rpl"]
     for row in METHODS.values():
-        if row.table == "systems":
+        if row.table in ("systems", "levels"):
             continue
         changed = {
             name
-            for name in ("imitation", "tunes", "objective", "reward", "scratch")
+            for name in ("imitation", "tunes", "objective", "reward", "high_reward", "likelihood", "scratch")
             if getattr(row, name) != getattr(reference, name)
         }
         assert changed == {"windows": {"imitation"}, "rewards": {"reward"}}[row.table]
-    assert rows(table="windows") == {"window-60", "window-90"}
-    assert [row.imitation.window for row in METHODS.values() if row.table == "windows" and row.imitation] == [60, 90]
+    windows = {row.name: row.imitation for row in METHODS.values() if row.table == "windows" and row.imitation}
+    assert {name: (start.window, start.horizon or start.window) for name, start in windows.items()} == {
+        "window-60": (60, 60), "window-90": (90, 90), "window-60-kept-30": (60, 30), "window-90-kept-30": (90, 30)
+    }  # fmt: skip
+
+
+def test_rpl_is_run_with_each_objective_at_one_level_and_both_for_our_reward_and_the_papers():
+    levels = [row for row in METHODS.values() if row.table == "levels"]
+    made = {(row.objective, row.tunes, row.reward) for row in levels}
+    assert len(levels) == len(made) == 12
+    assert {reward for _, _, reward in made} == {"completion", "sparse-objects"}
+    assert {tunes for _, tunes, _ in made} == {("low",), ("high", "low")}
+    for row in levels:
+        assert (row.goals, row.seeds, row.imitation_seeds) == (COMPARED_GOALS, (0, 1, 2), True)
+        assert row.likelihood >= 0.1
+
+
+def test_what_was_measured_before_means_what_it_meant():
+    """Every file of the first table is read, and holds the row that is called so."""
+    folder = Path(__file__).parents[3] / "docs" / "results"
+    found = {row.method.name: row.method for row in read_rows(folder)}
+    assert len(found) == 20
+    assert {name: METHODS.get(name, DISTILLED) for name in found} == found
 
 
 def test_what_starts_from_scratch():
     assert METHODS["hiro"].scratch == ("high", "low")
     assert METHODS["pretrained-low"].scratch == METHODS["pretrained-low"].tunes == ("high",)
-    assert rows(scratch=()) == {row.name for row in ROWS} - {"hiro", "pretrained-low"}
+    assert METHODS["hiro-dense"].scratch == ("high", "low")
+    assert (METHODS["hiro-dense"].reward, METHODS["hiro-dense"].high_reward) == ("euclidean", "completion")
+    assert rows(scratch=()) == {row.name for row in ROWS} - {"hiro", "hiro-dense", "pretrained-low"}

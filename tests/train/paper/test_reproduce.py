@@ -17,6 +17,7 @@ from rpl_train.paper.reproduce import PaperConfig, Trial, chosen, finetune_confi
 from rpl_train.rl import finetune
 from rpl_train.rl.finetune import FinetuneConfig
 from rpl_train.rl.rollout import rollout
+from rpl_train.runs import read_run
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ def test_a_trial_is_fine_tuned_as_its_row_says(method, tmp_path):
     found = finetune_config(trial, PaperConfig(tmp_path, (), env_steps=9))
     assert found.goal == compound_goal(trial.goals[0])
     assert (found.objective, found.levels, found.scratch) == (method.objective, method.tunes, method.scratch)
-    assert (found.reward, found.env_steps, found.seed) == (method.reward, 9, trial.seed)
+    assert (found.reward, found.high_reward, found.likelihood) == (method.reward, method.high_reward, method.likelihood)
+    assert (found.env_steps, found.seed) == (9, trial.seed)
     assert method.imitation
     assert found.pool == pool_config(method.imitation)
     assert (found.pool.relabelling, found.pool.low_window) == (method.imitation.relabelling, method.imitation.window)
@@ -101,6 +103,27 @@ def test_rows_from_beginning_to_end(config):
     assert seen == [("imitation", 0, 1), ("imitation", 1, 1), *(("trials", done, 3) for done in range(4))]
     folders = {str(path.parent.relative_to(config.runs)) for path in config.runs.rglob("evaluation.json")}
     assert folders == {"npg-bc/mkbs-0", "bc/all", "nearest/all"}
+
+
+def test_a_row_with_seeds_of_imitation_starts_each_trial_from_its_own_and_tunes_a_mixture(config):
+    method = replace(METHODS["npg-both-sparse-objects"], goals=("mkbs",), seeds=(0, 1))
+    kept, _ = reproduced([method], config)
+    assert len(kept[method.name].trials) == 2
+    starts = {path.name: read_run(path) for path in (config.runs / "imitation").iterdir()}
+    assert {name: found.provenance.seeds for name, found in starts.items()} == {
+        "relay-relay-30": (0,), "relay-relay-30-seed-1": (1,)
+    }  # fmt: skip
+    seeds = [
+        read_run(config.runs / method.name / f"mkbs-{seed}").provenance.settings["imitation"]["seed"] for seed in (0, 1)
+    ]
+    assert seeds == [0, 1]
+
+
+def test_a_subgoal_is_kept_as_long_as_its_row_says(config):
+    for name in ("window-60", "window-60-kept-30"):
+        reproduced([short(name)], config)
+    runs = {path.name: read_run(path).spec.horizon for path in (config.runs / "imitation").iterdir()}
+    assert runs == {"relay-relay-60": 60, "relay-relay-60-kept-30": 30}
 
 
 def test_what_the_runs_hold_is_not_done_again(config, monkeypatch):

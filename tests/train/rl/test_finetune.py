@@ -199,6 +199,13 @@ def test_the_curve_counts_what_was_played(base, tmp_path):
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
+def test_each_level_earns_by_its_own_reward(base, tmp_path):
+    [point] = finetune(
+        base, NONE, tmp_path, config(1, levels=LEVELS, reward="euclidean", high_reward="completion")
+    ).curve
+    assert point.returns["low"] < 0 <= point.returns["high"]
+
+
 def test_the_three_objectives_differ(base, tmp_path):
     runs = {name: tmp_path / name for name in ("npg", "dapg", "iril")}
     for name, run in runs.items():
