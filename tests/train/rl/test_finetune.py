@@ -25,7 +25,7 @@ from rpl_runtime.tasks.kitchen.elements import (
     kitchen_spec,
 )
 from rpl_train.data.sources import Demonstrations
-from rpl_train.data.trajectory import Trajectory
+from rpl_train.data.trajectory import Trajectory, load_folder
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.pool import Pool, PoolConfig
@@ -308,12 +308,12 @@ def test_an_episode_in_which_an_object_flew_away_does_not_take_over_the_step(bas
     points = []
     for far in (0.0, 300.0):
 
-        def play(*others, far=far, **options):
-            first, *rest = drawers.play(*others, **options)
+        def load(folder, far=far):
+            first, *rest = load_folder(folder)
             first.states[12:, 1] += far
             return [first, *rest]
 
-        monkeypatch.setattr(module, "rollout", play)
+        monkeypatch.setattr(module, "load_folder", load)
         settings = config(1, 24, objective="iril", levels=(level,), reward="euclidean")
         points += finetune(base, DEMONSTRATIONS, tmp_path / str(far), settings).curve
     near, off = ((point.share or {})[level] for point in points)
