@@ -16,8 +16,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rpl_runtime.cli import measure as measure_cli
-from rpl_runtime.cli import operator as operator_cli
+from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
+from rpl_runtime.cli.measure import bench_command, evaluate_command
+from rpl_runtime.cli.options import ADDRESS, access_options
+from rpl_runtime.cli.serve import serve_command
+from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.errors import RelayError
 
 app = typer.Typer(
@@ -45,16 +48,15 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-_ADDRESS = operator_cli.ADDRESS
 _FRANKA = "A Franka"  # heads its own options in the help
 
-app.callback()(operator_cli.access_options)
-app.command("serve")(operator_cli.serve_command)
-app.command("health")(operator_cli.health_command)
-app.command("top")(operator_cli.top_command)
-app.add_typer(operator_cli.models_app, name="models")
-app.add_typer(operator_cli.subgoal_app, name="subgoal")
-app.add_typer(operator_cli.tokens_app, name="tokens")
+app.callback()(access_options)
+app.command("serve")(serve_command)
+app.command("health")(health_command)
+app.command("top")(top_command)
+app.add_typer(models_app, name="models")
+app.add_typer(subgoal_app, name="subgoal")
+app.add_typer(tokens_app, name="tokens")
 
 
 @app.command("inspect")
@@ -99,7 +101,7 @@ def run_command(
     robot: Annotated[RobotKind, typer.Option(help="What to drive.")] = RobotKind.KITCHEN,
     address: Annotated[
         str | None,
-        typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several with commas; default {_ADDRESS}."),
+        typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several with commas; default {ADDRESS}."),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
     model: Annotated[str | None, typer.Option(help="One of the server's models, by name; default its first.")] = None,
@@ -175,7 +177,7 @@ def run_command(
         raise typer.BadParameter("--address and --bundle exclude each other")
     options = RunOptions(
         goal=goal,
-        address=address or _ADDRESS,
+        address=address or ADDRESS,
         bundle=bundle,
         robot_id=robot_id or robot.value,
         model=model,
@@ -212,9 +214,7 @@ def replay_command(
     log: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, whole or broken off.")
     ],
-    address: Annotated[
-        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default {_ADDRESS}.")
-    ] = None,
+    address: Annotated[str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default {ADDRESS}.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the replay instead.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest difference accepted, each dimension in its own unit.")
@@ -237,7 +237,7 @@ def replay_command(
         raise typer.BadParameter("--address and --bundle exclude each other")
     logged = read_log(log)
     with ExitStack() as stack:
-        where = stack.enter_context(serve_in_process(bundle)) if bundle else address or _ADDRESS
+        where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
         control = stack.enter_context(stack.enter_context(Client(where)).control())
         with Console(stderr=True).status(f"replaying {len(logged.steps)} steps"):
             result = replay(logged, control)
@@ -249,5 +249,5 @@ def replay_command(
     raise typer.Exit(0 if within else 1)
 
 
-app.command("evaluate")(measure_cli.evaluate_command)
-app.command("bench")(measure_cli.bench_command)
+app.command("evaluate")(evaluate_command)
+app.command("bench")(bench_command)

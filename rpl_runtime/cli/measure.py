@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rpl_runtime.cli.operator import ADDRESS
+from rpl_runtime.cli.options import ADDRESS
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ In: a bundle and its address, or a finished run. Out: text, or plain dictionarie
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,43 +16,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from rpl_runtime.auth.server import SecurityConfig
 from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.loop.watchdog import Stop
-from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
-
-
-def print_serving(bundles: Sequence[Bundle], address: str, security: SecurityConfig) -> None:
-    """One block that says what is served, where, to whom, and how to reach it."""
-    spec = bundles[0].spec
-    goal = ",".join(list(spec.elements)[:2])
-    plain = security.tls_cert is None
-    who = "whoever shows a token" if security.tokens else "whoever reaches it"
-    if security.client_ca:
-        who += " with a certificate of the client CA"
-    rows = {
-        "policy": f"{spec.name}  {spec.description}",
-        "bundle": f"{bundles[0].digest[:12]}  {bundles[0].path}",
-        "sizes": f"state {spec.state.dim}, action {spec.action.dim}, "
-        f"a subgoal every {spec.horizon} steps of {spec.period_s:g} s",
-        "goals": ", ".join(spec.elements) or "whole states",
-        "also": ", ".join(f"{bundle.spec.name} {bundle.digest[:12]}" for bundle in bundles[1:]),
-        "address": f"{address}  rpl.v1.RelayPolicy, {'plain text' if plain else 'TLS'}, to {who}",
-        "kitchen": f'rpl run --robot kitchen --address {address} --goal "{goal}"',
-        "python": f'rpl_runtime.client.Client("{address}")',
-        "look": f"grpcurl -plaintext {address} describe rpl.v1.RelayPolicy" if plain else "",
-        "stop": "Ctrl-C, or SIGTERM",
-    }
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        if value:
-            table.add_row(f"[bold]{name}[/]", escape(value))
-    Console(soft_wrap=True).print(table)
 
 
 @contextlib.contextmanager
