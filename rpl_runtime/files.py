@@ -1,12 +1,16 @@
 """Files that a command writes, and folders that it writes them to."""
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rpl_runtime.errors import InvalidInput
+
+JsonDict = dict[str, Any]  # a JSON object
 
 
 @contextmanager
@@ -19,6 +23,12 @@ def staged(path: Path) -> Iterator[Path]:
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: JsonDict) -> None:
+    """Write a JSON object to a file, whole or not at all."""
+    with staged(path) as staging:
+        staging.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @contextmanager

@@ -1,31 +1,29 @@
-"""Evaluation: what a served policy does in the kitchen, by the protocol that every figure of this project follows.
+"""Evaluation of a served policy in the kitchen, by the protocol behind every figure of this project.
 
-In: the address of a server, and which goals, starts and seeds. Out: an `Evaluation`, whose content goes into
-evaluation.json. Every action comes through gRPC, as a robot would get it; it does not know the policy's files.
-
-The protocol: FrankaKitchen-v1 at its default noise, 280 steps, a compound goal given as element names, the start
-nominal or perturbed; where asked for, a robot between the simulator and the policy that keeps limits and sees badly.
-An episode is fixed by these and its seed alone, so the results are the same whatever the number of simulators that run
-side by side.
+The protocol: FrankaKitchen-v1 at its default noise, 280 control steps, a compound goal given as element names, a
+nominal or perturbed start; optionally a robot between simulator and policy that keeps limits and sees badly. Every
+action comes through gRPC, as on a robot. These settings and the seed determine an episode, so the results do not
+depend on the number of simulators that run in parallel.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rpl_runtime.client.client import Client, Control
 from rpl_runtime.errors import InvalidGoal, InvalidInput
-from rpl_runtime.evaluation.episodes import Journal, open_journal
+from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.results import GROUPS, Episode, summarize
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.run import RunConfig, Step
@@ -42,8 +40,7 @@ from rpl_runtime.tasks.kitchen.elements import (
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
 
 STARTS = {"nominal": NOMINAL, "perturbed": PERTURBED}
-# Training, and the choice of a checkpoint, take their seeds below this one.
-FIRST_SEED = 1_000_000
+FIRST_SEED = 1_000_000  # training and the choice of a checkpoint use smaller seeds
 MAX_EPISODES = 1000  # of a goal: its share of the seeds
 _INITIALS = {name[0]: name for name in ELEMENTS}
 _GROUPS = (
@@ -52,27 +49,26 @@ _GROUPS = (
     | {f"sets{size}": tuple(map("".join, combinations(_INITIALS, size))) for size in range(1, len(ELEMENTS) + 1)}
 )
 _NAMES = {frozenset(compound_goal(letters)): letters for letters in _GROUPS["all35"]}
-_NO_JOURNAL = Journal([], lambda episode: None)
 _PACKAGES = ("relay-policy", "gymnasium-robotics", "mujoco", "numpy", "onnxruntime", "grpcio")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Which episodes to run.
+    """The episodes to run.
 
-    Each goal is a group ("paper", "human", "unseen", "all35", or "sets3" for all sets of three), letters ("mkbs") or
-    element names with commas.
+    Each goal is a group ("paper", "human", "unseen", "all35", or "sets3" for all sets of three), initials ("mkbs") or
+    element names separated by commas.
     """
 
     goals: tuple[str, ...] = ("paper",)
     episodes: int = 20  # of each goal from each start
     starts: tuple[str, ...] = ("nominal", "perturbed")
-    steps: int = EPISODE_STEPS
+    steps: int = EPISODE_STEPS  # [control steps] of an episode
     seed: int = FIRST_SEED  # of the first episode
-    sample: bool = False  # sample subgoals and actions, seeded like the episode, instead of taking the mode
-    robot: Conditions = field(default_factory=Conditions)  # what the robot does to the policy
-    plan_lead: int = 0  # [steps] before it takes effect that a plan is asked for
-    jobs: int = 2  # simulators side by side
+    sample: bool = False  # sample subgoals and actions with the episode's seed instead of taking the modes
+    robot: Conditions = field(default_factory=Conditions)
+    plan_lead: int = 0  # [control steps] from the request of a plan to its effect
+    jobs: int = 2  # simulators in parallel
 
 
 class Task(NamedTuple):
@@ -85,17 +81,17 @@ class Task(NamedTuple):
 
 
 class Played(NamedTuple):
-    """How an episode went."""
+    """The course of an episode."""
 
-    done: list[frozenset[str]]  # the elements at their goal after each step
-    refused: str | None  # why the server took no more states, where it ended early
+    done: list[frozenset[str]]  # the elements at their goal after each control step
+    refused: str | None  # why the policy refused a state, if the episode ended early
 
 
 class Evaluation(NamedTuple):
-    """What was measured."""
+    """Episodes and their results."""
 
     episodes: list[Episode]
-    content: dict[str, Any]  # of evaluation.json
+    content: JsonDict  # of evaluation.json
 
 
 def evaluate(
@@ -104,21 +100,24 @@ def evaluate(
     journal: Path | None = None,
     on_episode: Callable[[Episode], None] = lambda episode: None,
 ) -> Evaluation:
-    """Run the episodes on the server at `address`; `on_episode` hears of each one as it is finished.
+    """Run the episodes on the server at `address`; `on_episode` is called with each finished episode.
 
-    Finished episodes are kept in the file `journal`, so that an evaluation that was cut short goes on there.
+    Finished episodes are kept in the file `journal`, from which an interrupted evaluation continues.
 
     Raises:
         InvalidGoal: a goal is unknown.
         InvalidInput: another setting is out of range, or the journal belongs to another evaluation.
-        ServerUnavailable: nobody answers at the address, or not any more.
+        ServerUnavailable: no server answers at the address, or it stopped answering.
         MissingExtra: the `sim` extra is not installed.
     """
     tasks = plan_tasks(config)
     with Client(address) as client:
         model = client.describe()
         if model.spec.state.names != STATE_NAMES:
-            raise InvalidInput(f"{model.spec.name} at {address} is no policy for the kitchen; its state is another one")
+            raise InvalidInput(
+                f"the policy {model.spec.name} at {address} has a state of {model.spec.state.dim} dimensions that is "
+                "not the kitchen's; it must be a policy for the kitchen"
+            )
         conditions = {
             "bundle_digest": model.digest,
             "steps": config.steps,
@@ -126,7 +125,7 @@ def evaluate(
             "robot": asdict(config.robot),
             "plan_lead": config.plan_lead,
         }
-        with open_journal(journal, conditions) if journal else nullcontext(_NO_JOURNAL) as kept:
+        with open_journal(journal, conditions) as kept:
             done = {_task(episode): episode for episode in kept.episodes}
             for task in tasks:
                 if task in done:
@@ -152,10 +151,10 @@ def play(
     """Run the episode of a task.
 
     Raises:
-        RelayError: the server refused to begin, or is gone.
+        RelayError: the server refuses the run, or stopped answering.
     """
     robot.kitchen.start_noise = STARTS[task.start]
-    # The id keys the sampling noise: an episode has its own, whatever runs beside it.
+    # The id keys the sampling noise, so an episode's noise does not depend on what runs beside it.
     robot_id = f"{task.start}/{task.goal}/{task.seed}"
     seed = task.seed if config.sample else None
     done: list[frozenset[str]] = []
@@ -167,7 +166,7 @@ def play(
     try:
         run(robot, control, RunConfig(task.elements, config.steps, robot_id, seed, task.seed, config.plan_lead), keep)
     except InvalidInput as error:
-        # A policy may drive the kitchen into a state that it does not accept itself: its episode ends there.
+        # A policy may drive the kitchen into a state outside its own range; the episode ends there.
         if not done:
             raise
         control.finish(robot_id)
@@ -176,13 +175,21 @@ def play(
 
 
 def plan_tasks(config: EvaluateConfig) -> list[Task]:
-    """The episodes that an evaluation runs, in the order in which they are reported.
+    """The episodes of an evaluation, in the order of its report.
 
     Raises:
         InvalidGoal: a goal is unknown.
         InvalidInput: another setting is out of range.
     """
-    _check(config)
+    if not config.goals or not config.starts or not set(config.starts) <= set(STARTS):
+        raise InvalidInput(
+            f"the goals are {config.goals} and the starts {config.starts}; there must be at least one of each, and a "
+            f"start must be one of {', '.join(STARTS)}"
+        )
+    ranges = {"episodes": (1, MAX_EPISODES), "steps": (1, 1_000_000), "jobs": (1, 1000), "seed": (0, 2**31)}
+    for name, (lowest, highest) in ranges.items():
+        if not lowest <= (value := getattr(config, name)) <= highest:
+            raise InvalidInput(f"{name} is {value}; must be {lowest} to {highest}")
     goals = dict(goal for named in config.goals for goal in parse_goals(named))
     return [
         Task(start, name, elements, episode_seed(config.seed, elements, episode))
@@ -193,10 +200,10 @@ def plan_tasks(config: EvaluateConfig) -> list[Task]:
 
 
 def parse_goals(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The (name, elements) of the goals that a group, letters, or element names with commas between them stand for.
+    """The (name, elements) of the goals of a group, or of the goal given as initials or as names with commas.
 
     Raises:
-        InvalidGoal: it is none of these.
+        InvalidGoal: the text is none of these.
     """
     if text in _GROUPS:
         return [goal for letters in _GROUPS[text] for goal in parse_goals(letters)]
@@ -207,24 +214,24 @@ def parse_goals(text: str) -> list[tuple[str, tuple[str, ...]]]:
         elements = compound_goal(text)
     else:
         raise InvalidGoal(
-            f"{text!r} is no goal; must be one of the groups {', '.join(_GROUPS)}, letters such as mkbs, "
-            f"or elements with commas between them: {', '.join(ELEMENTS)}"
+            f"{text!r} is not a goal; must be one of the groups {', '.join(_GROUPS)}, initials such as mkbs, "
+            f"or elements separated by commas: {', '.join(ELEMENTS)}"
         )
     if len(set(elements)) != len(elements):
-        raise InvalidGoal(f"the goal {text!r} names an element twice; each may be named once")
-    # One name and one order for each set, however it was written.
+        raise InvalidGoal(f"the goal {text!r} names an element twice; each must be named once")
+    # Each set has one name and one order of its elements, however it was written.
     name = _NAMES.get(frozenset(elements)) or "".join(name[0] for name in ELEMENTS if name in elements)
     return [(name, compound_goal(name))]
 
 
 def episode_seed(first: int, elements: Sequence[str], episode: int) -> int:
-    """The seed of an episode: every set of elements has a thousand of its own, from `first` on."""
+    """The seed of an episode: every set of elements has a thousand seeds of its own, from `first` on."""
     number = sum(1 << index for index, name in enumerate(ELEMENTS) if name in elements)
     return first + MAX_EPISODES * number + episode
 
 
 def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished: Callable[[Episode], None]) -> None:
-    """Run tasks on simulators side by side, each with a stream of its own; `finished` is called by one at a time."""
+    """Run tasks on simulators in parallel, each with its own stream; calls of `finished` do not overlap."""
     waiting, turn = deque(tasks), threading.Lock()
 
     def work(robot: ImpairedRobot) -> None:
@@ -234,7 +241,8 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
                     task = waiting.popleft()
                 except IndexError:
                     return  # another simulator was faster
-                episode = _run_one(robot, control, task, config)
+                played = play(robot, control, task, config)
+                episode = episode_of(task, played, robot.kitchen.simulator.qpos, robot.limit_violations)
                 with turn:
                     finished(episode)
 
@@ -249,18 +257,13 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
             for worker in as_completed(workers):
                 worker.result()
         finally:
-            waiting.clear()  # where one failed, the others end with the episode they are in
-
-
-def _run_one(robot: ImpairedRobot, control: Control, task: Task, config: EvaluateConfig) -> Episode:
-    played = play(robot, control, task, config)
-    return episode_of(task, played, robot.kitchen.simulator.qpos, robot.limit_violations)
+            waiting.clear()  # if one failed, the others end after their current episode
 
 
 def episode_of(
     task: Task, played: Played, qpos: np.ndarray, limit_violations: Mapping[str, int] = MappingProxyType({})
 ) -> Episode:
-    """What an episode came to that ended in the configuration qpos (30,); limit_violations are counted by the limit."""
+    """The outcome of an episode that ended in the configuration qpos (30,); violations are counted by limit."""
     done = played.done
     first_done = {name: next((n for n, d in enumerate(done, start=1) if name in d), None) for name in task.elements}
     return Episode(
@@ -270,7 +273,7 @@ def episode_of(
         seed=task.seed,
         steps=len(done),
         refused=played.refused,
-        first_done={name: steps for name, steps in first_done.items() if steps is not None},
+        first_done={name: number for name, number in first_done.items() if number is not None},
         done_at_end=tuple(element for element in task.elements if element in done[-1]),
         final_distance={element: ELEMENTS[element].distance(qpos) for element in task.elements},
         limit_violations=dict(limit_violations),
@@ -281,23 +284,8 @@ def _task(episode: Episode) -> Task:
     return Task(episode.start, episode.goal, episode.elements, episode.seed)
 
 
-def _check(config: EvaluateConfig) -> None:
-    unknown = [start for start in config.starts if start not in STARTS]
-    if unknown or not config.starts or not config.goals:
-        raise InvalidInput(f"unknown start {', '.join(unknown) or 'none'}; must be one of {', '.join(STARTS)}")
-    limits = (
-        ("episodes", config.episodes, 1, MAX_EPISODES),
-        ("steps", config.steps, 1, 1_000_000),
-        ("jobs", config.jobs, 1, 1000),
-        ("seed", config.seed, 0, 2**31),
-    )
-    for name, value, lowest, highest in limits:
-        if not lowest <= value <= highest:
-            raise InvalidInput(f"{name} is {value}; must be {lowest} to {highest}")
-
-
-def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode]) -> dict[str, Any]:
-    """What evaluation.json holds: the results, and all it takes to have them again."""
+def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode]) -> JsonDict:
+    """The content of evaluation.json: the results, and everything needed to reproduce them."""
     seeds = [episode.seed for episode in episodes]
     return {
         "bundle_digest": digest,

@@ -1,10 +1,6 @@
-"""The picture of an evaluation.
+"""The picture of an evaluation, drawn from the content of evaluation.json alone."""
 
-In: what evaluation.json holds, and nothing else. Out: a PNG (or any format matplotlib writes by its suffix). It
-does not know how the numbers were measured.
-"""
-
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +8,7 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput, require
 from rpl_runtime.evaluation.results import check_evaluation
-from rpl_runtime.files import staged
+from rpl_runtime.files import JsonDict, staged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +31,7 @@ STYLE: dict[Any, Any] = {
 
 
 def picture_suffixes() -> list[str]:
-    """The suffixes under which `draw_results` can write.
+    """The suffixes that `draw_results` can write.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -47,48 +43,58 @@ def picture_suffixes() -> list[str]:
 def check_suffix(path: Path, suffixes: Collection[str]) -> None:
     """
     Raises:
-        InvalidInput: the path has none of the suffixes.
+        InvalidInput: the path has another suffix.
     """
     if path.suffix.lower() not in suffixes:
         raise InvalidInput(f"{path} has the suffix {path.suffix!r}; it must be one of {', '.join(suffixes)}")
 
 
-def draw_results(evaluation: dict[str, Any], path: Path) -> None:
-    """Draw an evaluation: steps and success of each goal and on average, and how often each element was done.
+def draw_results(evaluation: JsonDict, path: Path) -> None:
+    """Draw an evaluation: elements done and success of each goal and on average, and how often each element was done.
 
     Raises:
         MissingExtra: matplotlib is not installed.
-        InvalidInput: the evaluation is not one that `rpl evaluate` wrote, or the suffix names no image format.
+        InvalidInput: `rpl evaluate` did not write the evaluation, or the suffix is not that of an image format.
     """
     check_suffix(path, picture_suffixes())
+    check_evaluation(evaluation)
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    check_evaluation(evaluation)
-    starts: dict[str, dict[str, Any]] = evaluation["starts"]
+    protocol, starts = evaluation["protocol"], evaluation["starts"]
     goals = list(next(iter(starts.values()))["goals"])
     with mpl.rc_context(STYLE):
         width = max(5.5, 2.0 + 0.34 * len(goals))  # [inch] of the panels by goal
         figure = Figure(figsize=(width + 3.6, 5.8), layout="constrained", dpi=150)
 
         grid = figure.add_gridspec(2, 2, width_ratios=(width, 3.6))
-        steps, success = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+        done, success = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
         elements = figure.add_subplot(grid[:, 1])
-        _bars(steps, starts, goals, "mean_steps", scale=1.0)
-        steps.set(title="Elements done of those asked for", ylim=(0, 4.15))
+        _bars(done, starts, goals, "mean_steps", scale=1.0)
+        done.set(title="Elements done of those in the goal", ylim=(0, 4.15))
         _bars(success, starts, goals, "success", scale=100.0)
         success.set(title="Episodes with all of them done [%]", ylim=(0, 104))
         _element_bars(elements, starts)
-        figure.legend(handles=_legend(starts), loc="outside lower left", ncols=4, frameon=False)
-        figure.suptitle(_title(evaluation), x=0.008, ha="left", fontsize=11)
+        handles = [
+            *(Patch(color=colour, label=f"{start} start") for start, colour in zip(starts, COLOURS, strict=False)),
+            Patch(facecolor="#dddddd", label="bar: ever done"),
+            Line2D([], [], **_END, label="line: done at the end"),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=4, frameon=False)
+        title = (
+            f"{protocol['policy']} in {protocol['environment']}, {protocol['steps']} control steps; "
+            f"episodes of each goal: {protocol['episodes']}; mean over goals with 95 % interval"
+        )
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11)
         with staged(path) as staging:
             figure.savefig(staging)
 
 
-def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], measure: str, scale: float) -> None:
-    """A bar for "ever done" and a tick for "done at the end": each goal, then a gap, then the mean of all."""
+def _bars(axes: "Axes", starts: Mapping[str, JsonDict], goals: list[str], measure: str, scale: float) -> None:
+    """For each goal, and apart from them for the mean, a bar for "ever done" and a line for "done at the end"."""
     ever, end = f"{measure}_ever", f"{measure}_end"
-    # The mean stands apart from the goals, in wider bars.
     places, widths = np.arange(len(goals) + 1.0), np.full(len(goals) + 1, 0.8 / len(starts))
     places[-1] += 1.1
     widths[-1] *= 2.5
@@ -109,7 +115,7 @@ def _bars(axes: "Axes", starts: dict[str, dict[str, Any]], goals: list[str], mea
     axes.set_axisbelow(True)
 
 
-def _element_bars(axes: "Axes", starts: dict[str, dict[str, Any]]) -> None:
+def _element_bars(axes: "Axes", starts: Mapping[str, JsonDict]) -> None:
     names = list(next(iter(starts.values()))["elements"])
     height = 0.8 / len(starts)
     for index, (results, colour) in enumerate(zip(starts.values(), COLOURS, strict=False)):
@@ -119,25 +125,6 @@ def _element_bars(axes: "Axes", starts: dict[str, dict[str, Any]]) -> None:
         axes.vlines([100 * element["end"] for element in found], y - 0.42 * height, y + 0.42 * height, **_END)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(title="Element done where named [%]", xlim=(0, 104))
+    axes.set(title="Element done when in the goal [%]", xlim=(0, 104))
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _legend(starts: dict[str, dict[str, Any]]) -> list[Any]:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    return [
-        *(Patch(color=colour, label=f"{start} start") for start, colour in zip(starts, COLOURS, strict=False)),
-        Patch(facecolor="#dddddd", label="bar: ever done"),
-        Line2D([], [], **_END, label="line: done at the end"),
-    ]
-
-
-def _title(evaluation: dict[str, Any]) -> str:
-    protocol = evaluation["protocol"]
-    return (
-        f"{protocol['policy']} in {protocol['environment']}: {protocol['episodes']} episodes of {protocol['steps']} "
-        f"steps for each goal; mean over goals with 95 % interval"
-    )

@@ -1,7 +1,4 @@
-"""One episode as a video and a contact sheet, with the commanded subgoal made visible.
-
-In: the address of a server and an episode to run. Out: files. It does not know how a frame is drawn.
-"""
+"""One episode as a video and a contact sheet that show the subgoals."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +11,7 @@ from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, play
 from rpl_runtime.relay.run import Step
 from rpl_runtime.robots.degraded import ImpairedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.tasks.kitchen.render import Frame, Renderer, open_renderer, write_sheet, write_video
+from rpl_runtime.tasks.kitchen.render import Frame, open_renderer, write_sheet, write_video
 
 
 def film(
@@ -25,45 +22,37 @@ def film(
     config: EvaluateConfig | None = None,
     progress: Callable[[int, int], None] = lambda drawn, total: None,
 ) -> None:
-    """Run an episode and write a video of it, a sheet with a tile for each subgoal and for the end, or both.
+    """Run an episode and write a video, a contact sheet with a tile for each subgoal and for the end, or both.
 
     Args:
-        progress: called with how many pictures of the file under way are drawn, and of how many.
+        progress: called with the number of pictures drawn of the current file, and the number it needs.
 
     Raises:
-        MissingExtra: rendering is not possible here; the message says what it takes.
-        ServerUnavailable: nobody answers at the address.
+        MissingExtra: rendering is not possible here; the message says what to install.
+        ServerUnavailable: no server answers at the address.
     """
     config = config or EvaluateConfig()
+    frames: list[Frame] = []
+    done: frozenset[str] = frozenset()
     with (
         closing(ImpairedRobot(KitchenRobot(), config.robot)) as robot,
         open_renderer(robot.kitchen.simulator.model, task.elements) as renderer,
     ):
-        frames = _record(address, robot, task, config)
-        tiles = [frame for frame in frames if frame.age == 0]
-        tiles += [] if frames[-1] is tiles[-1] else [frames[-1]]
+
+        def keep(step: Step) -> None:
+            nonlocal done
+            done |= step.done
+            qpos, action = robot.kitchen.simulator.qpos, step.action
+            frames.append(Frame(qpos, action.subgoal, step.step + 1, action.age, done))
+
+        def drawn(chosen: Sequence[Frame]) -> Iterator[np.ndarray]:
+            for number, frame in enumerate(chosen, start=1):
+                yield renderer.draw(frame)
+                progress(number, len(chosen))
+
+        with Client(address) as client, client.control() as control:
+            play(robot, control, task, config, on_step=keep)
         if video is not None:
-            write_video(video, _drawn(renderer, frames, progress))
+            write_video(video, drawn(frames))
         if sheet is not None:
-            write_sheet(sheet, list(_drawn(renderer, tiles, progress)))
-
-
-def _drawn(renderer: Renderer, frames: Sequence[Frame], progress: Callable[[int, int], None]) -> Iterator[np.ndarray]:
-    for drawn, frame in enumerate(frames, start=1):
-        yield renderer.draw(frame)
-        progress(drawn, len(frames))
-
-
-def _record(address: str, robot: ImpairedRobot, task: Task, config: EvaluateConfig) -> list[Frame]:
-    """The frames of an episode, as each step left the kitchen."""
-    frames: list[Frame] = []
-    done: frozenset[str] = frozenset()
-
-    def keep(step: Step) -> None:
-        nonlocal done
-        done |= step.done
-        frames.append(Frame(robot.kitchen.simulator.qpos, step.action.subgoal, step.step + 1, step.action.age, done))
-
-    with Client(address) as client, client.control() as control:
-        play(robot, control, task, config, on_step=keep)
-    return frames
+            write_sheet(sheet, list(drawn([*(frame for frame in frames[:-1] if frame.age == 0), frames[-1]])))

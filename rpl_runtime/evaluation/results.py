@@ -1,23 +1,20 @@
-"""What an evaluation's episodes come to: means, rates and their intervals, and a table of them.
+"""The results of an evaluation's episodes: means, rates and their intervals, for evaluation.json and as tables.
 
-In: `Episode` records. Out: plain dictionaries that go into evaluation.json, and a table drawn from those alone.
-It does not know how an episode was run.
-
-Means are taken over the episodes of a goal first and over goals second, so every goal weighs the same. The 95 %
-intervals are over goals: what another draw of compound goals would have given.
+Means are taken over the episodes of a goal first and over goals second, so every goal has the same weight. The 95 %
+intervals are over goals: the range to expect from another draw of compound goals.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from rich.columns import Columns
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.files import JsonDict
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, OTHER_HUMAN_GOALS, PAPER_GOALS, UNSEEN_GOALS, compound_goal
 
 MEASURES = {
@@ -32,29 +29,34 @@ _RESAMPLES = 10_000
 
 
 class Episode(BaseModel):
-    """What one episode did."""
+    """The outcome of one episode."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: str  # "nominal" or "perturbed"
     goal: str  # its name in the tables
-    elements: tuple[str, ...]  # what the goal asks for
+    elements: tuple[str, ...]  # of the goal
     seed: int
-    steps: int  # made
-    refused: str | None  # why the policy accepted no more, where the episode ended early
-    first_done: dict[str, int]  # element of the goal -> the number of steps after which it was first done
+    steps: int  # [control steps] made
+    refused: str | None  # why the policy refused a state, if the episode ended early
+    first_done: dict[str, int]  # element of the goal -> [control steps] after which it was first done
     done_at_end: tuple[str, ...]  # elements of the goal
     final_distance: dict[str, float]  # element of the goal -> distance from its goal at the end [its own units]
     limit_violations: dict[str, int] = {}  # limit of the robot -> how often it changed a motion
 
 
-def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
+def summarize(episodes: Sequence[Episode]) -> JsonDict:
     """The results of the episodes of one start: means with intervals, by goal, group and element."""
-    by_goal: dict[str, list[Episode]] = defaultdict(list)
+    by_goal, by_element = defaultdict[str, list[Episode]](list), defaultdict[str, list[Episode]](list)
+    violations = Counter[str]()
     for episode in episodes:
         by_goal[episode.goal].append(episode)
+        for element in episode.elements:
+            by_element[element].append(episode)
+        violations.update(episode.limit_violations)
     goals = {name: _goal_results(group) for name, group in by_goal.items()}
     groups = {goal["group"] for goal in goals.values()}
+    steps = sum(episode.steps for episode in episodes)
     return {
         **_mean_over(goals.values()),
         "groups": {
@@ -63,10 +65,20 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
             if group in groups
         },
         "goals": goals,
-        "elements": _element_results(episodes),
+        "elements": {
+            name: {
+                "episodes": len(by_element[name]),
+                "ever": float(np.mean([name in episode.first_done for episode in by_element[name]])),
+                "end": float(np.mean([name in episode.done_at_end for episode in by_element[name]])),
+                "final_distance": float(np.mean([episode.final_distance[name] for episode in by_element[name]])),
+            }
+            for name in ELEMENTS
+            if name in by_element
+        },
         "episodes": len(episodes),
         "refused": sum(episode.refused is not None for episode in episodes),
-        "limit_violations": _limit_violations(episodes),
+        # In a control step, with each joint counted.
+        "limit_violations": {limit: count / steps for limit, count in sorted(violations.items())},
     }
 
 
@@ -78,51 +90,68 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def print_results(evaluation: dict[str, Any]) -> None:
-    """Print the tables of an evaluation: for each start one of goals, ending in the mean, and one of elements.
+def print_results(evaluation: JsonDict) -> None:
+    """Print the tables of an evaluation: goals, elements and, last, the means. They fit into 80 columns.
 
     Raises:
-        InvalidInput: it is not an evaluation that `rpl evaluate` wrote.
+        InvalidInput: `rpl evaluate` did not write the evaluation.
     """
     check_evaluation(evaluation)
-    console, protocol = Console(), evaluation["protocol"]
-    for start, results in evaluation["starts"].items():
-        console.print(Columns([_goals_table(start, results), _elements_table(start, results)]))
+    console, protocol, starts = Console(highlight=False), evaluation["protocol"], evaluation["starts"]
+    measures: dict[str, str] = dict(
+        zip(MEASURES, ("elements\never", "elements\nend", "success\never", "success\nend"), strict=True)
+    )
+    console.print(_by_start("goal", starts, measures), "")
+    done = {"ever": "done\never", "end": "done\nend", "final_distance": "distance\nend"}
+    console.print(_by_start("element", starts, done), "")
     if robot := described(protocol.get("robot", {})):
-        console.print(f"The robot: {robot}.", highlight=False)
+        console.print(f"The robot: {robot}.")
     if lead := protocol.get("plan_lead"):
-        console.print(f"Plans are asked for {lead} steps before they take effect.", highlight=False)
+        console.print(f"Plans are requested {lead} control steps before they take effect.")
     console.print(
-        f"{protocol['environment']}, {protocol['episodes']} episodes of {protocol['steps']} steps for each goal. "
-        "steps: elements done of those named; success: all of them; ever: at any step; end: at the last one; "
+        f"{protocol['environment']}, {protocol['steps']} control steps; episodes of each goal: {protocol['episodes']}. "
+        "elements: done, of those in the goal; success: all of them done; ever: at any control step; end: at the last; "
         "95 %: bootstrap interval over goals; distance: from the goal at the end, in the element's own unit.",
         style="dim",
-        highlight=False,
     )
+    means = Table("mean over goals", box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
+    for heading in measures.values():
+        means.add_column(heading, justify="right", no_wrap=True)
+    for start, results in starts.items():
+        for group, found in results["groups"].items() if len(results["groups"]) > 1 else ():
+            means.add_row(f"{start} start, {group} goals", *(_format(m, found[m], 1) for m in MEASURES))
+        means.add_row(f"{start} start", *(_format(m, results[m], 1) for m in MEASURES), style="bold")
+        if len(results["goals"]) > 1:
+            bounds = [(measure, *results["intervals"][measure]) for measure in MEASURES]
+            means.add_row("95 %", *(f"{_format(m, low)}–{_format(m, high)}" for m, low, high in bounds), style="dim")
+    console.print("", means)
+    for start, results in starts.items():
+        if refused := results["refused"]:
+            console.print(f"{start} start: {refused} of {results['episodes']} episodes ended early, in a refused state")
 
 
-def described(robot: dict[str, Any]) -> str:
-    """The conditions of a protocol's robot that are not those of the kitchen itself; empty where there are none."""
+def described(robot: JsonDict) -> str:
+    """The conditions of a protocol's robot that differ from the kitchen's own; empty if none does."""
     units = {"position_noise": " m", "angle_noise": " rad", "object_latency": " periods", "latency": " periods"}
     units |= {"hand_time": " s"}
-    nothing = {"profile": "kitchen", "hand_time": None}  # a hand that takes no time is one all the same
-    changed = {name: value for name, value in robot.items() if value != nothing.get(name, 0)}
+    own = {"profile": "kitchen", "hand_time": None}  # a hand time of 0 differs from none
+    changed = {name: value for name, value in robot.items() if value != own.get(name, 0)}
     return ", ".join(
         name.replace("_", " ") + ("" if value is True else f" {value}{units.get(name, '')}")
         for name, value in changed.items()
     )
 
 
-def check_evaluation(evaluation: dict[str, Any]) -> None:
+def check_evaluation(evaluation: JsonDict) -> None:
     """
     Raises:
-        InvalidInput: it is not an evaluation that `rpl evaluate` wrote.
+        InvalidInput: `rpl evaluate` did not write the evaluation.
     """
     if not isinstance(evaluation, dict) or not evaluation.get("starts") or "protocol" not in evaluation:
-        raise InvalidInput("this is no evaluation that `rpl evaluate` wrote: it lacks a protocol or its starts")
+        raise InvalidInput("this is not an evaluation that `rpl evaluate` wrote; it must have a protocol and starts")
 
 
-def _goal_results(episodes: list[Episode]) -> dict[str, Any]:
+def _goal_results(episodes: list[Episode]) -> JsonDict:
     elements = episodes[0].elements
     ever = np.array([len(episode.first_done) for episode in episodes])
     end = np.array([len(episode.done_at_end) for episode in episodes])
@@ -137,7 +166,7 @@ def _goal_results(episodes: list[Episode]) -> dict[str, Any]:
     }
 
 
-def _mean_over(goals: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _mean_over(goals: Iterable[JsonDict]) -> JsonDict:
     goals = list(goals)
     values = {measure: [goal[measure] for goal in goals] for measure in MEASURES}
     return {measure: float(np.mean(values[measure])) for measure in MEASURES} | {
@@ -145,63 +174,19 @@ def _mean_over(goals: Iterable[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _element_results(episodes: Sequence[Episode]) -> dict[str, Any]:
-    named: dict[str, list[Episode]] = defaultdict(list)
-    for episode in episodes:
-        for element in episode.elements:
-            named[element].append(episode)
-    return {
-        name: {
-            "episodes": len(asked),
-            "ever": float(np.mean([name in episode.first_done for episode in asked])),
-            "end": float(np.mean([name in episode.done_at_end for episode in asked])),
-            "final_distance": float(np.mean([episode.final_distance[name] for episode in asked])),
-        }
-        for name, asked in sorted(named.items(), key=lambda item: list(ELEMENTS).index(item[0]))
-    }
-
-
-def _limit_violations(episodes: Sequence[Episode]) -> dict[str, float]:
-    """How often in a step each limit of the robot changed a motion, each joint counted for itself."""
-    steps, total = sum(episode.steps for episode in episodes), Counter[str]()
-    for episode in episodes:
-        total.update(episode.limit_violations)
-    return {limit: count / steps for limit, count in sorted(total.items())}
-
-
-def _goals_table(start: str, results: dict[str, Any]) -> Table:
-    table = Table(title=f"{start} start", header_style="bold")
-    table.add_column("goal")
-    for heading in ("steps\never", "steps\nend", "success\never", "success\nend"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for goal, found in results["goals"].items():
-        table.add_row(goal, *(_format(measure, found[measure]) for measure in MEASURES))
-    for group, found in results["groups"].items() if len(results["groups"]) > 1 else ():
-        _add_mean(table, f"mean of {group}", found)
-    _add_mean(table, "mean", results)
-    if results["refused"]:
-        table.caption = f"{results['refused']} of {results['episodes']} episodes ended early, in a state refused"
+def _by_start(kind: str, starts: dict[str, JsonDict], columns: dict[str, str]) -> Table:
+    """A row for each goal or element, and its columns for each start."""
+    table = Table(kind, box=box.SIMPLE_HEAD, padding=0, show_edge=False, header_style="bold")
+    for start in starts:
+        for index, heading in enumerate(columns.values()):
+            table.add_column(f"{'' if index else start}\n{heading}", justify="right", no_wrap=True)
+    rows = [results[f"{kind}s"] for results in starts.values()]
+    for name in rows[0]:
+        table.add_row(name, *(_format(column, found[name][column]) for found in rows for column in columns))
     return table
-
-
-def _elements_table(start: str, results: dict[str, Any]) -> Table:
-    table = Table(title=f"{start} start, by element", header_style="bold")
-    table.add_column("element", no_wrap=True)
-    for heading in ("done\never", "done\nend", "distance\nend"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, found in results["elements"].items():
-        table.add_row(name, f"{found['ever']:.0%}", f"{found['end']:.0%}", f"{found['final_distance']:.3f}")
-    return table
-
-
-def _add_mean(table: Table, label: str, results: dict[str, Any]) -> None:
-    table.add_section()
-    table.add_row(label, *(_format(measure, results[measure], 1) for measure in MEASURES), style="bold")
-    if len(results.get("goals", ())) == 1:
-        return  # an interval over goals needs some
-    bounds = [(measure, *results["intervals"][measure]) for measure in MEASURES]
-    table.add_row("95 %", *(f"{_format(m, low)}–{_format(m, high)}" for m, low, high in bounds), style="dim")
 
 
 def _format(measure: str, value: float, decimals: int = 0) -> str:
-    return f"{value:.{decimals}%}" if measure.startswith("success") else f"{value:.2f}"
+    if measure == "final_distance":
+        return f"{value:.3f}"
+    return f"{value:.2f}" if measure.startswith("mean_steps") else f"{value:.{decimals}%}"

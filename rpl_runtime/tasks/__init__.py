@@ -1,1 +1,1 @@
-"""Tasks: what a policy is asked to do, and the world it does it in."""
+"""Tasks: the goals of a policy, and the world in which it reaches them."""

@@ -1,7 +1,4 @@
-"""The kitchen's seven elements: the one home of every index, goal value and threshold.
-
-In: nothing. Out: the layout of the kitchen's 30-number state, its elements, the joint limits of its arm,
-and the compound goals of the relay-policy-learning paper. It does not know the simulator or any policy.
+"""The kitchen's state, its seven elements and compound goals: the one home of every index, goal value and threshold.
 
 Values are those of gymnasium-robotics' FrankaKitchen-v1 (Apache-2.0); a test compares them with it.
 """
@@ -12,17 +9,17 @@ from rpl_runtime.errors import InvalidGoal
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec, VectorSpec
 
 PERIOD = 0.08  # [s] one control step: 40 physics steps of 2 ms
-HORIZON = 30  # steps for which a subgoal is kept: the paper's H
-EPISODE_STEPS = 280  # the protocol's episode: 22.4 s
+HORIZON = 30  # [control steps] for which a subgoal is kept: the paper's H
+EPISODE_STEPS = 280  # [control steps] the protocol's episode: 22.4 s
 DONE_DISTANCE = 0.3  # an element is done when |qpos - goal| is below this; mixed units, the environment's own
-MAX_TARGET_STEP = 0.16  # [rad, m] how far one step moves a set-point from the last reading: 2 rad/s x 0.08 s
+MAX_TARGET_STEP = 0.16  # [rad, m] largest move of a set-point from the last reading in a control step: 2 rad/s x 0.08 s
 
 ROBOT_DIM = 9
 STATE_DIM = 30
 OBJECT_DIMS = tuple(range(ROBOT_DIM, STATE_DIM))
 
-# (name, unit, lowest, highest) of each state dimension: where FrankaKitchen-v1's model or its set-points can take
-# it. The kettle's pose is free, so it may be knocked anywhere in the room.
+# (name, unit, lowest, highest) of each state dimension: the range of FrankaKitchen-v1's model or of its set-points.
+# The kettle's pose is free: the arm may knock it anywhere in the room.
 _STATE = (
     ("panda_joint1", "rad", -2.9, 2.9),
     ("panda_joint2", "rad", -1.8, 1.8),
@@ -58,11 +55,11 @@ _STATE = (
 STATE_NAMES = tuple(name for name, *_ in _STATE)
 STATE_UNITS = tuple(unit for _, unit, *_ in _STATE)
 _RANGE = np.array([bounds for _, _, *bounds in _STATE], dtype=np.float32)  # (30, 2)
-# (9,) [rad, m]: the joint bounds to which FrankaKitchen-v1 clips set-points. Its joint 6 goes lower than that.
+# (9,) [rad, m]: the joint bounds to which FrankaKitchen-v1 clips set-points. Its joint 6 can go lower.
 TARGET_LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0], dtype=np.float32)
 TARGET_HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04], dtype=np.float32)
-# Noise and soft joint stops carry a reading past its range, an object's further than the arm's; one past these
-# bounds is a fault.
+# Noise and soft joint stops carry a reading past its range, an object's further than the arm's. A reading past
+# these bounds is a fault.
 _SLACK = np.where(np.arange(STATE_DIM) < ROBOT_DIM, 0.1, 0.25) * (0.5 + _RANGE[:, 1] - _RANGE[:, 0])
 STATE_LOW = (_RANGE[:, 0] - _SLACK).astype(np.float32)  # (30,) [rad, m]
 STATE_HIGH = (_RANGE[:, 1] + _SLACK).astype(np.float32)  # (30,) [rad, m]
@@ -72,7 +69,7 @@ def _element(dims: tuple[int, ...], *goal: float) -> ElementSpec:
     return ElementSpec(dims=dims, goal=goal, tolerance=DONE_DISTANCE)
 
 
-# In the order in which the human demonstrators always work. Goals in [rad, m, quaternion wxyz].
+# In the order in which human demonstrators work. Goals in [rad, m, quaternion wxyz].
 ELEMENTS = {
     "microwave": _element((22,), -0.75),
     "kettle": _element(tuple(range(23, 30)), -0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06),
@@ -86,7 +83,7 @@ _BY_LETTER = {name[0]: name for name in ELEMENTS}  # the initials differ
 
 
 def compound_goal(letters: str) -> tuple[str, ...]:
-    """The element names that a string of letters such as ``"mkbs"`` stands for.
+    """The elements with these initials, such as ``"mkbs"``.
 
     Raises:
         InvalidGoal: a letter names no element.
@@ -98,7 +95,7 @@ def compound_goal(letters: str) -> tuple[str, ...]:
 
 
 def completed_in_order(states: np.ndarray) -> tuple[str, ...]:
-    """The elements that a sequence of states (T, 30) brings to their goal, in the order in which it reaches them."""
+    """The elements that reach their goal in a sequence of states (T, 30), in the order in which they do."""
     first_done = {
         name: next((step for step, state in enumerate(states) if element.is_done(state)), None)
         for name, element in ELEMENTS.items()
@@ -107,8 +104,8 @@ def completed_in_order(states: np.ndarray) -> tuple[str, ...]:
     return tuple(name for _, name in sorted(reached))
 
 
-# The 17 compound goals of the paper (from the folders of the released demonstrations), the seven more that
-# occur in the human data, and the eleven sets of four that occur nowhere.
+# The 17 compound goals of the paper (from the folders of the released demonstrations), the seven others in the
+# human data, and the eleven sets of four in neither.
 PAPER_GOALS = (
     *("kbsh", "kbls", "klsh", "kbts", "ktls", "mbsh", "mbls", "mkbh", "mkbs"),
     *("mksh", "mkls", "mkth", "mktl", "mbth", "mbts", "btsh", "btls"),

@@ -1,10 +1,7 @@
-"""Pictures of the kitchen with the commanded subgoal in it, as a translucent second robot.
+"""Pictures of the kitchen, with the subgoal drawn into it as a translucent second robot.
 
-In: the kitchen's model, then `Frame`s. Out: images, a video or a contact sheet of them. It does not step the
-simulator, nor know policies or the wire: a frame is drawn from the numbers in it, so a recorded episode will do.
-
-Off-screen rendering needs a system GL library, which no Python package brings; without one, `Renderer` says how to
-get it.
+A `Frame` holds all numbers that its picture needs, so recorded episodes can be drawn too. Off-screen rendering needs a
+system GL library, which no Python package installs; without one, `Renderer` says how to get it.
 """
 
 import contextlib
@@ -12,7 +9,7 @@ import copy
 import ctypes.util
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +20,10 @@ from rpl_runtime.files import staged
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import GL_LIBRARIES
 
-WIDTH, HEIGHT, CAPTION_HEIGHT = 640, 480, 48  # [px] multiples of 16, as video encoders want them
+WIDTH, HEIGHT, CAPTION_HEIGHT = 640, 480, 48  # [px] multiples of 16 for video encoders
 _GHOST = (0.15, 0.75, 1.0, 0.38)  # red, green, blue, opacity
-_MOVED = 0.01  # [m] an object's ghost is drawn where the subgoal moves it further than this
-_TURNED = 0.1  # [1] or changes an entry of its rotation matrix by more
+# An object's ghost is drawn if the subgoal moves the object further than this, or changes its rotation matrix by more.
+_MOVED, _TURNED = 0.01, 0.1  # [m], [1]
 _BACKGROUND = (22, 24, 28)  # red, green, blue of the captions
 _DIMMED = 0.75  # without shadows, all lights at full strength bleach the walls
 
@@ -35,10 +32,10 @@ class Frame(NamedTuple):
     """One moment of an episode."""
 
     qpos: np.ndarray  # (30,) true configuration [rad, m, quaternion wxyz]
-    subgoal: np.ndarray  # (30,) what the high level commands
-    step: int
-    age: int  # steps since the subgoal took effect
-    done: frozenset[str]  # elements done by now
+    subgoal: np.ndarray  # (30,) [rad, m, quaternion wxyz]
+    step: int  # [control steps] since the start
+    age: int  # [control steps] since the subgoal took effect
+    done: frozenset[str]  # elements done until now
 
 
 class Renderer:
@@ -46,10 +43,10 @@ class Renderer:
 
     Args:
         model: the kitchen's MuJoCo model.
-        goal: the elements that the captions follow.
+        goal: the elements that the captions name.
 
     Raises:
-        MissingExtra: there is no GL library, or the `sim` extra is not installed.
+        MissingExtra: no GL library, or not the `sim` extra, is installed.
     """
 
     def __init__(self, model: Any, goal: Sequence[str]) -> None:
@@ -84,7 +81,7 @@ class Renderer:
         mujoco.mjv_addGeoms(self._model, self._ghost, option, perturb, mujoco.mjtCatBit.mjCAT_DYNAMIC, scene)
         for geom in scene.geoms[first : scene.ngeom]:
             geom.matid = -1  # its own colour instead of the material's
-            geom.rgba[:] = _GHOST if self._is_subgoal(geom.objid) else 0.0
+            geom.rgba[:] = _GHOST if self._moves(geom.objid) else 0.0
         image = np.empty((HEIGHT, WIDTH, 3), dtype=np.uint8)
         view = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
         mujoco.mjr_render(view, scene, self._opengl)
@@ -96,8 +93,8 @@ class Renderer:
         self._opengl.free()
         self._context.free()
 
-    def _is_subgoal(self, geom: int) -> bool:
-        """Whether a geom belongs to the robot, or the subgoal moves it."""
+    def _moves(self, geom: int) -> bool:
+        """Whether a geom belongs to the robot or the subgoal moves it."""
         body = self._model.geom_bodyid[geom]
         joint = self._model.body_jntadr[body]
         if 0 <= joint < ROBOT_DIM:
@@ -112,9 +109,9 @@ class Renderer:
         strip = Image.new("RGB", (WIDTH, CAPTION_HEIGHT), _BACKGROUND)
         draw = ImageDraw.Draw(strip)
         font = ImageFont.load_default(14)
-        draw.text((10, 13), f"step {frame.step}  {frame.step * PERIOD:.1f} s", "#9aa3ad", font, anchor="lm")
+        draw.text((10, 13), f"control step {frame.step}  {frame.step * PERIOD:.1f} s", "#9aa3ad", font, anchor="lm")
         draw.rectangle((10, 29, 22, 41), fill="#26bfff")
-        draw.text((28, 35), f"subgoal, {frame.age} steps old", "#9aa3ad", font, anchor="lm")
+        draw.text((28, 35), f"subgoal, age {frame.age}", "#9aa3ad", font, anchor="lm")
         x = WIDTH - 10
         for element in reversed(self._goal):
             done = element in frame.done
@@ -126,14 +123,9 @@ class Renderer:
         return np.asarray(strip)
 
 
-@contextlib.contextmanager
-def open_renderer(model: Any, goal: Sequence[str]) -> Iterator[Renderer]:
-    """A renderer that is closed at the end of the block."""
-    renderer = Renderer(model, goal)
-    try:
-        yield renderer
-    finally:
-        renderer.close()
+def open_renderer(model: Any, goal: Sequence[str]) -> contextlib.closing[Renderer]:
+    """A renderer that closes at the end of a `with` block."""
+    return contextlib.closing(Renderer(model, goal))
 
 
 def video_suffixes() -> list[str]:
@@ -148,7 +140,7 @@ def video_suffixes() -> list[str]:
 
 
 def write_video(path: Path, images: Iterable[np.ndarray]) -> None:
-    """Write images (height, width, 3) as a video at the speed of the robot: one image a control step.
+    """Write images (height, width, 3) as a video in real time: one image a control step.
 
     Raises:
         OSError: the file cannot be written.
@@ -160,7 +152,7 @@ def write_video(path: Path, images: Iterable[np.ndarray]) -> None:
             for image in images:
                 writer.append_data(image)
                 made += 1
-        # An encoder that fails after its last picture, on a full disk for example, tells imageio nothing.
+        # imageio does not notice an encoder that fails after its last picture, for example on a full disk.
         try:
             kept, _ = require("imageio_ffmpeg", "sim").count_frames_and_secs(staging)
         except RuntimeError:
@@ -176,7 +168,7 @@ def sheet_suffixes() -> list[str]:
         MissingExtra: Pillow is not installed.
     """
     images = require("PIL.Image", "sim")
-    # Pillow writes formats without a MIME type only where another package brings a writer.
+    # Pillow writes a format without a MIME type only if another package brings a writer.
     return [s for s, kind in images.registered_extensions().items() if kind in images.SAVE and kind in images.MIME]
 
 
@@ -193,7 +185,7 @@ def write_sheet(path: Path, images: Sequence[np.ndarray], columns: int = 4) -> N
 
 
 def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:
-    """An off-screen GL context: of MUJOCO_GL's kind where that is set, else what the system has a library for."""
+    """An off-screen GL context: of MUJOCO_GL's kind if that is set, else of a kind whose library the system has."""
     installed = [kind for kind, library in GL_LIBRARIES.items() if ctypes.util.find_library(library)]
     kind = os.environ.get("MUJOCO_GL", "").lower() or next(iter(installed), "osmesa")
     if kind not in (*installed, "glfw"):
@@ -202,8 +194,8 @@ def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:
         context = importlib.import_module(f"mujoco.{kind}").GLContext(WIDTH, HEIGHT)
         context.make_current()
         return context, mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-    # What PyOpenGL and mujoco raise where a library or a display is missing.
+    # PyOpenGL and mujoco raise these if a library or a display is missing.
     except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
         raise MissingExtra(
-            f"rendering by {kind} does not work here ({error}); must be another MUJOCO_GL, osmesa for example"
+            f"rendering by {kind} does not work here ({error}); set MUJOCO_GL to another kind, for example osmesa"
         ) from error

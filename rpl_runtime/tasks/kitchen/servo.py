@@ -1,12 +1,9 @@
-"""What a position target does to the kitchen's arm: a soft spring pulls it there, and gravity pulls it down.
+"""How the kitchen's servos move its arm: a soft spring pulls each joint to its target, and gravity pulls it down.
 
-In: where an arm is, a target, and the torque that gravity asks of its joints. Out: the `Course` on which the kitchen's
-arm would go, or the set-point that leads it on another. It does not know simulators or robots.
-
-A policy of the kitchen has learned with these servos: its targets lead the arm by up to 0.16 rad and lie a few
-hundredths above where it is to be held. An arm that went to each target and stood there would move twice as fast and
-too high, so a stiff one goes where the soft one would have gone. FrankaKitchen-v1's servos are so strongly damped that
-a joint's own inertia hardly counts: with stiffness k and damping d it nears its resting place as exp(-t k / d).
+The kitchen's policies learned with these servos: their targets lead the arm by up to 0.16 rad, and lie a few hundredths
+of a radian above where the arm should rest. An arm that went to each target and stopped there would move twice as fast
+and too high, so a stiff arm must track the soft arm's trajectory. FrankaKitchen-v1's servos are damped so strongly that
+a joint's inertia hardly matters: with stiffness k and damping d, a joint nears its resting place as exp(-t k / d).
 """
 
 from typing import NamedTuple
@@ -28,19 +25,19 @@ RATE = STIFFNESS / DAMPING  # [1/s]
 class Course(NamedTuple):
     """A motion that slows down toward a resting place."""
 
-    position: np.ndarray  # (7,) [rad] where it is when the time is over
-    rest: np.ndarray  # (7,) [rad] where it would end
+    position: np.ndarray  # (7,) [rad] at the end of the duration
+    rest: np.ndarray  # (7,) [rad] the resting place
 
 
 def course(
     position: np.ndarray, reading: np.ndarray, target: np.ndarray, gravity: np.ndarray, duration_s: float
 ) -> Course:
-    """How the kitchen's arm goes on from a position (7,) [rad] when it is given a target (7,) [rad].
+    """The motion of the kitchen's arm while it holds a target.
 
     Args:
-        position: where it is.
-        reading: (7,) [rad] where it was measured last; the environment keeps its set-points within 0.16 rad of that.
-        target: what the policy asked for.
+        position: (7,) [rad] at the beginning.
+        reading: (7,) [rad] the last measurement; the environment keeps its set-points within 0.16 rad of it.
+        target: (7,) [rad] the policy's target.
         gravity: (7,) [Nm] the torque that holds the arm up.
         duration_s: [s] how long the target is held.
     """
@@ -51,7 +48,7 @@ def course(
 
 
 def setpoint(position: np.ndarray, velocity: np.ndarray, gravity: np.ndarray) -> np.ndarray:
-    """Where the kitchen's servo is to be pointed (7,) [rad] for its arm to be at a position at a velocity.
+    """The set-point (7,) [rad] of the kitchen's servo at which its arm has a position and a velocity.
 
     Args:
         position: (7,) [rad]

@@ -1,9 +1,7 @@
 """FrankaKitchen-v1 driven by joint position targets.
 
-In: a seed, then a position target a step. Out: the 30-number state as the environment observes it (with its
-default noise), and which elements are done. It does not know goals, policies or the wire.
-
-The physics is gymnasium-robotics' own, unmodified; a step releases the GIL, so kitchens run in parallel threads.
+The physics and the observation noise are gymnasium-robotics' own. A step releases the GIL, so kitchens run in parallel
+threads.
 """
 
 import contextlib
@@ -11,9 +9,8 @@ import ctypes.util
 import io
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,13 +25,13 @@ from rpl_runtime.tasks.kitchen.elements import (
     TARGET_LOW,
 )
 
-GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}  # what MUJOCO_GL may name -> the system library behind it
+GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}  # value of MUJOCO_GL -> its system library
 _KETTLE_XY = slice(23, 25)
 
 
 @dataclass(frozen=True)
 class StartNoise:
-    """How far a start lies from the nominal one, each drawn uniformly from +- these bounds."""
+    """Largest distances of a start from the nominal one, drawn uniformly from +- these bounds."""
 
     arm: float = 0.0  # [rad] each arm joint
     kettle: float = 0.0  # [m] the kettle's x and y
@@ -59,7 +56,7 @@ class Kitchen:
         self.state = self.reset(seed=0)
 
     def reset(self, seed: int, noise: StartNoise = NOMINAL) -> np.ndarray:
-        """Start an episode; the same seed and noise give the same one. Returns the state (30,)."""
+        """Start an episode; the same seed and noise give the same start. Returns the state (30,)."""
         self._env.robot_env.init_qpos = drawn_start(self._nominal_qpos, seed, noise)
         observation, _ = self._env.reset(seed=seed)
         self.state = _state(observation)
@@ -74,8 +71,8 @@ class Kitchen:
     def step(self, target: np.ndarray) -> np.ndarray:
         """Hold a position target (9,) [rad, m] for one control period of 0.08 s. Returns the state (30,).
 
-        The environment moves a joint's set-point at most 0.16 rad from its last reading: a target inside that
-        is exact, one beyond it is clipped, joint by joint.
+        The environment moves a joint's set-point at most 0.16 rad from its last reading: a target within that is
+        reached exactly, a target beyond it is clipped, joint by joint.
 
         Raises:
             InvalidInput: the target has another shape or is not finite.
@@ -86,9 +83,9 @@ class Kitchen:
         return self.state
 
     def follow(self, setpoints: Iterable[np.ndarray]) -> np.ndarray:
-        """Point the servos at each (9,) [rad, m] for one physics step of 2 ms. Returns the state (30,).
+        """Point the servos at each set-point (9,) [rad, m] for one physics step of 2 ms. Returns the state (30,).
 
-        Each is asked for when its step begins, so it may depend on where the one before has led.
+        A set-point is taken from the iterable when its step begins, so it may depend on the step before.
         """
         for setpoint in setpoints:
             self._env.robot_env.do_simulation(setpoint, 1)
@@ -113,7 +110,7 @@ class Kitchen:
 
 
 def drawn_start(nominal: np.ndarray, seed: int, noise: StartNoise) -> np.ndarray:
-    """The configuration (30,) in which the episode of a seed starts, around the nominal one (30,) [rad, m]."""
+    """The start (30,) of the episode with a seed, around the nominal configuration (30,) [rad, m]."""
     rng = np.random.default_rng(seed)
     qpos = nominal.copy()
     qpos[:7] += rng.uniform(-noise.arm, noise.arm, 7)
@@ -129,33 +126,25 @@ def checked_target(target: np.ndarray) -> np.ndarray:
     """
     target = np.asarray(target, dtype=np.float64)
     if target.shape != (ROBOT_DIM,) or not np.isfinite(target).all():
-        raise InvalidInput(f"a kitchen's target is 9 finite numbers; got {np.array2string(target, precision=3)}")
+        raise InvalidInput(
+            f"a kitchen's target must be {ROBOT_DIM} finite numbers; got {np.array2string(target, precision=3)}"
+        )
     return target
 
 
-@contextlib.contextmanager
-def open_kitchen() -> Iterator[Kitchen]:
-    """A kitchen that is closed at the end of the block."""
-    kitchen = Kitchen()
-    try:
-        yield kitchen
-    finally:
-        kitchen.close()
+def open_kitchen() -> contextlib.closing[Kitchen]:
+    """A kitchen that closes at the end of a `with` block."""
+    return contextlib.closing(Kitchen())
+
+
+_IMPORTING = threading.Lock()  # stderr and the environment must not be swapped by two threads at once
 
 
 def new_environment() -> Any:
-    """FrankaKitchen-v1 itself, which goes on whatever is done."""
-    return _kitchen_env().KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
+    """FrankaKitchen-v1 itself, which goes on when its tasks are done.
 
-
-_IMPORTING = threading.Lock()  # neither stderr nor the environment may be swapped by two threads at a time
-
-
-def _kitchen_env() -> ModuleType:
-    """The environment's module.
-
-    MuJoCo takes up MUJOCO_GL when it is imported, and fails if that names a library which the system lacks; a
-    simulator that draws nothing needs none. The package prints a notice about other environments on import.
+    MuJoCo reads MUJOCO_GL on import, and fails if it names a library that the system lacks; a simulator that draws
+    nothing needs none. The package prints a notice about other environments on import.
     """
     wanted = os.environ.get("MUJOCO_GL", "")
     missing = wanted.lower() in GL_LIBRARIES and not ctypes.util.find_library(GL_LIBRARIES[wanted.lower()])
@@ -163,10 +152,11 @@ def _kitchen_env() -> ModuleType:
         if missing:
             os.environ["MUJOCO_GL"] = "disable"
         try:
-            return require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "sim")
+            module = require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "sim")
         finally:
             if missing:
                 os.environ["MUJOCO_GL"] = wanted
+    return module.KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
 
 
 def _state(observation: dict[str, np.ndarray]) -> np.ndarray:
@@ -176,5 +166,5 @@ def _state(observation: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def clip_target(target: np.ndarray) -> np.ndarray:
-    """A target (..., 9) [rad, m] brought inside the bounds to which the environment clips set-points."""
+    """A target (..., 9) [rad, m] clipped to the bounds of the environment's set-points."""
     return np.clip(target, TARGET_LOW, TARGET_HIGH)

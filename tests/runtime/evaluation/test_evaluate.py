@@ -142,7 +142,7 @@ def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle
 
 
 def test_a_policy_of_another_robot_is_refused(tiny_bundle: Bundle):
-    with serve_in_thread(tiny_bundle) as address, pytest.raises(InvalidInput, match="no policy for the kitchen"):
+    with serve_in_thread(tiny_bundle) as address, pytest.raises(InvalidInput, match="must be a policy for the kitchen"):
         evaluate(address, SHORT)
 
 
@@ -220,8 +220,8 @@ def test_the_command_writes_into_the_bundle_and_a_folder(tmp_path: Path):
         (["--video", "out.webm"], "it must be one of"),  # a video, but not of this encoder
         (["--sheet", "out"], "out has the suffix ''; it must be one of .*\\.png"),
         (["--picture", "out.mp4"], "it must be one of .*\\.svg"),
-        (["--video", "out.mp4", "--video-goal", "zzz"], "'zzz' is no goal"),
-        (["--goals", "zzz"], "'zzz' is no goal"),
+        (["--video", "out.mp4", "--video-goal", "zzz"], "'zzz' is not a goal"),
+        (["--goals", "zzz"], "'zzz' is not a goal"),
     ],
 )
 def test_a_wrong_suffix_or_goal_is_refused_before_anything_runs(options: list[str], sentence: str):

@@ -105,10 +105,29 @@ def test_the_tables_show_every_goal_the_mean_and_refusals(capsys: pytest.Capture
     )
     print_results(content)
     shown = capsys.readouterr().out
-    assert "mkbs" in shown
-    assert "1.50" in shown
-    assert "mean of unseen" in shown
-    assert "1 of 2 episodes ended early" in shown
+    assert "mkbs 3.00 0.00 0% 0%" in " ".join(shown.split())
+    assert "nominal start 1.50 0.00 0.0% 0.0%" in " ".join(shown.split())
+    assert "unseen goals 0.00 0.00 0.0% 0.0%" in " ".join(shown.split())
+    assert "nominal start: 1 of 2 episodes ended early" in shown
+
+
+def test_the_tables_fit_into_80_columns_and_end_with_the_means(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    content = evaluation()
+    content["protocol"]["episodes"] = 1
+    print_results(content)
+    shown = capsys.readouterr().out.splitlines()
+    # Cut nowhere: four measures from each of the two starts stand in a row.
+    assert ["mkbs", *2 * ["3.00", "2.00", "0%", "0%"]] in [line.split() for line in shown]
+    assert [line.split()[:2] for line in shown[-4:]] == [
+        ["nominal", "start"],
+        ["95", "%"],
+        ["perturbed", "start"],
+        ["95", "%"],
+    ]
+    assert "1 episodes" not in " ".join(shown)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "PNG"])
@@ -131,9 +150,9 @@ def test_a_picture_of_an_unknown_format_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("content", [{}, {"starts": {}, "protocol": {}}, {"starts": {"nominal": {}}}])
 def test_what_is_no_evaluation_is_refused(content: dict[str, Any], tmp_path: Path):
-    with pytest.raises(InvalidInput, match="no evaluation"):
+    with pytest.raises(InvalidInput, match="not an evaluation"):
         draw_results(content, tmp_path / "results.png")
-    with pytest.raises(InvalidInput, match="no evaluation"):
+    with pytest.raises(InvalidInput, match="not an evaluation"):
         print_results(content)
 
 

@@ -186,7 +186,7 @@ def test_goals_beside_the_papers_do_not_count_for_the_distilled_policy(tmp_path)
     ("evaluation", "sentence"),
     [
         (None, "was never evaluated"),
-        ({"starts": {}}, "no evaluation"),
+        ({"starts": {}}, "not an evaluation"),
         (rows.evaluation({"mkbs": [4]}), "lacks kbsh, .*all 17"),
     ],
 )
