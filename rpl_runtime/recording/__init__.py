@@ -1,1 +1,1 @@
-"""Runs kept: MCAP logs, their replay, Minari data sets."""
+"""Recordings of runs: MCAP logs, their replay, Minari data sets."""

@@ -1,10 +1,7 @@
-"""A run as an MCAP file, which Foxglove and every other reader of MCAP opens: the channels of proto/rpl/v1/log.proto.
+"""The log of a run as an MCAP file, which Foxglove and other readers open; proto/rpl/v1/log.proto has its channels.
 
-In: a path and what is known of a run before it starts, then its steps and events. Out: the file; and from a file the
-run again, as plain numbers. It does not know threads, policies or where the steps come from.
-
-A log is written where it stays, a second of motion at a time: what a killed process or a full disk leaves behind is
-read up to there. It is never written over another.
+A log is written in place, a second of motion at a time, so that a killed process or a full disk leaves a readable file.
+It never replaces a file.
 """
 
 import contextlib
@@ -13,13 +10,16 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field
 
 from rpl_runtime import provenance
 from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RecordingError, require
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.relay.loop import SubgoalOverride
 
@@ -37,14 +37,14 @@ _RUN, _END = "rpl.v1.run", "rpl.v1.end"  # names of the metadata
 
 
 class LogHeader(BaseModel):
-    """What is known of a run before its first step."""
+    """What a log says about its run, known before the first step."""
 
     model_config = ConfigDict(frozen=True)
 
     robot: str  # its id, which keys the sampling noise
-    seed: int | None  # None: the mode
-    plan_lead: int  # [steps]
-    digest: str  # of the bundle that runs
+    seed: int | None  # None: the modes
+    plan_lead: int  # [control steps]
+    digest: str  # of the bundle
     spec: PolicySpec
     command: str = Field(default_factory=provenance.command)
     commit: str = Field(default_factory=provenance.commit)
@@ -54,37 +54,42 @@ class LogHeader(BaseModel):
 
 
 class Event(NamedTuple):
-    """Something that happened beside the steps."""
+    """An event of a run: a short name and one sentence."""
 
-    kind: str  # one short name
-    text: str  # one sentence
+    kind: str
+    text: str
 
 
 class LogWriter:
-    """A log that is being written. Times are [ns] of the monotonic clock; the file holds them as Unix time.
+    """Writes a log. Times are [ns] of the monotonic clock; the file holds them as Unix time.
 
     Args:
         path: of the file, which must not exist.
-        header: what is known of the run.
 
     Raises:
-        InvalidInput: something stands at the path.
-        RecordingError (every call): the file cannot be written; it holds `kept` steps, and nothing more can be added.
+        InvalidInput: the path exists.
+        RecordingError (every call): the file cannot be written; it holds `kept` control steps, and takes no more.
         MissingExtra: mcap or mcap-protobuf-support is not installed.
     """
 
     def __init__(self, path: Path, header: LogHeader) -> None:
         mcap, schemas = require("mcap.writer", "record"), require("mcap_protobuf.schema", "record")
-        self.kept = 0  # steps that are in the file whatever happens to this process
+        self.kept = 0  # [control steps] in the file, even if this process is killed
         self._path, self._header = path, header
         self._unix_ns = time.time_ns() - time.monotonic_ns()
         self._written = 0
         self._goal: ResolvedGoal | None = None
-        self._file = _created(path)
+        if path.exists():
+            raise InvalidInput(f"{path} exists, and a log never replaces a file; choose another name")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("xb")
+        except OSError as error:
+            raise RecordingError(f"the log {path} cannot be created: {error.strerror or error}") from error
         self._mcap = mcap.Writer(self._file)
         with self._translated():
             self._mcap.start()
-            self._mcap.add_metadata(_RUN, _json_values(header.model_dump(mode="json")))
+            self._add_metadata(_RUN, header.model_dump(mode="json"))
             self._channels = {
                 topic: self._mcap.register_channel(topic, "protobuf", schemas.register_schema(self._mcap, message))
                 for topic, message in _CHANNELS.items()
@@ -92,7 +97,7 @@ class LogWriter:
             self._mcap.flush()
 
     def write_step(self, step: "Step", over_ns: int) -> None:
-        """Add a step that was over at `over_ns`, and its goal where it is another than before."""
+        """Add a step that ended at `over_ns`, and its goal if that changed."""
         period_s = self._header.spec.period_s
         observed_ns = step.action.valid_until_ns - round(period_s * 1e9)
         with self._translated():
@@ -109,41 +114,37 @@ class LogWriter:
             self._write("/events", pb.LoggedEvent(kind=event.kind, text=event.text), at_ns, at_ns)
 
     def close(self, dropped: int) -> None:
-        """Complete the file, with the number of steps that could not be added to it."""
+        """Complete the file, and note the number of dropped control steps in it."""
         with self._translated():
-            self._mcap.add_metadata(_END, _json_values({"steps": self._written, "dropped": dropped}))
+            self._add_metadata(_END, {"steps": self._written, "dropped": dropped})
             self._mcap.finish()
             self._file.close()
             self.kept = self._written
 
-    def _messages(self, step: "Step") -> Iterator[tuple[str, Any]]:
-        """What each channel holds of a step; the action comes last."""
+    def _messages(self, step: "Step") -> Iterator[tuple[str, Message]]:
+        """The message of a step on each channel; the action comes last."""
         spec, action, number = self._header.spec, step.action, step.step
         if step.goal is not self._goal:
             self._goal = step.goal
-            values, mask = _named(spec.state, step.goal.state.tolist()), step.goal.mask.tolist()
-            yield "/goal", pb.LoggedGoal(step=number, values=values, mask=mask)
-        yield "/state", pb.LoggedState(step=number, values=_named(spec.state, step.state.tolist()))
-        subgoal = _named(spec.state, action.subgoal.tolist())
-        yield (
-            "/subgoal",
-            pb.LoggedSubgoal(
-                step=number, values=subgoal, age=action.age, override=f"SUBGOAL_OVERRIDE_{action.override.name}"
-            ),
+            values = _named(spec.state, step.goal.state)
+            yield "/goal", pb.LoggedGoal(step=number, values=values, mask=step.goal.mask.tolist())
+        yield "/state", pb.LoggedState(step=number, values=_named(spec.state, step.state))
+        subgoal, override = _named(spec.state, action.subgoal), f"SUBGOAL_OVERRIDE_{action.override.name}"
+        yield "/subgoal", pb.LoggedSubgoal(step=number, values=subgoal, age=action.age, override=override)
+        logged = pb.LoggedAction(
+            step=number,
+            target=_named(spec.action, action.target),
+            valid_until_ns=self._unix_ns + action.valid_until_ns,
+            done=sorted(step.done),
+            times=None if action.times is None else action.times._asdict(),
+            novelty=action.novelty,
         )
-        yield (
-            "/action",
-            pb.LoggedAction(
-                step=number,
-                target=_named(spec.action, action.target.tolist()),
-                valid_until_ns=self._unix_ns + action.valid_until_ns,
-                done=sorted(step.done),
-                times=None if action.times is None else action.times._asdict(),
-                novelty=action.novelty,
-            ),
-        )
+        yield "/action", logged
 
-    def _write(self, topic: str, message: Any, log_ns: int, publish_ns: int, sequence: int = 0) -> None:
+    def _add_metadata(self, name: str, values: JsonDict) -> None:
+        self._mcap.add_metadata(name, {key: json.dumps(value) for key, value in values.items()})
+
+    def _write(self, topic: str, message: Message, log_ns: int, publish_ns: int, sequence: int = 0) -> None:
         self._mcap.add_message(
             self._channels[topic],
             log_time=self._unix_ns + log_ns,
@@ -157,118 +158,95 @@ class LogWriter:
         try:
             yield
         except OSError as error:
-            with contextlib.suppress(OSError):  # what is left in its buffer fails once more
+            with contextlib.suppress(OSError):  # its buffer cannot be written either
                 self._file.close()
             raise RecordingError(
-                f"the log {self._path} ends early, but holds its first {self.kept} steps: {error.strerror or error}"
+                f"the log {self._path} ends early, after {self.kept} control steps: {error.strerror or error}"
             ) from error
 
 
 class LoggedStep(NamedTuple):
-    """One step as a log holds it; the numbers are those of float32."""
+    """One step of a log; the numbers are float32."""
 
     step: int
     goal: tuple[float, ...]  # (n,) goal state
-    mask: tuple[float, ...]  # (n,) 1 where a dimension of the goal counts, 0 elsewhere
+    mask: tuple[float, ...]  # (n,) 1 if a dimension of the goal counts, else 0
     state: tuple[float, ...]  # (n,) observed before
-    subgoal: tuple[float, ...]  # (n,) the subgoal followed
-    age: int  # [steps] since it took effect
+    subgoal: tuple[float, ...]  # (n,) followed
+    age: int  # [control steps] since the subgoal took effect
     target: tuple[float, ...]  # (m,)
-    novelty: float | None = None  # of the state; None: the bundle could not say
-    override: SubgoalOverride = SubgoalOverride.NONE  # what an operator had to do with the subgoal
+    novelty: float | None = None  # of the state; None: the bundle has no statistic for it
+    override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
 
 
 class Log(NamedTuple):
-    """What a file holds of a run."""
+    """The content of a log."""
 
     header: LogHeader
-    steps: list[LoggedStep]  # at least one, in their order; those that were dropped are missing
-    whole: bool  # False: the file was broken off, and so may be the run
+    steps: list[LoggedStep]  # at least one, in order, without the dropped ones
+    whole: bool  # False: the file is incomplete, and the run may be, too
 
 
 def read_log(path: Path) -> Log:
-    """The run in a file that a `LogWriter` wrote, up to where it was broken off.
+    """Read the log that a `LogWriter` wrote; of an incomplete file, its whole seconds.
 
     Raises:
-        InvalidInput: the file is no such log, or holds no step.
+        InvalidInput: the file is not such a log, or holds no step.
         MissingExtra: mcap is not installed.
     """
     records = require("mcap.records", "record")
     header, steps, topics, whole = None, list[LoggedStep](), dict[int, str](), False
-    latest: dict[str, Any] = {}  # topic -> its latest message
+    latest: dict[str, Any] = {}  # topic -> its latest message, whose type depends on the topic
     for record in _records(path):
         match record:
             case records.Metadata(name=name, metadata=values) if name == _RUN:
-                header = _header(path, values)
+                try:
+                    header = LogHeader.model_validate({key: json.loads(value) for key, value in values.items()})
+                except ValueError as error:
+                    raise InvalidInput(f"{path} has a header that this version cannot read: {error}") from error
             case records.Channel():
                 topics[record.id] = record.topic
             case records.Message() if header and (topic := topics[record.channel_id]) in _CHANNELS:
                 latest[topic] = _CHANNELS[topic].FromString(record.data)
-                if topic == "/action":  # the last of its step
-                    steps.append(_step(latest))
+                if topic == "/action":  # the last message of a step
+                    goal, state, subgoal, action = (latest[t] for t in ("/goal", "/state", "/subgoal", "/action"))
+                    step = LoggedStep(
+                        step=action.step,
+                        goal=_values(goal.values),
+                        mask=tuple(goal.mask),
+                        state=_values(state.values),
+                        subgoal=_values(subgoal.values),
+                        age=subgoal.age,
+                        target=_values(action.target),
+                        novelty=action.novelty if action.HasField("novelty") else None,
+                        override=SubgoalOverride(subgoal.override),
+                    )
+                    steps.append(step)
             case records.Footer():
                 whole = True
     if header is None:
-        raise InvalidInput(f"{path} holds no run; must be a file that `rpl run --log` wrote")
+        raise InvalidInput(f"{path} holds no run; it must be a file of `rpl run --log`")
     if not steps:
-        raise InvalidInput(f"{path} holds no step: its run ended before one was kept")
+        raise InvalidInput(f"{path} holds no control step: its run ended before one was written")
     return Log(header, steps, whole)
 
 
 def _records(path: Path) -> Iterator[Any]:
-    """The records of an MCAP file in their order, up to the first that is not whole."""
+    """The records of an MCAP file in order, up to the first incomplete one."""
     reader, errors = require("mcap.stream_reader", "record"), require("mcap.exceptions", "record")
     damage = errors.McapError, struct.error, ValueError, require("zstandard", "record").ZstdError
     with path.open("rb") as file:
         try:
             yield from reader.StreamReader(file, validate_crcs=True).records
         except errors.InvalidMagic:
-            raise InvalidInput(f"{path} is no MCAP file; must be a file that `rpl run --log` wrote") from None
+            raise InvalidInput(f"{path} is not an MCAP file; it must be a file of `rpl run --log`") from None
         except damage:
             return
 
 
-def _created(path: Path) -> IO[bytes]:
-    if path.exists():
-        raise InvalidInput(f"{path} exists, and a log is not written over it; choose another name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb")
-    except OSError as error:
-        raise RecordingError(f"the log {path} cannot be begun: {error.strerror or error}") from error
-
-
-def _step(latest: dict[str, Any]) -> LoggedStep:
-    goal, state, subgoal, action = (latest[topic] for topic in ("/goal", "/state", "/subgoal", "/action"))
-    return LoggedStep(
-        step=action.step,
-        goal=_values(goal.values),
-        mask=tuple(goal.mask),
-        state=_values(state.values),
-        subgoal=_values(subgoal.values),
-        age=subgoal.age,
-        target=_values(action.target),
-        novelty=action.novelty if action.HasField("novelty") else None,
-        override=SubgoalOverride(subgoal.override),
-    )
-
-
-def _header(path: Path, values: dict[str, str]) -> LogHeader:
-    try:
-        return LogHeader.model_validate({key: json.loads(value) for key, value in values.items()})
-    except ValueError as error:
-        raise InvalidInput(f"{path} says of its run what this version cannot read: {error}") from error
-
-
-def _json_values(values: dict[str, Any]) -> dict[str, str]:
-    return {key: json.dumps(value) for key, value in values.items()}
-
-
-def _named(vector: VectorSpec, values: Sequence[float]) -> list[pb.Named]:
-    return [
-        pb.Named(name=name, unit=unit, value=value)
-        for name, unit, value in zip(vector.names, vector.units, values, strict=True)
-    ]
+def _named(vector: VectorSpec, values: np.ndarray) -> list[pb.Named]:
+    columns = zip(vector.names, vector.units, values.tolist(), strict=True)
+    return [pb.Named(name=name, unit=unit, value=value) for name, unit, value in columns]
 
 
 def _values(named: Sequence[pb.Named]) -> tuple[float, ...]:

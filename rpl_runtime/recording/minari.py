@@ -1,11 +1,7 @@
-"""Episodes of the kitchen, kept as a Minari data set for anyone's offline-learning code.
+"""Episodes of the kitchen as a Minari data set of FrankaKitchen-v1, for offline-learning code.
 
-In: recordings, and a folder. Out: the folder holds them as a data set of FrankaKitchen-v1 that `minari` loads, after
-any it held before. It does not know policies, nor how the episodes came about.
-
-An observation holds the 30 positions and says so in its space: a controller of position targets reads no velocities.
-An action is the environment's own, the joint velocity that leads from the reading to the target, clipped to [-1, 1];
-the target itself stands beside it as `infos["target"]`, because beyond the clip the action does not tell it.
+An observation holds the 30 positions, without velocities. An action is the environment's own: the joint velocity from
+the reading to the target, clipped to [-1, 1]. `infos["target"]` holds the target itself, which a clipped action loses.
 """
 
 import io
@@ -31,12 +27,12 @@ if TYPE_CHECKING:
 ENVIRONMENT = "FrankaKitchen-v1"
 _ENTRY_POINT = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
 _NAME = re.compile(r"[-\w]+-v\d+")
-_EPISODES, _METADATA = "main_data.hdf5", "metadata.json"  # what Minari calls them
+_EPISODES, _METADATA = "main_data.hdf5", "metadata.json"  # Minari's names
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One episode: T targets, and T observed states, or T + 1 where the one after the last target is known.
+    """One episode: T targets, and T observed states, or T + 1 if the state after the last target is known.
 
     Raises:
         InvalidInput: the sizes or the elements are not the kitchen's.
@@ -44,43 +40,41 @@ class Recording:
 
     states: np.ndarray  # (T, 30) or (T + 1, 30) float32 [rad, m, quaternion wxyz]
     targets: np.ndarray  # (T, 9) float32 [rad, m]
-    elements: tuple[str, ...] = ()  # what the episode was about
-    source: str = ""  # where it comes from
+    elements: tuple[str, ...] = ()  # of the goal
+    source: str = ""  # where the episode comes from
 
     def __post_init__(self) -> None:
         steps = len(self.targets)
-        if self.targets.shape != (steps, ROBOT_DIM) or self.states.shape not in (
-            (steps, STATE_DIM),
-            (steps + 1, STATE_DIM),
-        ):
+        sizes = (steps, STATE_DIM), (steps + 1, STATE_DIM)
+        if self.targets.shape != (steps, ROBOT_DIM) or self.states.shape not in sizes:
             raise InvalidInput(
-                f"a data set of the kitchen keeps targets (T, {ROBOT_DIM}) with states (T, {STATE_DIM}) or "
+                f"a data set of the kitchen must have targets (T, {ROBOT_DIM}) with states (T, {STATE_DIM}) or "
                 f"(T + 1, {STATE_DIM}); got targets {self.targets.shape} with states {self.states.shape}"
             )
         unknown = sorted(set(self.elements) - set(ELEMENTS))
         if unknown:
-            raise InvalidInput(f"the kitchen has no {', '.join(unknown)}; its elements are {', '.join(ELEMENTS)}")
+            raise InvalidInput(f"the kitchen has no {', '.join(unknown)}; must be one of {', '.join(ELEMENTS)}")
 
 
 def recording_of(result: "RunResult", elements: Sequence[str], source: str) -> Recording:
-    """A run of a served policy as a recording; the source says which policy and how it was sampled."""
+    """A run of a served policy as a recording; the source should name the policy and the sampling."""
     states = np.vstack([result.states, result.final_state]).astype(np.float32)
     return Recording(states, result.targets.astype(np.float32), tuple(elements), source)
 
 
 def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, str]) -> int:
-    """Add recordings to the data set in a folder named NAME-vN, beginning it if there is none.
+    """Add recordings to the data set in a folder named NAME-vN, which is created if need be.
 
-    They are added together or not at all, and what the folder held before is kept whatever happens.
+    All are added or none, and existing episodes are kept in any case.
 
     Args:
-        about: what to say of the data in its metadata, such as its description and licence.
+        about: more metadata of the data, such as its description and licence.
 
     Returns:
-        How many episodes the data set now holds.
+        The number of episodes in the data set.
 
     Raises:
-        InvalidInput: the folder's name is none for a data set, or it holds something else.
+        InvalidInput: the folder is not named like a data set, or holds something else.
         RecordingError: the data cannot be written, for example because the disk is full.
         MissingExtra: minari or h5py is not installed.
     """
@@ -92,7 +86,13 @@ def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, st
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
             copy = Path(staging) / folder.name / "data"
             copy.parent.mkdir()
-            storage = _continue(data, copy) if begun else _create(copy, folder.name, about)
+            if begun:
+                copy.mkdir()
+                (copy / _EPISODES).touch()
+                shutil.copyfile(data / _METADATA, copy / _METADATA)
+                storage = require("minari.dataset.minari_storage", "record").MinariStorage.read(copy)
+            else:
+                storage = _create(copy, folder.name, about)
             first = storage.total_episodes
             content = (data / _EPISODES).read_bytes() if begun else b""
             (copy / _EPISODES).write_bytes(_appended(content, first, recordings))
@@ -102,26 +102,26 @@ def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, st
             if not begun:
                 os.replace(copy.parent, folder)
                 return held
-            # The episodes first: a reader goes by their number in the metadata, and sees none past it.
+            # The episodes first: a reader trusts the number in the metadata, and reads no episode past it.
             for name in (_EPISODES, _METADATA):
                 os.replace(copy / name, data / name)
             return held
     except OSError as error:
-        kept = "the episodes it held are kept" if begun else "nothing of it was left"
-        raise RecordingError(f"{folder} could not be written, and {kept}: {error.strerror or error}") from error
+        kept = "its earlier episodes are kept" if begun else "nothing of it is left"
+        raise RecordingError(f"{folder} cannot be written, and {kept}: {error.strerror or error}") from error
 
 
 def check_record(folder: Path) -> bool:
-    """Whether a folder that is to be recorded into already holds a data set of the kitchen in this layout.
+    """Whether a folder to record into already holds a data set of `record`.
 
     Raises:
-        InvalidInput: it cannot be recorded into.
+        InvalidInput: the folder cannot take recordings.
         MissingExtra: minari or h5py is not installed.
     """
-    for module in ("minari", "h5py", "PIL"):  # Minari keeps nothing without the last two
+    for module in ("minari", "h5py", "PIL"):  # Minari needs the other two to write
         require(module, "record")
     if not _NAME.fullmatch(folder.name):
-        raise InvalidInput(f"{folder.name!r} does not name a Minari data set; must be a NAME-vN such as play-v0")
+        raise InvalidInput(f"{folder.name!r} does not name a Minari data set; must be NAME-vN, such as play-v0")
     if not folder.exists():
         return False
     try:
@@ -130,20 +130,20 @@ def check_record(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise InvalidInput(f"{folder} exists and holds no data set that rpl wrote; choose another folder")
+        raise InvalidInput(f"{folder} exists and holds no data set of rpl; choose another folder")
     return True
 
 
 def _appended(content: bytes, first: int, recordings: Sequence[Recording]) -> bytes:
-    """The file of episodes with more of them after its first few, laid out as Minari lays it out.
+    """A file of episodes in Minari's layout, with recordings after its `first` episodes.
 
-    In memory: HDF5 crashes the process some time after a write of its own has failed.
+    In memory: HDF5 crashes the process some time after a failed write to a disk.
     """
     h5py = require("h5py", "record")
     memory = io.BytesIO(content)
     with h5py.File(memory, "a" if content else "w") as file:
         for index, recording in enumerate(recordings, start=first):
-            file.pop(f"episode_{index}", None)  # one that a killed process did not get to count
+            file.pop(f"episode_{index}", None)  # written, but not counted, by a killed process
             group = file.create_group(f"episode_{index}")
             columns = _columns(recording)
             for name, values in columns.items():
@@ -158,7 +158,7 @@ def _columns(recording: Recording) -> dict[str, np.ndarray]:
     states, targets = recording.states, recording.targets
     steps = len(states) - 1
     actions = (targets[:steps].astype(np.float64) - states[:steps, :ROBOT_DIM]) / MAX_TARGET_STEP
-    # The environment's reward: how many of the elements asked for are at their goal.
+    # The environment's reward: the number of elements of the goal that are done.
     rewards = [sum(ELEMENTS[name].is_done(state) for name in recording.elements) for state in states[1:]]
     return {
         "observations/observation": states.astype(np.float32),
@@ -168,13 +168,6 @@ def _columns(recording: Recording) -> dict[str, np.ndarray]:
         "truncations": np.arange(steps) == steps - 1,
         "infos/target": targets.astype(np.float32),
     }
-
-
-def _continue(data: Path, copy: Path) -> Any:
-    copy.mkdir()
-    (copy / _EPISODES).touch()
-    shutil.copyfile(data / _METADATA, copy / _METADATA)
-    return require("minari.dataset.minari_storage", "record").MinariStorage.read(copy)
 
 
 def _create(data: Path, name: str, about: Mapping[str, str]) -> Any:

@@ -1,8 +1,7 @@
-"""The log of a run, kept beside it: the control loop hands over each step and never waits.
+"""A recorder that writes the log of a run on its own thread, so that the control loop never waits.
 
-In: steps and events. Out: a log writer got them, in their order, from a thread of their own; a step for which there
-was no room in the queue is left out and counted. It does not know files, and a log that cannot be written does not
-disturb the run: what became of it is in the summary.
+If the queue is full, a step is dropped and counted. A log that cannot be written does not disturb the run; the summary
+says so.
 """
 
 import queue
@@ -15,23 +14,23 @@ from rpl_runtime.errors import RecordingError
 from rpl_runtime.recording.mcap import Event, LogWriter
 from rpl_runtime.relay.run import Step
 
-_CLOSE_S = 10.0  # [s] for the writer to write what is still in the queue
+_CLOSE_S = 10.0  # [s] for the writer to empty the queue
 
 
 class LogSummary(NamedTuple):
-    """What became of a log."""
+    """The outcome of a log."""
 
-    steps: int  # in the file
-    dropped: int  # handed over, and not in the file
-    fault: str | None  # why the log ended before the run did
+    steps: int  # [control steps] in the file
+    dropped: int  # [control steps] not in the file
+    fault: str | None  # why the log ended before the run
 
 
 class RunRecorder:
-    """A log for the length of a block.
+    """Records a run during a `with` block.
 
     Args:
-        writer: takes the steps; it is closed with the block.
-        capacity: [steps] that may wait for it.
+        writer: writes the steps; closed at the end of the block.
+        capacity: [control steps] size of the queue.
     """
 
     def __init__(self, writer: LogWriter, capacity: int = 256) -> None:
@@ -56,22 +55,22 @@ class RunRecorder:
 
     @property
     def summary(self) -> LogSummary:
-        """What became of the log, once the block is over."""
+        """The outcome of the log, after the block."""
         return LogSummary(self._writer.kept, self._handed - self._writer.kept, self._fault)
 
     def step(self, step: Step) -> None:
-        """Take a step that is over now."""
+        """Record a step that ends now."""
         self._handed += 1
         if self._inbox.qsize() < self._capacity:
             self._inbox.put((step, time.monotonic_ns()))
 
     def event(self, kind: str, text: str, at_ns: int | None = None) -> None:
-        """Take an event, from any thread; events are few, and none is left out.
+        """Record an event, from any thread; events are few, and none is dropped.
 
         Args:
-            kind: one short name, the same for all events of its sort.
-            text: one sentence for people.
-            at_ns: [ns] of the monotonic clock; by default now.
+            kind: one short name, the same for all events of a kind.
+            text: one sentence.
+            at_ns: [ns] of the monotonic clock; default: now.
         """
         self._inbox.put((Event(kind, text), time.monotonic_ns() if at_ns is None else at_ns))
 

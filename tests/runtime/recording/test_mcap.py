@@ -146,7 +146,7 @@ def test_a_file_cut_anywhere_gives_its_whole_seconds(content: bytes, data: st.Da
             assert len(read_log(path).steps) == seconds * SECOND
             assert_holds(path, [made(number) for number in range(4 * SECOND)])
         else:
-            with pytest.raises(InvalidInput, match=r"holds no (run|step)"):
+            with pytest.raises(InvalidInput, match=r"holds no (run|control step)"):
                 read_log(path)
 
 
@@ -170,10 +170,10 @@ def foreign(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write_file", "sentence"),
     [
-        (lambda path: path.write_bytes(b""), "holds no run; must be"),
-        (lambda path: path.write_text("not a log at all, however long it may be"), "is no MCAP file; must be"),
-        (foreign, "holds no run; must be"),
-        (lambda path: write(path, []), "holds no step"),
+        (lambda path: path.write_bytes(b""), "holds no run; it must be"),
+        (lambda path: path.write_text("not a log at all, however long it may be"), "is not an MCAP file; it must be"),
+        (foreign, "holds no run; it must be"),
+        (lambda path: write(path, []), "holds no control step"),
     ],
 )
 def test_a_file_that_is_no_log_is_one_sentence(tmp_path: Path, write_file, sentence: str) -> None:
@@ -188,7 +188,7 @@ def test_a_header_of_another_version_is_one_sentence(tmp_path: Path) -> None:
         writer.start()
         writer.add_metadata("rpl.v1.run", {"robot": '"cart"'})
         writer.finish()
-    with pytest.raises(InvalidInput, match="what this version cannot read"):
+    with pytest.raises(InvalidInput, match="that this version cannot read"):
         read_log(tmp_path / "run.mcap")
 
 
@@ -197,7 +197,7 @@ def test_a_log_is_not_written_over_anything(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="choose another name"):
         LogWriter(tmp_path / "run.mcap", HEADER)
     assert (tmp_path / "run.mcap").read_text() == "precious"
-    with pytest.raises(RecordingError, match="cannot be begun"):
+    with pytest.raises(RecordingError, match="cannot be created"):
         LogWriter(tmp_path / "run.mcap" / "inside.mcap", HEADER)
 
 
@@ -210,7 +210,7 @@ def test_a_full_disk_ends_the_log_and_leaves_it_readable(tmp_path: Path, size: i
         for step in steps:
             writer.write_step(step, 0)
 
-    with no_file_longer_than(size), pytest.raises(RecordingError, match=r"ends early, but holds its first \d+ steps"):
+    with no_file_longer_than(size), pytest.raises(RecordingError, match=r"ends early, after \d+ control steps"):
         write_all()
     log = read_log(tmp_path / "run.mcap")
     assert not log.whole
