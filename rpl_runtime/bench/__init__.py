@@ -1,1 +1,1 @@
-"""What the runtime costs, beside other transports."""
+"""Latency and throughput of the runtime, beside other transports."""

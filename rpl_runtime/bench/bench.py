@@ -1,19 +1,16 @@
-"""What the runtime costs: the relay loop beside bare inference, a server beside its peers.
+"""Latency and throughput of the runtime: the relay loop beside bare inference, a server beside its peers.
 
-In: a bundle, and folders of peers if there are any. Out: a `Bench` of latencies, each percentile with the number of
-measurements it is taken from, and the requirements they are held against. It does not judge the machine: whatever else
-runs there is in the numbers.
-
-What is compared is measured in turns, so that all sides see the same machine: in process call by call, servers in
-blocks of steps. Each server and each driver is a process of its own (contest.py).
+Whatever is compared is measured in turns, so that all sides see the same machine: in process call by call, servers in
+blocks of control steps. Each server and each driver is a process of its own (processes.py). The load of the machine is
+part of the figures.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Group
@@ -21,20 +18,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.bench.load import Order
+from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.bench.processes import Contestant, Spent, contest, folder_peers, own_peers
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.files import JsonDict
+from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
-from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.loop import RelayLoop
 
-MAX_RELAY_RATIO = 1.5  # one relay step over two bare session.run calls, p50
-MAX_ABOVE_ECHO_US = 100.0  # [us] a step through Control above a bare echo, p50
-MAX_PACED_US = 4000.0  # [us] a step of one robot through Control at the robot's own rate, p99
-MAX_PACED_32_US = 10_000.0  # [us] a step of 32 robots at their own rate, p99.9
-MIN_BATCHED_PER_S = 50_000.0  # [robot steps/s] of 64 robots on one stream
-BLOCK = 100  # steps that a peer takes before the next has its turn
+MAX_RELAY_RATIO = 1.5  # one control step of the relay loop over two bare session.run calls, p50
+MAX_ABOVE_ECHO_US = 100.0  # [us] a control step through Control above a bare echo, p50
+MAX_PACED_US = 4000.0  # [us] a control step of one robot through Control at the robot's own rate, p99
+MAX_PACED_32_US = 10_000.0  # [us] a control step of 32 robots at their own rate, p99.9
+MIN_BATCHED_PER_S = 50_000.0  # [control steps/s] of 64 robots on one stream, all robots together
+BLOCK = 100  # [control steps] of a peer before the next has its turn
 _ROUNDS = 5  # turns of each peer under each load
 _PERCENTILES = {"p50_us": 50, "p90_us": 90, "p99_us": 99, "p99.9_us": 99.9}
 _ROBOT = "bench"
@@ -43,23 +42,19 @@ _PACKAGES = ("relay-policy", "numpy", "onnxruntime", "grpcio", "protobuf")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    steps: int = 5000  # of each unpaced measurement, all streams together
-    paced_s: float = 26.0  # [s] of each measurement at the policy's own rate: 10,400 steps of 32 robots at 12.5 Hz
-    warm_up: int = 200  # steps before anything is measured
-    streams: tuple[int, ...] = (1, 8, 32, 64)  # side by side, a robot each
+    steps: int = 5000  # [control steps] of each unpaced measurement, all streams together
+    paced_s: float = 26.0  # [s] of each measurement at the policy's rate: 10,400 steps of 32 robots at 12.5 Hz
+    warm_up: int = 200  # [control steps] before each measurement in process and of one robot
+    streams: tuple[int, ...] = (1, 8, 32, 64)  # in parallel, a robot each
     batches: tuple[int, ...] = (1, 8, 64, 256)  # robots on one stream
-    peers: Path | None = None  # folder of peers beside our own
+    peers: Path | None = None  # folder of more peers
 
 
 class Bench(NamedTuple):
-    """What was measured."""
+    """The result of a bench."""
 
-    content: dict[str, Any]  # what --json prints
-
-    @property
-    def met(self) -> bool:
-        """Whether every requirement is met."""
-        return all(requirement["met"] for requirement in self.content["requirements"])
+    content: JsonDict  # what --json prints
+    met: bool  # whether every requirement is met
 
 
 def bench(path: Path, config: BenchConfig) -> Bench:
@@ -68,7 +63,7 @@ def bench(path: Path, config: BenchConfig) -> Bench:
     Raises:
         BundleError: the bundle cannot be used.
         InvalidInput: a setting is out of range.
-        RelayError: a peer does not run.
+        RelayError: a peer failed.
     """
     for name in ("steps", "paced_s", "warm_up", "streams", "batches"):
         value = getattr(config, name)
@@ -76,97 +71,79 @@ def bench(path: Path, config: BenchConfig) -> Bench:
             raise InvalidInput(f"{name} is {value}; must be a finite number above 0")
     bundle = load_bundle(path)
     peers = own_peers() + (folder_peers(config.peers) if config.peers else [])
-    content: dict[str, Any] = {"in_process": _in_process(OnnxPolicy(bundle), config)}
+    content: JsonDict = {"in_process": _in_process(OnnxPolicy(bundle), config)}
     with contest(peers, path.resolve()) as contestants:
-        content["alone"] = _alone(contestants, config)
-        content["streams"] = _loads(contestants, config, [(streams, 1) for streams in config.streams])
-        content["batches"] = _loads(contestants, config, [(1, batch) for batch in config.batches])
+        _by_turns(contestants, Order(1, 1, 1, config.warm_up), rounds=1)
+        order = Order(1, 1, min(BLOCK, config.steps), warm_up=5)
+        alone = _by_turns(contestants, order, max(1, config.steps // BLOCK))
+        content["alone"] = [_row(one, spent) for one, spent in alone]
+        content["streams"] = _unpaced(contestants, config, [(streams, 1) for streams in config.streams])
+        content["batches"] = _unpaced(contestants, config, [(1, batch) for batch in config.batches])
         content["paced"] = _paced(contestants, config, bundle.spec.period_s)
         content["memory_mb"] = {one.peer.what: one.memory_mb() for one in contestants}
-    content["requirements"] = _requirements(content)
-    return Bench(content | _circumstances(bundle))
+    content["requirements"] = requirements = _requirements(content)
+    content |= {
+        "bundle": {"name": bundle.spec.name, "digest": bundle.digest},
+        "command": command(),
+        "commit": commit(),
+        "versions": versions(_PACKAGES),
+        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+    }
+    return Bench(content, all(requirement["met"] for requirement in requirements))
 
 
-def bench_table(content: dict[str, Any]) -> Group:
-    """The tables of a bench: what was measured, then the requirements."""
-    return Group(
-        _latencies("in process", content["in_process"].values()),
-        _latencies("one robot, as fast as it goes", content["alone"]),
-        _latencies(
-            "streams side by side, as fast as they go, and robot steps/s", content["streams"], "streams", "steps_per_s"
-        ),
-        _latencies(
-            "robots on one stream, as fast as they go, and robot steps/s", content["batches"], "batch", "steps_per_s"
-        ),
-        _latencies(
-            "streams side by side, at the policy's rate, and deadlines missed", content["paced"], "streams", "missed"
-        ),
-        _verdicts(content),
-    )
-
-
-def _in_process(policy: OnnxPolicy, config: BenchConfig) -> dict[str, Any]:
-    """The relay loop against the two inferences inside it, one robot, on the same arrays."""
+def _in_process(policy: OnnxPolicy, config: BenchConfig) -> JsonDict:
+    """The relay loop and the two inferences inside it, call by call, for one robot and the same arrays."""
     spec = policy.spec
-    state = _state(spec)
+    state = middle(spec)[None]
     goal = ResolvedGoal(state[0], np.ones_like(state[0]))
-    nothing = np.zeros((1, spec.high_noise), np.float32), np.zeros((1, spec.low_noise), np.float32)
-    goal_row, mask_row = goal.state[None], goal.mask[None]
+    high_noise, low_noise = np.zeros((1, spec.high_noise), np.float32), np.zeros((1, spec.low_noise), np.float32)
     planning, following = RelayLoop(policy, spec), RelayLoop(policy, spec)
     for loop in (planning, following):
         loop.start(_ROBOT, goal)
 
     def bare(step: int) -> None:
-        subgoal = policy.plan(state, goal_row, mask_row, nothing[0])
-        policy.act(state, subgoal, nothing[1])
+        subgoal = policy.plan(state, goal.state[None], goal.mask[None], high_noise)
+        policy.act(state, subgoal, low_noise)
 
-    measured = _in_turns(
-        {
-            "bare": bare,
-            "relay": lambda step: planning.step([_ROBOT], [step], state),
-            "amortised": lambda step: following.step([_ROBOT], [step], state),
-        },
-        config,
-        before=lambda: planning.set_goal(_ROBOT, goal),  # or it would plan only every `horizon` steps
-    )
-    return {
-        "bare": _percentiles("two bare session.run calls", measured["bare"]),
-        "relay": _percentiles("relay step, both levels", measured["relay"]),
-        "amortised": _percentiles(f"relay step, a plan every {spec.horizon} steps", measured["amortised"]),
+    calls = {
+        "bare": ("two bare session.run calls", bare),
+        "relay": ("relay loop, both levels", lambda step: planning.step([_ROBOT], [step], state)),
+        "amortised": (
+            f"relay loop, a plan every {spec.horizon} steps",
+            lambda step: following.step([_ROBOT], [step], state),
+        ),
     }
+    spent = {name: np.empty(config.warm_up + config.steps) for name in calls}
+    for step in range(config.warm_up + config.steps):
+        planning.set_goal(_ROBOT, goal)  # makes it plan at every step
+        for name, (_, call) in calls.items():
+            begun = perf_counter_ns()
+            call(step)
+            spent[name][step] = perf_counter_ns() - begun
+    return {name: _percentiles(what, spent[name][config.warm_up :]) for name, (what, _) in calls.items()}
 
 
-def _alone(contestants: Sequence[Contestant], config: BenchConfig) -> list[dict[str, Any]]:
-    """One robot, in blocks by turns."""
-    for one in contestants:
-        one.obey(Order(1, 1, 1, config.warm_up))
-    blocks = max(1, config.steps // BLOCK)
-    order = Order(1, 1, min(BLOCK, config.steps), warm_up=5)
-    return [_row(one, spent, {}) for one, spent in _by_turns(contestants, order, blocks)]
-
-
-def _loads(
-    contestants: Sequence[Contestant], config: BenchConfig, shapes: list[tuple[int, int]]
-) -> list[dict[str, Any]]:
-    """Streams side by side, or robots on a stream, as fast as they go."""
+def _unpaced(contestants: Sequence[Contestant], config: BenchConfig, shapes: list[tuple[int, int]]) -> list[JsonDict]:
+    """Rows for loads of (streams, robots on each), unpaced."""
     rows = []
     for streams, batch in shapes:
         steps = max(1, config.steps // streams // batch // _ROUNDS)
         for one, spent in _by_turns(contestants, Order(streams, batch, steps, warm_up=5), _ROUNDS):
             per_s = len(spent.steps_ns) * batch / spent.wall_s
-            rows.append(_row(one, spent, {"streams": streams, "batch": batch}) | {"steps_per_s": per_s})
+            rows.append(_row(one, spent, streams=streams, batch=batch) | {"steps_per_s": per_s})
     return rows
 
 
-def _paced(contestants: Sequence[Contestant], config: BenchConfig, period_s: float) -> list[dict[str, Any]]:
-    """Streams side by side, a robot each, at the policy's rate and evenly out of phase."""
+def _paced(contestants: Sequence[Contestant], config: BenchConfig, period_s: float) -> list[JsonDict]:
+    """Rows for parallel streams of a robot each, at the policy's rate and evenly out of phase."""
     rows = []
     for streams in config.streams:
         order = Order(streams, 1, max(1, round(config.paced_s / period_s)), 5, period_s)
         for one in contestants:
             spent = one.obey(order)
             missed = int((spent.steps_ns > period_s * 1e9).sum())
-            rows.append(_row(one, spent, {"streams": streams, "period_s": period_s, "missed": missed}))
+            rows.append(_row(one, spent, streams=streams, period_s=period_s, missed=missed))
     return rows
 
 
@@ -179,103 +156,77 @@ def _by_turns(contestants: Sequence[Contestant], order: Order, rounds: int) -> l
     return list(found.items())
 
 
-def _row(one: Contestant, spent: Spent, load: dict[str, Any]) -> dict[str, Any]:
+def _row(one: Contestant, spent: Spent, **load: float) -> JsonDict:
     return {"peer": one.peer.name} | load | _percentiles(one.peer.what, spent.steps_ns)
 
 
-def _in_turns(
-    calls: dict[str, Callable[[int], Any]], config: BenchConfig, before: Callable[[], None] | None = None
-) -> dict[str, np.ndarray]:
-    """Nanoseconds of each call, (steps,) each, one call of each kind after the other."""
-    spent = {name: np.empty(config.warm_up + config.steps) for name in calls}
-    for step in range(config.warm_up + config.steps):
-        if before is not None:
-            before()
-        for name, call in calls.items():
-            begun = perf_counter_ns()
-            call(step)
-            spent[name][step] = perf_counter_ns() - begun
-    return {name: values[config.warm_up :] for name, values in spent.items()}
-
-
-def _state(spec: PolicySpec) -> np.ndarray:
-    """A state in the middle of what the policy accepts, (1, n)."""
-    low, high = spec.state.bounds
-    return ((low + high) / 2)[None]
-
-
-def _percentiles(what: str, nanoseconds: np.ndarray) -> dict[str, Any]:
+def _percentiles(what: str, nanoseconds: np.ndarray) -> JsonDict:
     figures = np.percentile(nanoseconds / 1000, list(_PERCENTILES.values()))
     return {"what": what, "n": len(nanoseconds)} | dict(zip(_PERCENTILES, map(float, figures), strict=True))
 
 
-def _requirements(content: dict[str, Any]) -> list[dict[str, Any]]:
-    inside, paced = content["in_process"], _of_control(content["paced"], "streams")
-    alone = {row["peer"]: row["p50_us"] for row in content["alone"]}
+def _requirements(content: JsonDict) -> list[JsonDict]:
+    inside, alone = content["in_process"], {row["peer"]: row["p50_us"] for row in content["alone"]}
+    paced, batches = (
+        {row[key]: row for row in content[name] if row["peer"] == "control"}
+        for name, key in (("paced", "streams"), ("batches", "batch"))
+    )
+    ratio = inside["relay"]["p50_us"] / inside["bare"]["p50_us"]
     found = [
-        ("relay step over bare calls, p50", inside["relay"]["p50_us"] / inside["bare"]["p50_us"], MAX_RELAY_RATIO),
-        ("Control above echo, p50 [us]", alone["control"] - alone["echo"], MAX_ABOVE_ECHO_US),
+        ("relay loop over bare calls, p50", ratio, "at most", MAX_RELAY_RATIO),
+        ("Control above echo, p50 [us]", alone["control"] - alone["echo"], "at most", MAX_ABOVE_ECHO_US),
     ]
     if 1 in paced:
-        found.append(("Control paced, one robot, p99 [us]", paced[1]["p99_us"], MAX_PACED_US))
+        found.append(("Control paced, one robot, p99 [us]", paced[1]["p99_us"], "at most", MAX_PACED_US))
     if 32 in paced:
-        found.append(("Control paced, 32 robots, p99.9 [us]", paced[32]["p99.9_us"], MAX_PACED_32_US))
-        found.append(("Control paced, 32 robots, deadlines missed", paced[32]["missed"], 0))
-    requirements = [
-        {"what": what, "value": value, "limit": limit, "sense": "at most", "met": value <= limit}
-        for what, value, limit in found
-    ]
-    if 64 in (batches := _of_control(content["batches"], "batch")):
+        found.append(("Control paced, 32 robots, p99.9 [us]", paced[32]["p99.9_us"], "at most", MAX_PACED_32_US))
+        found.append(("Control paced, 32 robots, deadlines missed", paced[32]["missed"], "at most", 0))
+    if 64 in batches:
         per_s = batches[64]["steps_per_s"]
-        requirements.append(
-            {
-                "what": "Control, 64 robots on a stream [robot steps/s]",
-                "value": per_s,
-                "limit": MIN_BATCHED_PER_S,
-                "sense": "at least",
-                "met": per_s >= MIN_BATCHED_PER_S,
-            }
-        )
-    return requirements
+        found.append(("Control, 64 robots on a stream [control steps/s]", per_s, "at least", MIN_BATCHED_PER_S))
+    return [
+        {
+            "what": what,
+            "value": value,
+            "limit": limit,
+            "sense": sense,
+            "met": value >= limit if sense == "at least" else value <= limit,
+        }
+        for what, value, sense, limit in found
+    ]
 
 
-def _of_control(rows: list[dict[str, Any]], key: str) -> dict[int, dict[str, Any]]:
-    return {row[key]: row for row in rows if row["peer"] == "control"}
-
-
-def _latencies(title: str, rows: Any, load: str | None = None, result: str | None = None) -> Table:
-    """A row for each thing measured; `load` is what it was under, `result` what else came of it."""
-    table = Table(title=escape(f"{title} [us]"), header_style="bold", title_justify="left")
-    table.add_column("", no_wrap=True)
-    extra = [key for key in (load, result) if key]
-    for heading in (*([load] if load else []), "n", "p50", "p90", "p99", "p99.9", *([result] if result else [])):
-        table.add_column(heading.replace("_per_s", "/s"), justify="right", no_wrap=True)
-    for row in rows:
-        figures = [f"{row[key]:.0f}" for key in _PERCENTILES]
-        before, after = ([f"{row[key]:.0f}"] if key in extra else [] for key in (load, result))
-        table.add_row(row["what"], *before, str(row["n"]), *figures, *after)
-    return table
-
-
-def _verdicts(content: dict[str, Any]) -> Table:
-    table = Table(title="requirements", header_style="bold", title_justify="left")
-    for heading in ("", "found", "asked", ""):
-        table.add_column(heading, justify="right" if heading else "left")
-    for requirement in content["requirements"]:
-        verdict = "[green]met[/]" if requirement["met"] else "[red]missed[/]"
-        asked = f"{requirement['sense']} {requirement['limit']:g}"
-        table.add_row(escape(requirement["what"]), f"{requirement['value']:.2f}", asked, verdict)
+def bench_table(content: JsonDict) -> Group:
+    """The tables of a bench: the measurements, then the requirements."""
+    requirements = Table(title="requirements", header_style="bold", title_justify="left")
+    for heading in ("", "found", "required", ""):
+        requirements.add_column(heading, justify="right" if heading else "left")
+    for one in content["requirements"]:
+        verdict = "[green]met[/]" if one["met"] else "[red]missed[/]"
+        limit = f"{one['sense']} {one['limit']:g}"
+        requirements.add_row(escape(one["what"]), f"{one['value']:.2f}", limit, verdict)
     held = ", ".join(f"{what} {mb:.0f}" for what, mb in content["memory_mb"].items() if mb is not None)
     machine = content["machine"]
-    table.caption = f"resident \\[MB]: {held}. Load {machine['load']:.1f} on {machine['cpus']} CPUs."
+    requirements.caption = f"resident \\[MB]: {held}. Load {machine['load']:.1f} on {machine['cpus']} CPUs."
+    return Group(
+        _latencies("in process", content["in_process"].values()),
+        _latencies("one robot, unpaced", content["alone"]),
+        _latencies("parallel streams, unpaced, and control steps/s", content["streams"], "streams", "steps_per_s"),
+        _latencies("robots on one stream, unpaced, and control steps/s", content["batches"], "batch", "steps_per_s"),
+        _latencies(
+            "parallel streams at the policy's rate, and deadlines missed", content["paced"], "streams", "missed"
+        ),
+        requirements,
+    )
+
+
+def _latencies(title: str, rows: Iterable[JsonDict], load: str | None = None, result: str | None = None) -> Table:
+    """A row for each measurement, with its percentiles between its load and its result."""
+    table = Table(title=escape(f"{title} [us]"), header_style="bold", title_justify="left")
+    table.add_column("")
+    before, after = [load] if load else [], [result] if result else []
+    for heading in (*before, "n", "p50", "p90", "p99", "p99.9", *after):
+        table.add_column(heading.replace("_per_s", "/s"), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["what"], *(f"{row[key]:.0f}" for key in (*before, "n", *_PERCENTILES, *after)))
     return table
-
-
-def _circumstances(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "bundle": {"name": bundle.spec.name, "digest": bundle.digest},
-        "command": command(),
-        "commit": commit(),
-        "versions": versions(_PACKAGES),
-        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
-    }

@@ -1,8 +1,4 @@
-"""Peers side by side: a server and a driver of each, in processes of their own, driven by the same orders.
-
-In: a bundle, and folders of peers with requirements of their own. Out: for an order what every step of a peer took, and
-what its server holds in memory. It does not know what is compared with what.
-"""
+"""Peers in a bench: a server and a driver of each, in their own processes, with the same orders for all."""
 
 import hashlib
 import json
@@ -20,47 +16,47 @@ from rpl_runtime.auth.client import plain_text
 from rpl_runtime.bench.load import Order
 from rpl_runtime.errors import InvalidInput, RelayError
 
-_ROOT = Path(__file__).parents[2]  # from where a peer imports rpl_runtime.bench.load
+_ROOT = Path(__file__).parents[2]  # a peer imports rpl_runtime.bench.load from here
 _EXIT_S = 15.0  # [s] for a server to end before it is killed
 
 
 class Peer(NamedTuple):
-    """Something to measure."""
+    """A program to measure."""
 
     name: str
-    what: str  # for people
-    command: Sequence[str]  # that runs it, less the verb
+    what: str  # its title in tables
+    command: Sequence[str]  # without the verb
 
 
 class Spent(NamedTuple):
-    """What an order took."""
+    """The durations of an order."""
 
     steps_ns: np.ndarray  # (streams * steps,) [ns] of each step
     wall_s: float  # [s] from the first measured step to the last
 
     def joined(self, other: "Spent") -> "Spent":
-        """Both orders as one."""
+        """This order and another as one."""
         return Spent(np.concatenate([self.steps_ns, other.steps_ns]), self.wall_s + other.wall_s)
 
 
 def own_peers() -> list[Peer]:
-    """What needs nothing but this installation; the echo first."""
+    """The peers of this installation, the echo first."""
     found = {"echo": "bare gRPC echo", "control": "Control", "control_unix": "Control, Unix socket"}
     return [Peer(name, what, (sys.executable, "-m", f"rpl_runtime.bench.peers.{name}")) for name, what in found.items()]
 
 
 def folder_peers(folder: Path) -> list[Peer]:
-    """The peers of a folder, each a subfolder with a peer.py; the first line of its docstring says what it is.
+    """The peers of a folder, each a subfolder with a peer.py; the first line of its docstring is its title.
 
-    Where there is a requirements.txt as well, it runs in an environment beside it, made here if need be.
+    A peer with a requirements.txt runs in its own environment beside that file, which is created if need be.
 
     Raises:
-        InvalidInput: there is no peer.
-        RelayError: an environment cannot be made.
+        InvalidInput: the folder holds no peer.
+        RelayError: an environment cannot be created.
     """
     scripts = sorted(folder.glob("*/peer.py"))
     if not scripts:
-        raise InvalidInput(f"{folder} has no peers; expected is at least one folder with a peer.py in it")
+        raise InvalidInput(f"{folder} has no peers; it must hold at least one folder with a peer.py")
     peers = []
     for script in scripts:
         what = script.read_text().splitlines()[0].strip('"').split(":")[0]
@@ -73,7 +69,7 @@ class Contestant:
 
     Args:
         driver: the process that takes orders.
-        server: process id of its server.
+        server: process id of the server.
     """
 
     def __init__(self, peer: Peer, driver: "subprocess.Popen[str]", server: int) -> None:
@@ -82,19 +78,18 @@ class Contestant:
         self._server = server
 
     def obey(self, order: Order) -> Spent:
-        """Have an order carried out.
+        """Run an order.
 
         Raises:
             RelayError: the peer failed; its own output says why.
         """
         _pipe(self._driver.stdin).write(json.dumps(order._asdict()) + "\n")
         _pipe(self._driver.stdin).flush()
-        answer = _line(self.peer, self._driver)
-        found = json.loads(answer)
+        found = json.loads(_line(self.peer, self._driver))
         return Spent(np.array(found["spent_ns"]), found["wall_ns"] / 1e9)
 
     def memory_mb(self) -> float | None:
-        """[MB] resident of the server; None where the system does not tell."""
+        """Resident memory [MB] of the server; None if the system has no /proc."""
         try:
             status = Path(f"/proc/{self._server}/status").read_text()
         except OSError:
@@ -104,10 +99,10 @@ class Contestant:
 
 @contextmanager
 def contest(peers: Sequence[Peer], bundle: Path) -> Iterator[list[Contestant]]:
-    """Start a server and a driver of each peer for the length of the block.
+    """Run a server and a driver of each peer during the block.
 
     Raises:
-        RelayError: one does not start; its own output says why.
+        RelayError: a peer does not start; its own output says why.
     """
     with ExitStack() as stack:
         stack.enter_context(plain_text())
@@ -129,7 +124,7 @@ def _process(peer: Peer, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},  # a peer's own business
+        env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},  # about the peer's own packages
     )
     try:
         yield process
@@ -157,7 +152,7 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 
 
 def _python(folder: Path) -> str:
-    """The interpreter for a peer."""
+    """The interpreter of a peer; its environment is created anew when its requirements change."""
     requirements = folder / "requirements.txt"
     if not requirements.exists():
         return sys.executable
@@ -172,6 +167,6 @@ def _python(folder: Path) -> str:
             made = subprocess.run(command, capture_output=True, text=True)
             if made.returncode:
                 why = (made.stderr or made.stdout).strip().splitlines()[-1:]
-                raise RelayError(f"no environment could be made for {folder.name}: {' '.join(why)}")
+                raise RelayError(f"the environment of {folder.name} cannot be created: {' '.join(why)}")
         stamp.write_text(asked)
     return str(python)

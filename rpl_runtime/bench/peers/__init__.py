@@ -1,1 +1,1 @@
-"""What a bench measures side by side, each a program of the two verbs that load.py asks for."""
+"""Our own peers in a bench, each a program with the two verbs of load.py."""

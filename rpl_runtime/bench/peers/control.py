@@ -1,4 +1,4 @@
-"""The peer that is this project: steps through Control, from the client's array to the client's array."""
+"""This project as a peer: control steps through Control, from the client's array to the client's array."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def connect(address: str, path: Path, stream: str, batch: int) -> Iterator[Excha
 
 
 def middle(spec: PolicySpec) -> np.ndarray:
-    """A state in the middle of what a policy accepts, (n,)."""
+    """The middle (n,) of the states that a policy accepts."""
     low, high = spec.state.bounds
     return (low + high) / 2
 

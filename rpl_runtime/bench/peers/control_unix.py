@@ -1,4 +1,4 @@
-"""The same over a Unix domain socket."""
+"""This project as a peer over a Unix domain socket."""
 
 import tempfile
 from collections.abc import Callable

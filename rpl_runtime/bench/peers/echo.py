@@ -1,4 +1,4 @@
-"""The peer that does nothing: gRPC alone, a stream of the same shape with the bytes of Control's own requests."""
+"""A peer that only echoes: gRPC alone, with a stream like Control's and the bytes of its requests."""
 
 import asyncio
 import queue
@@ -18,19 +18,15 @@ from rpl_runtime.relay.messages import Observation
 from rpl_runtime.wire.control import pack_request
 
 
-def serve(path: Path, on_ready: Callable[[str], None]) -> None:
-    asyncio.run(_serve(on_ready))
-
-
 @contextmanager
 def connect(address: str, path: Path, stream: str, batch: int) -> Iterator[Exchange]:
-    """A stream that talks as `Control` does: bytes out of a queue, a reply awaited for each."""
+    """A stream that works like `Control`: bytes from a queue, and a reply to each."""
     seen = Observation(0, middle(load_bundle(path).spec), time.monotonic_ns())
     payload = pack_request([(f"{stream}-robot-{number}", seen) for number in range(batch)])
     outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(address, options) as channel:
-        replies: Any = channel.stream_stream("/echo.Echo/Echo")(iter(outbox.get, None))
+        replies: Iterator[bytes] = channel.stream_stream("/echo.Echo/Echo")(iter(outbox.get, None))  # type: ignore[assignment]
 
         def exchange(step: int) -> bytes:
             outbox.put(payload)
@@ -40,8 +36,12 @@ def connect(address: str, path: Path, stream: str, batch: int) -> Iterator[Excha
         outbox.put(None)
 
 
+def serve(path: Path, on_ready: Callable[[str], None]) -> None:
+    asyncio.run(_serve(on_ready))
+
+
 async def _serve(on_ready: Callable[[str], None]) -> None:
-    async def echo(_: Any, context: Any) -> None:
+    async def echo(_: object, context: Any) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
             await context.write(request)
 

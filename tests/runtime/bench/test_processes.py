@@ -73,7 +73,7 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(tmp_path: Path, monk
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     folder = peer_in(tmp_path, SLEEPER)
     (folder / "sleeper" / "requirements.txt").write_text("no-such-package==1.0\n")
-    with pytest.raises(RelayError, match="no environment could be made for sleeper: ERROR"):
+    with pytest.raises(RelayError, match="the environment of sleeper cannot be created: ERROR"):
         folder_peers(folder)
 
 
