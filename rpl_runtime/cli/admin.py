@@ -3,7 +3,7 @@
 import json
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,57 +12,24 @@ from rich.table import Table
 
 from rpl_runtime.cli.options import ADDRESS, Address, Json
 
-if TYPE_CHECKING:
-    from rpl_runtime.client.admin import ServedModel
+# ------------------------------------------------------------------------------------------------ models
 
-models_app = typer.Typer(help="What a running server serves; needs the right to administer.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="The models of a running server; needs the right to administer.\n\nExample: rpl models list",
+    no_args_is_help=True,
+)
 
 
 @models_app.command("list")
 def list_models(address: Address = ADDRESS, as_json: Json = False) -> None:
-    """The models that a server holds, the default first."""
-    from rpl_runtime.client.admin import Admin
+    """List the models of a server, the default first.
 
-    with Admin(address) as admin:
-        _print_models(admin.models(), as_json)
-
-
-@models_app.command("load")
-def load_model(
-    path: Annotated[str, typer.Argument(metavar="FOLDER", help="A bundle's folder on the server's machine.")],
-    address: Address = ADDRESS,
-    as_json: Json = False,
-) -> None:
-    """Serve one more bundle, or the next version of one: it takes its name's place at once.
-
-    Runs that began before stay on the pair they began with. A bundle that cannot be used changes nothing.
+    Example: rpl models list --address robots:50051
     """
     from rpl_runtime.client.admin import Admin
 
     with Admin(address) as admin:
-        # A folder is named as it is seen from here, which is where the server is too unless it says otherwise.
-        model, replaced = admin.load(str(Path(path).absolute()))
-    if as_json:
-        typer.echo(json.dumps({"model": model._asdict(), "replaced": replaced or None}, indent=1))
-    else:
-        place = f", in the place of {replaced[:12]}" if replaced else ""
-        typer.echo(f"{model.name} is {model.digest[:12]}{place}")
-
-
-@models_app.command("unload")
-def unload_model(
-    model: Annotated[str, typer.Argument(help="Its name or its digest.")], address: Address = ADDRESS
-) -> None:
-    """Take a model out of service; runs on it go on to their end."""
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
-        gone = admin.unload(model)
-    runs = f"; {gone.robots} robots still run on it" if gone.robots else ""
-    typer.echo(f"{gone.name} {gone.digest[:12]} takes no more runs{runs}")
-
-
-def _print_models(models: "list[ServedModel]", as_json: bool) -> None:
+        models = admin.models()
     if as_json:
         typer.echo(json.dumps([model._asdict() for model in models], indent=1))
         return
@@ -73,15 +40,59 @@ def _print_models(models: "list[ServedModel]", as_json: bool) -> None:
     Console().print(table)
 
 
+@models_app.command("load")
+def load_model(
+    path: Annotated[str, typer.Argument(metavar="FOLDER", help="A bundle's folder on the server's machine.")],
+    address: Address = ADDRESS,
+    as_json: Json = False,
+) -> None:
+    """Serve another bundle, which replaces a model of the same name at once.
+
+    Runs that started before keep the bundle they started with. A bundle that cannot be used changes nothing.
+
+    Example: rpl models load models/kitchen
+    """
+    from rpl_runtime.client.admin import Admin
+
+    with Admin(address) as admin:
+        model, replaced = admin.load(str(Path(path).absolute()))  # the server's working folder may be another
+    if as_json:
+        typer.echo(json.dumps({"model": model._asdict(), "replaced": replaced or None}, indent=1))
+    else:
+        place = f", replacing {replaced[:12]}" if replaced else ""
+        typer.echo(f"{model.name} is {model.digest[:12]}{place}")
+
+
+@models_app.command("unload")
+def unload_model(
+    model: Annotated[str, typer.Argument(help="Its name or its digest.")], address: Address = ADDRESS
+) -> None:
+    """Stop starting runs on a model; its current runs continue to their end.
+
+    Example: rpl models unload kitchen
+    """
+    from rpl_runtime.client.admin import Admin
+
+    with Admin(address) as admin:
+        gone = admin.unload(model)
+    runs = f"; robots still running on it: {gone.robots}" if gone.robots else ""
+    typer.echo(f"{gone.name} {gone.digest[:12]} starts no more runs{runs}")
+
+
+# ------------------------------------------------------------------------------------------------ robots
+
+
 def top_command(
     address: Address = ADDRESS,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between updates.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once, instead of a live table.")] = False,
 ) -> None:
-    """Show the robots of a server, live: steps, ages of subgoals, latencies; needs the right to administer.
+    """Show the robots of a server, live: control steps, ages of subgoals, latencies; needs the right to administer.
 
-    Times are those of the last message of a robot's stream, in the server alone. A novelty above 1 is that of a state
-    far from the training data.
+    Latencies are those of the last message of a robot's stream, inside the server. A novelty above 1 marks a state far
+    from the training data.
+
+    Example: rpl top --every 0.5
     """
     from rpl_runtime.cli.top import robots_table, watch
     from rpl_runtime.client.admin import Admin
@@ -96,14 +107,20 @@ def top_command(
             Console().print(robots_table(admin.robots()))
 
 
-subgoal_app = typer.Typer(help="What a running robot is led to; needs the right to administer.", no_args_is_help=True)
+subgoal_app = typer.Typer(
+    help="The subgoal of a running robot; needs the right to administer.\n\nExample: rpl subgoal show kitchen",
+    no_args_is_help=True,
+)
 
-RobotId = Annotated[str, typer.Argument(metavar="ROBOT", help="Its id, as `rpl top` shows it.")]
+RobotId = Annotated[str, typer.Argument(metavar="ROBOT", help="The robot's id, as in `rpl top`.")]
 
 
 @subgoal_app.command("show")
 def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = False) -> None:
-    """The subgoal that a robot follows, dimension by dimension."""
+    """Show the subgoal that a robot follows, dimension by dimension.
+
+    Example: rpl subgoal show kitchen
+    """
     from rpl_runtime.client.admin import Admin
 
     with Admin(address) as admin:
@@ -124,37 +141,58 @@ def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = Fal
 def pin_subgoal(
     robot: RobotId,
     changes: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Dimensions in which it is to be another.")
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Dimensions to change, and their values.")
     ] = None,
     address: Address = ADDRESS,
 ) -> None:
-    """Have a robot keep the subgoal it follows now, changed as you say, whatever is planned, until it is released."""
+    """Keep a robot on its current subgoal, with your changes, until you release it.
+
+    Example: rpl subgoal pin kitchen microwave_door=-0.4
+    """
     from rpl_runtime.client.admin import Admin
+    from rpl_runtime.errors import InvalidInput
 
     with Admin(address) as admin:
         status = admin.robot(robot)
-        admin.pin(robot, _changed(status.subgoal, _state_names(address, status.digest), changes or []))
+        values = dict(zip(_state_names(address, status.digest), status.subgoal, strict=False))
+        if not values:
+            raise InvalidInput("the robot follows no subgoal yet; it has one after its first control step")
+        for change in changes or []:
+            name, _, text = change.partition("=")
+            if name not in values:
+                raise InvalidInput(f"the state has no dimension {name!r}; must be one of {', '.join(values)}")
+            try:
+                values[name] = float(text)
+            except ValueError:
+                raise InvalidInput(f"{change!r} sets nothing; must be NAME=VALUE with a number") from None
+        admin.pin(robot, list(values.values()))
     typer.echo(f"{robot} is pinned; `rpl subgoal release {robot}` ends it")
 
 
 @subgoal_app.command("veto")
 def veto_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
-    """Have a robot give up its subgoal: its next step plans another, with noise of its own."""
+    """Discard a robot's subgoal: its next control step plans another, with new noise.
+
+    Example: rpl subgoal veto kitchen
+    """
     from rpl_runtime.client.admin import Admin
 
     with Admin(address) as admin:
         admin.veto(robot)
-    typer.echo(f"{robot} plans anew")
+    typer.echo(f"{robot} plans a new subgoal")
 
 
 @subgoal_app.command("release")
 def release_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
-    """End a pin: the robot's next step plans."""
+    """End a pin: the robot's next control step plans a subgoal.
+
+    Example: rpl subgoal release kitchen
+    """
     from rpl_runtime.client.admin import Admin
 
     with Admin(address) as admin:
         admin.release(robot)
-    typer.echo(f"{robot} follows what is planned")
+    typer.echo(f"{robot} follows the policy's plans")
 
 
 def _state_names(address: str, digest: str) -> tuple[str, ...]:
@@ -164,33 +202,18 @@ def _state_names(address: str, digest: str) -> tuple[str, ...]:
         return client.describe().spec.state.names
 
 
-def _changed(subgoal: tuple[float, ...], names: tuple[str, ...], changes: list[str]) -> list[float]:
-    """A subgoal with some dimensions set."""
-    from rpl_runtime.errors import InvalidInput
-
-    values = dict(zip(names, subgoal, strict=False))
-    if not values:
-        raise InvalidInput("the robot follows no subgoal yet; it has one after its first step")
-    for change in changes:
-        name, _, text = change.partition("=")
-        try:
-            number = float(text)
-        except ValueError:
-            raise InvalidInput(f"{change!r} sets nothing; must be NAME=VALUE with a number") from None
-        if name not in values:
-            raise InvalidInput(f"{name!r} is no dimension of the state; must be one of {', '.join(names)}")
-        values[name] = number
-    return list(values.values())
+# ------------------------------------------------------------------------------------------------ health
 
 
 def health_command(
     address: Address = ADDRESS,
-    service: Annotated[
-        str | None, typer.Option(help="A model's name; without: whether the server is ready at all; '': it lives.")
-    ] = None,
+    service: Annotated[str | None, typer.Option(help="Model to probe; omit for readiness, '' for liveness.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 2.0,
 ) -> None:
-    """Ask a server how it is, for probes. Exits with 0 if it serves, with 1 if not, with 4 if nobody answers."""
+    """Probe a server. Exits with 0 if it serves, with 1 if not, with 4 if no server answers.
+
+    Example: rpl health --address robots:50051 --service kitchen
+    """
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 

@@ -1,7 +1,7 @@
-"""The command `rpl`: one typer app. Commands import what they need when they run, so `rpl --help` is instant.
+"""The command `rpl`: one typer app. Commands import what they need when they run, so that `rpl --help` is fast.
 
-Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no server, no robot or no free
-port, 5 not allowed, 6 a robot stopped, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no server, no robot or no free port, 5 a
+right is missing, 6 a robot stopped, 130 interrupted.
 """
 
 import json
@@ -18,20 +18,19 @@ from rich.markup import escape
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
 from rpl_runtime.cli.measure import bench_command, evaluate_command
-from rpl_runtime.cli.options import ADDRESS, access_options
+from rpl_runtime.cli.options import ADDRESS, BundleFolder, BundleToServe, Json, PlanLead, access_options
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.errors import RelayError
 
+# Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 
 
 def main() -> None:
-    """Run the command line; every foreseen error ends as one sentence on stderr and an exit code."""
+    """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
     for entry_point in entry_points(group="rpl.commands"):
         entry_point.load()(app)
     try:
@@ -43,12 +42,12 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    # Escaped: units such as [rad] in a message are not markup.
+    # Escaped, because units such as [rad] in a message are not markup.
     Console(stderr=True).print("[bold red]error:[/]", escape(message), highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
-_FRANKA = "A Franka"  # heads its own options in the help
+_FRANKA = "A Franka"  # heading of its options in the help
 
 app.callback()(access_options)
 app.command("serve")(serve_command)
@@ -61,10 +60,13 @@ app.add_typer(tokens_app, name="tokens")
 
 @app.command("inspect")
 def inspect_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: BundleFolder,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Verify a bundle and say what it is: sizes, units, limits, clock, goals, origin, results."""
+    """Verify a bundle and describe it: sizes, units, limits, control period, goals, provenance, results.
+
+    Example: rpl inspect models/kitchen
+    """
     from rpl_runtime.cli.inspect import inspect_bundle, print_facts
 
     facts = inspect_bundle(bundle)
@@ -97,84 +99,80 @@ class StartKind(StrEnum):
 @app.command("run")
 def run_command(
     context: typer.Context,
-    goal: Annotated[str, typer.Option(help="Elements with commas, or a compound goal of the policy such as mkbs.")],
-    robot: Annotated[RobotKind, typer.Option(help="What to drive.")] = RobotKind.KITCHEN,
+    goal: Annotated[str, typer.Option(help="Elements separated by commas, or a goal of the policy such as mkbs.")],
+    robot: Annotated[RobotKind, typer.Option(help="The robot to run.")] = RobotKind.KITCHEN,
     address: Annotated[
         str | None,
-        typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several with commas; default {ADDRESS}."),
+        typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several separated by commas; default: {ADDRESS}."),
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the run instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="One of the server's models, by name; default its first.")] = None,
+    bundle: BundleToServe = None,
+    model: Annotated[str | None, typer.Option(help="Name of the server's model; default: its first.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=2**63 - 1, help="Draw the start and sample the policy with it; without: start 0, the mode."
-        ),
+        typer.Option(min=0, max=2**63 - 1, help="Of the start and of a sampled policy; default: start 0, the modes."),
     ] = None,
-    start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.NOMINAL,
-    steps: Annotated[int | None, typer.Option(min=1, help="Default: an episode, 280 steps of 0.08 s.")] = None,
-    robot_id: Annotated[str | None, typer.Option(help="The robot's name on the server, by default what it is.")] = None,
+    start: Annotated[StartKind, typer.Option(help="Start of the kitchen.")] = StartKind.NOMINAL,
+    steps: Annotated[int | None, typer.Option(min=1, help="Control steps; default: 280, an episode of 22.4 s.")] = None,
+    robot_id: Annotated[str | None, typer.Option(help="The robot's id on the server; default: kitchen or franka.")] = (
+        None
+    ),
     low_level: Annotated[
-        LowLevel, typer.Option(help="local: act beside the robot and ask the server only for plans; same actions.")
+        LowLevel, typer.Option(help="local: act beside the robot and request only plans; the actions are the same.")
     ] = LowLevel.REMOTE,
-    plan_lead: Annotated[
-        int, typer.Option(min=0, help="Ask for a plan so many steps before it takes effect, to hide the network.")
-    ] = 0,
+    plan_lead: PlanLead = 0,
     patience: Annotated[
-        float, typer.Option(min=0.0, help="Kitchen: seconds for which a server that is gone is looked for.")
+        float, typer.Option(min=0.0, help="Kitchen: seconds to wait for a server that stopped answering.")
     ] = 30.0,
     host: Annotated[
-        str | None, typer.Option(help="Franka: its address; sim simulates one for the run.", rich_help_panel=_FRANKA)
+        str | None, typer.Option(help="Address of the Franka, or sim for a simulated one.", rich_help_panel=_FRANKA)
     ] = None,
     objects: Annotated[
         str | None,
         typer.Option(
-            help="Where its objects are: mirror (a simulated kitchen around it), fixed (untouched), or HOST:PORT of "
-            "an rpl.v1.ObjectStates.",
+            help="Source of object states: mirror (a simulated kitchen around the arm), fixed (untouched), or "
+            "HOST:PORT of an rpl.v1.ObjectStates.",
             rich_help_panel=_FRANKA,
         ),
     ] = None,
-    profile: Annotated[ProfileKind, typer.Option(help="The limits it keeps.", rich_help_panel=_FRANKA)] = (
-        ProfileKind.FR3
+    profile: Annotated[ProfileKind, typer.Option(help="Limits of the arm.", rich_help_panel=_FRANKA)] = ProfileKind.FR3,
+    speed: Annotated[float, typer.Option(help="Fraction of the limits to use, up to 1.", rich_help_panel=_FRANKA)] = (
+        0.1
     ),
-    speed: Annotated[
-        float, typer.Option(help="Share of these limits that is used, up to 1.", rich_help_panel=_FRANKA)
-    ] = 0.1,
     workspace: Annotated[
         tuple[float, float, float, float, float, float] | None,
         typer.Option(
-            help="Where its flange may be, in metres from its base: lowest x, y, z, then highest x, y, z.",
+            help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z.",
             rich_help_panel=_FRANKA,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Everything but the command to its motors.", rich_help_panel=_FRANKA)
+        bool, typer.Option("--dry-run", help="Do everything except move the motors.", rich_help_panel=_FRANKA)
     ] = False,
     realtime: Annotated[
-        bool, typer.Option(help="Insist on a real-time kernel, as its vendor asks.", rich_help_panel=_FRANKA)
+        bool, typer.Option(help="Require a real-time kernel, as the vendor does.", rich_help_panel=_FRANKA)
     ] = True,
     record_to: Annotated[
         Path | None,
         typer.Option("--record", help="Kitchen: add the run to the Minari data set in this folder, named NAME-vN."),
     ] = None,
     log_to: Annotated[
-        Path | None, typer.Option("--log", help="Log every step to this new .mcap file, for Foxglove and `rpl replay`.")
+        Path | None, typer.Option("--log", help="Log the run to this new .mcap file, for Foxglove and `rpl replay`.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Drive a robot by a served policy. Exits with 0 if every element of the goal was done, with 1 if not.
+    """Run a robot with a served policy. Exits with 0 if every element of the goal was done, with 1 if not.
 
-    The kitchen waits for its server: one that dies or is cut off is looked for, and the run goes on where it stood. A
-    Franka does not wait: after two control periods without an action, at Ctrl-C, or where anything is wrong it comes
-    to rest within its limits and the run ends with 6 (130 after Ctrl-C); only another run drives it again. That is a
-    software stop: keep the robot's own one in your hand.
+    The simulated kitchen pauses while its server is away, and continues where it stopped. A Franka cannot pause: after
+    two control periods without an action, at Ctrl-C or at any fault it comes to rest within its limits, and the run
+    exits with 6 (130 after Ctrl-C). Only another run moves it again. This is a software stop: keep the robot's own stop
+    button in your hand.
 
-    rpl run --robot franka --host sim --objects mirror --speed 1 --bundle models/kitchen --goal microwave,kettle
+    Example: rpl run --goal microwave,kettle --bundle models/kitchen
     """
     from rpl_runtime.cli.run import SIMULATED, FrankaOptions, RunOptions, run_franka, run_kitchen
 
     if address is not None and bundle is not None:
-        raise typer.BadParameter("--address and --bundle exclude each other")
+        raise typer.BadParameter("give --address or --bundle, not both")
     options = RunOptions(
         goal=goal,
         address=address or ADDRESS,
@@ -189,42 +187,43 @@ def run_command(
         as_json=as_json,
     )
     if robot is RobotKind.KITCHEN:
-        _refuse_franka_options(context)
+        for option in context.command.params:  # an ignored --dry-run would be dangerous
+            source = context.get_parameter_source(option.name or "")
+            given = source is not None and source.name == "COMMANDLINE"
+            if given and getattr(option, "rich_help_panel", None) == _FRANKA:
+                names = "/".join((*option.opts, *option.secondary_opts))
+                raise typer.BadParameter(f"{names} is for --robot franka")
         raise typer.Exit(run_kitchen(options, start is StartKind.PERTURBED, patience, record_to))
     if host is None:
-        raise typer.BadParameter(f"a Franka needs a --host, its address, or {SIMULATED}")
+        raise typer.BadParameter(f"a Franka needs a --host: its address, or {SIMULATED}")
     if objects is None:
-        raise typer.BadParameter("a Franka needs to be told where its --objects are: mirror, fixed or HOST:PORT")
+        raise typer.BadParameter("a Franka needs --objects: mirror, fixed or HOST:PORT")
     if record_to is not None:
-        raise typer.BadParameter("--record keeps runs of the kitchen; --log keeps those of a Franka")
+        raise typer.BadParameter("--record is for --robot kitchen; use --log for a Franka")
     franka = FrankaOptions(host, objects, profile.value, speed, workspace, dry_run, realtime)
     raise typer.Exit(run_franka(options, franka))
-
-
-def _refuse_franka_options(context: typer.Context) -> None:
-    """A --dry-run that the kitchen passes over in silence would be taken for one."""
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if getattr(option, "rich_help_panel", None) == _FRANKA and source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(f"{'/'.join((*option.opts, *option.secondary_opts))} is for --robot franka")
 
 
 @app.command("replay")
 def replay_command(
     log: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, whole or broken off.")
+        Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, complete or not.")
     ],
-    address: Annotated[str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default {ADDRESS}.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Serve this bundle for the replay instead.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default: {ADDRESS}.")
+    ] = None,
+    bundle: BundleToServe = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest difference accepted, each dimension in its own unit.")
+        float, typer.Option(min=0.0, help="Largest accepted difference, in the unit of each dimension.")
     ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Run a log through a policy once more: does it decide the same in the states that were logged?
+    """Let a policy decide again in the states of a log, and compare its decisions with the logged ones.
 
     Goal, seed, robot id and plan_lead are those of the log. Exits with 0 if no action and no subgoal differs by more
-    than the tolerance, with 1 if one does. On the machine that ran it, the same bundle decides the same to the bit.
+    than the tolerance, with 1 if one does. On the same machine, the same bundle decides the same to the bit.
+
+    Example: rpl replay run.mcap --bundle models/kitchen
     """
     from dataclasses import asdict
 
@@ -234,12 +233,12 @@ def replay_command(
     from rpl_runtime.server.subprocess import serve_in_process
 
     if address is not None and bundle is not None:
-        raise typer.BadParameter("--address and --bundle exclude each other")
+        raise typer.BadParameter("give --address or --bundle, not both")
     logged = read_log(log)
     with ExitStack() as stack:
         where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
         control = stack.enter_context(stack.enter_context(Client(where)).control())
-        with Console(stderr=True).status(f"replaying {len(logged.steps)} steps"):
+        with Console(stderr=True).status(f"replaying {len(logged.steps)} control steps"):
             result = replay(logged, control)
     within = result.within(tolerance)
     if as_json:

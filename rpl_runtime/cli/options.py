@@ -1,4 +1,4 @@
-"""The options that several commands share, and those before any command: how a server is reached."""
+"""The options that several commands share, and the options before the command: how to reach a server."""
 
 import os
 from pathlib import Path
@@ -6,26 +6,32 @@ from typing import Annotated
 
 import typer
 
-ADDRESS = "127.0.0.1:50051"  # of a server, unless told otherwise
+ADDRESS = "127.0.0.1:50051"  # a server's, by default
 
 Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of the server.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+BundleToServe = Annotated[Path | None, typer.Option("--bundle", help="Serve this bundle meanwhile, and use it.")]
+BundleFolder = Annotated[Path, typer.Argument(help="The bundle's folder.")]
+PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the request of a plan and its effect.")]
 
 
 def access_options(
     tls: Annotated[bool, typer.Option("--tls", envvar="RPL_TLS", help="Reach servers over TLS.")] = False,
     ca: Annotated[
-        Path | None, typer.Option(envvar="RPL_CA", help="Over TLS, trusting the authorities in this PEM file alone.")
+        Path | None, typer.Option(envvar="RPL_CA", help="Use TLS and trust only the authorities in this PEM file.")
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option(envvar="RPL_CERT", help="The client's own certificate, PEM, where a server asks.")
+        Path | None, typer.Option(envvar="RPL_CERT", help="Your certificate, PEM, for a server that requires one.")
     ] = None,
-    key: Annotated[Path | None, typer.Option(envvar="RPL_KEY", help="Its key, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(envvar="RPL_KEY", help="The key of your certificate, PEM.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(envvar="RPL_TOKEN_FILE", help="File of the token; or the token itself in RPL_TOKEN.")
+        Path | None, typer.Option(envvar="RPL_TOKEN_FILE", help="File with your token; or put the token in RPL_TOKEN.")
     ] = None,
 ) -> None:
-    """Train, export, serve and run relay policies."""
-    # The environment is the one home of these: what a command starts, as evaluations do, inherits them.
+    """Train, export, serve and run relay policies.
+
+    Example: rpl --ca ca.pem --token-file me.token health --address robots:50051
+    """
+    # The environment is the one home of these options, because processes that a command starts inherit it.
     given = {"RPL_TLS": tls or None, "RPL_CA": ca, "RPL_CERT": cert, "RPL_KEY": key, "RPL_TOKEN_FILE": token_file}
     os.environ.update({name: str(value) for name, value in given.items() if value is not None})

@@ -1,23 +1,19 @@
-"""What `rpl serve` and `rpl run` say to a person.
-
-In: a bundle and its address, or a finished run. Out: text, or plain dictionaries for --json. It runs nothing.
-"""
+"""Progress bars, and the report of `rpl run`: its log, and its result as a JSON object and as tables."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveResult
-from rpl_runtime.loop.watchdog import Stop
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
@@ -26,46 +22,57 @@ from rpl_runtime.relay.run import RunConfig, RunResult, Step
 
 
 @contextlib.contextmanager
-def run_progress(steps: int, elements: tuple[str, ...]) -> Iterator[Callable[[Step], None]]:
-    """A live bar on stderr; the value takes each step as it is over."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    ever: set[str] = set()
+def progress_bar(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; the value takes done, total and, optionally, another description."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("running", total=steps)
+        task = progress.add_task(description, total=total)
+
+        def report(done: int, total: int, description: str | None = None) -> None:
+            progress.update(task, completed=done, total=total, description=description)
+
+        yield report
+
+
+@contextlib.contextmanager
+def run_progress(steps: int, elements: tuple[str, ...]) -> Iterator[Callable[[Step], None]]:
+    """A progress bar of a run; call the value after each control step."""
+    ever: set[str] = set()
+    with progress_bar("running", steps) as report:
 
         def on_step(step: Step) -> None:
             ever.update(step.done.intersection(elements))
-            progress.update(task, advance=1, description=f"{len(ever)} of {len(elements)} done")
+            report(step.step + 1, steps, f"{len(ever)} of {len(elements)} elements done")
 
         yield on_step
 
 
 @contextlib.contextmanager
 def run_recorder(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[RunRecorder]:
-    """A log of a run; says at the end, on stderr, what it holds.
+    """A recorder of a run, which reports on stderr at the end.
 
     Raises:
-        InvalidInput: something stands at the path.
-        RecordingError: the log cannot be begun.
+        InvalidInput: the path exists.
+        RecordingError: the log cannot be created.
         MissingExtra: the `record` extra is not installed.
     """
     header = LogHeader(
         robot=config.robot_id, seed=config.seed, plan_lead=config.plan_lead, digest=model.digest, spec=model.spec
     )
-    log = RunRecorder(LogWriter(path, header))
+    recorder = RunRecorder(LogWriter(path, header))
     try:
-        with log:
-            yield log
+        with recorder:
+            yield recorder
     finally:
-        steps, dropped, fault = log.summary
+        steps, dropped, fault = recorder.summary
         console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print(f"log: {steps} steps in {escape(str(path))}, {dropped} dropped")
+        console.print(f"log {escape(str(path))}: control steps {steps}, dropped {dropped}")
         if fault:
-            console.print("[bold yellow]log broken off:[/]", escape(fault))
+            console.print("[bold yellow]the log is incomplete:[/]", escape(fault))
 
 
-def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> dict[str, Any]:
-    """What a run came to, for each element of its goal."""
+def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> JsonDict:
+    """The result of a run, for each element of its goal."""
     return {
         "policy": spec.name,
         "bundle_digest": result.digest,
@@ -84,16 +91,18 @@ def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) ->
     }
 
 
-def print_run(facts: dict[str, Any], period_s: float) -> None:
-    """The same as a table."""
-    table = Table(title=f"{facts['policy']}, {facts['steps']} steps: {facts['done']} of {len(facts['elements'])} done")
-    for heading in ("element", "first done", "at the end", "distance at the end"):
-        table.add_column(heading)
+def print_run(facts: JsonDict, period_s: float) -> None:
+    """Print `run_facts` as a table."""
+    table = Table(
+        *("element", "first done", "at the end", "distance at the end"),
+        title=f"{facts['policy']}, control steps: {facts['steps']}, "
+        f"elements: {facts['done']} of {len(facts['elements'])} done",
+    )
     for name, element in facts["elements"].items():
         first = element["first_done"]
         table.add_row(
             name,
-            "[red]never[/]" if first is None else f"[green]step {first}[/] ({first * period_s:.1f} s)",
+            "[red]never[/]" if first is None else f"[green]control step {first}[/] ({first * period_s:.1f} s)",
             "[green]done[/]" if element["done_at_end"] else "[red]not done[/]",
             f"{element['distance_at_end']:.3f}",
         )
@@ -103,19 +112,23 @@ def print_run(facts: dict[str, Any], period_s: float) -> None:
 _PERCENTILES = (50, 90, 99, 99.9, 100)
 
 
-def drive_facts(result: DriveResult, dry_run: bool) -> dict[str, Any]:
-    """What a run in a world that does not wait came to besides: what stopped it, and how punctual it was."""
+def drive_facts(result: DriveResult, dry_run: bool) -> JsonDict:
+    """More of the result of a run in real time: what stopped it, and how punctual it was."""
     began_ns = result.events[0].at_ns
     unix_ns = time.time_ns() - time.monotonic_ns()
 
-    def moment(at_ns: int) -> dict[str, Any]:
+    def moment(at_ns: int) -> JsonDict:
         at = datetime.fromtimestamp((unix_ns + at_ns) / 1e9, UTC)
         return {"after_s": (at_ns - began_ns) / 1e9, "time": at.isoformat(timespec="milliseconds")}
 
-    stop = result.stop
+    stop = None
+    if result.stop is not None:
+        at_ns, rest_ns = result.stop.at_ns, result.stop.rest_ns
+        rest_after_s = None if rest_ns is None else (rest_ns - at_ns) / 1e9
+        stop = {"cause": result.stop.cause} | moment(at_ns) | {"rest_after_s": rest_after_s}
     return {
         "dry_run": dry_run,
-        "stop": None if stop is None else {"cause": stop.cause} | moment(stop.at_ns) | _rest(stop),
+        "stop": stop,
         "events": [{"kind": event.kind, "text": event.text} | moment(event.at_ns) for event in result.events],
         "periods": len(result.late_ns),
         "held": result.held,
@@ -127,7 +140,7 @@ def drive_facts(result: DriveResult, dry_run: bool) -> dict[str, Any]:
 
 
 def percentiles_us(durations_ns: np.ndarray) -> dict[str, float]:
-    """Percentiles [us] of durations (N,) [ns] with their n; only that where there are none."""
+    """Percentiles [us] of durations (N,) [ns], and their number n; only n if that is 0."""
     if not len(durations_ns):
         return {"n": 0}
     values = np.percentile(durations_ns / 1000, _PERCENTILES)
@@ -135,27 +148,23 @@ def percentiles_us(durations_ns: np.ndarray) -> dict[str, float]:
     return {"n": len(durations_ns)} | found
 
 
-def print_drive(facts: dict[str, Any]) -> None:
-    """The same as a few lines."""
+def print_drive(facts: JsonDict) -> None:
+    """Print `drive_facts` as a few lines and a table."""
     console = Console(soft_wrap=True, highlight=False)
     stop, limit_violations = facts["stop"], facts["limit_violations"]
     if stop is not None:
         console.print(f"[bold red]stopped[/] after {stop['after_s']:.2f} s, {stop['time']}: {escape(stop['cause'])}")
-        console.print("It stays stopped until another `rpl run`; see first where the robot stands.")
+        console.print("It stays stopped until another `rpl run`; look first where the robot stands.")
     if facts["dry_run"]:
         console.print("A dry run: nothing was commanded.")
     kept = ", ".join(f"{kind} {count}" for kind, count in limit_violations.items()) or "none"
     console.print(f"{facts['periods']} periods, {facts['held']} without an action, {facts['missed']} missed")
-    console.print(f"targets that would have left a limit: {kept}")
+    console.print(f"targets changed to keep a limit: {kept}")
     table = Table(header_style="bold")
     for heading in ("[us]", "n", "p50", "p90", "p99", "p99.9", "max"):
         table.add_column(escape(heading), justify="left" if heading == "[us]" else "right")
-    for name, key in (("a period began late by", "late_us"), ("observation to command", "observe_to_command_us")):
+    for name, key in (("period late by", "late_us"), ("observation to command", "observe_to_command_us")):
         found = facts[key]
         figures = [f"{found[f'p{q:g}']:.0f}" for q in _PERCENTILES if f"p{q:g}" in found]
         table.add_row(name, str(found["n"]), *figures)
     console.print(table)
-
-
-def _rest(stop: Stop) -> dict[str, float | None]:
-    return {"rest_after_s": None if stop.rest_ns is None else (stop.rest_ns - stop.at_ns) / 1e9}

@@ -1,4 +1,4 @@
-"""`rpl tokens`: who may do what on a server."""
+"""`rpl tokens`: the tokens of a server."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,34 +10,41 @@ from rich.table import Table
 
 from rpl_runtime.auth.tokens import Right
 
-tokens_app = typer.Typer(help="Who may act, fetch or administer, in a server's file.", no_args_is_help=True)
+tokens_app = typer.Typer(
+    help="Who may act, fetch or administer, in a server's file of tokens.\n\n"
+    "Example: rpl tokens new tokens.json arm --right act",
+    no_args_is_help=True,
+)
 
-TokensFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `rpl serve --tokens` names.")]
+TokensFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file for `rpl serve --tokens`.")]
 
 
 @tokens_app.command("new")
 def new_token_command(
     file: TokensFile,
-    name: Annotated[str, typer.Argument(help="Whose it is, as the server's log will say.")],
+    name: Annotated[str, typer.Argument(help="The holder's name in the server's log.")],
     right: Annotated[
-        list[Right], typer.Option(help="act: drive robots; fetch: copy bundles; administer. Repeat it for several.")
+        list[Right],
+        typer.Option(help="act: run robots; fetch: copy bundles; administer: change models and subgoals. Repeatable."),
     ],
     days: Annotated[
-        float | None, typer.Option(min=0.001, max=36_500.0, help="Days until it expires; without, never.")
+        float | None, typer.Option(min=0.001, max=36_500.0, help="Days until the token expires; default: never.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the token to this new file, mode 600, instead of printing it.")
     ] = None,
 ) -> None:
-    """Grant a new token. It is shown this once: the server's file keeps nothing from which it could be found."""
+    """Grant a new token. It is shown only once: the server's file holds a hash of it.
+
+    Example: rpl tokens new tokens.json arm --right act --days 90
+    """
     from rpl_runtime.auth.tokens import add_grant, grant, new_token, write_private
     from rpl_runtime.errors import InvalidInput
 
     if output is not None and output.exists():
         raise InvalidInput(f"{output} exists; choose a new file for the token")
     token = new_token()
-    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
-    held = grant(token, name, right, expires)
+    held = grant(token, name, right, None if days is None else datetime.now(UTC) + timedelta(days=days))
     if output is not None:
         write_private(output, token + "\n")
     add_grant(file, held)
@@ -47,7 +54,10 @@ def new_token_command(
 
 @tokens_app.command("list")
 def list_tokens(file: TokensFile) -> None:
-    """The tokens of a server's file: whose, with what rights, until when."""
+    """List the tokens of a server's file: holder, rights and expiry.
+
+    Example: rpl tokens list tokens.json
+    """
     from rpl_runtime.auth.tokens import read_grants
 
     table = Table("name", "rights", "expires")

@@ -1,11 +1,9 @@
-"""The robots of a server at a glance, as often as one looks.
-
-In: an operator's client. Out: a table in the terminal, drawn anew until Ctrl-C. It changes nothing.
-"""
+"""The live table of `rpl top`: a row for each robot of a server."""
 
 import time
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -15,14 +13,14 @@ from rpl_runtime.client.admin import Admin
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.wire.admin import RobotStatus
 
-_SILENT_S = 1.0  # [s] of silence after which a robot stands out
+_SILENT_S = 1.0  # [s] of silence after which a robot is highlighted
 
 
 def watch(admin: Admin, every_s: float) -> None:
-    """Show the robots of a server, every so many seconds, until Ctrl-C.
+    """Show the robots of a server and update them every so many seconds, until Ctrl-C.
 
     Raises:
-        RelayError: the server is gone, or refuses.
+        RelayError: the server stopped answering, or refuses.
     """
     with Live(robots_table(admin.robots()), console=Console(), auto_refresh=False) as live:
         while True:
@@ -31,24 +29,24 @@ def watch(admin: Admin, every_s: float) -> None:
 
 
 def robots_table(robots: Sequence[RobotStatus]) -> Table:
-    """A row for each robot."""
-    table = Table(header_style="bold", title=f"{len(robots)} robots", title_justify="left")
+    """A row for each robot. Headings carry units; names are shown as they are, not as markup."""
+    table = Table(
+        title=f"robots: {len(robots)}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        header_style="bold",
+    )
     for heading in ("robot", "model"):
         table.add_column(heading)
-    for heading in (
-        "step",
-        "subgoal\nage",
-        "vetoes",
-        "novelty",
-        "plan\n[us]",
-        "act\n[us]",
-        "in all\n[us]",
-        "silent\n[s]",
-    ):
+    for heading in ("control\nstep", "subgoal\nage", "vetoes", "novelty"):
+        table.add_column(heading, justify="right")
+    for heading in ("plan\n[us]", "act\n[us]", "total\n[us]", "silent\n[s]"):
         table.add_column(escape(heading), justify="right")
-    table.add_column("client")
+    table.add_column("client", overflow="fold")
     for robot in robots:
-        times = robot.times
+        novelty = "–" if robot.novelty is None else f"{robot.novelty:.2f}"
         silent = f"{robot.idle_s:.1f}"
         table.add_row(
             escape(robot.robot),
@@ -56,15 +54,9 @@ def robots_table(robots: Sequence[RobotStatus]) -> Table:
             str(robot.step),
             "[bold]pinned[/]" if robot.pinned else str(robot.age),
             str(robot.vetoes),
-            _novelty(robot.novelty),
-            *(f"{spent:.0f}" for spent in (times.plan_us, times.act_us, times.total_us)),
+            f"[red]{novelty}[/]" if robot.novelty is not None and robot.novelty > FLAGGED else novelty,
+            *(f"{spent:.0f}" for spent in (robot.times.plan_us, robot.times.act_us, robot.times.total_us)),
             f"[yellow]{silent}[/]" if robot.idle_s > _SILENT_S else silent,
             escape(robot.peer),
         )
     return table
-
-
-def _novelty(score: float | None) -> str:
-    if score is None:
-        return "–"
-    return f"[red]{score:.2f}[/]" if score > FLAGGED else f"{score:.2f}"

@@ -70,7 +70,7 @@ def test_a_server_for_other_machines_with_everything_on(own_bundle: Bundle, tmp_
         [model] = json.loads(rpl("models", "list", *at, "--json", **operator).stdout)
         assert model["digest"] == own_bundle.digest
         loaded = rpl("models", "load", newer.path, *at, **operator)
-        assert loaded.stdout == f"tiny is {newer.digest[:12]}, in the place of {own_bundle.digest[:12]}\n"
+        assert loaded.stdout == f"tiny is {newer.digest[:12]}, replacing {own_bundle.digest[:12]}\n"
         table = rpl("--ca", ca, "--token-file", secret, "models", "list", *at).stdout
         assert newer.digest[:12] in table
         assert "retired" in table
@@ -131,7 +131,7 @@ def test_a_token_is_shown_once(tmp_path: Path) -> None:
 def test_the_hierarchy_of_a_running_robot_is_seen_and_held(own_bundle: Bundle) -> None:
     with serving(own_bundle.path, "--address", "127.0.0.1:0") as (port, _):
         where = ("--address", f"127.0.0.1:{port}")
-        assert "0 robots" in rpl("top", *where).stdout
+        assert "robots: 0" in rpl("top", *where).stdout
         with Client(where[1]) as client, client.control() as control:
             control.start("arm", ["door"], STATE, seed=1)
             early = rpl("subgoal", "pin", "arm", *where)

@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rpl_runtime.auth.server import SecurityConfig
+from rpl_runtime.cli.serve import print_serving
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import Bundle
 
@@ -38,8 +41,9 @@ def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number:
             assert line, process.communicate()
             block += line
         assert own_bundle.digest[:12] in block
+        assert "rpl run" not in block  # the policy is not the kitchen's
         assert "tiny" in block
-        assert "state 5, action 2, a subgoal every 4 steps of 0.05 s" in block
+        assert "state 5, action 2, a subgoal every 4 control steps of 0.05 s" in block
         found = re.search(r"127\.0\.0\.1:[1-9]\d*", block)
         assert found
         address = found.group()
@@ -53,6 +57,17 @@ def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number:
         began, over = errors.splitlines()
         assert "robot 'a' begins" in began
         assert "robot 'a' is over" in over
+
+
+def test_the_hint_for_a_kitchen_shows_how_to_get_in(kitchen_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    print_serving(
+        [kitchen_bundle], "robots:50051", SecurityConfig(Path("cert.pem"), Path("key.pem"), None, Path("tokens"))
+    )
+    shown = capsys.readouterr().out
+    hint = 'rpl --ca CA.pem --token-file TOKEN run --robot kitchen --address robots:50051 --goal "microwave,kettle"'
+    assert hint in shown
+    assert "over TLS; callers need a token" in shown
+    assert "grpcurl -plaintext" not in shown
 
 
 @pytest.mark.parametrize(

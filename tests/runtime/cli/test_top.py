@@ -13,5 +13,6 @@ def test_units_are_shown_and_names_stay_as_they_are() -> None:
     console.print(robots_table([robot]))
     shown = console.export_text()
     assert shown.count("[us]") == 3
+    assert "robots: 1" in shown
     for part in ("[s]", "[red]a", "[/]kitchen dddddddd", "2.5"):
         assert part in shown
