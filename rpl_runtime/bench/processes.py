@@ -158,8 +158,8 @@ def _python(folder: Path) -> str:
         return sys.executable
     environment = folder / ".venv"
     python, stamp = environment / "bin" / "python", environment / "requirements"
-    asked = hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != asked:
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != digest:
         for command in (
             [sys.executable, "-m", "venv", "--clear", str(environment)],
             [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)],
@@ -168,5 +168,5 @@ def _python(folder: Path) -> str:
             if made.returncode:
                 why = (made.stderr or made.stdout).strip().splitlines()[-1:]
                 raise RelayError(f"the environment of {folder.name} cannot be created: {' '.join(why)}")
-        stamp.write_text(asked)
+        stamp.write_text(digest)
     return str(python)

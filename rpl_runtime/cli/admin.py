@@ -3,7 +3,7 @@
 import json
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.cli.options import ADDRESS, Address, Json
+
+if TYPE_CHECKING:
+    from rpl_runtime.client.admin import Admin
 
 # ------------------------------------------------------------------------------------------------ models
 
@@ -26,9 +29,7 @@ def list_models(address: Address = ADDRESS, as_json: Json = False) -> None:
 
     Example: rpl models list --address robots:50051
     """
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         models = admin.models()
     if as_json:
         typer.echo(json.dumps([model._asdict() for model in models], indent=1))
@@ -52,9 +53,7 @@ def load_model(
 
     Example: rpl models load models/kitchen
     """
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         model, replaced = admin.load(str(Path(path).absolute()))  # the server's working folder may be another
     if as_json:
         typer.echo(json.dumps({"model": model._asdict(), "replaced": replaced or None}, indent=1))
@@ -71,9 +70,7 @@ def unload_model(
 
     Example: rpl models unload kitchen
     """
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         gone = admin.unload(model)
     runs = f"; robots still running on it: {gone.robots}" if gone.robots else ""
     typer.echo(f"{gone.name} {gone.digest[:12]} starts no more runs{runs}")
@@ -95,9 +92,8 @@ def top_command(
     Example: rpl top --every 0.5
     """
     from rpl_runtime.cli.top import robots_table, watch
-    from rpl_runtime.client.admin import Admin
 
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         if as_json:
             typer.echo(json.dumps([robot._asdict() | {"times": robot.times._asdict()} for robot in admin.robots()]))
         elif Console().is_terminal:
@@ -121,9 +117,7 @@ def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = Fal
 
     Example: rpl subgoal show kitchen
     """
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         status = admin.robot(robot)
     named = dict(zip(_state_names(address, status.digest), status.subgoal, strict=False))
     if as_json:
@@ -149,10 +143,9 @@ def pin_subgoal(
 
     Example: rpl subgoal pin kitchen microwave_door=-0.4
     """
-    from rpl_runtime.client.admin import Admin
     from rpl_runtime.errors import InvalidInput
 
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         status = admin.robot(robot)
         values = dict(zip(_state_names(address, status.digest), status.subgoal, strict=False))
         if not values:
@@ -175,9 +168,7 @@ def veto_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
 
     Example: rpl subgoal veto kitchen
     """
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         admin.veto(robot)
     typer.echo(f"{robot} plans a new subgoal")
 
@@ -188,11 +179,15 @@ def release_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
 
     Example: rpl subgoal release kitchen
     """
-    from rpl_runtime.client.admin import Admin
-
-    with Admin(address) as admin:
+    with _admin(address) as admin:
         admin.release(robot)
     typer.echo(f"{robot} follows the policy's plans")
+
+
+def _admin(address: str) -> "Admin":
+    from rpl_runtime.client.admin import Admin
+
+    return Admin(address)
 
 
 def _state_names(address: str, digest: str) -> tuple[str, ...]:

@@ -121,12 +121,14 @@ def kitchen_spec(
     return PolicySpec(
         name=name,
         description="Brings any set of the kitchen's seven elements to its goal with a 9-DoF Franka.",
-        state=VectorSpec(names=STATE_NAMES, units=STATE_UNITS, low=_floats(STATE_LOW), high=_floats(STATE_HIGH)),
+        state=VectorSpec(
+            names=STATE_NAMES, units=STATE_UNITS, low=tuple(STATE_LOW.tolist()), high=tuple(STATE_HIGH.tolist())
+        ),
         action=VectorSpec(
             names=STATE_NAMES[:ROBOT_DIM],
             units=STATE_UNITS[:ROBOT_DIM],
-            low=_floats(TARGET_LOW),
-            high=_floats(TARGET_HIGH),
+            low=tuple(TARGET_LOW.tolist()),
+            high=tuple(TARGET_HIGH.tolist()),
         ),
         horizon=horizon,
         period_s=PERIOD,
@@ -136,7 +138,3 @@ def kitchen_spec(
         library={letters: compound_goal(letters) for letters in PAPER_GOALS},
         goal_dims=OBJECT_DIMS,
     )
-
-
-def _floats(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

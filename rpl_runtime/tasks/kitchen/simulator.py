@@ -141,7 +141,7 @@ _IMPORTING = threading.Lock()  # stderr and the environment must not be swapped 
 
 
 def new_environment() -> Any:
-    """FrankaKitchen-v1 itself, which goes on when its tasks are done.
+    """FrankaKitchen-v1 itself, whose episodes do not end when its tasks are done.
 
     MuJoCo reads MUJOCO_GL on import, and fails if it names a library that the system lacks; a simulator that draws
     nothing needs none. The package prints a notice about other environments on import.
