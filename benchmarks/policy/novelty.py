@@ -1,64 +1,62 @@
-"""Does the novelty score tell the episodes that fail from the others, in kitchens unlike those of the training data?
+"""How well the novelty score separates failing episodes from others, in kitchens unlike the training data.
 
-    python benchmarks/policy/novelty.py models/kitchen --output docs/data/novelty.json --picture docs/data/novelty.png
-    python benchmarks/policy/novelty.py --from docs/data/novelty.json
+    python -m benchmarks.policy.novelty models/kitchen --output docs/data/novelty.json --picture docs/data/novelty.png
+    python -m benchmarks.policy.novelty --from docs/data/novelty.json
 
-Every compound goal of the paper is played from starts farther and farther from the nominal one, with the kettle
-displaced or seen where it is not, with sensor noise and with late observations, through the relay loop in process. An
-episode fails where some element of its goal was never done. The score is what a server's reply holds; it sees states
-alone, neither goal nor outcome.
+A policy plays every compound goal of the paper, through the relay loop in process: from starts farther and farther from
+the nominal one, with the kettle displaced or observed in the wrong place, with sensor noise and with late observations.
+An episode fails if an element of its goal is never done. The score is that of a server's reply; it depends on states
+alone, not on goal or outcome.
 
-The figures are areas under the ROC curve with 95 % bootstrap intervals over episodes: 0.5 is chance. "within" compares
-episodes of the same condition only, so that nothing is won by telling one condition from another. "by deviation" is
-the same with the largest deviation of any one dimension, in its standard deviations, in place of the score.
+The figures are areas under the ROC curve with 95 % bootstrap intervals over episodes; 0.5 is chance. "within" compares
+only episodes of the same condition, so that separating conditions does not count. "by deviation" uses the largest
+deviation of any dimension, in standard deviations, instead of the score.
 
-The line at which a state is flagged comes from the training data; seeds below 1,000,000 chose what is measured here.
+The threshold of a flag comes from the training data. The score and this protocol were chosen on seeds below 1,000,000.
 """
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import typer
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from benchmarks.common import Json, Saved, circumstances, show, table, tracked
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
+from rpl_runtime.files import JsonDict, staged, write_json
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import Novelty
-from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, ROBOT_DIM, STATE_NAMES, compound_goal
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, StartNoise
 from rpl_train.rl.rollout import Start, open_kitchens, rollout
 from rpl_train.statistics import STD_FLOOR
 from rpl_train.tasks.kitchen.fast import FastKitchen
 
-AFTER = (80, 120, 280)  # [steps] an episode is judged by what was seen until then
+AFTER = (80, 120, 280)  # [control steps] an episode is judged by its states until then
 RESAMPLES = 2000
 LABELS = {"others": "episodes that succeed: median, quartiles", "failed": "episodes that fail"}
-PACKAGES = ("relay-policy", "numpy", "onnxruntime", "mujoco", "gymnasium-robotics")
+PACKAGES = ("numpy", "onnxruntime", "mujoco", "gymnasium-robotics")
 KETTLE = [STATE_NAMES.index(name) for name in ("kettle_x", "kettle_y")]
 
 
 class Condition(NamedTuple):
-    """A kitchen unlike the training data's, and eyes that see it as it is not."""
+    """A kitchen unlike the training data, or wrong observations of it."""
 
     name: str
     start: StartNoise
-    aside: float = 0.0  # [m] the kettle is seen up to this far from where it is, in x and y
-    joint_noise: float = 0.0  # [rad] standard deviation of what is read of an arm joint
-    object_noise: float = 0.0  # [rad, m] the same of every object dimension
-    late: int = 0  # [steps] age of what is seen
+    aside: float = 0.0  # [m] largest error of the kettle's observed x and y
+    joint_noise: float = 0.0  # [rad] standard deviation of an arm joint's reading
+    object_noise: float = 0.0  # [rad, m] standard deviation of every object dimension
+    late: int = 0  # [control steps] age of an observation
 
 
 CONDITIONS = (
@@ -83,34 +81,30 @@ class Outcome(NamedTuple):
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen that scores states.")] = None,
-    saved: Annotated[Path | None, typer.Option("--from", help="Play nothing: print and draw this JSON again.")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen with a novelty statistic.")] = None,
+    saved: Saved = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each of 17 goals in each condition.")] = 4,
     seed: Annotated[int, typer.Option(help="First seed of the episodes.")] = FIRST_SEED,
     output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it here (.png).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Measure how well the novelty score tells episodes that fail from the others."""
+    """Measure how well the novelty score separates failing episodes from others."""
     if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give one of them: a BUNDLE, or a file --from which to draw")
+        raise typer.BadParameter("give either BUNDLE or --from")
     content = json.loads(saved.read_text()) if saved else measure(load_bundle(Path(bundle or "")), episodes, seed)
     if output is not None:
-        output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(output, content)
     if picture is not None:
         draw(content, picture)
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        for made in tables(content):
-            Console().print(made)
+    show(content, as_json, *shown(content))
 
 
-def measure(bundle: Bundle, episodes: int, seed: int) -> dict[str, Any]:
-    """Play every condition, and compare what the score says of the two kinds of episodes."""
+def measure(bundle: Bundle, episodes: int, seed: int) -> JsonDict:
+    """Play every condition, and compare the scores of failing and other episodes."""
     novelty = Novelty.of(bundle.manifest.statistics)
     if novelty is None:
-        raise InvalidInput(f"{bundle.path} has no statistic to score states with; `rpl novelty` adds it")
+        raise InvalidInput(f"{bundle.path} has no novelty statistic; `rpl novelty` adds it")
     outcomes = list(play(bundle, novelty, episodes, seed))
     rng = np.random.default_rng(0)
     return {
@@ -121,10 +115,7 @@ def measure(bundle: Bundle, episodes: int, seed: int) -> dict[str, Any]:
         "conditions": [condition_facts(condition.name, outcomes) for condition in CONDITIONS],
         "curves": curves(outcomes),
         "seeds": f"{seed} + 1000 x the goal's elements as bits + the episode's number",
-        "command": command(),
-        "commit": commit(),
-        "versions": versions(PACKAGES),
-        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+        **circumstances(PACKAGES),
     }
 
 
@@ -135,7 +126,7 @@ def play(bundle: Bundle, novelty: Novelty, episodes: int, seed: int) -> Iterator
     scale = np.maximum(statistics.std, STD_FLOOR)
     goals = [compound_goal(goal) for goal in PAPER_GOALS]
     starts = [Start(goal, episode_seed(seed, goal, number)) for number in range(episodes) for goal in goals]
-    for condition in track(CONDITIONS, "playing", console=Console(stderr=True), transient=True):
+    for condition in tracked(CONDITIONS, "playing"):
         with open_kitchens(len(goals), lambda c=condition: SeenKitchen(c)) as kitchens:
             played = rollout(policy, bundle.spec, starts, kitchens, condition.start)
         for episode in played:
@@ -146,7 +137,7 @@ def play(bundle: Bundle, novelty: Novelty, episodes: int, seed: int) -> Iterator
 
 
 class SeenKitchen(FastKitchen):
-    """A kitchen as a condition's eyes see it; it moves as any other."""
+    """A kitchen with a condition's observations; its physics is unchanged."""
 
     def __init__(self, condition: Condition) -> None:
         self._condition = condition
@@ -174,7 +165,7 @@ class SeenKitchen(FastKitchen):
 
 
 def flagged(outcome: Outcome, after: int) -> float:
-    """The share of an episode's steps that are flagged, until then."""
+    """The fraction of an episode's control steps, up to `after`, that are flagged."""
     return float((outcome.scores[:after] > 1).mean())
 
 
@@ -193,8 +184,8 @@ JUDGES: dict[str, Callable[[Outcome, int], float]] = {
 }
 
 
-def areas(outcomes: list[Outcome], after: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """The area under each judge's curve, over all episodes and within conditions."""
+def areas(outcomes: list[Outcome], after: int, rng: np.random.Generator) -> Iterator[JsonDict]:
+    """The area under each judge's ROC curve, over all episodes and within conditions."""
     failed = np.array([outcome.failed for outcome in outcomes])
     condition = np.array([outcome.condition for outcome in outcomes])
     for name, judge in JUDGES.items():
@@ -218,7 +209,7 @@ def areas(outcomes: list[Outcome], after: int, rng: np.random.Generator) -> Iter
 
 
 def wins(values: np.ndarray, failed: np.ndarray) -> tuple[float, int]:
-    """How many pairs of a failed and another episode are ordered rightly, a tie as half; and how many there are."""
+    """The number of correctly ordered pairs of a failed and another episode, ties as half; and the number of pairs."""
     bad, good = values[failed][:, None], values[~failed][None]
     return float((bad > good).sum() + 0.5 * (bad == good).sum()), bad.size * good.size
 
@@ -230,14 +221,14 @@ def area(values: np.ndarray, failed: np.ndarray) -> float:
 
 
 def area_within(values: np.ndarray, failed: np.ndarray, condition: np.ndarray) -> float:
-    """The same over pairs of episodes of one condition."""
+    """The area over pairs of episodes of the same condition."""
     found = [wins(values[condition == name], failed[condition == name]) for name in np.unique(condition)]
     pairs = sum(count for _, count in found)
     return sum(won for won, _ in found) / pairs if pairs else float("nan")
 
 
-def condition_facts(name: str, outcomes: list[Outcome]) -> dict[str, Any]:
-    """What became of a condition's episodes, and how many of their steps were flagged."""
+def condition_facts(name: str, outcomes: list[Outcome]) -> JsonDict:
+    """The outcomes of a condition's episodes, and the fraction of their control steps that were flagged."""
     mine = [outcome for outcome in outcomes if outcome.condition == name]
     shares = {failed: [flagged(o, AFTER[-1]) for o in mine if o.failed is failed] for failed in (False, True)}
     return {
@@ -252,8 +243,8 @@ def condition_facts(name: str, outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
-def curves(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Quartiles of the score over time, of the episodes that fail and of the others."""
+def curves(outcomes: list[Outcome]) -> JsonDict:
+    """Quartiles of the score over time, for failing and for other episodes."""
     steps = list(range(0, AFTER[-1], 5))
     kinds = {"failed": True, "others": False}
     quartiles = {
@@ -263,30 +254,34 @@ def curves(outcomes: list[Outcome]) -> dict[str, Any]:
     return {"steps": steps} | {name: np.round(found, 3).tolist() for name, found in quartiles.items()}
 
 
-def tables(content: dict[str, Any]) -> Iterator[Table]:
-    found = Table(title=f"{content['failed']} of {content['episodes']} episodes fail", header_style="bold")
-    for heading in ("judged", "after", "area under the curve", "within conditions"):
-        found.add_column(heading, justify="left" if heading == "judged" else "right")
-    for row in content["areas"]:
-        figures = (
-            f"{row[key]:.3f} ({row[span][0]:.3f}-{row[span][1]:.3f})"
-            for key, span in (("area", "interval"), ("within", "within_interval"))
+def shown(content: JsonDict) -> list[Table]:
+    areas = [
+        (
+            row["judged"],
+            row["after_steps"],
+            *(
+                f"{row[key]:.3f} ({row[span][0]:.3f}-{row[span][1]:.3f})"
+                for key, span in (("area", "interval"), ("within", "within_interval"))
+            ),
         )
-        found.add_row(row["judged"], str(row["after_steps"]), *figures)
-    yield found
-    steps = Table(title="steps flagged", header_style="bold")
-    for heading in ("", "episodes", "failed", "where it succeeds", "where it fails", "area by flags"):
-        steps.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        for row in content["areas"]
+    ]
+    flags = []
     for row in content["conditions"]:
         shares = (row["flagged_where_it_succeeds"], row["flagged_where_it_fails"])
         texts = ("" if share is None else f"{share:.1%}" for share in shares)
         within = "" if row["area"] is None else f"{row['area']:.2f}"
-        steps.add_row(row["condition"], str(row["episodes"]), str(row["failed"]), *texts, within)
-    yield steps
+        flags.append((row["condition"], row["episodes"], row["failed"], *texts, within))
+    title = f"{content['failed']} of {content['episodes']} episodes fail"
+    headings = ("", "episodes", "failed", "in successes", "in failures", "area by flags")
+    return [
+        table(title, ("judged", "after", "area under the curve", "within conditions"), areas),
+        table("control steps flagged", headings, flags),
+    ]
 
 
-def draw(content: dict[str, Any], path: Path) -> None:
-    """The score over time, and the share of steps flagged in each condition."""
+def draw(content: JsonDict, path: Path) -> None:
+    """Draw the score over time, and the fraction of control steps flagged in each condition."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.8), layout="constrained", dpi=150)
         over_time, shares = figure.subplots(1, 2, width_ratios=(1, 1.25))
@@ -297,7 +292,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
             over_time.plot(steps, middle, color=colour, label=LABELS[name])
         over_time.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         over_time.annotate("flagged above", (0, 1), (4, 3), textcoords="offset points", fontsize=8)
-        over_time.set(title="Novelty of the state", xlabel="step", xlim=(0, steps[-1]), ylim=(0, None))
+        over_time.set(title="Novelty of the state", xlabel="control step", xlim=(0, steps[-1]), ylim=(0, None))
         over_time.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.98), fontsize=8)
         rows = content["conditions"]
         for key, colour in zip(("flagged_where_it_succeeds", "flagged_where_it_fails"), COLOURS, strict=True):
@@ -310,16 +305,17 @@ def draw(content: dict[str, Any], path: Path) -> None:
             fontsize=8,
         )
         shares.invert_yaxis()
-        shares.set(title="Steps flagged [%]", xlim=(0, 100))
+        shares.set(title="Control steps flagged [%]", xlim=(0, 100))
         best = next(row for row in content["areas"] if row["judged"] == "by flags" and row["after_steps"] == AFTER[-1])
         figure.suptitle(
-            f"{content['bundle']['name']}: flags tell failing episodes from others with an area under the ROC curve of "
+            f"{content['bundle']['name']}: flags separate failing episodes from others, area under the ROC curve "
             f"{best['area']:.2f} ({best['interval'][0]:.2f} to {best['interval'][1]:.2f}), n = {content['episodes']}",
             x=0.008,
             ha="left",
             fontsize=10,
         )
-        figure.savefig(path)
+        with staged(path) as staging:
+            figure.savefig(staging)
 
 
 if __name__ == "__main__":

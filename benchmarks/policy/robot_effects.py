@@ -1,12 +1,12 @@
-"""What a robot does to a policy: success under the limits of real arms, and with objects seen badly, late or missed.
+"""Effect of a robot on a policy: success under the limits of real arms, and with noisy, late or missing observations.
 
-    python benchmarks/policy/robot_effects.py models/kitchen --episodes 5 --output docs/data/robot
-    python benchmarks/policy/robot_effects.py --from docs/data/robot/effects.json --output docs/data/robot
+    python -m benchmarks.policy.robot_effects models/kitchen --episodes 5 --output docs/data/robot
+    python -m benchmarks.policy.robot_effects --from docs/data/robot/effects.json --output docs/data/robot
 
-Each row of the table is `rpl evaluate` under other conditions (robots/impaired.py), on the same episodes. "Lost" is in
-points of success against the kitchen's own robot, goal by goal; intervals are 95 % bootstrap over goals. Finished
-episodes are kept in the folder --journals, so that a run that was cut short goes on there, and one with more episodes
-adds to them. The second command runs nothing: it prints and draws what the first has kept.
+Each row of the table is `rpl evaluate` under other conditions (robots/degraded.py), on the same episodes. "lost" is in
+percentage points of success against the kitchen's own robot, goal by goal; intervals are 95 % bootstrap over goals.
+Finished episodes are kept in the folder --journals: an interrupted run continues there, and a run with more episodes
+adds to them. The second command runs nothing: it prints and draws the results of the first.
 """
 
 import json
@@ -14,18 +14,18 @@ import os
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.common import PROGRESS, Saved, circumstances, markdown
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
 from rpl_runtime.evaluation.results import bootstrap_interval
-from rpl_runtime.provenance import command, commit
+from rpl_runtime.files import JsonDict, staged, write_json
 from rpl_runtime.robots.degraded import Conditions
 from rpl_runtime.server.subprocess import serve_in_process
 
@@ -52,33 +52,32 @@ START = "perturbed"
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle whose policy plays.")] = None,
-    saved: Annotated[Path | None, typer.Option("--from", help="Run nothing: print and draw this file again.")] = None,
-    goals: Annotated[str, typer.Option(help="Goals as `rpl evaluate` takes them.")] = "paper",
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    saved: Saved = None,
+    goals: Annotated[str, typer.Option(help="Goals as in `rpl evaluate`.")] = "paper",
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal under each condition.")] = 5,
-    jobs: Annotated[int | None, typer.Option(help="Simulators side by side, by default one a core.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Simulators in parallel; default: one per core.")] = None,
     journals: Annotated[Path, typer.Option(help="Folder for finished episodes.")] = Path("runs/robot"),
     output: Annotated[Path | None, typer.Option(help="Folder for effects.json and effects.png.")] = None,
 ) -> None:
     """Print success under each condition as a table in Markdown."""
     if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give a BUNDLE, or a file --from which to draw")
+        raise typer.BadParameter("give either BUNDLE or --from")
     if bundle is not None:
         content = measure(bundle, goals, episodes, jobs or os.cpu_count() or 1, journals)
     else:
         assert saved is not None
         content = json.loads(saved.read_text())
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "effects.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_json(output / "effects.json", content)
         draw(content, output / "effects.png")
     typer.echo(table(content))
 
 
-def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {}
-    with serve_in_process(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) -> JsonDict:
+    rows: list[JsonDict] = []
+    found: JsonDict = {}
+    with serve_in_process(bundle) as address, Progress(console=PROGRESS, transient=True) as progress:
         for name, conditions in ROBOTS.items():
             config = EvaluateConfig((goals,), episodes, (START,), robot=conditions, jobs=jobs)
             bar = progress.add_task(name, total=len(plan_tasks(config)))
@@ -98,13 +97,12 @@ def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) 
         "protocol": protocol,
         "bundle_digest": found["bundle_digest"],
         "seeds": found["seeds"],
-        "command": command(),
-        "commit": commit(),
+        **circumstances(()),
         "versions": found["versions"],
     }
 
 
-def row(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
+def row(name: str, evaluation: JsonDict) -> JsonDict:
     results = evaluation["starts"][START]
     return {
         "robot": name,
@@ -121,36 +119,35 @@ def row(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(content: dict[str, Any]) -> str:
+def table(content: JsonDict) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| robot | episodes | success | points lost | elements of 4 | success at the end | changed by limits |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for each in content["rows"]:
         (low, high), (least, most) = each["interval"], each["lost_interval"]
-        cells = (
-            each["robot"],
-            str(each["episodes"]),
-            f"{each['success']:.1%} ({low:.0%}–{high:.0%})",
-            "" if each is content["rows"][0] else f"{100 * each['lost']:.1f} ({100 * least:.0f} to {100 * most:.0f})",
-            f"{each['elements_done']:.2f}",
-            f"{each['success_end']:.1%}",
-            f"{sum(each['limit_violations'].values()):.2f}" if each["limit_violations"] else "",
+        rows.append(
+            (
+                each["robot"],
+                each["episodes"],
+                f"{each['success']:.1%} ({low:.0%}–{high:.0%})",
+                "" if not rows else f"{100 * each['lost']:.1f} ({100 * least:.0f} to {100 * most:.0f})",
+                f"{each['elements_done']:.2f}",
+                f"{each['success_end']:.1%}",
+                f"{sum(each['limit_violations'].values()):.2f}" if each["limit_violations"] else "",
+            )
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    headings = ("episodes", "success", "points lost", "elements of 4", "success at the end", "changed by limits")
+    return markdown(("robot", *headings), rows)
 
 
-def draw(content: dict[str, Any], path: Path) -> None:
-    """Success under each condition, and beside it how often each element was done where it was asked for."""
+def draw(content: JsonDict, path: Path) -> None:
+    """Draw success under each condition, and how often each element was done when in the goal."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = content["rows"]
     if not rows:
-        raise InvalidInput("there is nothing to draw; expected what this command wrote")
+        raise InvalidInput("there are no rows to draw; must be a file that this command wrote")
     elements = list(rows[0]["elements"])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 1.7 + 0.32 * len(rows)), layout="constrained", dpi=150)
@@ -181,7 +178,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
             ha="left",
             fontsize=10,
         )
-        figure.savefig(path)
+        with staged(path) as staging:
+            figure.savefig(staging)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,36 @@
-"""How far a policy goes beyond the goals it was trained for: every set of one to seven of the kitchen's elements.
+"""Success beyond the goals of training: every set of one to seven of the kitchen's elements.
 
-    python benchmarks/policy/sets.py models/kitchen --output docs/data/sets.json
-    python benchmarks/policy/sets.py --from docs/data/sets.json
+    python -m benchmarks.policy.sets models/kitchen --output docs/data/sets.json
+    python -m benchmarks.policy.sets --from docs/data/sets.json
 
-Each row is `rpl evaluate` on the sets of a kind, with 70 control steps for each element, which is the protocol's time
-for four. Sets of four are those of the paper, those that people played besides, and those that nobody did. Success is
-that all elements of the set were done at some step, and at the last one; intervals are 95 % bootstrap over sets.
-Finished episodes are kept in the folder --journals, so that a run that was cut short goes on there. The second command
-runs nothing: it prints what the first has kept.
+Each row is `rpl evaluate` on the sets of a kind, with 70 control steps for each element, as in the protocol for four.
+Sets of four are those of the paper, the others in human play, and those in no demonstrations. Success means that all
+elements of the set were done, at any control step ("ever") or at the last ("end"); intervals are 95 % bootstrap over
+sets. Finished episodes are kept in the folder --journals, from which an interrupted run continues. The second command
+runs nothing: it prints the results of the first.
 """
 
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.common import PROGRESS, Saved, circumstances, markdown
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
-from rpl_runtime.provenance import command, commit
+from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.server.subprocess import serve_in_process
 
 STEPS = 70  # [control steps] for each element
-KINDS = {  # what `rpl evaluate` calls the sets -> how many elements, and for people
+KINDS = {  # name in `rpl evaluate` -> number of elements, and title
     "sets1": (1, "one"),
     "sets2": (2, "two"),
     "sets3": (3, "three"),
     "paper": (4, "four, the paper's"),
-    "human": (4, "four, others that people played"),
-    "unseen": (4, "four that nobody did"),
+    "human": (4, "four, others in human play"),
+    "unseen": (4, "four, in no demonstrations"),
     "sets5": (5, "five"),
     "sets6": (6, "six"),
     "sets7": (7, "all seven"),
@@ -38,31 +38,30 @@ KINDS = {  # what `rpl evaluate` calls the sets -> how many elements, and for pe
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle whose policy plays.")] = None,
-    saved: Annotated[Path | None, typer.Option("--from", help="Run nothing: print this file again.")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    saved: Saved = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each set from each start.")] = 4,
-    jobs: Annotated[int | None, typer.Option(help="Simulators side by side, by default one a core.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Simulators in parallel; default: one per core.")] = None,
     journals: Annotated[Path, typer.Option(help="Folder for finished episodes.")] = Path("runs/sets"),
     output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
 ) -> None:
     """Print success on the sets of each kind as a table in Markdown."""
     if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give a BUNDLE, or a file --from which to print")
+        raise typer.BadParameter("give either BUNDLE or --from")
     if bundle is not None:
         content = measure(bundle, episodes, jobs or os.cpu_count() or 1, journals)
     else:
         assert saved is not None
         content = json.loads(saved.read_text())
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(output, content)
     typer.echo(table(content))
 
 
-def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {}
-    with serve_in_process(bundle) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> JsonDict:
+    rows: list[JsonDict] = []
+    found: JsonDict = {}
+    with serve_in_process(bundle) as address, Progress(console=PROGRESS, transient=True) as progress:
         for kind, (elements, name) in KINDS.items():
             config = EvaluateConfig((kind,), episodes, steps=STEPS * elements, jobs=jobs)
             bar = progress.add_task(name, total=len(plan_tasks(config)))
@@ -75,13 +74,12 @@ def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> dict[str,
         "steps": STEPS,
         "episodes": episodes,
         "bundle_digest": found["bundle_digest"],
-        "command": command(),
-        "commit": commit(),
+        **circumstances(()),
         "versions": found["versions"],
     }
 
 
-def row(kind: str, evaluation: dict[str, Any]) -> dict[str, Any]:
+def row(kind: str, evaluation: JsonDict) -> JsonDict:
     starts = evaluation["starts"]
     return {
         "kind": kind,
@@ -100,28 +98,27 @@ def row(kind: str, evaluation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(content: dict[str, Any]) -> str:
+def table(content: JsonDict) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| elements | sets | start | episodes | success ever | success end | elements done | worst set |",
-        "|---|---:|---|---:|---:|---:|---:|---|",
-    ]
+    rows = []
     for each in content["rows"]:
         for start, results in each["starts"].items():
             low, high = results["interval"]
             worst = min(results["goals"], key=results["goals"].__getitem__)
-            cells = (
-                KINDS[each["kind"]][1],
-                str(each["sets"]),
-                start,
-                str(results["episodes"]),
-                f"{results['success']:.1%} ({low:.0%}–{high:.0%})",
-                f"{results['success_end']:.1%}",
-                f"{results['elements_done']:.2f}",
-                f"`{worst}` {results['goals'][worst]:.0%}",
+            rows.append(
+                (
+                    KINDS[each["kind"]][1],
+                    each["sets"],
+                    start,
+                    results["episodes"],
+                    f"{results['success']:.1%} ({low:.0%}–{high:.0%})",
+                    f"{results['success_end']:.1%}",
+                    f"{results['elements_done']:.2f}",
+                    f"`{worst}` {results['goals'][worst]:.0%}",
+                )
             )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    headings = ("elements", "sets", "start", "episodes", "success ever", "success end", "elements done", "worst set")
+    return markdown(headings, rows)
 
 
 if __name__ == "__main__":

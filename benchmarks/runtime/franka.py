@@ -1,16 +1,14 @@
-"""How punctual the control loop of a Franka is, and how fast it stops: a simulated FR3 behind the vendor's own client.
+"""Punctuality and stopping time of a Franka's control loop: a simulated FR3 behind the vendor's own client.
 
-    python benchmarks/runtime/franka.py models/kitchen --minutes 10 --kills 20
+    python -m benchmarks.runtime.franka models/kitchen --minutes 10 --kills 20
 
-First episodes of one compound goal after the other, as `rpl run --robot franka --host sim --objects mirror --speed 1`
-makes them, until the time is over: how late the periods of 0.08 s began, how long it took from an observation to the
-command that answers it, how many periods went by unnoticed, and what was done. Then runs whose server is killed at a
-random moment: how long until the first period that holds, and until the arm stands, on what was commanded each
-millisecond. The robot is simulated beside the loop and takes a core of its own. Exits with 1 where a period was missed
-or a hold took longer than two.
+First, episodes of one compound goal after the other, as in `rpl run --robot franka --host sim --objects mirror --speed
+1`, until the time is up: how late the periods of 0.08 s begin, the time from an observation to its command, missed
+periods, and elements done. Then runs whose server is killed at a random moment: the time to the first period that
+holds, and to standstill, from the commands of each millisecond. The simulated robot needs a core of its own. Exits
+with 1 if a period was missed or a hold took longer than two periods.
 """
 
-import json
 import os
 import random
 import signal
@@ -23,17 +21,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
+from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
 
+from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table
 from rpl_runtime.cli.report import percentiles_us
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
 from rpl_runtime.loop.watchdog import HOLD_PERIODS
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.process import own_process
-from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.robots.franka.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.franka.sim import simulated_robot
@@ -44,13 +42,13 @@ from rpl_runtime.server.server import ServerConfig, serve
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
-PACKAGES = ("relay-policy", "numpy", "onnxruntime", "grpcio", "mujoco", "franky-control", "franky-sim")
+PACKAGES = ("numpy", "onnxruntime", "grpcio", "mujoco", "franky-control", "franky-sim")
 STILL = 1e-3  # [rad/s]
 FR3 = PROFILES["fr3"]
 
 
 class Watched(FrankaRobot):
-    """A Franka whose commands are kept, with the time at which each was made."""
+    """A Franka that records its commands and their times."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -70,26 +68,20 @@ class Watched(FrankaRobot):
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle whose policy drives.")],
-    minutes: Annotated[float, typer.Option(min=0, help="How long the episodes go on.")] = 10.0,
-    kills: Annotated[int, typer.Option(min=0, help="How many servers are killed.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the moments at which they are.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    bundle: Bundle,
+    minutes: Annotated[float, typer.Option(min=0, help="Duration of the episodes together.")] = 10.0,
+    kills: Annotated[int, typer.Option(min=0, help="Number of servers to kill.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the moments at which they are killed.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Measure the control loop of a simulated Franka."""
     with simulated_robot() as host:
-        content: dict[str, Any] = {
+        content: JsonDict = {
             "loop": episodes(host, bundle, minutes),
             "kills": stops(host, bundle, kills, random.Random(seed)),
-            "command": command(),
-            "commit": commit(),
-            "versions": versions(PACKAGES),
-            "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+            **circumstances(PACKAGES),
         }
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        show(content)
+    show(content, as_json, *shown(content))
     slow = any(each["to_hold_ms"] > 1000 * HOLD_PERIODS * PERIOD for each in content["kills"])
     raise typer.Exit(1 if content["loop"]["missed"] or slow else 0)
 
@@ -103,10 +95,10 @@ def driven(robot: FrankaRobot, address: str, goal: tuple[str, ...], steps: int, 
     return drive(robot, control, DriveConfig(RunConfig(goal, steps)), **more)
 
 
-def episodes(host: str, bundle: Path, minutes: float) -> dict[str, Any]:
-    """Compound goals one after the other."""
+def episodes(host: str, bundle: Path, minutes: float) -> JsonDict:
+    """Run compound goals one after the other."""
     goals, results = load_bundle(bundle).spec.library, list[tuple[str, DriveResult]]()
-    with serve_in_process(bundle) as address, robot_at(host) as robot, Console(stderr=True).status("driving"):
+    with serve_in_process(bundle) as address, robot_at(host) as robot, PROGRESS.status("running"):
         over = time.monotonic() + 60 * minutes
         while time.monotonic() < over:
             name = list(goals)[len(results) % len(goals)]
@@ -134,13 +126,13 @@ def serve_pid(on_ready: Callable[[str], None], bundle: str) -> None:
     serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0"), lambda bound: on_ready(f"{os.getpid()} {bound}"))
 
 
-def stops(host: str, bundle: Path, kills: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Servers that are killed while an arm is on its way."""
+def stops(host: str, bundle: Path, kills: int, rng: random.Random) -> list[JsonDict]:
+    """Kill servers while the arm moves."""
     goal = next(iter(load_bundle(bundle).spec.library.values()))
     return [killed(host, bundle, goal, rng.uniform(0.5, 3.0)) for _ in range(kills)]
 
 
-def killed(host: str, bundle: Path, goal: tuple[str, ...], after_s: float) -> dict[str, Any]:
+def killed(host: str, bundle: Path, goal: tuple[str, ...], after_s: float) -> JsonDict:
     killed_ns: list[int] = []
     with ExitStack() as stack:
         robot = stack.enter_context(robot_at(host, Watched))
@@ -177,7 +169,7 @@ def speeds(sent: list[tuple[int, int, np.ndarray]]) -> np.ndarray:
 
 
 def excess(sent: list[tuple[int, int, np.ndarray]], profile: Profile) -> dict[str, float]:
-    """Share of the samples, each next to the ones a millisecond before, that leave a limit."""
+    """Fraction of the samples beyond a limit, from differences between consecutive milliseconds."""
     assert profile.arm is not None
     joints, times = np.array([each[2] for each in sent]), np.array([each[1] for each in sent])
     whole = np.flatnonzero(times[3:] - times[:-3] == 3)
@@ -188,32 +180,28 @@ def excess(sent: list[tuple[int, int, np.ndarray]], profile: Profile) -> dict[st
     }
 
 
-def show(content: dict[str, Any]) -> None:
-    console, loop = Console(), content["loop"]
-    load, cpus = content["machine"]["load"], content["machine"]["cpus"]
-    table = Table(
-        title=f"{loop['periods']} periods of {1000 * PERIOD:g} ms: {loop['missed']} missed, {loop['held']} held",
-        caption=f"load {load:.1f} on {cpus} CPUs",
-        header_style="bold",
-    )
-    for heading in ("[us]", "n", "p50", "p90", "p99", "p99.9", "max"):
-        table.add_column(escape(heading), justify="left" if heading == "[us]" else "right")
-    for name in ("late_us", "observe_to_command_us"):
-        table.add_row(name.removesuffix("_us").replace("_", " "), *(f"{value:.0f}" for value in loop[name].values()))
-    console.print(table)
-    done = [len(episode["done"]) for episode in loop["episodes"]]
-    if done:
+def shown(content: JsonDict) -> list[RenderableType]:
+    loop, machine = content["loop"], content["machine"]
+    names = {"late_us": "period late by", "observe_to_command_us": "observation to command"}
+    parts: list[RenderableType] = [
+        table(
+            f"{loop['periods']} periods of {1000 * PERIOD:g} ms, missed: {loop['missed']}, held: {loop['held']}",
+            ("[us]", "n", "p50", "p90", "p99", "p99.9", "max"),
+            [[what, *(f"{value:.0f}" for value in loop[name].values())] for name, what in names.items()],
+            f"load {machine['load']:.1f} on {machine['cpus']} CPUs",
+        )
+    ]
+    if done := [len(episode["done"]) for episode in loop["episodes"]]:
         whole = sum(len(episode["done"]) == episode["of"] for episode in loop["episodes"])
-        console.print(f"{whole} of {len(done)} compound goals done, {np.mean(done):.2f} elements of each on average")
+        parts.append(f"compound goals done: {whole} of {len(done)}; elements of each on average: {np.mean(done):.2f}")
     for episode in loop["episodes"]:
-        console.print(f"  {episode['goal']}: {', '.join(episode['done']) or 'nothing'}", episode["stop"] or "")
-    if content["kills"]:
-        for name in ("to_hold_ms", "to_standstill_ms"):
-            values = [each[name] for each in content["kills"]]
-            figures = f"p50 {np.median(values):.0f}, max {max(values):.0f}, n {len(values)}"
-            console.print(
-                f"killed server {name.removesuffix('_ms').replace('_', ' ')} [ms]: {figures}".replace("[", "\\[")
-            )
+        parts.append(escape(f"  {episode['goal']}: {', '.join(episode['done']) or 'nothing'} {episode['stop'] or ''}"))
+    for name in ("to_hold_ms", "to_standstill_ms") if content["kills"] else ():
+        values = [each[name] for each in content["kills"]]
+        what = name.removesuffix("_ms").replace("_", " ")
+        figures = f"p50 {np.median(values):.0f}, max {max(values):.0f}, n {len(values)}"
+        parts.append(escape(f"killed server {what} [ms]: {figures}"))
+    return parts
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Hostile messages against a real server, and a robot beside them that must not notice.
+"""Hostile messages against a real server, and a robot beside them that must not be affected.
 
-    python benchmarks/runtime/hostile.py models/kitchen                    # 100,000 messages
-    python benchmarks/runtime/hostile.py models/kitchen --messages 2000    # the short form, which CI runs as a test
+    python -m benchmarks.runtime.hostile models/kitchen                    # 100,000 messages
+    python -m benchmarks.runtime.hostile models/kitchen --messages 2000    # the short form, which CI runs as a test
 
-A server process asks for tokens and has limits that the attack reaches. Seeded attackers send it fuzzed protobuf,
-oversized and empty messages, small ones that unpack to MiBs, rows out of order, half-closed and abandoned streams,
-wrong, expired and missing tokens, and replies that nobody reads. Each attack names the statuses that are right; any
-other counts as wrong. Meanwhile a robot runs again and again, and each of its runs is compared with one alone, to the
-last bit. Exits with 1 where the server died, a status was wrong or a bit differed.
+The server requires tokens and has limits that the attack reaches. Seeded attackers send fuzzed protobuf, oversized and
+empty messages, small messages that unpack to MiBs, rows out of order, half-closed and abandoned streams, and wrong,
+expired and missing tokens, or do not read the replies. Each attack names the correct statuses; any other is wrong.
+Meanwhile a robot runs again and again, and each of its runs must equal one without attack, to the last bit. Exits with
+1 if the server died, a status was wrong or a bit differed.
 """
 
-import json
 import random
 import tempfile
 import threading
@@ -25,30 +24,30 @@ from typing import Annotated, Any
 import grpc
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import Bundle, Json, circumstances, show, table
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.auth.client import Access
 from rpl_runtime.auth.tokens import Right, add_grant, grant, new_token
 from rpl_runtime.client.client import Client
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.process import own_process
-from rpl_runtime.provenance import command, commit
 from rpl_runtime.wire.control import MAX_MESSAGE_BYTES
 
-STEPS = 60  # of each run of the robot
+STEPS = 60  # [control steps] of each run of the robot
 ATTACKERS = 4
 _SERVICE = "rpl.v1.RelayPolicy"
 _S, _GZIP = grpc.StatusCode, grpc.Compression.Gzip
-# What an honest server may say of any bytes: it took them, or they are no good, in form, order or number.
+# Correct statuses for arbitrary bytes: accepted, or wrong in form, order or number.
 _OF_ANY_BYTES = {_S.OK, _S.INVALID_ARGUMENT, _S.FAILED_PRECONDITION, _S.RESOURCE_EXHAUSTED}
 
 
 @dataclass
 class Tally:
-    """What came of the attack so far; shared by the attackers."""
+    """The results of the attack so far, shared by the attackers."""
 
     asked: int  # messages to send
     sent: int = 0
@@ -65,7 +64,7 @@ class Tally:
 
 
 class Attacker:
-    """One hostile client, a connection and a seed of its own."""
+    """A hostile client with its own connection and seed."""
 
     def __init__(self, address: str, spec: PolicySpec, tokens: dict[str, str], seed: int) -> None:
         self._address, self._spec, self._tokens = address, spec, tokens
@@ -87,7 +86,7 @@ class Attacker:
         ]
 
     def run(self, tally: Tally) -> None:
-        """Attack until enough was sent."""
+        """Attack until enough messages were sent."""
         with grpc.insecure_channel(self._address, [("grpc.use_local_subchannel_pool", 1)]) as self._channel:
             while tally.sent < tally.asked:
                 tally.count(*self._rng.choice(self._attacks)())
@@ -102,7 +101,7 @@ class Attacker:
 
     def _out_of_order(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
         messages = self._sound(40)
-        self._rng.shuffle(messages)  # each a row that is refused in its place, or taken
+        self._rng.shuffle(messages)  # each row is accepted, or refused in its reply
         return "out of order", len(messages), self._control(messages), {_S.OK, _S.RESOURCE_EXHAUSTED}
 
     def _oversized(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
@@ -110,26 +109,26 @@ class Attacker:
         return "oversized", 1, status, {_S.RESOURCE_EXHAUSTED}
 
     def _long_names(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
-        """A robot whose id fills the log, or an operator's terminal with colours."""
+        """A robot id that would fill the log, or control an operator's terminal."""
         name = self._rng.choice(["x" * self._rng.randrange(129, MAX_MESSAGE_BYTES // 2), "\x1b[2J"])
         start = pb.ControlRequest(rows=[pb.RequestRow(robot=name, finish=pb.Finish())])
         status = self._control([start.SerializeToString()])
         return "long names", 1, status, {_S.INVALID_ARGUMENT, _S.RESOURCE_EXHAUSTED}
 
     def _many_names(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
-        """A goal of so many elements that saying which are unknown would take a while."""
+        """A goal of so many elements that listing the unknown ones would take long."""
         goal = pb.Goal(elements=pb.ElementSet(names=["\x01"] * self._rng.randrange(1000, 300_000)))
         start = pb.ControlRequest(rows=[pb.RequestRow(robot="nobody", start=pb.Start(goal=goal))])
         status = self._control([start.SerializeToString()])
-        return "many names", 1, status, {_S.OK, _S.RESOURCE_EXHAUSTED}  # refused in its place
+        return "many names", 1, status, {_S.OK, _S.RESOURCE_EXHAUSTED}  # refused in its reply
 
     def _compressed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
-        """A few KiB that would become as many MiB."""
+        """A few KiB that unpack to as many MiB."""
         bomb = bytes(self._rng.randrange(2, 6) * MAX_MESSAGE_BYTES)
         return "compressed", 1, _status(self._open(iter([bomb]), compression=_GZIP)), {_S.RESOURCE_EXHAUSTED}
 
     def _half_closed(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
-        """Say that nothing more comes, or hang up, with answers under way."""
+        """Close the sending side, or cancel, while replies are outstanding."""
         messages = _Counted(self._sound(self._rng.randrange(1, 10)))
         call = self._open(messages)
         if self._rng.random() < 0.5:
@@ -152,7 +151,7 @@ class Attacker:
         return method, 1, future.code(), _OF_ANY_BYTES
 
     def _unread(self) -> tuple[str, int, grpc.StatusCode, set[grpc.StatusCode]]:
-        """Ask for more than a connection holds, read one answer, and then nothing."""
+        """Request more replies than a connection buffers, read one, and then stop reading."""
         rows = [pb.RequestRow(robot="nobody", observation=pb.Observation())] * 256  # each is refused in a sentence
         messages = _Counted([pb.ControlRequest(rows=rows).SerializeToString()] * 20)
         call = self._open(messages)
@@ -160,12 +159,12 @@ class Attacker:
             next(call, None)
         except grpc.RpcError:
             return "slow reader", messages.taken, call.code(), {_S.RESOURCE_EXHAUSTED}
-        time.sleep(0.05)  # the server's answers fill what there is to fill
+        time.sleep(0.05)  # the server's replies fill the buffers
         call.cancel()
         return "slow reader", messages.taken, call.code(), {_S.CANCELLED, _S.OK, _S.RESOURCE_EXHAUSTED}
 
     def _sound(self, count: int) -> list[bytes]:
-        """A run of a robot, message by message: start, steps, a change of goal, the end."""
+        """The messages of a valid run: start, control steps, a change of goal, the end."""
         robot = f"attacker {self._rng.randrange(20)}"
         state = [0.0] * self._spec.state.dim
         goal = pb.Goal(elements=pb.ElementSet(names=[next(iter(self._spec.elements))]))
@@ -203,7 +202,7 @@ class Attacker:
 
 
 class _Counted:
-    """Messages, and how many of them gRPC took to send."""
+    """Messages, and the number of them that gRPC took to send."""
 
     def __init__(self, messages: list[bytes]) -> None:
         self._messages = iter(messages)
@@ -242,8 +241,8 @@ def robot_run(address: str, spec: PolicySpec, token: str) -> np.ndarray:
     return np.array(targets)
 
 
-def attack(bundle: Path, messages: int, seed: int = 0) -> dict[str, Any]:
-    """Send so many hostile messages to a server of a bundle; what came of it."""
+def attack(bundle: Path, messages: int, seed: int = 0) -> JsonDict:
+    """Send hostile messages to a server of a bundle."""
     spec, tally = load_bundle(bundle).spec, Tally(messages)
     with tempfile.TemporaryDirectory() as folder:
         file, tokens = Path(folder) / "tokens", {}
@@ -263,7 +262,7 @@ def attack(bundle: Path, messages: int, seed: int = 0) -> dict[str, Any]:
             while any(thread.is_alive() for thread in threads):
                 different += not np.array_equal(robot_run(address, spec, tokens["robot"]), alone)
                 runs += 1
-            last = robot_run(address, spec, tokens["robot"])  # and the server is still there
+            last = robot_run(address, spec, tokens["robot"])  # the server still answers
     return {
         "messages": tally.sent,
         "seconds": round(time.monotonic() - began, 1),
@@ -272,8 +271,7 @@ def attack(bundle: Path, messages: int, seed: int = 0) -> dict[str, Any]:
         "robot_runs_beside": runs,
         "robot_runs_different": different + int(not np.array_equal(last, alone)),
         "met": not tally.wrong and not different and np.array_equal(last, alone),
-        "command": command(),
-        "commit": commit(),
+        **circumstances(("numpy", "onnxruntime", "grpcio")),
     }
 
 
@@ -287,29 +285,25 @@ def _serve(on_ready: Callable[[str], None], bundle: str, tokens: str) -> None:
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Bundle,
     messages: Annotated[int, typer.Option(min=1, help="Hostile messages in all.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Of the attackers.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the attackers.")] = 0,
+    as_json: Json = False,
 ) -> None:
-    """Attack a server, and see that nobody else notices."""
+    """Attack a server, and check that others are not affected."""
     content = attack(bundle, messages, seed)
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        Console().print(table(content))
+    show(content, as_json, shown(content))
     raise typer.Exit(0 if content["met"] else 1)
 
 
-def table(content: dict[str, Any]) -> Table:
-    found = Table("attack and status", "", title=f"{content['messages']} messages in {content['seconds']:.0f} s")
-    for status, count in content["statuses"].items():
-        found.add_row(status, str(count))
-    found.caption = (
-        f"{len(content['wrong'])} wrong statuses; {content['robot_runs_beside']} runs of a robot beside them, "
-        f"{content['robot_runs_different']} unlike one alone"
+def shown(content: JsonDict) -> Table:
+    return table(
+        f"{content['messages']} messages in {content['seconds']:.0f} s",
+        ("attack and status", "times"),
+        list(content["statuses"].items()),
+        f"wrong statuses: {len(content['wrong'])}; runs of a robot meanwhile: {content['robot_runs_beside']}, "
+        f"different from one without attack: {content['robot_runs_different']}",
     )
-    return found
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""What a step costs with the low level beside the robot, plans over gRPC included.
+"""Time of a control step with the low level beside the robot and plans over gRPC.
 
-    python benchmarks/runtime/local.py models/kitchen
+    python -m benchmarks.runtime.local models/kitchen
 
-The server runs in a process of its own. ONNX Runtime's bare `session.run` of low.onnx, the low level as it is called
-here, the relay loop with both levels in process, the low level here with plans from the server, and both levels at the
-server are measured in turns, a horizon of steps of each after the other, so that all see the same machine. A figure is
-the time of a horizon over its steps: amortised, since the first step of a horizon plans; "others" are the steps that
-do not. Exits with 1 where the low level beside the robot costs more than the limit.
+The server runs in its own process. Five ways to act are measured in turns, a horizon each, so that all see the same
+machine: ONNX Runtime's bare `session.run` of low.onnx, the low level in this process, the relay loop with both levels
+in this process, the low level here with plans from the server, and both levels at the server. A figure is amortised:
+the time of a horizon over its control steps, since the first of them plans. "others" are the steps without a plan.
+Exits with 1 if the low level beside the robot takes longer than the limit.
 """
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,43 +17,40 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table, verdict
+from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import lasting_control
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.spec import ResolvedGoal
-from rpl_runtime.provenance import command, commit
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.server.subprocess import serve_in_process
 
-LIMIT_US = 60.0  # [us] a step, amortised, p50
-WARM_UP = 5  # horizons before anything is measured
+LIMIT_US = 60.0  # [us] a control step, amortised, p50
+WARM_UP = 5  # horizons before the measured ones
 ROBOT = "bench"
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    horizons: Annotated[int, typer.Option(min=1, help="Horizons of each kind of step.")] = 300,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    bundle: Bundle,
+    horizons: Annotated[int, typer.Option(min=1, help="Horizons of each way to act.")] = 300,
+    as_json: Json = False,
 ) -> None:
-    """Measure a step with the low level beside the robot."""
-    with Console(stderr=True).status("measuring"):
+    """Measure a control step with the low level beside the robot."""
+    with PROGRESS.status("measuring"):
         content = measure(bundle, horizons)
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        Console().print(table(content))
+    show(content, as_json, shown(content))
     raise typer.Exit(0 if content["met"] else 1)
 
 
-def measure(path: Path, horizons: int) -> dict[str, Any]:
+def measure(path: Path, horizons: int) -> JsonDict:
     bundle = load_bundle(path)
     policy, spec = OnnxPolicy(bundle), bundle.spec
-    low, high = spec.state.bounds
-    state = (low + high) / 2
+    state = middle(spec)
     goal = ResolvedGoal(state, np.ones_like(state))
     noise = np.zeros((1, spec.low_noise), np.float32)
     bare, feeds = bare_session(bundle.low), {"state": state[None], "subgoal": state[None], "noise": noise}
@@ -95,13 +91,12 @@ def measure(path: Path, horizons: int) -> dict[str, Any]:
         "limit_us": LIMIT_US,
         "met": value <= LIMIT_US,
         "bundle_digest": bundle.digest,
-        "command": command(),
-        "commit": commit(),
+        **circumstances(("numpy", "onnxruntime", "grpcio")),
     }
 
 
 def bare_session(path: Path) -> Any:
-    """The graph in ONNX Runtime with the threads that the runtime gives it, and nothing else of ours."""
+    """The graph in ONNX Runtime with as many threads as our runtime uses."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -110,7 +105,7 @@ def bare_session(path: Path) -> Any:
 
 
 def in_turns(calls: dict[str, Callable[[int], Any]], horizon: int, horizons: int) -> dict[str, np.ndarray]:
-    """Microseconds (horizons, horizon) of each step of each call."""
+    """Microseconds (horizons, horizon) of each call, for each control step."""
     spent = {what: np.empty((WARM_UP + horizons, horizon)) for what in calls}
     for number in range(WARM_UP + horizons):
         for what, call in calls.items():
@@ -121,17 +116,15 @@ def in_turns(calls: dict[str, Callable[[int], Any]], horizon: int, horizons: int
     return {what: figures[WARM_UP:] for what, figures in spent.items()}
 
 
-def table(content: dict[str, Any]) -> Table:
-    """The rows, then the requirement."""
-    found = Table(title=f"a step, amortised over {content['amortised over']} [us]", header_style="bold")
-    for heading in ("", "steps", "p10", "p50", "p90", "p99", "others p50", "ratio"):
-        found.add_column(heading, justify="right" if heading else "left")
-    for row in content["rows"]:
-        figures = (f"{row[name]:.1f}" for name in ("p10_us", "p50_us", "p90_us", "p99_us", "others_p50_us"))
-        found.add_row(row["what"], str(row["steps"]), *figures, f"{row['over_bare']:.2f}")
-    verdict = "[green]met[/]" if content["met"] else "[red]missed[/]"
-    found.caption = f"low level local, p50: at most {content['limit_us']:g} us, {verdict}"
-    return found
+def shown(content: JsonDict) -> Table:
+    names = ("p10_us", "p50_us", "p90_us", "p99_us", "others_p50_us")
+    rows = [
+        [row["what"], row["steps"], *(f"{row[name]:.1f}" for name in names), f"{row['over_bare']:.2f}"]
+        for row in content["rows"]
+    ]
+    caption = f"low level local, p50: at most {content['limit_us']:g} us, {verdict(content['met'])}"
+    headings = ("", "control steps", "p10", "p50", "p90", "p99", "others p50", "ratio")
+    return table(f"a control step, amortised over {content['amortised over']} [us]", headings, rows, caption)
 
 
 if __name__ == "__main__":

@@ -1,63 +1,59 @@
-"""What a slow network costs with the low level beside the robot, and what planning ahead gives back.
+"""Success with the low level beside the robot over a slow network, with and without planning ahead.
 
-    python benchmarks/runtime/plan_lead.py models/kitchen
+    python -m benchmarks.runtime.plan_lead models/kitchen
 
-The kitchen waits for its robot, so it is paced here by the clock, as a real one would be: a control period of 0.08 s
-lasts 0.08 s, and 280 of them 22 s. Each is driven by the action for the state observed at its beginning, where that
-action comes within IN_TIME_S; otherwise the target of the period before is held, and the action is refused once it is
-older than a period. What goes to the server is delayed on the wire. All episodes take the modes of both levels.
+Simulators pause between steps; here the clock paces the kitchen, as a real one: a control period takes 0.08 s, and 280
+of them 22 s. A period uses the action for the state observed at its beginning if that action comes within IN_TIME_S.
+Otherwise the last target is held, and the action is refused once it is older than a period. Messages to the server are
+delayed on the wire. All episodes take the modes of both levels.
 
-A plan_lead has a cost of its own, whatever the network: the plan is made for an older state. `rpl evaluate
-models/kitchen --start perturbed --plan-lead 3` measures that one, without a clock. "Waited" are the periods before the
-first action.
+A plan_lead also costs something without a delay, since the plan is made for an older state: `rpl evaluate
+models/kitchen --start perturbed --plan-lead 3` measures that. "waited" are the periods before the first action.
 """
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from benchmarks.common import Bundle, Json, circumstances, show, table, tracked
 from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig
 from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.punctual import Punctual
-from rpl_runtime.provenance import command, commit
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
-IN_TIME_S = 0.02  # [s] from an observation to the action it is to be driven by
+IN_TIME_S = 0.02  # [s] from an observation to an action that is still in time
 ROBOT = "bench"
 
 
 class Episode(NamedTuple):
-    done: int  # elements of the goal that were done at any step
+    done: int  # elements of the goal ever done
     success: bool
-    waited: int  # periods before the first action, for which no plan can be asked ahead
+    waited: int  # periods before the first action, whose plan cannot be made ahead
     held: int  # later periods without an action
-    missed: int  # periods that the simulator itself was too slow for
+    missed: int  # periods for which the simulator was too slow
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    goals: Annotated[str, typer.Option(help="Goals as `rpl evaluate` takes them: paper, mkbs, ...")] = "paper",
-    limit: Annotated[int, typer.Option(min=1, help="Goals to take, the first of them.")] = 17,
+    bundle: Bundle,
+    goals: Annotated[str, typer.Option(help="Goals as in `rpl evaluate`: paper, mkbs, ...")] = "paper",
+    limit: Annotated[int, typer.Option(min=1, help="Use only this many goals, the first.")] = 17,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal, from perturbed starts.")] = 3,
-    leads: Annotated[str, typer.Option(help="plan_lead, with commas [steps].")] = "0,3",
-    delays: Annotated[str, typer.Option(help="Delays, with commas [ms].")] = "0,200",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    leads: Annotated[str, typer.Option(help="plan_lead in control steps, separated by commas.")] = "0,3",
+    delays: Annotated[str, typer.Option(help="Delays in milliseconds, separated by commas.")] = "0,200",
+    as_json: Json = False,
 ) -> None:
     """Success of paced episodes at each plan_lead and delay."""
     tasks = [
@@ -66,23 +62,19 @@ def main(
         for episode in range(episodes)
     ]
     conditions = [(int(lead), float(delay)) for delay in delays.split(",") for lead in leads.split(",")]
-    console = Console(stderr=True)
     rows = []
     with serve_in_process(bundle) as address, closing(KitchenRobot(PERTURBED)) as robot:
         for lead, delay_ms in conditions:
             with delayed(address, delay_ms / 1e3) as far:
                 what = f"lead {lead}, delay {delay_ms:g} ms"
-                played = [play(robot, far, *task, lead) for task in track(tasks, what, console=console, transient=True)]
+                played = [play(robot, far, *task, lead) for task in tracked(tasks, what)]
             rows.append({"plan_lead": lead, "delay_ms": delay_ms} | summary(played))
-    content = {"rows": rows, "in_time_s": IN_TIME_S, "goals": goals, "command": command(), "commit": commit()}
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        Console().print(table(content))
+    content = {"rows": rows, "in_time_s": IN_TIME_S, "goals": goals, **circumstances(("numpy", "grpcio", "mujoco"))}
+    show(content, as_json, shown(rows))
 
 
 def play(robot: KitchenRobot, address: str, elements: tuple[str, ...], seed: int, lead: int) -> Episode:
-    """One episode against the clock."""
+    """Run one episode paced by the clock."""
     robot.reset(seed)
     control = on_robot_control(address, ReconnectConfig(waits=False))
     state = robot.observe()
@@ -106,7 +98,7 @@ def play(robot: KitchenRobot, address: str, elements: tuple[str, ...], seed: int
     return Episode(len(done), len(done) == len(elements), waited, held, missed)
 
 
-def summary(played: list[Episode]) -> dict[str, Any]:
+def summary(played: list[Episode]) -> JsonDict:
     return {
         "episodes": len(played),
         "success": float(np.mean([episode.success for episode in played])),
@@ -117,36 +109,27 @@ def summary(played: list[Episode]) -> dict[str, Any]:
     }
 
 
-def table(content: dict[str, Any]) -> Table:
-    found = Table(title="paced by the clock, low level beside the robot", header_style="bold")
-    for heading in (
-        "delay",
-        "plan_lead",
-        "episodes",
-        "success",
-        "elements",
-        "waited",
-        f"held of {EPISODE_STEPS}",
-        "missed",
-    ):
-        found.add_column(heading, justify="right")
-    for row in content["rows"]:
-        found.add_row(
+def shown(rows: list[JsonDict]) -> Table:
+    headings = ("delay", "plan_lead", "episodes", "success", "elements", "waited", f"held of {EPISODE_STEPS}", "missed")
+    cells = [
+        (
             f"{row['delay_ms']:g} ms",
-            str(row["plan_lead"]),
-            str(row["episodes"]),
+            row["plan_lead"],
+            row["episodes"],
             f"{row['success']:.1%}",
             f"{row['elements_done']:.2f}",
             f"{row['periods_waited']:.1f}",
             f"{row['periods_held']:.1f}",
-            str(row["periods_missed"]),
+            row["periods_missed"],
         )
-    return found
+        for row in rows
+    ]
+    return table("paced by the clock, low level beside the robot", headings, cells)
 
 
 @contextmanager
 def delayed(address: str, delay_s: float) -> Iterator[str]:
-    """A way to a server on which all that goes there takes so long; what comes back does not."""
+    """The address of a proxy that delays messages to a server, and not its replies."""
     ready: Future[tuple[str, Callable[[], object]]] = Future()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float) -> None:
@@ -158,7 +141,7 @@ def delayed(address: str, delay_s: float) -> Iterator[str]:
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*address.split(":"))
-        with suppress(asyncio.CancelledError):  # the end
+        with suppress(asyncio.CancelledError):  # at the end
             await asyncio.gather(pump(reader, to_server, delay_s), pump(from_server, writer, 0.0))
 
     async def serve() -> None:

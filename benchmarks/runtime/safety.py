@@ -1,32 +1,27 @@
-"""What the safety filter does to a policy's targets: how many it changes, how far behind it stays, what it costs.
+"""Effect of the safety filter on a policy's targets: how many it changes, how far it lags behind, how long it takes.
 
-    python benchmarks/runtime/safety.py models/kitchen
+    python -m benchmarks.runtime.safety models/kitchen
 
-The first table plays a policy in the simulated kitchen, unfiltered, and gives the targets of its episodes to a filter
-of each robot: how many joint targets pass unchanged, how far the command is from the target when a period ends, and
-the time of a step. The second gives it a target that sets off from rest at one speed: after how many periods the
-command is with it, and how far behind it was at most. An arm cannot set off at once, so some of it is the limits' own:
-"least" is how far behind the fastest of all motions within the acceleration stays.
+For the first table, a policy plays in the simulated kitchen without a filter, and a filter of each robot gets the
+targets of its episodes: how many joint targets pass unchanged, the distance from command to target at the end of a
+period, and the time of a step. For the second, a target starts from rest at a constant speed: the periods until the
+command reaches it, and the largest distance behind it. The limits cause part of that distance, since an arm cannot
+start at once: "least" is the distance of the fastest motion within the acceleration limit.
 """
 
-import json
-import os
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from time import perf_counter_ns
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
+from benchmarks.common import Bundle, Json, circumstances, show, table, tracked
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
-from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.profiles import PROFILES
@@ -38,37 +33,30 @@ from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen
 ARMS = ("panda", "fr3")
 SPEEDS = (0.25, 0.5, 1.0, 1.5, 2.0)  # [rad/s]
 HOME = np.array([0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785, 0.04, 0.04])  # [rad, m] the vendor's ready pose
-PACKAGES = ("relay-policy", "numpy", "onnxruntime", "mujoco", "gymnasium-robotics")
+PACKAGES = ("numpy", "onnxruntime", "mujoco", "gymnasium-robotics")
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle whose policy plays.")],
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes, each of the next compound goal.")] = 8,
-    steps: Annotated[int, typer.Option(min=2, help="Steps of each.")] = 280,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    bundle: Bundle,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes, each with the next compound goal.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Control steps of each.")] = 280,
+    as_json: Json = False,
 ) -> None:
     """Measure the safety filter on a policy's targets."""
     played = play(OnnxPolicy(load_bundle(bundle)), episodes, steps)
     content = {
-        "policy": [followed(PROFILES[name].rezeroed(JOINT_ZERO), played) for name in ARMS],
+        "policy": [filtered(PROFILES[name].rezeroed(JOINT_ZERO), played) for name in ARMS],
         "ramps": [ramp(PROFILES[name], speed) for name in ARMS for speed in SPEEDS],
-        "command": command(),
-        "commit": commit(),
-        "versions": versions(PACKAGES),
-        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+        **circumstances(PACKAGES),
     }
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        for made in tables(content):
-            Console().print(made)
+    show(content, as_json, *shown(content))
 
 
 def play(policy: OnnxPolicy, episodes: int, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first reading (9,) and the targets (T, 9) of each episode."""
     goals, played = list(policy.spec.library.values()), []
     with closing(Kitchen()) as kitchen:
-        for seed in track(range(episodes), "playing", console=Console(stderr=True), transient=True):
+        for seed in tracked(range(episodes), "playing"):
             loop, targets = RelayLoop(policy, policy.spec), []
             state = start = kitchen.reset(seed, PERTURBED)
             loop.start("arm", policy.spec.resolve(goals[seed % len(goals)], state))
@@ -79,17 +67,17 @@ def play(policy: OnnxPolicy, episodes: int, steps: int) -> list[tuple[np.ndarray
     return played
 
 
-def followed(limits: Profile, played: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """What a filter makes of the targets."""
+def filtered(limits: Profile, played: list[tuple[np.ndarray, np.ndarray]]) -> JsonDict:
+    """The filter's commands for the targets of episodes."""
     behind, spent, counts = [], [], Counter[str]()
     for start, targets in played:
         safety = SafetyFilter(limits, PERIOD)
         safety.start(start)
         for target in targets:
             begun = perf_counter_ns()
-            filtered = safety.step(target)
+            commanded = safety.step(target)
             spent.append(perf_counter_ns() - begun)
-            behind.append(abs(filtered.target - target)[: limits.joints])
+            behind.append(abs(commanded.target - target)[: limits.joints])
         counts += safety.counts
     return {
         "profile": limits.name,
@@ -103,8 +91,8 @@ def followed(limits: Profile, played: list[tuple[np.ndarray, np.ndarray]]) -> di
     }
 
 
-def ramp(limits: Profile, speed: float) -> dict[str, Any]:
-    """What a filter makes of a target of the first joint that sets off at a speed [rad/s]."""
+def ramp(limits: Profile, speed: float) -> JsonDict:
+    """The filter's commands for a target of the first joint that moves at a speed [rad/s]."""
     safety, target, behind = SafetyFilter(limits, PERIOD), HOME.copy(), []
     safety.start(HOME)
     while target[0] + speed * PERIOD < 1.5:
@@ -122,22 +110,31 @@ def ramp(limits: Profile, speed: float) -> dict[str, Any]:
     }
 
 
-def tables(content: dict[str, Any]) -> list[Table]:
-    targets = Table(title="the policy's targets", header_style="bold")
-    for heading in ("", "joint targets", "unchanged", "behind p99 [rad]", "max", "step p50 [us]", "p99"):
-        targets.add_column(escape(heading), justify="right" if heading else "left")
-    for row in content["policy"]:
-        figures = f"{row['behind_p99_rad']:.3f}", f"{row['behind_max_rad']:.3f}"
-        spent = f"{row['step_p50_us']:.0f}", f"{row['step_p99_us']:.0f}"
-        targets.add_row(row["profile"], str(row["n"]), f"{row['unchanged']:.1%}", *figures, *spent)
-    ramps = Table(title="a target that sets off", header_style="bold")
-    for heading in ("", "speed [rad/s]", "with it after", "behind at most [rad]", "least", "behind at the end"):
-        ramps.add_column(escape(heading), justify="right" if heading else "left")
-    for row in content["ramps"]:
-        met = "never" if row["met_after"] is None else f"{row['met_after']} period{'s' * (row['met_after'] > 1)}"
-        figures = (f"{row[name]:.3f}" for name in ("behind_max_rad", "least_rad", "behind_end_rad"))
-        ramps.add_row(row["profile"], f"{row['speed_rad_s']:g}", met, *figures)
-    return [targets, ramps]
+def shown(content: JsonDict) -> list[Table]:
+    targets = [
+        (
+            row["profile"],
+            row["n"],
+            f"{row['unchanged']:.1%}",
+            f"{row['behind_p99_rad']:.3f}",
+            f"{row['behind_max_rad']:.3f}",
+            f"{row['step_p50_us']:.0f}",
+            f"{row['step_p99_us']:.0f}",
+        )
+        for row in content["policy"]
+    ]
+    ramps = [
+        (
+            row["profile"],
+            f"{row['speed_rad_s']:g}",
+            "never" if row["met_after"] is None else row["met_after"],
+            *(f"{row[name]:.3f}" for name in ("behind_max_rad", "least_rad", "behind_end_rad")),
+        )
+        for row in content["ramps"]
+    ]
+    heads = ("", "joint targets", "unchanged", "behind p99 [rad]", "max", "step p50 [us]", "p99")
+    ramp_heads = ("", "speed [rad/s]", "periods to reach it", "behind at most [rad]", "least", "behind at the end")
+    return [table("the policy's targets", heads, targets), table("a target that starts to move", ramp_heads, ramps)]
 
 
 if __name__ == "__main__":

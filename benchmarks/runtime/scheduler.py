@@ -1,26 +1,22 @@
-"""How punctual the scheduler is: a control loop with nothing in it but a fake robot.
+"""Punctuality of the scheduler: a control loop with a fake robot.
 
-    python benchmarks/runtime/scheduler.py --rate 100 --seconds 60
+    python -m benchmarks.runtime.scheduler --rate 100 --seconds 60
 
-Late is how long after its deadline a period began, work what the loop did in it: the fake robot's observation, a
-target through the safety filter with the FR3's limits, and the fake robot taking it. A period is missed where it went
-by without a tick. Exits with 1 where one was: on a machine with nothing else to do, none is.
+"late" is the delay from a period's deadline to its begin. "work" is the time of the loop's own work: the observation
+of the fake robot, a target through the safety filter with the FR3's limits, and its application. A period without a
+tick is missed. Exits with 1 if a period was missed; on an idle machine none is.
 """
 
-import json
-import os
 from time import perf_counter_ns
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
+from benchmarks.common import Json, circumstances, show, table, tracked
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
-from rpl_runtime.provenance import command, commit
 from rpl_runtime.robots.profiles import profile
 from rpl_runtime.safety.filter import SafetyFilter
 
@@ -29,7 +25,7 @@ PERCENTILES = (50, 90, 99, 99.9, 100)
 
 
 class FakeRobot:
-    """It is wherever it was told to be."""
+    """A robot that is always at its last target."""
 
     def __init__(self) -> None:
         self._position = HOME
@@ -42,27 +38,24 @@ class FakeRobot:
 
 
 def main(
-    rate: Annotated[float, typer.Option(min=1, max=500, help="Control periods a second [Hz].")] = 100.0,
-    seconds: Annotated[float, typer.Option(min=1, help="How long [s].")] = 60.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    rate: Annotated[float, typer.Option(min=1, max=500, help="Control periods per second.")] = 100.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration in seconds.")] = 60.0,
+    as_json: Json = False,
 ) -> None:
-    """Measure the lateness of a control loop's periods."""
+    """Measure how late the periods of a control loop begin."""
     content = measure(rate, round(rate * seconds))
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        Console().print(table(content))
+    show(content, as_json, shown(content))
     raise typer.Exit(1 if content["missed"] else 0)
 
 
-def measure(rate: float, periods: int) -> dict[str, Any]:
+def measure(rate: float, periods: int) -> JsonDict:
     period_s = round(1000 / rate) / 1000
     robot, safety = FakeRobot(), SafetyFilter(profile("fr3"), period_s)
     safety.start(HOME)
     late, work, missed = [], [], 0
     targets = HOME + 0.1 * np.sin(np.arange(periods)[:, None] * period_s) * (np.arange(9) < 7)
     schedule = Schedule(MonotonicClock(), period_s)
-    for target in track(targets, "running", console=Console(stderr=True), transient=True, refresh_per_second=1):
+    for target in tracked(targets, "running"):
         tick = schedule.wait()
         start = perf_counter_ns()
         robot.observe()
@@ -75,32 +68,26 @@ def measure(rate: float, periods: int) -> dict[str, Any]:
         "missed": missed,
         "late": percentiles(late),
         "work": percentiles(work),
-        "command": command(),
-        "commit": commit(),
-        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+        **circumstances(("numpy",)),
     }
 
 
-def percentiles(nanoseconds: list[int]) -> dict[str, Any]:
+def percentiles(nanoseconds: list[int]) -> JsonDict:
     figures = np.percentile(np.array(nanoseconds) / 1000, PERCENTILES)
     return {"n": len(nanoseconds)} | {
         f"p{q:g}_us": float(figure) for q, figure in zip(PERCENTILES, figures, strict=True)
     }
 
 
-def table(content: dict[str, Any]) -> Table:
-    load, cpus = content["machine"]["load"], content["machine"]["cpus"]
-    made = Table(
-        title=f"a period every {content['period_s'] * 1000:g} ms: {content['missed']} missed",
-        caption=f"load {load:.1f} on {cpus} CPUs",
-        header_style="bold",
-    )
-    for heading in ("[us]", "n", *(f"p{q:g}" if q < 100 else "max" for q in PERCENTILES)):
-        made.add_column(escape(heading), justify="left" if heading == "[us]" else "right")
-    for name in ("late", "work"):
-        found = content[name]
-        made.add_row(name, str(found["n"]), *(f"{found[f'p{q:g}_us']:.0f}" for q in PERCENTILES))
-    return made
+def shown(content: JsonDict) -> Table:
+    rows = [
+        [name, content[name]["n"], *(f"{content[name][f'p{q:g}_us']:.0f}" for q in PERCENTILES)]
+        for name in ("late", "work")
+    ]
+    headings = ("[us]", "n", *(f"p{q:g}" if q < 100 else "max" for q in PERCENTILES))
+    title = f"a period every {content['period_s'] * 1000:g} ms, missed: {content['missed']}"
+    machine = content["machine"]
+    return table(title, headings, rows, f"load {machine['load']:.1f} on {machine['cpus']} CPUs")
 
 
 if __name__ == "__main__":

@@ -1,70 +1,63 @@
-"""Many short runs against one server: does it keep anything of them?
+"""Many short runs against one server: no leaks after they end.
 
-    python benchmarks/runtime/soak.py models/kitchen --steps 2000000
+    python -m benchmarks.runtime.soak models/kitchen --steps 2000000
 
-Every visit opens a connection and a stream, starts robots of new names with goals and options of every kind, takes
-steps, some of them refused, changes a goal, plans and acts without a run, finishes every other robot, and leaves the
-others to the end of the stream or of the connection. Afterwards no robot may be leased, and the server's resident
-memory may have grown by less than the limit since the end of the warm-up. Exits with 1 where one of these fails.
+Every visit opens a connection and a stream, starts robots with new names, goals and options of every kind, makes
+control steps, of which some are refused, changes a goal, plans and acts without a run, finishes every other robot, and
+leaves the others to the end of the stream or of the connection. Afterwards no robot may be leased, and the server's
+resident memory must have grown by less than the limit since the warm-up. Exits with 1 if one of these fails.
 """
 
-import json
 import multiprocessing
 import time
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.common import Bundle, Json, circumstances, show, table, tracked, verdict
 from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Action, Client, Control
 from rpl_runtime.errors import StepOutOfOrder
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.provenance import command, commit
 from rpl_runtime.server.subprocess import serve_in_process
 
 LIMIT_MB = 5.0  # [MB] growth after the warm-up
 ROBOTS = 32  # of a visit
-STEPS = 25  # of each robot of a visit
-WARM_UP = 0.2  # share of the visits
+STEPS = 25  # [control steps] of each robot of a visit
+WARM_UP = 0.2  # fraction of the visits
 FREE_S = 10.0  # [s] for the server to notice that the last connection is gone
 
 
 class Sample(NamedTuple):
-    steps: int  # taken until then
+    steps: int  # [control steps] made until then
     memory_mb: float  # [MB] resident of the server
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 2_000_000,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    bundle: Bundle,
+    steps: Annotated[int, typer.Option(min=1, help="Control steps in all.")] = 2_000_000,
+    as_json: Json = False,
 ) -> None:
-    """Look for what a server keeps of runs that are over."""
+    """Check that a server keeps nothing of runs that ended."""
     content = soak(bundle, max(10, steps // (ROBOTS * STEPS)))
-    if as_json:
-        typer.echo(json.dumps(content, indent=1))
-    else:
-        Console().print(table(content))
+    show(content, as_json, shown(content))
     raise typer.Exit(0 if content["met"] else 1)
 
 
-def soak(path: Path, visits: int) -> dict[str, Any]:
+def soak(path: Path, visits: int) -> JsonDict:
     bundle = load_bundle(path)
     rng, samples, taken = np.random.default_rng(0), [], 0
-    with serve_in_process(path) as address, Progress(console=Console(stderr=True), transient=True) as progress:
+    with serve_in_process(path) as address:
         [server] = multiprocessing.active_children()
-        bar = progress.add_task("visits", total=visits)
         began = time.monotonic()
-        for number in range(visits):
+        for number in tracked(range(visits), "visits"):
             taken += visit(address, bundle.spec, number, rng)
             samples.append(Sample(taken, memory_mb(server.pid)))
-            progress.advance(bar)
         seconds = time.monotonic() - began
         leased = still_leased(address)
     settled = samples[round(WARM_UP * visits) :]
@@ -80,13 +73,12 @@ def soak(path: Path, visits: int) -> dict[str, Any]:
         "met": growth < LIMIT_MB and not leased,
         "samples": [sample._asdict() for sample in samples[:: max(1, visits // 50)]],
         "bundle_digest": bundle.digest,
-        "command": command(),
-        "commit": commit(),
+        **circumstances(("numpy", "onnxruntime", "grpcio")),
     }
 
 
 def visit(address: str, spec: PolicySpec, number: int, rng: np.random.Generator) -> int:
-    """Returns the number of steps taken."""
+    """Returns the number of control steps made."""
     low, high = spec.state.bounds
     states = rng.uniform(low, high, (ROBOTS, spec.state.dim)).astype(np.float32)
     robots = [f"visit-{number}-robot-{at}" for at in range(ROBOTS)]
@@ -113,7 +105,7 @@ def visit(address: str, spec: PolicySpec, number: int, rng: np.random.Generator)
 
 
 def start_all(control: Control, spec: PolicySpec, robots: list[str], states: np.ndarray) -> None:
-    """Goals by name, whole and resolved; modes and samples; with and without a lead."""
+    """Start robots with goals by name, as a state and resolved; with modes and samples; with and without a lead."""
     names = list(spec.elements)
     for at, (robot, state) in enumerate(zip(robots, states, strict=True)):
         goals = [names[at % len(names)]], states[0], ResolvedGoal(states[0], np.ones_like(state))
@@ -133,7 +125,7 @@ def memory_mb(pid: int | None) -> float:
 
 
 def still_leased(address: str) -> list[str]:
-    """The robots that are leased although nobody runs them."""
+    """The robots that are leased although no client runs them."""
     until = time.monotonic() + FREE_S
     with Admin(address) as admin:
         while (robots := admin.robots()) and time.monotonic() < until:
@@ -141,18 +133,15 @@ def still_leased(address: str) -> list[str]:
     return [status.robot for status in robots]
 
 
-def table(content: dict[str, Any]) -> Table:
-    found = Table(title=f"{content['runs']:,} runs, {content['steps']:,} steps", header_style="bold")
-    for heading in ("steps", "resident MB"):
-        found.add_column(heading, justify="right")
-    for sample in content["samples"][:: max(1, len(content["samples"]) // 10)]:
-        found.add_row(f"{sample['steps']:,}", f"{sample['memory_mb']:.1f}")
-    verdict = "[green]met[/]" if content["met"] else "[red]missed[/]"
-    found.caption = (
+def shown(content: JsonDict) -> Table:
+    samples = content["samples"][:: max(1, len(content["samples"]) // 10)]
+    return table(
+        f"{content['runs']:,} runs, {content['steps']:,} control steps",
+        ("control steps", "resident MB"),
+        [[f"{sample['steps']:,}", f"{sample['memory_mb']:.1f}"] for sample in samples],
         f"grown by {content['growth_mb']:.1f} MB after the warm-up, at most {content['limit_mb']:g}; "
-        f"{len(content['leased'])} robots leased; {verdict}"
+        f"robots leased: {len(content['leased'])}; {verdict(content['met'])}",
     )
-    return found
 
 
 if __name__ == "__main__":

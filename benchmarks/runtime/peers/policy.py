@@ -1,7 +1,4 @@
-"""The policy as peers serve it: the same two graphs in the same relay, with nothing around them.
-
-No checks, no noise, no leases: what is left of a relay policy server when everything but the inference is taken out.
-"""
+"""The policy of the peers: the same two graphs in the same relay, without checks, noise or leases."""
 
 import json
 import os
@@ -14,7 +11,7 @@ import onnxruntime
 
 
 class Policy:
-    """Both levels of a bundle, and the sizes that its manifest names."""
+    """Both levels of a bundle, and the spec of its manifest."""
 
     def __init__(self, bundle: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -28,7 +25,7 @@ class Policy:
 
 
 class Relay:
-    """A batch of robots that start together; their goal is the state in which they start."""
+    """A batch of robots that start together; their goal is their first state."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -47,7 +44,7 @@ class Relay:
 
 
 def states(bundle: Path, batch: int) -> np.ndarray:
-    """A batch of states (B, n) in the middle of what the policy accepts."""
+    """A batch of equal states (B, n), the middle of those that the policy accepts."""
     vector = json.loads((bundle / "manifest.json").read_text())["spec"]["state"]
     middle = (np.array(vector["low"], np.float32) + np.array(vector["high"], np.float32)) / 2
     return np.tile(middle, (batch, 1))

@@ -7,9 +7,9 @@ import pytest
 
 from rpl_runtime.policy.bundle import Bundle
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "runtime"))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-import hostile
+from benchmarks.runtime import hostile
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rpl_runtime.policy.bundle import Bundle
 
-SOAK = Path(__file__).parents[3] / "benchmarks" / "runtime" / "soak.py"
+ROOT = Path(__file__).parents[3]
 
 
 def test_many_short_runs_leave_nothing_behind(tiny_bundle: Bundle) -> None:
-    command = [sys.executable, str(SOAK), str(tiny_bundle.path), "--steps", "16000", "--json"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "benchmarks.runtime.soak", str(tiny_bundle.path), "--steps", "16000", "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     content = json.loads(finished.stdout)
     assert (content["runs"], content["steps"]) == (640, 16_000)

@@ -1,7 +1,7 @@
-"""openpi-client: its own client and message format, against a server like its own with this policy.
+"""openpi-client: its own client and message format, against a server like openpi's with this policy.
 
-The client is `WebsocketClientPolicy` of openpi-client as published. The server does what openpi's
-`WebsocketPolicyServer` (Apache-2.0) does: metadata first, then an action for each observation, msgpack both ways.
+The client is the published `WebsocketClientPolicy` of openpi-client. The server works like openpi's
+`WebsocketPolicyServer` (Apache-2.0): metadata first, then an action for each observation, msgpack both ways.
 """
 
 import asyncio

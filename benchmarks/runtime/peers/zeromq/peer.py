@@ -1,4 +1,4 @@
-"""ZeroMQ: request and reply, the fewest bytes and the least ceremony, a step's number and its states, actions back."""
+"""ZeroMQ: bare request and reply; a request holds the step's number and states, a reply the actions."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator

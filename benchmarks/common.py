@@ -1,0 +1,67 @@
+"""What the benchmark scripts share: printing a result, its circumstances, tables and progress."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from rpl_runtime.files import JsonDict
+from rpl_runtime.provenance import command, commit, versions
+
+PROGRESS = Console(stderr=True)
+
+Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
+Saved = Annotated[Path | None, typer.Option("--from", help="Run nothing: print and draw this JSON file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+T = TypeVar("T")
+
+
+def tracked(items: Iterable[T], what: str) -> Iterable[T]:
+    """The items, with a progress bar on stderr."""
+    return track(items, what, console=PROGRESS, transient=True)
+
+
+def circumstances(packages: Sequence[str]) -> JsonDict:
+    """How a result was obtained: command, commit, versions and load of the machine."""
+    return {
+        "command": command(),
+        "commit": commit(),
+        "versions": versions(("relay-policy", *packages)),
+        "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
+    }
+
+
+def show(content: JsonDict, as_json: bool, *parts: RenderableType) -> None:
+    """Print a result: as JSON, or as its tables and lines."""
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+    else:
+        Console(highlight=False).print(*parts, sep="\n")
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str | None = None) -> Table:
+    """A table whose first column names the row, with figures to the right."""
+    made = Table(title=escape(title), caption=caption, title_justify="left", header_style="bold")
+    for index, heading in enumerate(headings):
+        made.add_column(escape(heading), justify="right" if index else "left")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The same in Markdown."""
+    lines = [f"| {' | '.join(headings)} |", "|---|" + "---:|" * (len(headings) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def verdict(met: bool) -> str:
+    return "[green]met[/]" if met else "[red]missed[/]"
