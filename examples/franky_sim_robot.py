@@ -1,6 +1,6 @@
-"""A simulated FR3 with a hand, to be driven like a real one until Ctrl-C.
+"""A simulated FR3 with a hand, which runs until Ctrl-C and is controlled like a real one.
 
-It speaks the network protocol of Franka's own controller, at the address given:
+It speaks the network protocol of Franka's own controller, at the given address:
 
     pip install 'relay-policy[franka-sim,sim]'
     python examples/franky_sim_robot.py 127.0.0.1

@@ -1,11 +1,11 @@
-"""Anyone's policy: a quadrotor, seen as a point mass, flown by two hand-written levels.
+"""A policy of your own: two hand-written levels that fly a quadrotor, modelled as a point mass.
 
     rpl export --from examples.my_policy:make models/quadrotor
     rpl inspect models/quadrotor
     rpl serve models/quadrotor
 
-A factory returns two torch modules and a spec; nothing here is learned, and nothing knows of the kitchen. The high
-level sets waypoints on the way to the goal, the low level turns one into thrust and attitude.
+A factory returns two torch modules and a spec; nothing here is learned or specific to the kitchen. The high level sets
+waypoints on the way to the goal, the low level turns a waypoint into thrust and attitude.
 """
 
 import torch
@@ -17,7 +17,7 @@ GRAVITY = 9.81  # [m/s^2]
 
 SPEC = PolicySpec(
     name="quadrotor",
-    description="Flies a quadrotor, seen as a point mass, to named places.",
+    description="Flies a quadrotor, modelled as a point mass, to named places.",
     state=VectorSpec(
         names=("x", "y", "z", "vx", "vy", "vz"),
         units=("m", "m", "m", "m/s", "m/s", "m/s"),
@@ -32,7 +32,7 @@ SPEC = PolicySpec(
     ),
     horizon=25,  # half a second for each waypoint
     period_s=0.02,
-    high_noise=3,  # a sampled waypoint is spread in x, y, z
+    high_noise=3,  # sampled waypoints vary in x, y, z
     low_noise=0,  # the low level is deterministic
     elements={
         "over the pad": ElementSpec(dims=(0, 1), goal=(3.0, -2.0), tolerance=0.1),
@@ -84,5 +84,5 @@ class Pilot(nn.Module):
 
 
 def make() -> tuple[nn.Module, nn.Module, PolicySpec]:
-    """What `rpl export --from` calls."""
+    """The factory for `rpl export --from`."""
     return Waypoints(), Pilot(), SPEC

@@ -1,7 +1,7 @@
-"""A kitchen driven by a relay policy server, written from the proto file and the README alone.
+"""A client of a relay policy server that runs the kitchen, written from the proto file and the README alone.
 
-It imports nothing of this project: the stubs come from proto/rpl/v1/relay.proto by grpcio-tools, the kitchen from
-gymnasium-robotics. Start a server with `rpl serve models/kitchen`, then
+It imports nothing of this project: grpcio-tools generates the stubs from proto/rpl/v1/relay.proto, and the kitchen is
+that of gymnasium-robotics. Start a server with `rpl serve models/kitchen`, then
 
     python examples/proto_only_client.py --goal microwave --goal kettle
 """
@@ -40,13 +40,13 @@ def make_kitchen() -> Any:
 
 
 def state_of(observation: dict[str, Any]) -> np.ndarray:
-    """The policy's 30 numbers: robot positions 9, then object positions 21 (velocities stand between)."""
+    """The policy's 30 numbers: 9 robot positions and 21 object positions, with velocities between them left out."""
     values = observation["observation"]
     return np.concatenate([values[:9], values[18:39]]).astype(np.float32)
 
 
 class Robot:
-    """One robot on one Control stream: a request out, a reply in."""
+    """One robot on one Control stream: a request, then its reply."""
 
     def __init__(self, pb: Any, stub: Any, name: str) -> None:
         self._pb, self._name = pb, name
@@ -66,7 +66,7 @@ class Robot:
 
 
 def run_episode(pb: Any, stub: Any, goal: list[str], steps: int) -> dict[str, bool]:
-    """Drive one episode. Returns each element of the goal and whether it was ever done."""
+    """Run one episode. Returns each element of the goal and whether it was ever done."""
     spec = stub.Describe(pb.DescribeRequest()).spec
     elements = {element.name: element for element in spec.elements if element.name in goal}
     kitchen = make_kitchen()
@@ -90,10 +90,10 @@ def run_episode(pb: Any, stub: Any, goal: list[str], steps: int) -> dict[str, bo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Drive the kitchen for one episode.")
+    parser = argparse.ArgumentParser(description="Run the kitchen for one episode.")
     parser.add_argument("--address", default="127.0.0.1:50051")
-    parser.add_argument("--goal", action="append", required=True, help="an element's name; may be given again")
-    parser.add_argument("--steps", type=int, default=280)
+    parser.add_argument("--goal", action="append", required=True, help="an element's name; repeatable")
+    parser.add_argument("--steps", type=int, default=280, help="control steps")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, grpc.insecure_channel(arguments.address) as channel:
         pb, service = generate(folder)
