@@ -44,14 +44,15 @@ def show(content: JsonDict, as_json: bool, *parts: RenderableType) -> None:
     if as_json:
         typer.echo(json.dumps(content, indent=1))
     else:
-        Console(highlight=False).print(*parts, sep="\n")
+        for part in parts:
+            Console(highlight=False).print(part)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], caption: str | None = None) -> Table:
     """A table whose first column names the row, with figures to the right."""
     made = Table(title=escape(title), caption=caption, title_justify="left", header_style="bold")
     for index, heading in enumerate(headings):
-        made.add_column(escape(heading), justify="right" if index else "left")
+        made.add_column(escape(heading), justify="right" if index else "left", overflow="fold")
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made

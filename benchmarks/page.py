@@ -1,9 +1,9 @@
 """The tables and the picture of docs/benchmarks.md, from results of the benchmarks; runs no benchmark.
 
-    python -m benchmarks.page docs/data/benchmarks
+    python -m benchmarks.page docs/data/benchmarks docs/benchmarks.md
 
 Reads the JSON files of the folder, each the `--json` output of the script with that name (server.json of `rpl bench`),
-draws server.png beside them and puts the tables between the marks of FOLDER.md.
+draws server.png beside them and puts the tables between the marks of the page.
 """
 
 import json
@@ -27,7 +27,8 @@ PERCENTILES = ("p50", "p90", "p99", "p99.9")
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Of the JSON files.")],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of the JSON files.")],
+    page: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The Markdown page to fill in.")],
 ) -> None:
     """Draw the picture and fill in the page."""
     paths = {name: folder / f"{name}.json" for name in TABLES}
@@ -35,7 +36,7 @@ def main(
     if "server" in found:
         draw(found["server"], folder / "server.png")
     lines = [line for name, content in found.items() for line in (*TABLES[name](content), circumstances(content), "")]
-    fill_page(folder, lines)
+    fill_page(page.with_suffix(""), lines)
 
 
 # ------------------------------------------------------------------------------------------------------- tables

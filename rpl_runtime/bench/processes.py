@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,18 +65,13 @@ def folder_peers(folder: Path) -> list[Peer]:
     return peers
 
 
+@dataclass(frozen=True, eq=False)
 class Contestant:
-    """A running peer.
+    """A running peer."""
 
-    Args:
-        driver: the process that takes orders.
-        server: process id of the server.
-    """
-
-    def __init__(self, peer: Peer, driver: "subprocess.Popen[str]", server: int) -> None:
-        self.peer = peer
-        self._driver = driver
-        self._server = server
+    peer: Peer
+    driver: "subprocess.Popen[str]"  # takes orders
+    server: int  # process id
 
     def obey(self, order: Order) -> Spent:
         """Run an order.
@@ -83,15 +79,14 @@ class Contestant:
         Raises:
             RelayError: the peer failed; its own output says why.
         """
-        _pipe(self._driver.stdin).write(json.dumps(order._asdict()) + "\n")
-        _pipe(self._driver.stdin).flush()
-        found = json.loads(_line(self.peer, self._driver))
+        print(json.dumps(order._asdict()), file=self.driver.stdin, flush=True)
+        found = json.loads(_line(self.peer, self.driver))
         return Spent(np.array(found["spent_ns"]), found["wall_ns"] / 1e9)
 
     def memory_mb(self) -> float | None:
         """Resident memory [MB] of the server; None if the system has no /proc."""
         try:
-            status = Path(f"/proc/{self._server}/status").read_text()
+            status = Path(f"/proc/{self.server}/status").read_text()
         except OSError:
             return None
         return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
@@ -119,36 +114,29 @@ def contest(peers: Sequence[Peer], bundle: Path) -> Iterator[list[Contestant]]:
 def _process(peer: Peer, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     script = Path(peer.command[-1])
     path = os.pathsep.join([str(_ROOT), str(script.parent.parent)])
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*peer.command, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},  # about the peer's own packages
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
+    ) as process:
         try:
-            process.wait(_EXIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for pipe in (process.stdin, process.stdout):
-            _pipe(pipe).close()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_EXIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def _line(peer: Peer, process: "subprocess.Popen[str]") -> str:
-    line = _pipe(process.stdout).readline()
+    assert process.stdout is not None
+    line = process.stdout.readline()
     if not line:
         raise RelayError(f"{peer.what} ended with exit code {process.wait()}; its own output says why")
     return line
-
-
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
 
 
 def _python(folder: Path) -> str:
