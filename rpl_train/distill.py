@@ -32,11 +32,11 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.tasks.kitchen.elements import compound_goal
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
 from rpl_train.export.parity import FIRST_SEED
 from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy
-from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rl.experience import Explorer
 from rpl_train.rl.npg import divergence
 from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout

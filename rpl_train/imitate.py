@@ -28,10 +28,10 @@ from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.process import end_with_parent
 from rpl_runtime.provenance import command, commit, versions
+from rpl_train.augment import HighBatch, LowBatch, Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, TargetStatistics
-from rpl_train.pool import HighBatch, LowBatch, Pool, PoolConfig
 from rpl_train.runs import (
     LEVELS,
     LevelName,

@@ -15,10 +15,10 @@ import numpy as np
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay.loop import Levels
+from rpl_train.augment import PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
-from rpl_train.pool import PoolConfig
 from rpl_train.rl.rollout import Episode, Start, rollout
 from rpl_train.runs import TrainedRun
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
 from rpl_train.runs import weights_digest
-from rpl_train.tasks.kitchen.specialists import load_specialists
+from rpl_train.specialists import load_specialists
 
 MODELS = Path(__file__).parent.parent / "models"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import RelayPolicy
     from rpl_train.runs import TrainedRun
-    from rpl_train.tasks.kitchen.specialise import SpecialiseConfig
+    from rpl_train.specialise import SpecialiseConfig
 
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")]
 Components = Annotated[
@@ -249,7 +249,7 @@ def train_command(
     from rpl_train.data.sources import load_demonstrations
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import NetworkConfig
-    from rpl_train.tasks.kitchen.specialise import SpecialiseConfig
+    from rpl_train.specialise import SpecialiseConfig
 
     run = run or Path("runs") / bundle.name
     _check_place(bundle, force, run / _DISTILLED if recipe is Recipe.RELAY else run)
@@ -274,7 +274,7 @@ def _specialise_and_distil(run: Path, demos: list[Path], config: "SpecialiseConf
     from rpl_train.data.sources import load_demonstrations
     from rpl_train.distill import DistillConfig, distill
     from rpl_train.runs import load_run
-    from rpl_train.tasks.kitchen.specialise import specialise
+    from rpl_train.specialise import specialise
 
     with bar("goals", len(config.goals)) as report:
         specialists = specialise(run, demos, run / "specialists", config, report)

@@ -136,8 +136,8 @@ def export_command(
     ],
 ) -> None:
     """Write demonstrations as a Minari data set, which keeps their position targets."""
-    from rpl_train.data.minari import export_minari
     from rpl_train.data.sources import load_demonstrations
+    from rpl_train.tasks.kitchen.minari import export_minari
 
     demonstrations = load_demonstrations(recordings)
     licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)

@@ -157,7 +157,7 @@ def pack_command(
     """Keep an imitated policy and what was fine-tuned from it as one compact file, equal to the bit."""
     require("torch", "train")
     from rpl_train.runs import load_run
-    from rpl_train.tasks.kitchen.specialists import save_specialists
+    from rpl_train.specialists import save_specialists
 
     teachers = _teachers(specialists)
     save_specialists(load_run(base), teachers, file)
@@ -170,7 +170,7 @@ def unpack_command(
 ) -> None:
     """Make runs of what `rpl pack` kept: to be exported, fine-tuned further, or distilled."""
     require("torch", "train")
-    from rpl_train.tasks.kitchen.specialists import unpack
+    from rpl_train.specialists import unpack
 
     for run in unpack(file, folder):
         typer.echo(str(run))

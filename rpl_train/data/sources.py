@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_train.data.minari import import_minari, is_minari_folder, is_minari_name
 from rpl_train.data.trajectory import Trajectory, digest, load_folder
 from rpl_train.tasks.kitchen.d4rl import import_d4rl
+from rpl_train.tasks.kitchen.minari import import_minari, is_minari_folder, is_minari_name
 from rpl_train.tasks.kitchen.mjl import import_mjl, import_mjl_folder
 
 # Digests of public recordings, as `digest` computes them, and what their publishers say of them.

@@ -6,8 +6,8 @@ with its graphs unchanged, byte for byte.
 
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.policy.bundle import Bundle, write_bundle
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
-from rpl_train.pool import Pool, PoolConfig
 
 
 def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:

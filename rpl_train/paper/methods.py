@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
-from rpl_train.pool import Relabelling
+from rpl_train.augment import Relabelling
 from rpl_train.rl.finetune import FinetuneConfig, Objective
 from rpl_train.rl.rewards import RewardName
 from rpl_train.runs import LevelName

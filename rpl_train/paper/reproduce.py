@@ -22,6 +22,7 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
+from rpl_train.augment import PoolConfig
 from rpl_train.data.sources import Demonstrations, load_demonstrations
 from rpl_train.data.trajectory import digest
 from rpl_train.export.export import export
@@ -31,7 +32,6 @@ from rpl_train.jobs import Executor, Job, run_jobs
 from rpl_train.networks import NetworkConfig
 from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Imitation, Method
 from rpl_train.paper.nearest import evaluate_nearest
-from rpl_train.pool import PoolConfig
 from rpl_train.rl.finetune import FinetuneConfig, Point, finetune, read_curve
 from rpl_train.runs import TrainedRun, load_run
 

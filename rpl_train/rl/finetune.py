@@ -47,11 +47,11 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import Trajectory, digest, load_folder, save
 from rpl_train.export.parity import FIRST_SEED
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
-from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rl.baseline import Baseline, advantages, informative
 from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
 from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_learnable

@@ -12,9 +12,9 @@ import drawers
 from demonstrations import drawer_demonstrations
 from rpl_runtime.errors import InvalidGoal, TrainingError
 from rpl_train import distill as module
+from rpl_train.augment import Pool
 from rpl_train.distill import DistillConfig, distill, label
 from rpl_train.networks import Mixture, NetworkConfig, RelayPolicy
-from rpl_train.pool import Pool
 from rpl_train.rl.npg import divergence
 from rpl_train.rl.rollout import Start
 from rpl_train.runs import LEVELS, TrainedRun, weights_digest

@@ -15,9 +15,9 @@ from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_train import imitate as module
+from rpl_train.augment import PoolConfig
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
-from rpl_train.pool import PoolConfig
 
 POOL = PoolConfig(low_window=4, high_window=STEPS)
 SMALL = ImitateConfig(steps=40, batch=32, checkpoint_every=10, jobs=1, networks=NetworkConfig((16,), (16,)), pool=POOL)

@@ -226,10 +226,9 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
 def in_seconds(monkeypatch):
     """Every stage of a recipe with episodes of a few steps, in this process; the value is what would be evaluated."""
     from rpl_runtime.cli import measure as measure_cli
-    from rpl_train import distill
+    from rpl_train import distill, specialise
     from rpl_train.export import export
     from rpl_train.rl import finetune
-    from rpl_train.tasks.kitchen import specialise
 
     def here(jobs, workers, progress):
         for job in jobs:

@@ -24,11 +24,11 @@ from rpl_runtime.tasks.kitchen.elements import (
     TARGET_LOW,
     kitchen_spec,
 )
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory, load_folder
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
-from rpl_train.pool import Pool, PoolConfig
 from rpl_train.rl import finetune as module
 from rpl_train.rl.finetune import FinetuneConfig, finetune, read_curve
 from rpl_train.rl.npg import NpgConfig

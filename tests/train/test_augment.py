@@ -7,8 +7,8 @@ import pytest
 
 from demonstrations import STEPS, drawer_demonstration, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import DemonstrationError
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.trajectory import Trajectory
-from rpl_train.pool import Pool, PoolConfig
 
 PLAIN = PoolConfig(
     low_window=4,

@@ -15,8 +15,8 @@ from minari.dataset.minari_storage import MinariStorage
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, TARGET_HIGH, TARGET_LOW
 from rpl_runtime.tasks.kitchen.simulator import open_kitchen
-from rpl_train.data.minari import export_minari, import_minari, is_minari_folder, is_minari_name
 from rpl_train.data.trajectory import Trajectory, digest
+from rpl_train.tasks.kitchen.minari import export_minari, import_minari, is_minari_folder, is_minari_name
 
 KITCHEN = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
 

@@ -13,7 +13,7 @@ import drawers
 from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
 from rpl_train.networks import RelayPolicy
 from rpl_train.runs import TrainedRun, round_to_half, weights_digest
-from rpl_train.tasks.kitchen.specialists import load_specialists, save_specialists, unpack
+from rpl_train.specialists import load_specialists, save_specialists, unpack
 
 
 @pytest.fixture(scope="module")
