@@ -85,7 +85,7 @@ def imitate(
         spec=spec,
         networks=config.networks,
         statistics=pool.statistics,
-        targets=TargetStatistics(*(tuple(map(float, f(pool.targets, axis=0))) for f in (np.mean, np.std))),
+        targets=TargetStatistics(*(tuple(map(float, f(pool.timeline.targets, axis=0))) for f in (np.mean, np.std))),
         provenance=Provenance(
             command=command(),
             commit=commit(),

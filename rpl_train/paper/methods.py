@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
-from rpl_train.augment import Relabelling
 from rpl_train.rl.finetune import FinetuneConfig, Objective
 from rpl_train.rl.rewards import RewardName
 from rpl_train.runs import LevelName
+from rpl_train.tuples import Relabelling
 
 Table = Literal["systems", "levels", "windows", "rewards"]
 # Rows that are compared on a few goals take every fourth of the 17, beginning with the fourth.

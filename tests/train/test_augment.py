@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from demonstrations import STEPS, drawer_demonstration, drawer_demonstrations, drawer_spec
-from rpl_runtime.errors import DemonstrationError
-from rpl_train.augment import Pool, PoolConfig
+from rpl_train.augment import HighBatch, Pool, PoolConfig
 from rpl_train.data.trajectory import Trajectory
 
 PLAIN = PoolConfig(
@@ -34,7 +33,7 @@ def rows(array: np.ndarray) -> set[bytes]:
 def test_without_augmentation_tuples_are_as_relabelled():
     plain = pool(PLAIN)
     low, high = plain.low_batch(np.random.default_rng(0), 500), plain.high_batch(np.random.default_rng(0), 500)
-    reached = rows(plain.states)
+    reached = rows(plain.timeline.states)
     for states in (low.state, low.subgoal, high.state, high.goal, high.subgoal):
         assert rows(states) <= reached
     assert (high.mask == [0, 1, 1]).all()  # a whole state counts over the goal dimensions
@@ -51,7 +50,7 @@ def test_a_batch_depends_on_its_generator_alone():
 
 def test_noise_moves_the_state_and_leaves_the_target():
     quiet = pool(PLAIN)
-    noisy = pool(PoolConfig(**{**PLAIN.__dict__, "low_noise": 0.5, "object_noise": 0.1}))
+    noisy = pool(replace(PLAIN, low_noise=0.5, object_noise=0.1))
     a, b = (p.low_batch(np.random.default_rng(1), 400) for p in (quiet, noisy))
     assert np.array_equal(a.target, b.target)
     assert np.array_equal(a.subgoal, b.subgoal)
@@ -61,7 +60,7 @@ def test_noise_moves_the_state_and_leaves_the_target():
 
 
 def test_named_goals_ask_for_elements_at_their_goal_values():
-    named = pool(PoolConfig(**{**PLAIN.__dict__, "named_goals": 1.0}))
+    named = pool(replace(PLAIN, named_goals=1.0))
     batch = named.high_batch(np.random.default_rng(2), 300)
     assert (batch.mask[:, 0] == 0).all()
     assert (batch.goal[batch.mask == 1] == 1.0).all()
@@ -69,7 +68,7 @@ def test_named_goals_ask_for_elements_at_their_goal_values():
 
 
 def test_counterfactual_objects_touch_only_what_rests():
-    plain, swapped = pool(PLAIN), pool(PoolConfig(**{**PLAIN.__dict__, "counterfactual": 1.0}))
+    plain, swapped = pool(PLAIN), pool(replace(PLAIN, counterfactual=1.0))
     a, b = (p.low_batch(np.random.default_rng(3), 2000) for p in (plain, swapped))
     assert np.array_equal(a.state[:, 0], b.state[:, 0])  # never the robot
     moving = np.abs(a.state - a.subgoal)[:, 1:] > 0.15
@@ -83,7 +82,7 @@ def test_counterfactual_objects_touch_only_what_rests():
 def test_what_waits_never_comes_before_what_the_behaviour_serves():
     rng = np.random.default_rng(0)
     in_order = [drawer_demonstration(rng, (0, 1)) for _ in range(4)]
-    learned = Pool(in_order, drawer_spec(), PoolConfig(**{**PLAIN.__dict__, "named_goals": 1.0, "counterfactual": 1.0}))
+    learned = Pool(in_order, drawer_spec(), replace(PLAIN, named_goals=1.0, counterfactual=1.0))
     batch = learned.high_batch(rng, 4000)
     opens_second = (batch.subgoal - batch.state)[:, 2] > 0.3
     first_is_left = (batch.mask[:, 1] == 1) & (batch.state[:, 1] < 0.5)
@@ -91,75 +90,52 @@ def test_what_waits_never_comes_before_what_the_behaviour_serves():
     assert not (opens_second & first_is_left).any()
 
 
-def offsets(relabelled: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """Of each low tuple, how far its goal lies ahead, and how far the end of its demonstration does."""
-    step, goal = relabelled.low_tuples
-    return goal - step, STEPS - 1 - step % STEPS
-
-
-def test_a_relay_sees_what_is_reached_within_the_window():
-    ahead, _ = offsets(pool(PLAIN))
-    assert (ahead.min(), ahead.max()) == (1, 4)
-
-
-def test_goals_reach_to_the_end_of_the_high_window():
-    ahead, left = offsets(pool(replace(PLAIN, relabelling="goal", high_window=10)))
-    assert (ahead.min(), ahead.max()) == (1, 10)
-    assert (ahead <= left).all()
-
-
 def test_half_of_the_goals_of_a_flat_policy_are_ends():
     named = pool(replace(PLAIN, relabelling="goal", named_goals=0.5))
-    ends = rows(named.states[STEPS - 1 :: STEPS])
+    ends = rows(named.timeline.states[STEPS - 1 :: STEPS])
     drawn = [row.tobytes() in ends for row in named.low_batch(np.random.default_rng(0), 2000).subgoal]
     assert 0.5 < np.mean(drawn) < 0.6  # and a few of those drawn within the window
 
 
-def test_without_relabelling_every_goal_is_the_end():
-    ahead, left = offsets(pool(replace(PLAIN, relabelling="end")))
-    assert (ahead == left).all()
-    assert len(ahead) == len(pool(PLAIN).states)
-
-
-def test_segments_end_where_the_next_drawer_comes_to_rest():
-    """In a demonstration that opens both, the first rests a little before step 10, the second before step 20."""
-    both = [drawer_demonstration(np.random.default_rng(0))]
-    segments = Pool(both, drawer_spec(), replace(PLAIN, relabelling="segments"))
-    step, goal = segments.low_tuples
-    ends = np.unique(goal)
-    assert len(ends) == 3  # after the second drawer, the end of the demonstration
-    assert ends == pytest.approx([9.5, 19.5, STEPS - 1], abs=1)
-    assert step.tolist() == list(range(STEPS))
-    assert (goal[:-1] > step[:-1]).all()
-    assert (np.diff(goal) >= 0).all()
-    high = segments.high_tuples
-    assert (high.subgoal <= high.goal).all()
-    assert np.isin(high.subgoal[high.subgoal < high.goal], ends).all()
-
-
-def test_segments_are_those_of_what_a_demonstration_does():
-    one = [drawer_demonstration(np.random.default_rng(0), opens=(1,))]
-    goal = Pool(one, drawer_spec(), replace(PLAIN, relabelling="segments")).low_tuples.goal
-    assert np.unique(goal) == pytest.approx([9.5, STEPS - 1], abs=1)
-
-
 @pytest.mark.parametrize("relabelling", ["relay", "segments", "goal", "end"])
-def test_no_kind_of_goal_lies_in_another_demonstration(relabelling):
-    relabelled = pool(PoolConfig(relabelling=relabelling, low_window=4, high_window=STEPS, hold=0))
-    for tuples in (relabelled.low_tuples, relabelled.high_tuples):
-        episodes = [column // STEPS for column in tuples]
-        assert all((episode == episodes[0]).all() for episode in episodes)
+def test_every_number_of_a_batch_is_finite(relabelling):
+    relabelled = pool(PoolConfig(relabelling=relabelling, low_window=4, high_window=STEPS))
     batches = relabelled.low_batch(np.random.default_rng(0), 50), relabelled.high_batch(np.random.default_rng(0), 50)
     assert all(np.isfinite(column).all() for batch in batches for column in batch)
 
 
-@pytest.mark.parametrize(
-    ("demonstrations", "sentence"),
-    [
-        ([], "no demonstrations"),
-        ([Trajectory(np.zeros((5, 4), np.float32), np.zeros((5, 1), np.float32), source="foreign")], "foreign has"),
-    ],
-)
-def test_foreign_demonstrations_are_refused(demonstrations, sentence):
-    with pytest.raises(DemonstrationError, match=sentence):
-        Pool(demonstrations, drawer_spec(), PoolConfig())
+def marked(*opens: tuple[int, ...], rest: int = 10) -> list[Trajectory]:
+    """Demonstrations that rest for so many steps and then open drawers; the hand says which, and the step."""
+    made = []
+    for place, drawers in enumerate(opens):
+        states = np.zeros((STEPS, 3), np.float32)
+        states[:, 0] = 100 * place + np.arange(STEPS)
+        for slot, drawer in enumerate(drawers):
+            states[:, 1 + drawer] = np.clip((np.arange(STEPS) - rest - 6 * slot) / 4, 0, 1)
+        made.append(Trajectory(states, states[:, :1], source="marked"))
+    return made
+
+
+def swapped(*opens: tuple[int, ...]) -> tuple[HighBatch, np.ndarray, np.ndarray, np.ndarray]:
+    """Many tuples with every object swapped that may be, and each one's demonstration, step and goal step."""
+    config = replace(PLAIN, high_window=STEPS, counterfactual=1.0)
+    batch = Pool(marked(*opens), drawer_spec(), config).high_batch(np.random.default_rng(0), 4000)
+    which, step = np.divmod(batch.state[:, 0].astype(int), 100)
+    return batch, which, step, batch.goal[:, 0].astype(int) % 100
+
+
+def test_the_element_that_moves_next_stays_as_it_was_recorded():
+    """It is what the behaviour prepares, although it rests."""
+    batch, which, step, _ = swapped((0,), (1,))
+    before = step < 6  # neither drawer moves within the window
+    assert (batch.state[before & (which == 0), 1] == 0).all()
+    assert (batch.state[before & (which == 1), 2] == 0).all()
+    assert set(batch.state[before & (which == 0), 2]) == {0, 1}  # the other one is swapped
+
+
+def test_an_element_waits_only_while_the_behaviour_does_what_the_goal_asks_for():
+    batch, which, _, goal_step = swapped((0,), (1,))
+    waits = (batch.state[:, 1] == 0) & (batch.goal[:, 1] == 1)
+    second = which == 1  # opens the second drawer from step 10 on; nothing moves the first
+    assert not waits[second & (goal_step <= 10)].any()
+    assert 0.1 < waits[second & (goal_step > 11)].mean() < 0.9

@@ -6,11 +6,11 @@ from typing import get_args
 import pytest
 
 from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
-from rpl_train.augment import Relabelling
 from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS, RELAY, Method
 from rpl_train.paper.results import read_rows
 from rpl_train.rl.finetune import Objective
 from rpl_train.rl.rewards import RewardName
+from rpl_train.tuples import Relabelling
 
 ROWS = [*METHODS.values(), DISTILLED]
 

@@ -292,10 +292,10 @@ def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(ba
     _, curve = finetune(base._replace(policy=noisy), DEMONSTRATIONS, tmp_path, settings)
     assert not any(point.skipped for point in curve)
     shown, *own = pools
-    assert np.array_equal(shown.targets[: STEPS - 1], DEMONSTRATIONS.trajectories[0].targets[:-1])
+    assert np.array_equal(shown.timeline.targets[: STEPS - 1], DEMONSTRATIONS.trajectories[0].targets[:-1])
     for iteration, pool in enumerate(own):
-        assert np.array_equal(pool.targets, np.concatenate(drawn[: iteration + 1]))
-        assert not np.array_equal(pool.targets, np.concatenate(commanded[: iteration + 1]))
+        assert np.array_equal(pool.timeline.targets, np.concatenate(drawn[: iteration + 1]))
+        assert not np.array_equal(pool.timeline.targets, np.concatenate(commanded[: iteration + 1]))
     half = settings.likelihood_batch // 2
     assert batches == [
         (level, place, half) for iteration in range(3) for level in LEVELS for place in (0, iteration + 1)
