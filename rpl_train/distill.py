@@ -35,11 +35,10 @@ from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
-from rpl_train.export.parity import FIRST_SEED
 from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy
 from rpl_train.rl.experience import Explorer
 from rpl_train.rl.npg import divergence
-from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_kitchens, rollout
 from rpl_train.runs import (
     DEMONSTRATIONS,
     LEVELS,
@@ -170,7 +169,7 @@ def _play(
     with open_kitchens(min(config.kitchens, config.episodes), FastKitchen) as kitchens:
         for number, (goal, trained) in enumerate(specialists.items()):
             rng = np.random.default_rng([config.seed, round_, number])
-            seeds = rng.choice(FIRST_SEED, config.episodes, replace=False).tolist()
+            seeds = rng.choice(TRAINING_SEEDS, config.episodes, replace=False).tolist()
             starts = [
                 Start(compound_goal(goal), seed, sampling=seed if place % 2 else None)
                 for place, seed in enumerate(seeds)

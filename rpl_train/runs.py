@@ -9,7 +9,6 @@ know how a level is trained.
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rpl_runtime.errors import TrainingError
+from rpl_runtime.files import staged
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
@@ -72,10 +72,8 @@ def open_run(run: Path, record: RunRecord) -> None:
     text = record.model_dump_json(indent=1) + "\n"
     path = run / RUN
     if not path.exists():
-        run.mkdir(parents=True, exist_ok=True)
-        staging = path.with_suffix(".tmp")
-        staging.write_text(text)
-        os.replace(staging, path)
+        with staged(path) as staging:
+            staging.write_text(text)
         return
     found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
     different, asked = differences(found, record), record.provenance.settings
@@ -208,14 +206,11 @@ def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors by name, and texts by name beside them."""
-    staging = path.with_name(f".{path.name}.tmp")
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, staging, metadata)
-        os.replace(staging, path)
+        with staged(path) as staging:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, staging, metadata)
     except SafetensorError as error:
         raise TrainingError(f"{path} cannot be written: {error}") from error
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

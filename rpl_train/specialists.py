@@ -1,10 +1,7 @@
-"""Specialists kept: an imitated policy and all that was fine-tuned from it, as one file.
+"""Specialists: one imitated policy fine-tuned for each of many goals, side by side, and all of them saved as one file.
 
-In: the base and its specialists, by the letters of their goals. Out: a safetensors file, and from it the same runs,
-equal to the bit. It does not know how they were trained, nor what is made of them.
-
-A tensor in which a specialist does not differ from its base is kept once; one that float16 holds exactly, as it does
-what fine-tuning learns (finetune.py), in half the space.
+The file gives back the same runs, bit for bit. A tensor in which a specialist equals its base is saved once. One that
+float16 holds exactly, as it does all that fine-tuning learns (rl/finetune.py), takes half the space.
 
     base/LEVEL/NAME    the base's tensors
     GOAL/LEVEL/NAME    a specialist's, where they differ
@@ -12,7 +9,8 @@ what fine-tuning learns (finetune.py), in half the space.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,35 +21,68 @@ from torch import Tensor
 from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.tasks.kitchen.elements import compound_goal
+from rpl_train.jobs import Job, run_jobs
 from rpl_train.networks import RelayPolicy
+from rpl_train.rl.finetune import FinetuneConfig, finetune
 from rpl_train.runs import (
     LEVELS,
     RunRecord,
     TrainedRun,
     build_policy,
     load_metadata,
+    load_run,
     load_tensors,
     open_run,
     save_tensors,
     save_weights,
 )
+from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
 _BASE = "base"
 _PROVENANCES = TypeAdapter(dict[str, Provenance])
 
 
 class Family(NamedTuple):
-    """An imitated policy, and what was fine-tuned from it."""
+    """An imitated policy and its specialists."""
 
     base: TrainedRun
     specialists: dict[str, TrainedRun]  # by the letters of the goal
+
+
+def specialise(
+    base: Path,
+    demonstrations: Sequence[Path],
+    folder: Path,
+    goals: Mapping[str, FinetuneConfig],
+    jobs: int,
+    progress: Callable[[int, str], None] = lambda finished, goal: None,
+) -> dict[str, TrainedRun]:
+    """Fine-tune the run `base` for each goal, by its letters, into FOLDER/GOAL; a broken run goes on there.
+
+    Args:
+        jobs: processes, each with one goal at a time.
+        progress: called as progress(finished, goal) after each goal.
+
+    Raises:
+        TrainingError: a goal failed; the others were run to their end.
+    """
+    finished = count(1)
+    work = [
+        Job(goal, _fine_tune, (base, tuple(demonstrations), folder / goal, config)) for goal, config in goals.items()
+    ]
+    run_jobs(work, workers=jobs, progress=lambda job, result: progress(next(finished), job.name))
+    return {goal: load_run(folder / goal) for goal in goals}
+
+
+def _fine_tune(base: Path, demonstrations: Sequence[Path], run: Path, config: FinetuneConfig) -> None:
+    finetune(load_run(base), load_demonstrations(demonstrations), run, config)
 
 
 def save_specialists(base: TrainedRun, specialists: Mapping[str, TrainedRun], path: Path) -> None:
     """Write one file, whole or not at all.
 
     Raises:
-        InvalidGoal: a specialist is not called by the letters of its goal.
+        InvalidGoal: a specialist's name is not the letters of a goal.
         TrainingError: a specialist has another architecture than the base, or the file cannot be written.
     """
     _check_goals(specialists)
@@ -78,7 +109,7 @@ def load_specialists(path: Path) -> Family:
         TrainingError: it is damaged, or holds something else.
     """
     if not path.is_file():
-        raise InvalidInput(f"{path} is no file; `rpl pack` writes one of specialists")
+        raise InvalidInput(f"{path} does not exist or is not a file; `rpl pack` writes specialists to one")
     tensors, metadata = load_tensors(path), load_metadata(path)
     try:
         record = RunRecord.model_validate_json(metadata.get(_BASE, ""))
@@ -87,10 +118,10 @@ def load_specialists(path: Path) -> Family:
     except ValidationError as error:
         raise TrainingError(f"{path} holds no specialists: {error.errors()[0]['msg']}") from error
     except InvalidGoal as error:
-        raise TrainingError(f"{path} holds a specialist of no goal: {error}") from error
+        raise TrainingError(f"{path} holds a specialist whose name is not a goal: {error}") from error
     base = build_policy(record)
     if missing := [name for name in _tensors(base) if f"{_BASE}/{name}" not in tensors]:
-        raise TrainingError(f"{path} lacks {', '.join(missing)} of its base; a base is kept whole")
+        raise TrainingError(f"{path} lacks {', '.join(missing)} of its base; it must hold the whole base")
     _fill(path, base, tensors, _BASE)
     specialists = {}
     for goal, provenance in provenances.items():
@@ -101,7 +132,7 @@ def load_specialists(path: Path) -> Family:
 
 
 def unpack(path: Path, folder: Path) -> list[Path]:
-    """Make a run of each that a file keeps: FOLDER/base, and FOLDER/GOAL for every specialist.
+    """Write the runs that a file holds: FOLDER/base, and FOLDER/GOAL for every specialist. Returns their folders.
 
     Raises:
         TrainingError: the file cannot be read, or a folder holds another run.
@@ -116,7 +147,7 @@ def unpack(path: Path, folder: Path) -> list[Path]:
 
 
 def _check_goals(goals: Iterable[str]) -> None:
-    """Letters alone: a name goes into those of tensors and folders, where `base` is another's."""
+    """Names must be letters of goals: they become parts of tensor names and folders, where `base` is taken."""
     for goal in goals:
         if not compound_goal(goal):
             raise InvalidGoal("a specialist has an empty goal; must be the letters of elements, such as mkbs")
@@ -134,7 +165,7 @@ def _halved(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _fill(path: Path, policy: RelayPolicy, tensors: Mapping[str, Tensor], owner: str) -> None:
-    """Put an owner's tensors into a policy; `copy_` widens what was halved."""
+    """Put an owner's tensors into a policy; `copy_` widens float16."""
     places = _tensors(policy)
     for key, values in tensors.items():
         holder, _, name = key.partition("/")

@@ -64,7 +64,8 @@ class Timeline:
 
     def tuples(self, relabelling: Relabelling, low_window: int, high_window: int) -> Tuples:
         """Build the tuple indices, and each step's default subgoal; windows [steps] are W_l and W_h."""
-        steps, last, lengths = np.arange(len(self.states)), self.last[self.episode], self.last - self.first + 1
+        steps, last = np.arange(len(self.states)), self.last[self.episode]
+        lengths = (self.last - self.first + 1).tolist()
         ahead = np.minimum(steps + low_window, last)
         low, high = relabel_low(lengths, low_window), relabel_high(lengths, low_window, high_window)
         match relabelling:
@@ -118,7 +119,7 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
         moves=moves,
         settles=np.where(moved, first[:, None] + times[:, :, 1], 0),
         done=np.array([[e.is_done(d.states[-1]) for e in elements] for d in demonstrations], dtype=np.bool_),
-        precedes=(moved[:, :, None] & moved[:, None, :] & before).any(0),
+        precedes=np.asarray((moved[:, :, None] & moved[:, None, :] & before).any(axis=0)),
     )
 
 

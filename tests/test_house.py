@@ -22,6 +22,16 @@ RUNTIME_ORDER = (
     ("evaluation", "bench"),
     ("view", "cli"),
 )
+# The same for training, where each module of the root is a wing by itself.
+TRAIN_ORDER = (
+    ("data", "relabel", "statistics", "jobs"),
+    ("networks", "tuples", "tasks"),
+    ("augment", "runs"),
+    ("imitate", "rl"),
+    ("specialists", "distill", "export"),
+    ("recipe", "paper"),
+    ("cli",),
+)
 MODULES_IN_A_FOLDER = 12  # at most, without __init__
 
 
@@ -38,6 +48,25 @@ def test_a_wing_imports_only_earlier_wings(path: Path) -> None:
     assert own in floors, f"{own} has no place in the order of the wings"
     folders = {name.split(".")[1] for name in imports(path) if name.startswith("rpl_runtime.")}
     assert {other for other in folders - {own} if floors.get(other, 0) >= floors[own] > 0} == set()
+
+
+TRAIN = ROOT / "rpl_train"
+
+
+@pytest.mark.parametrize("path", sorted(TRAIN.rglob("*.py")), ids=lambda path: str(path.relative_to(TRAIN)))
+def test_a_wing_of_training_imports_only_earlier_wings(path: Path) -> None:
+    floors = {name: floor for floor, names in enumerate(TRAIN_ORDER) for name in names}
+    own = path.relative_to(TRAIN).with_suffix("").parts[0]
+    if own == "__init__":
+        return
+    assert own in floors, f"{own} has no place in the order of the wings"
+    others = {name.split(".")[1] for name in imports(path) if name.startswith("rpl_train.")} - {own}
+    assert {other for other in others if floors[other] >= floors[own]} == set()
+
+
+def test_what_training_knows_of_demonstrations_is_no_particular_task() -> None:
+    found = {name for path in (TRAIN / "data").glob("*.py") for name in imports(path)}
+    assert not {name for name in found if name.startswith(("rpl_runtime.tasks", "rpl_train.tasks"))}
 
 
 def test_no_folder_has_too_many_modules() -> None:

@@ -1,6 +1,6 @@
 """The training commands of `rpl`, added to its app through the entry-point group `rpl.commands`.
 
-Commands import what they need when they run: a missing extra is one sentence, and `rpl --help` stays instant.
+Commands import what they need when they run, so a missing extra is one sentence and `rpl --help` stays fast.
 """
 
 import json
@@ -16,20 +16,12 @@ from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, Recordings, Seed
 
 if TYPE_CHECKING:
-    from rpl_runtime.policy.manifest import Provenance, Statistics
-    from rpl_runtime.policy.spec import PolicySpec
-    from rpl_train.data.sources import Demonstrations
     from rpl_train.export.export import ExportResult
-    from rpl_train.imitate import ImitateConfig
-    from rpl_train.networks import RelayPolicy
-    from rpl_train.runs import TrainedRun
-    from rpl_train.specialise import SpecialiseConfig
 
 Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")]
 Components = Annotated[
-    int, typer.Option(min=1, help="Of the high level's mixture: several where demonstrators differ in what comes next.")
+    int, typer.Option(min=1, help="Of the high level's mixture; use several if demonstrators differ in what they do.")
 ]
-
 Name = Annotated[
     str | None,
     typer.Option(
@@ -37,8 +29,6 @@ Name = Annotated[
         "Versions of a policy share one."
     ),
 ]
-_DISTILLED = "distilled"  # the last run of the relay recipe, in the folder of the first
-
 Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at BUNDLE.")]
 
 
@@ -53,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def imitate_command(
-    run: Annotated[Path, typer.Argument(help="Folder of the run; one that was broken off goes on there.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the run; an interrupted run goes on there.")],
     demos: Recordings,
     steps: Steps = 20_000,
     seed: Seed = 0,
@@ -62,45 +52,21 @@ def imitate_command(
 ) -> None:
     """Relay imitation learning of both levels.
 
-    Checkpoints are written on the way: run the same command again to go on. Watch the losses with
+    Checkpoints are saved on the way: run the same command again to go on. Watch the losses with
     `tensorboard --logdir RUN`.
     """
     require("torch", "train")
-    from rpl_train.data.sources import load_demonstrations
+    from rpl_train.cli.progress import bars
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import NetworkConfig
+    from rpl_train.recipe import imitate_kitchen
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
     networks = NetworkConfig(high_components=components)
-    _imitate(load_demonstrations(demos), run, ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks))
+    config = ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks)
+    with bars() as report:
+        imitate_kitchen(load_demonstrations(demos), run, config, report)
     typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
-
-
-def _imitate(demonstrations: "Demonstrations", run: Path, config: "ImitateConfig") -> "TrainedRun":
-    """Imitate the kitchen's demonstrations under a progress bar for each level."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from rpl_runtime.tasks.kitchen.elements import STATE_DIM, kitchen_spec
-    from rpl_train.imitate import imitate
-    from rpl_train.runs import LEVELS
-
-    columns = (
-        TextColumn("{task.description:>4} level"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    with Progress(*columns) as bars:
-        tasks = {level: bars.add_task(level, total=config.steps, loss="") for level in LEVELS}
-        return imitate(
-            demonstrations,
-            kitchen_spec("kitchen", high_noise=config.networks.high_noise(STATE_DIM)),
-            run,
-            config,
-            lambda level, step, loss: bars.update(
-                tasks[level], completed=step, loss="trained before" if loss is None else f"loss {loss:.3f}"
-            ),
-        )
 
 
 def export_command(
@@ -115,37 +81,49 @@ def export_command(
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Make a bundle of a trained run, or of anyone's two torch modules.
+    """Make a bundle of a trained run, or of any two torch modules.
 
-    Nothing is written where the graphs differ from the modules over whole episodes. A bundle that stands there already
+    Nothing is written if the graphs differ from the modules over whole episodes. A bundle that stands there already
     is replaced only with --force.
     """
     if len(paths) != (1 if factory else 2):
         wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
         raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
-    require("torch", "train")
-    _check_place(paths[-1], force)
+    _require_exporter()
+    bundle = paths[-1]
+    _check_place(bundle, force)
+    from rich.console import Console
+
+    from rpl_train.export.export import export
     from rpl_train.export.factory import load_factory
     from rpl_train.runs import load_run
 
     if factory:
-        custom = load_factory(factory)
-        result = _export(paths[0], name or custom.spec.name, custom.policy, custom.spec, custom.provenance)
+        policy, spec, provenance = load_factory(factory)
+        statistics = None
     else:
         policy, record = load_run(paths[0])
-        named = name or _folder_name(paths[1])
-        result = _export(paths[1], named, policy, record.spec, record.provenance, record.statistics)
+        spec, provenance, statistics = record.spec, record.provenance, record.statistics
+        name = name or _folder_name(bundle)
+    spec = spec.model_copy(update={"name": name or spec.name})
+    with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
+        result = export(policy, spec, provenance, bundle, statistics)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
         _print_export(result)
 
 
+def _require_exporter() -> None:
+    require("torch", "train")
+    require("onnxscript", "train")
+
+
 def _check_place(bundle: Path, force: bool, run: Path | None = None) -> None:
     """
     Raises:
         BundleError: something that is not a bundle stands at the path.
-        InvalidInput: a bundle stands there that may not be replaced: without `force`, none but an export of `run`.
+        InvalidInput: a bundle stands there that must not be replaced: without `force`, any but an export of `run`.
     """
     from rpl_runtime.policy.bundle import standing_at
 
@@ -168,23 +146,6 @@ def _folder_name(bundle: Path) -> str:
     return bundle.absolute().name
 
 
-def _export(
-    bundle: Path,
-    name: str,
-    policy: "RelayPolicy",
-    spec: "PolicySpec",
-    provenance: "Provenance",
-    statistics: "Statistics | None" = None,
-) -> "ExportResult":
-    require("onnxscript", "train")
-    from rich.console import Console
-
-    from rpl_train.export.export import export
-
-    with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
-        return export(policy, spec.model_copy(update={"name": name}), provenance, bundle, statistics)
-
-
 def _print_export(result: "ExportResult") -> None:
     from rich.console import Console
 
@@ -194,17 +155,17 @@ def _print_export(result: "ExportResult") -> None:
 
 
 def novelty_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder; it is written anew.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder; it is written again.")],
     demos: Recordings,
 ) -> None:
-    """Let the server of an older bundle say how far a state is from the training data.
+    """Add the out-of-distribution score to an older bundle.
 
-    What `rpl export` writes now can do so by itself. The graphs stay as they are; the bundle's identity becomes another
-    and its evaluation is left out: `rpl evaluate BUNDLE --write` makes it again.
+    Bundles that `rpl export` writes now have it. The graphs stay the same; the bundle gets a new digest and loses its
+    evaluation: `rpl evaluate BUNDLE --write` makes it again.
     """
     from rpl_runtime.policy.bundle import load_bundle
-    from rpl_train.data.sources import load_demonstrations
     from rpl_train.export.novelty import add_novelty
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
     added = add_novelty(load_bundle(bundle), load_demonstrations(demos))
     typer.echo(f"{bundle} scores states now; its digest is {added.digest}")
@@ -227,7 +188,7 @@ def train_command(
             "them into one policy, hours; models/kitchen was made so."
         ),
     ] = Recipe.IMITATE,
-    sequences: Annotated[int, typer.Option(help="Sequences of scripted play, where no --demos are named.")] = 400,
+    sequences: Annotated[int, typer.Option(help="Sequences of scripted play, without --demos.")] = 400,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
     name: Name = None,
     force: Force = False,
@@ -238,46 +199,41 @@ def train_command(
     jobs: Jobs = 2,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
 ) -> None:
-    """From demonstrations, or from nothing, to an evaluated bundle.
+    """Train and evaluate a bundle, from demonstrations or from scripted play.
 
     Each stage is a command of its own: demos play, imitate, finetune, distill, export, evaluate. Run the same command
-    again after an interruption: what is trained stays trained, and what was broken off goes on where it stopped.
+    again after an interruption: finished stages are kept, and the interrupted one goes on where it stopped.
     A bundle that stands there already is replaced only if it was made of the same run, or with --force.
     """
-    require("torch", "train")
+    _require_exporter()
     from rpl_runtime.cli.measure import evaluate_command
-    from rpl_train.data.sources import load_demonstrations
+    from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
+    from rpl_train.cli.progress import bars
+    from rpl_train.distill import DistillConfig
     from rpl_train.imitate import ImitateConfig
     from rpl_train.networks import NetworkConfig
-    from rpl_train.specialise import SpecialiseConfig
+    from rpl_train.recipe import RecipeConfig, train
+    from rpl_train.rl.finetune import FinetuneConfig
+    from rpl_train.tasks.kitchen.play import PlayConfig
 
-    run = run or Path("runs") / bundle.name
-    _check_place(bundle, force, run / _DISTILLED if recipe is Recipe.RELAY else run)
-    if not demos:
-        from rpl_train.tasks.kitchen.play import PlayConfig
-
-        demos = [demos_cli.play(run / "play", PlayConfig(sequences, seed=seed, jobs=jobs)).folder]
+    goals = PAPER_GOALS if recipe is Recipe.RELAY else ()
     networks = NetworkConfig(high_components=components)
-    config = ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks)
-    trained = _imitate(load_demonstrations(demos), run, config)
-    if recipe is Recipe.RELAY:
-        trained = _specialise_and_distil(run, demos, SpecialiseConfig(env_steps=env_steps, seed=seed, jobs=jobs))
-    policy, record = trained
-    named = name or _folder_name(bundle)
-    _print_export(_export(bundle, named, policy, record.spec, record.provenance, record.statistics))
-    evaluate_command(bundle, episodes=episodes, output=run / "evaluation", write=True)
-
-
-def _specialise_and_distil(run: Path, demos: list[Path], config: "SpecialiseConfig") -> "TrainedRun":
-    """One policy from the imitated one in a run's folder, by way of a specialist for each goal."""
-    from rpl_train.cli.progress import bar
-    from rpl_train.data.sources import load_demonstrations
-    from rpl_train.distill import DistillConfig, distill
-    from rpl_train.runs import load_run
-    from rpl_train.specialise import specialise
-
-    with bar("goals", len(config.goals)) as report:
-        specialists = specialise(run, demos, run / "specialists", config, report)
-    settings = DistillConfig(seed=config.seed)
-    with bar("rounds", settings.rounds) as report:
-        return distill(load_run(run), load_demonstrations(demos), specialists, run / _DISTILLED, settings, report)
+    config = RecipeConfig(
+        run=run or Path("runs") / bundle.name,
+        bundle=bundle,
+        name=name or _folder_name(bundle),
+        demonstrations=tuple(demos or ()),
+        play=PlayConfig(sequences=sequences, seed=seed, jobs=jobs),
+        imitation=ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks),
+        specialists={
+            goal: FinetuneConfig(goal=compound_goal(goal), objective="iril", env_steps=env_steps, seed=seed)
+            for goal in goals
+        },
+        jobs=jobs,
+        distillation=DistillConfig(seed=seed),
+    )
+    _check_place(bundle, force, config.last_run)
+    with bars() as report:
+        result = train(config, report)
+    _print_export(result)
+    evaluate_command(bundle, episodes=episodes, output=config.run / "evaluation", write=True)

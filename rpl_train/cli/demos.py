@@ -16,7 +16,6 @@ from rpl_runtime.cli.app import StartKind
 if TYPE_CHECKING:
     from rpl_train.data.sources import Demonstrations
     from rpl_train.data.trajectory import Trajectory
-    from rpl_train.tasks.kitchen.play import PlayConfig, PlayResult
 
 app = typer.Typer(help="Demonstrations: play, import, look at and export them.", no_args_is_help=True)
 
@@ -50,30 +49,23 @@ def play_command(
     from rpl_runtime.evaluation.figures import check_suffix
     from rpl_runtime.tasks.kitchen.render import sheet_suffixes
     from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
-    from rpl_train.data.summary import play_facts, print_play
+    from rpl_train.cli.progress import bars
     from rpl_train.data.trajectory import load
-    from rpl_train.tasks.kitchen.play import PlayConfig
+    from rpl_train.tasks.kitchen.play import PlayConfig, play, print_play
     from rpl_train.tasks.kitchen.sheet import contact_sheet
 
     if sheet is not None:
         check_suffix(sheet, sheet_suffixes())
     noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
-    result = play(folder, PlayConfig(sequences, length, order.value, seed, jobs, noise))
+    config = PlayConfig(sequences=sequences, length=length, order=order.value, seed=seed, jobs=jobs, start=noise)
+    with bars() as report:
+        result = play(config, folder, lambda finished, total: report("sequences", finished, total))
     if sheet is not None:
         contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
     if as_json:
-        typer.echo(json.dumps(play_facts(result), indent=1))
+        typer.echo(json.dumps(result.facts(), indent=1))
     else:
         print_play(result)
-
-
-def play(folder: Path, config: "PlayConfig") -> "PlayResult":
-    """Play under a progress bar."""
-    from rpl_train.cli.progress import bar
-    from rpl_train.tasks.kitchen.play import play as play_sequences
-
-    with bar("sequences", config.sequences) as report:
-        return play_sequences(config, folder, lambda finished, total: report(finished, total=total))
 
 
 @app.command("import")
@@ -85,8 +77,8 @@ def import_command(
     ] = False,
 ) -> None:
     """Turn public recordings into a folder of demonstrations with position targets."""
-    from rpl_train.data.sources import load_demonstrations
     from rpl_train.data.trajectory import save_folder
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
     demonstrations = load_demonstrations(recordings)
     trajectories = _replay(demonstrations) if replay else demonstrations.trajectories
@@ -102,12 +94,15 @@ def _replay(demonstrations: "Demonstrations") -> "list[Trajectory]":
 
     from rich.console import Console
 
-    from rpl_train.cli.progress import bar
+    from rpl_train.cli.progress import bars
     from rpl_train.tasks.kitchen.replay import replay, replay_table
 
     trajectories, finished = demonstrations.trajectories, count(1)
-    with bar("replaying", len(trajectories)) as report:
-        result = replay(trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: report(next(finished)))
+    total = len(trajectories)
+    with bars() as report:
+        result = replay(
+            trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: report("replayed", next(finished), total)
+        )
     Console().print(replay_table(result))
     return result.trajectories
 
@@ -118,14 +113,16 @@ def info_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say what demonstrations hold: how many, how long, which elements in which order."""
-    from rpl_train.data.sources import load_demonstrations
+    from rpl_runtime.tasks.kitchen.elements import kitchen_spec
     from rpl_train.data.summary import print_summary, summarise
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
-    summary = summarise(load_demonstrations(recordings))
+    spec = kitchen_spec("kitchen")
+    summary = summarise(load_demonstrations(recordings), spec)
     if as_json:
         typer.echo(json.dumps(summary._asdict(), indent=1))
     else:
-        print_summary(summary)
+        print_summary(summary, spec.period_s)
 
 
 @app.command("export")
@@ -136,8 +133,8 @@ def export_command(
     ],
 ) -> None:
     """Write demonstrations as a Minari data set, which keeps their position targets."""
-    from rpl_train.data.sources import load_demonstrations
     from rpl_train.tasks.kitchen.minari import export_minari
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
     demonstrations = load_demonstrations(recordings)
     licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)

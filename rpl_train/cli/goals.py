@@ -14,6 +14,7 @@ import typer
 from rpl_runtime.errors import require
 
 if TYPE_CHECKING:
+    from rpl_train.rl.finetune import Point
     from rpl_train.runs import TrainedRun
 
 Recordings = Annotated[
@@ -80,10 +81,11 @@ def finetune_command(
     """
     require("torch", "train")
     from rpl_runtime.evaluation.evaluate import parse_goals
-    from rpl_train.cli.progress import bar
-    from rpl_train.data.sources import Demonstrations, load_demonstrations
+    from rpl_train.cli.progress import bars
+    from rpl_train.data.sources import Demonstrations
     from rpl_train.rl.finetune import FinetuneConfig, finetune
     from rpl_train.runs import LEVELS, load_run
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
     if objective is not Variant.NPG and not demos:
         raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
@@ -100,14 +102,14 @@ def finetune_command(
         seed=seed,
     )
     demonstrations = load_demonstrations(demos) if demos else Demonstrations([], [])
-    with bar("iterations", config.iterations) as report:
-        finetune(
-            load_run(base),
-            demonstrations,
-            run,
-            config,
-            lambda point: report(point.iteration, f"{point.steps_done:.2f} steps, {point.success:.0%} success"),
-        )
+    with bars() as report:
+        report("iterations", 0, config.iterations)
+
+        def progress(point: "Point") -> None:
+            remark = f"{point.steps_done:.2f} elements done, {point.success:.0%} success"
+            report("iterations", point.iteration, config.iterations, remark)
+
+        finetune(load_run(base), demonstrations, run, config, progress)
     typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -120,15 +122,22 @@ def distill_command(
 ) -> None:
     """Distil the specialists of several goals into one goal-conditioned policy."""
     require("torch", "train")
-    from rpl_train.cli.progress import bar
-    from rpl_train.data.sources import load_demonstrations
+    from rpl_train.cli.progress import bars
     from rpl_train.distill import DistillConfig, distill
     from rpl_train.runs import load_run
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
     teachers = _teachers(specialists)
     config = DistillConfig(seed=seed)
-    with bar("rounds", config.rounds) as report:
-        distill(load_run(base), load_demonstrations(demos), teachers, run, config, report)
+    with bars() as report:
+        distill(
+            load_run(base),
+            load_demonstrations(demos),
+            teachers,
+            run,
+            config,
+            lambda finished, what: report("rounds", finished, config.rounds, what),
+        )
     typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -224,7 +233,7 @@ def paper_command(
     """
     require("torch", "train")
     from rpl_runtime.policy.bundle import load_bundle
-    from rpl_train.cli.progress import bar
+    from rpl_train.cli.progress import bars
     from rpl_train.paper.plots import draw_paper
     from rpl_train.paper.reproduce import PaperConfig, chosen, reproduce
     from rpl_train.paper.results import known_trials, write_distilled, write_row
@@ -233,12 +242,12 @@ def paper_command(
     methods = chosen(rows)
     if demos:
         config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
-        with bar("trials", 0) as report:
+        with bars() as report:
             reproduce(
                 methods,
                 config,
                 known_trials(methods, config, results),
-                lambda what, done, total: report(done, what, total),
+                report,
                 lambda row: write_row(row, results),
             )
     if distilled:

@@ -1,27 +1,22 @@
-"""Progress bars of the training commands, on stderr.
-
-In: how much there is to do. Out: a function to say how much of it is done. It does not know what is done.
-"""
+"""Progress bars of the training commands, on stderr."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Report(Protocol):
-    """Says how far something is."""
+    """Says how many of something are finished, of how many; a bar is added for each new name."""
 
-    def __call__(self, finished: int, remark: str = "", total: int | None = None) -> None:
-        """So many are finished; `total` where it is another one than before."""
-        ...
+    def __call__(self, what: str, finished: int, total: int, remark: str = "") -> None: ...
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Report]:
-    """A bar for the length of a block."""
+def bars() -> Iterator[Report]:
+    """Show bars until the end of the block, from the first report on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -29,10 +24,17 @@ def bar(what: str, total: int) -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(what, total=total, remark="")
+    shown: dict[str, TaskID] = {}
+    display = Progress(*columns, console=Console(stderr=True))
 
-        def report(finished: int, remark: str = "", total: int | None = None) -> None:
-            bars.update(task, completed=finished, remark=remark, total=total)
+    def report(what: str, finished: int, total: int, remark: str = "") -> None:
+        display.start()
+        if what not in shown:
+            shown[what] = display.add_task(what, remark="")
+        display.update(shown[what], completed=finished, total=total, remark=remark)
 
+    try:
         yield report
+    finally:
+        if shown:
+            display.stop()

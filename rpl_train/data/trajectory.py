@@ -5,7 +5,6 @@ recordings come from; the importers beside it do.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
+from rpl_runtime.files import staged
+
+_FILES = "[!.]*.npz"  # a hidden one was cut off while it was written
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +53,14 @@ class Trajectory:
 
 def save(trajectory: Trajectory, path: Path) -> None:
     """Write one `.npz`; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.tmp")
-    try:
-        with staging.open("wb") as file:
-            np.savez_compressed(
-                file,
-                states=trajectory.states,
-                targets=trajectory.targets,
-                elements=np.array(trajectory.elements, dtype=np.str_),
-                source=np.array(trajectory.source, dtype=np.str_),
-            )
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
+    with staged(path) as staging, staging.open("wb") as file:
+        np.savez_compressed(
+            file,
+            states=trajectory.states,
+            targets=trajectory.targets,
+            elements=np.array(trajectory.elements, dtype=np.str_),
+            source=np.array(trajectory.source, dtype=np.str_),
+        )
 
 
 def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
@@ -78,7 +74,7 @@ def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecordingError(f"several demonstrations would be called {twice[0]}; write each source to its own folder")
-    if others := sorted({path.name for path in folder.glob("*.npz")} - set(names)):
+    if others := sorted({path.name for path in folder.glob(_FILES)} - set(names)):
         raise InvalidInput(f"{folder} holds other demonstrations, such as {others[0]}; choose another folder")
     for count, (trajectory, name) in enumerate(zip(trajectories, names, strict=True)):
         try:
@@ -117,7 +113,7 @@ def load_folder(folder: Path) -> list[Trajectory]:
     Raises:
         DemonstrationError: the folder holds none, or one of them cannot be read.
     """
-    paths = sorted(folder.glob("*.npz"))
+    paths = sorted(folder.glob(_FILES))
     if not paths:
         raise DemonstrationError(f"{folder} holds no demonstrations (*.npz); `rpl demos import` writes them")
     return [load(path) for path in paths]

@@ -23,7 +23,7 @@ from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
 from rpl_train.augment import PoolConfig
-from rpl_train.data.sources import Demonstrations, load_demonstrations
+from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import digest
 from rpl_train.export.export import export
 from rpl_train.export.parity import ParityConfig
@@ -34,6 +34,7 @@ from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Imitation, Method
 from rpl_train.paper.nearest import evaluate_nearest
 from rpl_train.rl.finetune import FinetuneConfig, Point, finetune, read_curve
 from rpl_train.runs import TrainedRun, load_run
+from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
 SHOWN = "demonstrations"  # in a trial's evaluation: the digest of what its row was shown
 _GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers

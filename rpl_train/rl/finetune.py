@@ -50,13 +50,12 @@ from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import Trajectory, digest, load_folder, save
-from rpl_train.export.parity import FIRST_SEED
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
 from rpl_train.rl.baseline import Baseline, advantages, informative
 from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
 from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_learnable
 from rpl_train.rl.rewards import REWARDS, RewardName
-from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_kitchens, rollout
 from rpl_train.runs import (
     DEMONSTRATIONS,
     LEVELS,
@@ -289,7 +288,7 @@ class _Learner:
 
     def _starts(self) -> list[Start]:
         rng = np.random.default_rng([self._config.seed, self.iteration])
-        seeds = rng.choice(FIRST_SEED, self._config.episodes, replace=False)
+        seeds = rng.choice(TRAINING_SEEDS, self._config.episodes, replace=False)
         return [Start(self._config.goal, int(seed), sampling=int(seed)) for seed in seeds]
 
     def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> Pool:

@@ -17,6 +17,9 @@ from rpl_runtime.relay.loop import Levels, RelayLoop
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 
+# Training draws the seeds of its episodes below. The parity gate's begin here, those of evaluation at 1,000,000.
+TRAINING_SEEDS = 500_000
+
 
 @dataclass(frozen=True)
 class Start:

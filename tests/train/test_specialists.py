@@ -67,7 +67,7 @@ def test_a_specialist_of_another_architecture_is_refused_and_nothing_is_written(
 
 def test_what_keeps_no_specialists_is_one_sentence(base, tmp_path):
     path = tmp_path / "kept.safetensors"
-    with pytest.raises(InvalidInput, match="is no file"):
+    with pytest.raises(InvalidInput, match="does not exist or is not a file"):
         load_specialists(path)
     path.write_bytes(b"nothing")
     with pytest.raises(TrainingError, match="is damaged"):
@@ -101,6 +101,6 @@ def test_a_specialist_is_called_by_letters_alone(base, tmp_path, goal):
     provenances = {goal: base.record.provenance.model_dump(mode="json")}
     metadata = {"base": base.record.model_dump_json(), "specialists": json.dumps(provenances)}
     save_file(whole_base(base, tmp_path), path, metadata)
-    with pytest.raises(TrainingError, match=r"kept\.safetensors holds a specialist of no goal"):
+    with pytest.raises(TrainingError, match=r"kept\.safetensors holds a specialist whose name is not a goal"):
         unpack(path, tmp_path / "runs" / "here")
     assert not (tmp_path / "runs").exists()

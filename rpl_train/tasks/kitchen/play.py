@@ -11,20 +11,22 @@ executed carries noise, pauses and detours, so that the recordings show the way 
 import itertools
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput
+from rpl_runtime.files import staged
 from rpl_runtime.process import end_with_parent
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
@@ -132,6 +134,36 @@ class PlayResult:
             done = sum(name in sequence.done for sequence in tried)
             rows.append(ElementSummary(name, len(tried), done, float(np.median(spent)) if spent else None))
         return tuple(rows)
+
+    def facts(self) -> dict[str, Any]:
+        """The result, ready for JSON."""
+        steps = [sequence.steps for sequence in self.sequences]
+        return {
+            "folder": str(self.folder),
+            "sequences": len(self.sequences),
+            "complete": self.completed,
+            "steps": {name: float(np.percentile(steps, q)) for name, q in (("p50", 50), ("p90", 90), ("max", 100))},
+            "within_an_episode": float(np.mean([count <= EPISODE_STEPS for count in steps])),
+            "elements": [asdict(row) for row in self.by_element()],
+        }
+
+
+def print_play(result: PlayResult) -> None:
+    """Print a result as a table."""
+    facts, console = result.facts(), Console()
+    table = Table(
+        "element", "tried", "done at the end", "", "median steps", title="Scripted play", title_justify="left"
+    )
+    for row in result.by_element():
+        median = "–" if row.steps is None else f"{row.steps:.0f}"
+        table.add_row(row.name, str(row.tried), str(row.done), f"{row.done / max(1, row.tried):.1%}", median)
+    console.print(table)
+    steps = facts["steps"]
+    console.print(
+        f"{facts['sequences']} sequences in {facts['folder']}, {result.played} of them played now; "
+        f"{facts['complete']:.1%} end with every element done; median {steps['p50']:.0f} steps, "
+        f"90 % within {steps['p90']:.0f}, {facts['within_an_episode']:.1%} within {EPISODE_STEPS}"
+    )
 
 
 def play(
@@ -286,17 +318,12 @@ def _claim(config: PlayConfig, folder: Path) -> None:
                 f"{folder} holds play with another {', '.join(differing)}; use the same settings or another folder"
             )
         return
-    _write(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
-    _write(lambda: _replace(path, json.dumps(settings, indent=2) + "\n"), path)
 
+    def claim() -> None:
+        with staged(path) as staging:
+            staging.write_text(json.dumps(settings, indent=2) + "\n")
 
-def _replace(path: Path, text: str) -> None:
-    staging = path.with_name(f".{path.name}.tmp")
-    try:
-        staging.write_text(text)
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
+    _write(claim, path)
 
 
 def _write(action: Callable[[], object], path: Path) -> None:

@@ -6,6 +6,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+import typer
+from typer.core import TyperGroup
 
 import policies
 import rows
@@ -14,11 +16,13 @@ from rpl_runtime.errors import ServerUnavailable
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
+from rpl_train.cli.app import register
 from rpl_train.data.trajectory import Trajectory, save
+from rpl_train.export.parity import ParityConfig
 from rpl_train.paper.methods import METHODS
 from rpl_train.paper.results import write_row
 from rpl_train.rl.rollout import rollout
-from rpl_train.runs import load_run, weights_digest
+from rpl_train.runs import load_run
 
 
 @pytest.fixture
@@ -56,9 +60,9 @@ def test_imitate_leaves_a_run_that_loads_and_goes_on(rpl, demonstrations, tmp_pa
     state = np.zeros((1, STATE_DIM), np.float32)
     noise = np.zeros((1, record.spec.high_noise), np.float32)
     assert policy.plan(state, state, state, noise).shape == (1, STATE_DIM)
-    code, out, _ = rpl(*command)
+    code, _, err = rpl(*command)
     assert code == 0
-    assert "trained before" in out
+    assert "trained before" in err
     code, _, err = rpl(*command, "--seed", 1)
     assert code == 1
     assert err.startswith("error:")
@@ -112,24 +116,15 @@ def test_a_run_that_is_not_there_cannot_be_exported(rpl, tmp_path):
     assert "holds no run.json" in err
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("finetune", ("--goal", "--objective", "--reward", "--env-steps", "goes on there")),
-        ("distill", ("--specialist", "GOAL=RUN", "--demos")),
-        (
-            "train",
-            ("--recipe", "relay", "--demos", "--env-steps", "only if it was made of the same run, or with --force"),
-        ),
-        ("export", ("is replaced only with --force",)),
-        ("methods", ("--json",)),
-        ("paper", ("--demos", "--row", "--env-steps", "--executor", "--distilled")),
-    ],
-)
-def test_help_is_all_the_manual_there_is(rpl, command, words):
-    code, out, _ = rpl(command, "--help")
-    assert code == 0
-    assert [word for word in words if word not in as_one_line(out)] == []
+def test_every_command_and_option_has_a_help_text():
+    app = typer.Typer()
+    register(app)
+    group = typer.main.get_group(app)
+    [demos] = [command for command in group.commands.values() if isinstance(command, TyperGroup)]
+    assert len(group.commands) + len(demos.commands) == 15
+    for command in (*group.commands.values(), *demos.commands.values()):
+        assert command.help
+        assert [p.name for p in command.params if not getattr(p, "help", None)] == [], command.name
 
 
 def as_one_line(text: str) -> str:
@@ -223,63 +218,30 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
 
 
 @pytest.fixture
-def in_seconds(monkeypatch):
-    """Every stage of a recipe with episodes of a few steps, in this process; the value is what would be evaluated."""
-    from rpl_runtime.cli import measure as measure_cli
-    from rpl_train import distill, specialise
-    from rpl_train.export import export
-    from rpl_train.rl import finetune
+def evaluated(monkeypatch):
+    """What would be evaluated."""
+    from rpl_runtime.cli import measure
 
-    def here(jobs, workers, progress):
-        for job in jobs:
-            progress(job, job.call(*job.arguments))
-
-    evaluated = []
-    monkeypatch.setattr(specialise, "run_jobs", here)
-    monkeypatch.setattr(specialise, "SpecialiseConfig", partial(specialise.SpecialiseConfig, goals=("mkbs", "kbts")))
-    monkeypatch.setattr(specialise, "FinetuneConfig", partial(finetune.FinetuneConfig, episodes=2))
-    monkeypatch.setattr(distill, "DistillConfig", partial(distill.DistillConfig, rounds=1, episodes=2, steps=2))
-    for module in (finetune, distill):
-        monkeypatch.setattr(module, "rollout", partial(rollout, steps=4))
-    monkeypatch.setattr(export, "ParityConfig", partial(export.ParityConfig, episodes=1, steps=2))
-
-    def keep(bundle, **settings):
-        evaluated.append((bundle, settings))
-
-    monkeypatch.setattr(measure_cli, "evaluate_command", keep)
-    return evaluated
+    calls = []
+    monkeypatch.setattr(measure, "evaluate_command", lambda bundle, **settings: calls.append((bundle, settings)))
+    return calls
 
 
-def test_the_relay_recipe_goes_from_demonstrations_to_one_distilled_policy(rpl, in_seconds, tmp_path):
-    states = np.zeros((40, STATE_DIM), np.float32)
-    for element in ELEMENTS.values():
-        states[-1, list(element.dims)] = element.goal
-    demos, run, bundle = tmp_path / "demos", tmp_path / "run", tmp_path / "bundle"
-    save(Trajectory(states, np.zeros((40, ROBOT_DIM), np.float32), tuple(ELEMENTS), "made"), demos / "0.npz")
-    command = ("train", bundle, "--demos", demos, "--recipe", "relay", "--run", run, "--steps", 3, "--jobs", 1)
-    code, _, err = rpl(*command, "--env-steps", 1)
-    assert (code, "error" in err) == (0, False)
-    assert in_seconds == [(bundle, {"episodes": 20, "output": run / "evaluation", "write": True})]
+@pytest.fixture
+def short_gate(monkeypatch):
+    """A recipe exports after two steps of comparison instead of whole episodes."""
+    from rpl_train import recipe
 
-    assert load_bundle(bundle).spec.name == "bundle"  # as its folder
-    code, _, _ = rpl("export", run, tmp_path / "bundle-2", "--name", "bundle")
-    assert (code, load_bundle(tmp_path / "bundle-2").spec.name) == (0, "bundle")
-    named = load_bundle(bundle).manifest.provenance.settings["specialists"]
-    runs = {goal: run / "specialists" / goal for goal in ("mkbs", "kbts")}
-    assert {goal: facts["weights"] for goal, facts in named.items()} == {
-        goal: weights_digest(load_run(path).policy) for goal, path in runs.items()
-    }
+    def export(policy, spec, provenance, bundle, statistics, _):
+        return whole(policy, spec, provenance, bundle, statistics, ParityConfig(episodes=1, steps=2))
 
-    options = [word for goal, path in runs.items() for word in ("--specialist", f"{goal}={path}")]
-    code, out, _ = rpl("pack", run, tmp_path / "kept.safetensors", *options)
-    assert (code, "2 specialists" in out) == (0, True)
-    code, out, _ = rpl("unpack", tmp_path / "kept.safetensors", tmp_path / "runs")
-    assert (code, out.split()) == (0, [str(tmp_path / "runs" / name) for name in ("base", *runs)])
-    for path, again in ((run, tmp_path / "runs" / "base"), *((runs[g], tmp_path / "runs" / g) for g in runs)):
-        assert weights_digest(load_run(path).policy) == weights_digest(load_run(again).policy)
+    whole = recipe.export
+    monkeypatch.setattr(recipe, "export", export)
 
 
-def test_train_replaces_a_bundle_of_its_own_run_or_by_force(rpl, in_seconds, demonstrations, tmp_path, monkeypatch):
+def test_train_replaces_a_bundle_of_its_own_run_or_by_force(
+    rpl, evaluated, short_gate, demonstrations, tmp_path, monkeypatch
+):
     from rpl_runtime.cli import measure as measure_cli
 
     def lost(bundle, **settings):
@@ -292,9 +254,13 @@ def test_train_replaces_a_bundle_of_its_own_run_or_by_force(rpl, in_seconds, dem
         patch.setattr(measure_cli, "evaluate_command", lost)
         assert rpl(*command)[0] == 4
     first = load_bundle(bundle).digest
-    assert in_seconds == []
+    assert evaluated == []
     code, out, _ = rpl(*command)
-    assert (code, len(in_seconds)) == (0, 1)
+    assert (code, evaluated) == (
+        0,
+        [(bundle, {"episodes": 20, "output": tmp_path / "run" / "evaluation", "write": True})],
+    )
+    assert load_bundle(bundle).spec.name == "bundle"  # as its folder
     assert f"bundle {first[:12]}" in out
     assert load_bundle(bundle).digest == first
 

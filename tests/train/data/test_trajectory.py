@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.files import staged
 from rpl_train.data.trajectory import Trajectory, digest, load, load_folder, save
 
 finite = st.floats(-10, 10, width=32)
@@ -89,3 +90,11 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         save(Trajectory(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)), tmp_path / "a.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_was_cut_off_is_not_taken_for_a_demonstration(tmp_path):
+    whole = Trajectory(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32))
+    with staged(tmp_path / "b.npz") as cut_off:
+        cut_off.write_bytes(b"half")
+        save(whole, tmp_path / "a.npz")
+        assert len(load_folder(tmp_path)) == 1

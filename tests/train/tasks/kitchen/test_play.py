@@ -13,10 +13,9 @@ import pytest
 from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, open_kitchen
-from rpl_train.data.summary import play_facts, print_play
 from rpl_train.data.trajectory import digest, load, load_folder
 from rpl_train.tasks.kitchen import play as module
-from rpl_train.tasks.kitchen.play import PlayConfig, perform, play, sequence_elements
+from rpl_train.tasks.kitchen.play import PlayConfig, perform, play, print_play, sequence_elements
 from rpl_train.tasks.kitchen.sheet import contact_sheet
 
 SHORT = PlayConfig(sequences=3, limit=6, seed=7)  # far too short to finish anything
@@ -87,7 +86,7 @@ def test_the_summary_counts_every_element(tmp_path: Path):
     assert [row.name for row in result.by_element()] == list(ELEMENTS)
     assert sum(row.tried for row in result.by_element()) == SHORT.length * SHORT.sequences
     assert all(sequence.steps == SHORT.limit for sequence in result.sequences)
-    facts = play_facts(result)
+    facts = result.facts()
     assert {element["steps"] for element in facts["elements"]} == {None}  # none was ever done
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     print_play(result)

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
 from rpl_train.cli.app import register
-from rpl_train.data.sources import load_demonstrations
 from rpl_train.data.trajectory import Trajectory, digest, load_folder, save_folder
 from rpl_train.tasks.kitchen.minari import export_minari
+from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
 REST = [0.15, -1.77, 1.84, -2.48, 0.26, 0.71, 1.6, 0.04, 0.04, *[0.0] * 14, -0.27, 0.35, 1.62, 1.0, 0.0, 0.0, 0.0]
 
