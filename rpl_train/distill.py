@@ -35,9 +35,8 @@ from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
-from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy
+from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy, divergence
 from rpl_train.rl.experience import Explorer
-from rpl_train.rl.npg import divergence
 from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_kitchens, rollout
 from rpl_train.runs import (
     DEMONSTRATIONS,

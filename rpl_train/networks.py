@@ -87,6 +87,20 @@ class Mixture(NamedTuple):
         return (self.mean * holds[:, :, None]).sum(1)
 
 
+def divergence(old: Gaussian | Mixture, new: Gaussian | Mixture) -> Tensor:
+    """Kullback-Leibler divergence (N,) [nat] of (component, value), KL(old || new); of the value, for Gaussians.
+
+    Components are compared one to one; log-stds are (d,) or (N, d).
+    """
+    old, new = old.mixture(), new.mixture()
+    before, after = old.log_std.unsqueeze(-2), new.log_std.unsqueeze(-2)
+    ratio = torch.exp(2 * (before - after))
+    moved = ((old.mean - new.mean) * torch.exp(-after)) ** 2
+    each = (after - before + (ratio + moved - 1) / 2).sum(-1)  # (N, K)
+    shares, others = torch.log_softmax(old.logits, 1), torch.log_softmax(new.logits, 1)
+    return (shares.exp() * (shares - others + each)).sum(1)
+
+
 class Level(nn.Module):
     """What both levels share: an MLP for the mean, a state-independent standard deviation, an output scaling."""
 

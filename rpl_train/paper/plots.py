@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rpl_runtime.errors import require
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
+from rpl_runtime.files import staged
 from rpl_train.paper.methods import METHODS, REFERENCE, WINDOW_30, Method, Published
 from rpl_train.paper.results import Row, curve, read_rows, score, shared_goals
 
@@ -71,12 +72,8 @@ def draw_paper(folder: Path) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    staging = path.with_name(f".{path.stem}.tmp.png")
-    try:
+    with staged(path) as staging:
         figure.savefig(staging)
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def _panels(rows: Sequence[Row]) -> list[_Panel]:

@@ -10,7 +10,6 @@ at a time, with learning curves and evaluations through the server. It does not 
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.files import staged
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
 from rpl_train.augment import PoolConfig
@@ -251,10 +251,8 @@ def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[],
         known = False
     if not known:
         content = measure() | {SHOWN: shown}
-        run.mkdir(parents=True, exist_ok=True)
-        staging = run / ".evaluation.tmp"
-        staging.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(staging, path)
+        with staged(path) as staging:
+            staging.write_text(json.dumps(content, indent=1) + "\n")
     return json.loads(path.read_text())
 
 

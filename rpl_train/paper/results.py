@@ -8,7 +8,6 @@ evaluation of this project.
 """
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.results import bootstrap_interval, check_evaluation
+from rpl_runtime.files import staged
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
 from rpl_train.paper.methods import DISTILLED, METHODS, REFERENCE, Method
 from rpl_train.paper.reproduce import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
@@ -153,13 +153,8 @@ def write_distilled(evaluation: dict[str, Any] | None, folder: Path) -> None:
 
 
 def _write(content: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.tmp")
-    try:
+    with staged(path) as staging:
         staging.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
 
 
 def read_rows(folder: Path) -> list[Row]:

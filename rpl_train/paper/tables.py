@@ -3,7 +3,6 @@
 In: `METHODS`, or a folder of rows. Out: text. It does not know how a row was measured.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.files import staged
 from rpl_train.paper.methods import DISTILLED, METHODS, Method, Published
 from rpl_train.paper.reproduce import plan
 from rpl_train.paper.results import Row, Score, exploring, method_facts, names, read_rows, score, shared_goals
@@ -155,9 +155,8 @@ def fill_page(folder: Path, lines: Sequence[str]) -> None:
     _, end, after = rest.partition(_END)
     if not begin or not end:
         raise InvalidInput(f"{page.name} has no place for the tables; put {_BEGIN} and {_END} where they belong")
-    staging = page.with_name(f".{page.name}.tmp")
-    staging.write_text(before + "\n".join([_BEGIN, "", *lines, _END]) + after)
-    os.replace(staging, page)
+    with staged(page) as staging:
+        staging.write_text(before + "\n".join([_BEGIN, "", *lines, _END]) + after)
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:

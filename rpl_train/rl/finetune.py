@@ -25,7 +25,6 @@ Episodes depend on the seed, the iteration and the weights alone, so a run that 
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -41,7 +40,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
-from rpl_runtime.files import alone_in
+from rpl_runtime.files import alone_in, staged
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
@@ -199,9 +198,8 @@ def read_curve(run: Path) -> list[Point]:
 
 
 def _write_curve(run: Path, curve: Sequence[Point]) -> None:
-    staging = run / ".curve.tmp"
-    staging.write_text(json.dumps([point._asdict() for point in curve], indent=1) + "\n")
-    os.replace(staging, run / "curve.json")
+    with staged(run / "curve.json") as staging:
+        staging.write_text(json.dumps([point._asdict() for point in curve], indent=1) + "\n")
 
 
 def _plot(board: SummaryWriter, point: Point) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 
 from rpl_runtime.errors import TrainingError
-from rpl_train.networks import Gaussian, HighLevel, LowLevel, Mixture
+from rpl_train.networks import HighLevel, LowLevel, Mixture, divergence
 
 
 @dataclass(frozen=True)
@@ -179,20 +179,6 @@ def conjugate_gradient(
         squared, before = _dot(residual, residual), squared
         search = {name: residual[name] + squared / before * search[name] for name in search}
     return solution
-
-
-def divergence(old: Gaussian | Mixture, new: Gaussian | Mixture) -> Tensor:
-    """Kullback-Leibler divergence (N,) [nat] of (component, value), KL(old || new); of the value, for Gaussians.
-
-    Components are compared one to one; log-stds are (d,) or (N, d).
-    """
-    old, new = old.mixture(), new.mixture()
-    before, after = old.log_std.unsqueeze(-2), new.log_std.unsqueeze(-2)
-    ratio = torch.exp(2 * (before - after))
-    moved = ((old.mean - new.mean) * torch.exp(-after)) ** 2
-    each = (after - before + (ratio + moved - 1) / 2).sum(-1)  # (N, K)
-    shares, others = torch.log_softmax(old.logits, 1), torch.log_softmax(new.logits, 1)
-    return (shares.exp() * (shares - others + each)).sum(1)
 
 
 def norm(vector: Parameters) -> Tensor:

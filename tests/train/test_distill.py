@@ -14,8 +14,7 @@ from rpl_runtime.errors import InvalidGoal, TrainingError
 from rpl_train import distill as module
 from rpl_train.augment import Pool
 from rpl_train.distill import DistillConfig, distill, label
-from rpl_train.networks import Mixture, NetworkConfig, RelayPolicy
-from rpl_train.rl.npg import divergence
+from rpl_train.networks import Mixture, NetworkConfig, RelayPolicy, divergence
 from rpl_train.rl.rollout import Start
 from rpl_train.runs import LEVELS, TrainedRun, weights_digest
 

@@ -1,5 +1,6 @@
 """Relay imitation learning: what it learns, and that a broken run ends as an unbroken one."""
 
+import math
 import os
 import signal
 import subprocess
@@ -9,15 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_train import imitate as module
-from rpl_train.augment import PoolConfig
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
+from rpl_train.runs import LEVELS, build_level, load_tensors, save_tensors
 
 POOL = PoolConfig(low_window=4, high_window=STEPS)
 SMALL = ImitateConfig(steps=40, batch=32, checkpoint_every=10, jobs=1, networks=NetworkConfig((16,), (16,)), pool=POOL)
@@ -42,14 +45,6 @@ class Break(Exception):
 def test_a_broken_run_ends_in_the_same_weights(tmp_path):
     demonstrations, spec = drawer_demonstrations(), drawer_spec()
     imitate(demonstrations, spec, tmp_path / "whole", SMALL, quiet)
-
-    def break_at(broken_level, broken_step):
-        def progress(level, step, loss):
-            if (level, step) == (broken_level, broken_step):
-                raise Break
-
-        return progress
-
     often = replace(SMALL, report_every=5)
     for level, step in (("high", 25), ("low", 15), ("low", 35)):
         with pytest.raises(Break):
@@ -79,11 +74,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         imitate(drawer_demonstrations(), drawer_spec(), tmp_path, replace(SMALL, learning_rate=1e30), quiet)
 
 
-def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch):
-    losses = iter([1.0] * 17 + [float("nan")])
-    monkeypatch.setattr(module, "_descend", lambda *_: next(losses))
-    with pytest.raises(TrainingError, match="is nan at step 17; the checkpoint of step 10 is the last good one"):
-        imitate(drawer_demonstrations(), drawer_spec(), tmp_path, SMALL, quiet)
+def break_at(broken_level, broken_step):
+    def progress(level, step, loss):
+        if (level, step) == (broken_level, broken_step):
+            raise Break
+
+    return progress
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path):
+    """An infinite momentum in the checkpoint of step 10 spoils the weights in that step, and the loss of the next."""
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    often = replace(SMALL, report_every=5)
+    with pytest.raises(Break):
+        imitate(demonstrations, spec, tmp_path, often, break_at("high", 15))
+    checkpoint = tmp_path / "high.resume.safetensors"
+    tensors = load_tensors(checkpoint)
+    tensors["optimiser.0.exp_avg"].fill_(float("inf"))
+    save_tensors(checkpoint, tensors)
+    with pytest.raises(TrainingError, match="is nan at step 11; the checkpoint of step 10 is the last good one"):
+        imitate(demonstrations, spec, tmp_path, often, quiet)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_level_climbs_the_likelihood_by_adam_with_a_warm_up_and_a_cosine_to_zero(tmp_path, level):
+    """Weights are those of a literal reading: rate x min(1, (t + 1) / 200) x (1 + cos(pi t / T)) / 2 at step t."""
+    steps, demonstrations = 260, drawer_demonstrations()
+    trained = imitate(demonstrations, drawer_spec(), tmp_path, replace(SMALL, steps=steps), quiet)
+    pool = Pool(demonstrations.trajectories, drawer_spec(), POOL)
+    with torch.random.fork_rng():
+        torch.manual_seed(SMALL.seed)
+        expected = build_level(level, trained.record)
+    optimiser = torch.optim.Adam(expected.parameters())
+    for t in range(steps):
+        optimiser.param_groups[0]["lr"] = 1e-3 * min(1, (t + 1) / 200) * (1 + math.cos(math.pi * t / steps)) / 2
+        draw = pool.high_batch if level == "high" else pool.low_batch
+        batch = draw(np.random.default_rng([SMALL.seed, LEVELS.index(level), t]), SMALL.batch)
+        optimiser.zero_grad()
+        (-expected.log_prob(*map(torch.from_numpy, batch)).mean()).backward()
+        optimiser.step()
+    found = getattr(trained.policy, level).state_dict()
+    assert all(torch.allclose(found[name], values, atol=1e-5) for name, values in expected.state_dict().items())
 
 
 # What takes the place of a level's training: its process imports this module.

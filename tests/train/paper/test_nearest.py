@@ -52,6 +52,22 @@ def test_among_equals_the_one_that_begins_as_the_kitchen_does_is_nearest():
         assert nearest(twice, compound_goal("mk"), state).states[0, 0] * first_joint > 0
 
 
+def test_among_equals_the_one_whose_objects_end_nearest_to_the_goal_is_nearest():
+    """Both have the same elements done and begin alike; one leaves the microwave at its goal, one within tolerance."""
+    exact, other = demonstration("mk"), demonstration("mk")
+    microwave = list(ELEMENTS["microwave"].dims)
+    other.states[-1, microwave] += 0.2
+    assert ELEMENTS["microwave"].is_done(other.states[-1])
+    for order in ([exact, other], [other, exact]):
+        assert nearest(order, compound_goal("mk"), AT_REST) is exact
+
+
+def test_how_the_arm_ends_does_not_count():
+    first, second = demonstration("mk"), demonstration("mk")
+    first.states[-1, :ROBOT_DIM] += 1.0
+    assert nearest([first, second], compound_goal("mk"), AT_REST) is first  # a tie, so the first of them
+
+
 class Recorder:
     """A kitchen in which nothing happens; it keeps what it is told."""
 
