@@ -1,6 +1,7 @@
 """Distillation on the drawers: one student that is close to teachers who differ."""
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,11 @@ from demonstrations import drawer_demonstrations
 from rpl_runtime.errors import InvalidGoal, TrainingError
 from rpl_train import distill as module
 from rpl_train.augment import Pool
-from rpl_train.distill import DistillConfig, distill, label
-from rpl_train.networks import Mixture, NetworkConfig, RelayPolicy, divergence
-from rpl_train.rl.rollout import Start
-from rpl_train.runs import LEVELS, TrainedRun, weights_digest
+from rpl_train.distill import DistillConfig, distill, label, load_lessons
+from rpl_train.networks import Gaussian, Mixture, NetworkConfig, RelayPolicy, divergence
+from rpl_train.rl.experience import Explorer
+from rpl_train.rl.rollout import TRAINING_SEEDS, Start
+from rpl_train.runs import LEVELS, TrainedRun, load_modules, weights_digest
 
 DEMONSTRATIONS = drawer_demonstrations(6)
 SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, kitchens=2, pool=drawers.POOL)
@@ -94,6 +96,72 @@ def test_one_student_comes_close_to_teachers_who_differ_by_goal(base, tmp_path, 
 
 class Break(Exception):
     """Stands for whatever ends a run early."""
+
+
+@pytest.fixture
+def interrupted(base, teachers, tmp_path):
+    """The folder of a run of two rounds that ended before the second began to learn, so its lessons are there."""
+
+    def progress(*now):
+        if now == (1, "learning"):
+            raise Break
+
+    with pytest.raises(Break):
+        distill(base, DEMONSTRATIONS, teachers, tmp_path / "run", SMALL, progress)
+    return tmp_path / "run"
+
+
+def test_teachers_play_the_first_round_and_the_student_the_next_and_teachers_label_both(
+    base, teachers, interrupted, tmp_path
+):
+    student = distill(base, DEMONSTRATIONS, teachers, tmp_path / "once", replace(SMALL, rounds=1)).policy
+    for round_ in (0, 1):
+        expected = []
+        for number, (letters, trained) in enumerate(teachers.items()):
+            seeds = np.random.default_rng([SMALL.seed, round_, number]).choice(TRAINING_SEEDS, 4, replace=False)
+            starts = [
+                Start(module.compound_goal(letters), int(seed), sampling=int(seed) if place % 2 else None)
+                for place, seed in enumerate(seeds)
+            ]
+            with drawers.open_drawers(2) as two:
+                player = Explorer(student if round_ else trained.policy, ("low",))
+                episodes = drawers.play(player, base.record.spec, starts, two)
+            expected.append(label(trained.policy, episodes, base.record.spec.horizon))
+        found = load_lessons(interrupted, round_)
+        for level in LEVELS:
+            for name, values in found[level].items():
+                assert torch.equal(values, torch.cat([lessons[level][name] for lessons in expected])), (round_, name)
+
+
+def kl(taught: Mixture, student: Gaussian) -> torch.Tensor:
+    """KL(teacher || student) (N,) of two Gaussians, by torch's own formula."""
+    pair = (torch.distributions.Normal(g.mean.squeeze(1), g.log_std.exp()) for g in (taught, student.mixture()))
+    return torch.distributions.kl_divergence(*pair).sum(-1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_round_descends_the_divergence_from_the_teachers_over_all_lessons_so_far(base, teachers, interrupted, level):
+    """Weights are those of a literal reading: mean of KL(teacher || student) less the demonstrations' likelihood."""
+    rounds = [load_lessons(interrupted, round_)[level] for round_ in (0, 1)]
+    lessons = {name: torch.cat([lesson[name] for lesson in rounds]) for name in rounds[0]}
+    taught = Mixture(*(lessons.pop(name) for name in Mixture._fields))
+    expected = copy.deepcopy(base.policy)
+    load_modules(interrupted / "round.safetensors", {"high": expected.high, "low": expected.low})
+    student = getattr(expected, level)
+    pool = Pool(DEMONSTRATIONS.trajectories, base.record.spec, SMALL.pool)
+    optimiser = torch.optim.Adam(student.parameters())
+    for step in range(SMALL.steps):
+        optimiser.param_groups[0]["lr"] = 3e-4 * (1 + math.cos(math.pi * step / SMALL.steps)) / 2
+        rng = np.random.default_rng([SMALL.seed, 1, LEVELS.index(level), step])
+        rows = torch.from_numpy(rng.integers(len(taught.mean), size=SMALL.batch))
+        batch = pool.high_batch(rng, SMALL.batch) if level == "high" else pool.low_batch(rng, SMALL.batch)
+        own = student.distribution(**{name: values[rows] for name, values in lessons.items()})
+        away = kl(Mixture(*(values[rows] for values in taught)), own).mean()
+        optimiser.zero_grad()
+        (away - student.log_prob(*map(torch.from_numpy, batch)).mean()).backward()
+        optimiser.step()
+    found = getattr(distill(base, DEMONSTRATIONS, teachers, interrupted, SMALL).policy, level).state_dict()
+    assert all(torch.allclose(found[name], values, atol=1e-5) for name, values in student.state_dict().items())
 
 
 def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeypatch):

@@ -1,4 +1,8 @@
-"""Rows from beginning to end, with episodes of a few steps; and that what is done is not done again."""
+"""Rows from beginning to end, with episodes of a few steps; and that finished work is not done again.
+
+One row is exported and served as in earnest. The others are trained and evaluated through gRPC too, but what they are
+evaluated on is one small policy that a single server offers to all of them.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -7,10 +11,12 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput, TrainingError
-from rpl_runtime.evaluation.evaluate import EvaluateConfig
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PAPER_GOALS, ROBOT_DIM, STATE_DIM, compound_goal
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.export.parity import ParityConfig
+from rpl_train.networks import NetworkConfig
 from rpl_train.paper import reproduce as paper
 from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Method
 from rpl_train.paper.reproduce import PaperConfig, Trial, chosen, finetune_config, plan, pool_config, reproduce
@@ -20,9 +26,27 @@ from rpl_train.rl.rollout import rollout
 from rpl_train.runs import read_run
 
 
+@pytest.fixture(scope="module")
+def kitchen_address(kitchen_bundle):
+    """The address of a server of a small policy for the kitchen."""
+    with serve_in_thread(kitchen_bundle) as address:
+        yield address
+
+
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    """A budget of seconds, in this process: a run of one iteration, episodes of a few steps."""
+def config(unserved, kitchen_address, monkeypatch):
+    """The same, where every policy is evaluated as the small one."""
+
+    def evaluate_small(trained, trial, protocol):
+        return evaluate(kitchen_address, protocol).content
+
+    monkeypatch.setattr(paper, "_evaluate", evaluate_small)
+    return unserved
+
+
+@pytest.fixture
+def unserved(tmp_path, monkeypatch):
+    """A budget of seconds, in this process: small networks, a run of one iteration, episodes of a few steps."""
     rng = np.random.default_rng(0)
     for index in range(2):
         states = rng.uniform(-0.01, 0, (40, STATE_DIM)).astype(np.float32)
@@ -41,7 +65,8 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "_protocol", lambda trial, config: EvaluateConfig(trial.goals, 1, steps=3, jobs=1))
     monkeypatch.setattr(finetune, "rollout", partial(rollout, steps=4))
     monkeypatch.setattr(paper, "_GATE", ParityConfig(episodes=1, steps=2))
-    monkeypatch.setattr(paper, "FinetuneConfig", partial(FinetuneConfig, episodes=2))
+    monkeypatch.setattr(paper, "FinetuneConfig", partial(FinetuneConfig, episodes=2, kitchens=2))
+    monkeypatch.setattr(paper, "NetworkConfig", partial(NetworkConfig, high_hidden=(16,), low_hidden=(16,)))
     return PaperConfig(tmp_path / "runs", (tmp_path / "demos",), env_steps=2 * EPISODE_STEPS, imitation_steps=3)
 
 
@@ -92,6 +117,16 @@ def reproduced(methods, config, known=None):
     return kept, seen
 
 
+def test_a_row_is_imitated_fine_tuned_exported_and_evaluated_through_its_own_server(unserved):
+    found, _ = reproduced([short("npg-bc")], unserved)
+    [trial] = found["npg-bc"].trials
+    assert [point.env_steps for point in trial.curve] == [8]
+    assert trial.evaluation["protocol"]["policy"] == "kitchen"
+    assert {start: list(results["goals"]) for start, results in trial.evaluation["starts"].items()} == {
+        "nominal": ["mkbs"], "perturbed": ["mkbs"]
+    }  # fmt: skip
+
+
 def test_rows_from_beginning_to_end(config):
     found, seen = reproduced([short("npg-bc"), short("bc", ("mkbs", "kbts")), short("nearest")], config)
     rows = [found[name] for name in ("npg-bc", "bc", "nearest")]
@@ -129,7 +164,7 @@ def test_a_subgoal_is_kept_as_long_as_its_row_says(config):
 def test_what_the_runs_hold_is_not_done_again(config, monkeypatch):
     methods = [short("npg-bc"), short("nearest")]
     found, _ = reproduced(methods, config)
-    for name in ("evaluate", "evaluate_nearest", "export"):
+    for name in ("_evaluate", "evaluate_nearest"):
         monkeypatch.setattr(paper, name, None)
     monkeypatch.setattr(finetune, "rollout", None)
     assert reproduced(methods, config)[0] == found

@@ -30,6 +30,7 @@ from rpl_train.data.trajectory import Trajectory, load_folder
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.rl import finetune as module
+from rpl_train.rl.baseline import Baseline
 from rpl_train.rl.finetune import FinetuneConfig, finetune, read_curve
 from rpl_train.rl.npg import NpgConfig
 from rpl_train.rl.rewards import REWARDS, Reward
@@ -206,12 +207,19 @@ def test_each_level_earns_by_its_own_reward(base, tmp_path):
     assert point.returns["low"] < 0 <= point.returns["high"]
 
 
-def test_the_three_objectives_differ(base, tmp_path):
-    runs = {name: tmp_path / name for name in ("npg", "dapg", "iril")}
-    for name, run in runs.items():
-        finetune(base, DEMONSTRATIONS, run, config(2, objective=name))
-    assert not equal(weights(runs["npg"]), weights(runs["dapg"]))
-    assert not equal(weights(runs["dapg"]), weights(runs["iril"]))
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_baseline_is_fitted_to_returns(base, tmp_path, monkeypatch, level):
+    """Without discount the return of an episode's first decision is all that the episode earned."""
+    fitted = []
+
+    class Watched(Baseline):
+        def fit(self, features, returns, seed):
+            fitted.append(returns.reshape(6, -1)[:, 0].mean())
+            super().fit(features, returns, seed)
+
+    monkeypatch.setattr(module, "Baseline", Watched)
+    _, curve = finetune(base, NONE, tmp_path, config(3, levels=(level,), gamma=1.0, smoothing=1.0))
+    assert fitted == pytest.approx([point.returns[level] for point in curve], abs=1e-5)
 
 
 def test_demonstrations_turn_the_step_as_the_curve_says(base, tmp_path):
