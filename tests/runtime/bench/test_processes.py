@@ -2,9 +2,11 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from rpl_runtime.bench import load
 from rpl_runtime.bench.load import Order
 from rpl_runtime.bench.processes import contest, folder_peers, own_peers
 from rpl_runtime.errors import RelayError
@@ -49,9 +51,24 @@ def test_orders_are_carried_out_to_the_step(tiny_bundle: Bundle):
                 assert spent.steps_ns.shape == (order.streams * order.steps,)
                 assert (spent.steps_ns > 0).all()
                 assert spent.wall_s * 1e9 >= spent.steps_ns.max()
-                if order.period_s:
-                    assert spent.wall_s >= order.period_s * (order.steps - 1)
             assert (one.memory_mb() or 1e9) > 1
+
+
+def test_paced_steps_begin_a_period_apart(monkeypatch: pytest.MonkeyPatch):
+    now, began = [100.0], []
+
+    def sleep(duration_s: float) -> None:
+        now[0] += duration_s
+
+    def exchange(step: int) -> None:
+        began.append((step, now[0]))
+        now[0] += 0.3 if step == 1 else 0.1  # one step takes longer than its period
+
+    monkeypatch.setattr(load, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    lane = load._Lane(exchange)
+    lane.run(Order(1, 1, steps=3, warm_up=1, period_s=0.25), begin=100.5)
+    assert began == [(0, 100.5), (1, 100.75), (2, pytest.approx(101.05)), (3, pytest.approx(101.25))]
+    assert len(lane.spent) == 3
 
 
 def test_a_folder_of_peers_is_driven_alike_and_steps_go_on_from_order_to_order(tiny_bundle: Bundle, tmp_path: Path):

@@ -146,7 +146,7 @@ def refused(rpl, *arguments) -> str:
     [
         (("--goal", "mkbs", "--objective", "iril"), "iril needs the --demos"),
         (("--goal", "mkbs"), "iril needs the --demos"),  # the default
-        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is no goal; must be"),
+        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is not a goal; must be"),
         (("--goal", "mm", "--objective", "npg"), "names an element twice"),
         (("--goal", "paper", "--objective", "npg"), "paper is 17 goals; fine-tuning takes one"),
         (("--goal", "mkbs", "--objective", "ppo"), "'ppo' is not one of"),
