@@ -67,7 +67,7 @@ def evaluate_command(
     ] = ArmProfile.KITCHEN,
     object_noise: Annotated[
         tuple[float, float],
-        typer.Option(metavar="M RAD", help="Standard deviations of observed objects: position in m, angle in rad."),
+        typer.Option(metavar="M RAD", help="Standard deviation of an observed object's position [m] and angle [rad]."),
     ] = (0.0, 0.0),
     object_latency: Annotated[
         int, typer.Option(help="Control periods by which objects are observed later than the arm.")
