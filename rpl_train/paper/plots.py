@@ -1,7 +1,4 @@
-"""The learning curves and the ablations of the paper's table, as pictures like its Figures 6 and 7.
-
-In: a folder of rows. Out: curves.png and ablations.png in it. It does not know how a row was measured.
-"""
+"""Learning curves and ablations of the rows in a folder, as figures like the paper's Figures 6 and 7."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +50,7 @@ class _Bar(NamedTuple):
 
 
 def draw_paper(folder: Path) -> None:
-    """Draw what the folder's rows have: curves.png of those that are fine-tuned, ablations.png of the ablations.
+    """Save the figures of the rows in a folder as curves.png and ablations.png in it.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -62,18 +59,20 @@ def draw_paper(folder: Path) -> None:
     require("matplotlib", "sim")
     import matplotlib as mpl
 
-    rows = read_rows(folder)
-    panels, ablations = _panels(rows), _ablations(rows)
     with mpl.rc_context(STYLE):
-        if panels:
-            _save(_curves(panels, {row.method.name: row for row in rows}.get("ril")), folder / "curves.png")
-        if ablations:
-            _save(_compare(ablations), folder / "ablations.png")
+        for name, figure in paper_figures(read_rows(folder)).items():
+            with staged(folder / f"{name}.png") as staging:
+                figure.savefig(staging)
 
 
-def _save(figure: "Figure", path: Path) -> None:
-    with staged(path) as staging:
-        figure.savefig(staging)
+def paper_figures(rows: Sequence[Row]) -> dict[str, "Figure"]:
+    """The figures that rows allow: `curves` if any is fine-tuned, `ablations` if any is an ablation."""
+    figures = {}
+    if panels := _panels(rows):
+        figures["curves"] = _curves(panels, {row.method.name: row for row in rows}.get("ril"))
+    if ablations := _ablations(rows):
+        figures["ablations"] = _compare(ablations)
+    return figures
 
 
 def _panels(rows: Sequence[Row]) -> list[_Panel]:

@@ -1,15 +1,18 @@
 """The pictures are drawn from the files alone, of whatever rows there are."""
 
-import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import rows
 from rpl_runtime.errors import InvalidInput
-from rpl_train.paper.methods import METHODS
-from rpl_train.paper.plots import draw_paper
-from rpl_train.paper.results import write_distilled, write_row
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
+from rpl_train.paper.methods import COMPARED_GOALS, METHODS
+from rpl_train.paper.plots import draw_paper, paper_figures
+from rpl_train.paper.results import curve, read_rows, score, write_row
+
+STARTS = ("nominal", "perturbed")
 
 
 def drawn(folder, *names) -> set[str]:
@@ -19,22 +22,47 @@ def drawn(folder, *names) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith(".json")}
 
 
-def width(path) -> int:
-    """Of a PNG [pixels], from its header."""
-    return struct.unpack(">I", path.read_bytes()[16:20])[0]
+def figures(folder, *made):
+    for row in made:
+        write_row(row, folder)
+    read = {row.method.name: row for row in read_rows(folder)}
+    return read, paper_figures(list(read.values()))
 
 
-def test_curves_and_ablations_of_every_row(tmp_path):
-    write_distilled(rows.distilled(), tmp_path)
-    assert drawn(tmp_path, *METHODS) == {"curves.png", "ablations.png"}
-    assert all((tmp_path / name).stat().st_size > 30_000 for name in ("curves.png", "ablations.png"))
+def lines(axes) -> dict[str, np.ndarray]:
+    """The points (N, 2) of a panel's lines, by their label."""
+    return {line.get_label(): line.get_xydata() for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def test_every_fine_tuned_row_has_its_learning_curve_in_percent_and_in_elements(tmp_path):
+    read, drawn = figures(tmp_path, *rows.every_row())
+    success, elements = np.reshape(drawn["curves"].axes, (2, -1))[:, 0]  # the panel of the rows with most goals
+    most = [row for row in read.values() if row.tuned and row.goals == PAPER_GOALS]
+    assert set(lines(success)) == set(lines(elements)) == {row.method.title for row in most}
+    for row in most:
+        for axes, measure, scale in ((success, "success", 100), (elements, "steps_done", 1)):
+            expected = curve(row, measure, PAPER_GOALS)
+            found = lines(axes)[row.method.title]
+            assert found == pytest.approx(np.column_stack([expected.env_steps, scale * expected.mean]))
+
+
+def test_every_ablation_has_bars_of_its_scores_and_of_the_papers(tmp_path):
+    names = ("npg-rpl", "window-60", "window-90")
+    read, drawn = figures(tmp_path, *(rows.row(METHODS[name]) for name in names))
+    success, _ = drawn["ablations"].axes
+    ours = [100 * score(read[n], start, "success_ever", COMPARED_GOALS).mean for n in names for start in STARTS]
+    heights = [bar.get_height() for bar in success.patches]
+    assert sorted(heights) == pytest.approx(sorted([*ours, 76, 47, 0]))  # the paper's 30, 60 and 90
+    assert [text.get_text() for text in success.get_xticklabels()] == ["30", "60", "90"]
 
 
 def test_rows_with_other_goals_get_a_panel_in_which_all_have_the_same(tmp_path):
-    drawn(tmp_path / "alike", "npg-rpl", "iril-rpl")
-    drawn(tmp_path / "others", "npg-rpl", "npg-bc")
-    alike, others = (width(tmp_path / folder / "curves.png") for folder in ("alike", "others"))
-    assert others > 1.5 * alike
+    _, alike = figures(tmp_path / "alike", *(rows.row(METHODS[name]) for name in ("npg-rpl", "iril-rpl")))
+    _, others = figures(tmp_path / "others", *(rows.row(METHODS[name]) for name in ("npg-rpl", "npg-bc")))
+    assert [axes.get_title() for axes in alike["curves"].axes[:1]] == ["On 17 goals"]
+    titles = [axes.get_title() for axes in others["curves"].axes[:2]]
+    assert titles == ["On 17 goals", f"Systems, on {', '.join(COMPARED_GOALS)}"]
+    assert set(lines(others["curves"].axes[1])) == {METHODS[name].title for name in ("npg-rpl", "npg-bc")}
 
 
 @pytest.mark.parametrize(
