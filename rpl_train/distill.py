@@ -63,7 +63,7 @@ _DATA = "episodes-{}.safetensors"  # what a round's episodes taught
 Lessons = dict[str, Tensor]  # of one level: its inputs by name, and the teacher's mixture for each
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistillConfig:
     """How the specialists are distilled."""
 
@@ -174,7 +174,7 @@ def _play(
                 for place, seed in enumerate(seeds)
             ]
             player = Explorer(student if round_ else trained.policy, ("low",))
-            episodes = rollout(player, spec, starts, kitchens, config.start)
+            episodes = rollout(player, spec, starts, kitchens, noise=config.start)
             lessons = label(trained.policy, episodes, spec.horizon, levels)
             for level in levels:
                 taught[level].append(lessons[level])

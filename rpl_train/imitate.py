@@ -52,7 +52,7 @@ _NO_EFFECT = ("checkpoint_every", "report_every", "jobs")  # on the weights
 Progress = Callable[[LevelName, int, float | None], None]  # level, steps done, recent loss; None: trained before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImitateConfig:
     """How both levels are imitated."""
 

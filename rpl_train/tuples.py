@@ -35,7 +35,7 @@ class Tuples(NamedTuple):
     ahead: np.ndarray  # (N,) int64, the step whose state the high level sets on the way to a far goal
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Timeline:
     """E demonstrations laid end to end: N steps of n state dimensions, in which K elements move."""
 

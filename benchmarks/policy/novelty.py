@@ -128,7 +128,7 @@ def play(bundle: Bundle, novelty: Novelty, episodes: int, seed: int) -> Iterator
     starts = [Start(goal, episode_seed(seed, goal, number)) for number in range(episodes) for goal in goals]
     for condition in tracked(CONDITIONS, "playing"):
         with open_kitchens(len(goals), lambda c=condition: SeenKitchen(c)) as kitchens:
-            played = rollout(policy, bundle.spec, starts, kitchens, condition.start)
+            played = rollout(policy, bundle.spec, starts, kitchens, noise=condition.start)
         for episode in played:
             ever = frozenset[str]().union(*episode.done)
             deviations = (abs(episode.states - np.array(statistics.mean)) / scale).max(axis=1)

@@ -93,9 +93,9 @@ def finetune_command(
     if len(goals) > 1:
         raise typer.BadParameter(f"{goal} is {len(goals)} goals; fine-tuning takes one, each of them a run of its own")
     config = FinetuneConfig(
-        goals[0][1],
-        objective.value,
-        LEVELS if levels is Tuned.BOTH else (levels.value,),
+        goal=goals[0][1],
+        objective=objective.value,
+        levels=LEVELS if levels is Tuned.BOTH else (levels.value,),
         reward=reward.value,
         env_steps=env_steps,
         threads=os.cpu_count() or 1,
@@ -241,7 +241,14 @@ def paper_command(
 
     methods = chosen(rows)
     if demos:
-        config = PaperConfig(runs, tuple(demos), env_steps, episodes=episodes, jobs=jobs, executor=executor.value)
+        config = PaperConfig(
+            runs=runs,
+            demonstrations=tuple(demos),
+            env_steps=env_steps,
+            episodes=episodes,
+            jobs=jobs,
+            executor=executor.value,
+        )
         with bars() as report:
             reproduce(
                 methods,

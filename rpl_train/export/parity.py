@@ -27,7 +27,7 @@ _KITCHENS = 2  # stepped in parallel
 _WALK = 0.02  # a random walk's step, as a share of each dimension's accepted range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParityConfig:
     """How far the gate looks and what it lets pass."""
 
@@ -37,7 +37,7 @@ class ParityConfig:
     seed: int = TRAINING_SEEDS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parity:
     """What the gate measured."""
 

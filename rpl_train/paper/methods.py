@@ -10,7 +10,7 @@ have a weight of demonstrations of 0.01, under which DAPG-RPL and IRIL-RPL hardl
 table `levels` have the one that matters.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
 from rpl_runtime.tasks.kitchen.elements import HORIZON, PAPER_GOALS
@@ -57,6 +57,7 @@ class Method:
     name: str
     title: str
     imitation: Imitation | None  # None: no policy is learned
+    _: KW_ONLY
     tunes: tuple[LevelName, ...] = ()
     objective: Objective = "npg"
     reward: RewardName = "completion"
@@ -87,9 +88,9 @@ def _levels() -> list[Method]:
             f"{objective}-{which}-{reward}",
             f"{objective.upper()}-RPL, {'low level' if which == 'low' else 'both levels'}, {title}",
             RELAY,
-            tunes,
-            objective,
-            reward,
+            tunes=tunes,
+            objective=objective,
+            reward=reward,
             likelihood=FinetuneConfig.likelihood,
             seeds=(0, 1, 2),
             imitation_seeds=True,
@@ -102,7 +103,9 @@ def _levels() -> list[Method]:
 
 
 def _rpl(name: str, title: str, objective: Objective, published: Published) -> Method:
-    return Method(name, title, RELAY, _LOW, objective, goals=PAPER_GOALS, seeds=(0,), published=published)
+    return Method(
+        name, title, RELAY, tunes=_LOW, objective=objective, goals=PAPER_GOALS, seeds=(0,), published=published
+    )
 
 
 METHODS = {
@@ -116,27 +119,47 @@ METHODS = {
             "gcbc", "GCBC with relabelling", _GCBC, goals=PAPER_GOALS, published=Published("8.8", "2.2", plot=False)
         ),
         Method("bc", "GCBC without (BC)", _BC, goals=PAPER_GOALS, published=Published("7.6", "1.78", plot=False)),
-        Method("npg-gcbc", "NPG-GCBC, flat", _GCBC, _LOW, "npg", published=Published("3 to 12", "0.75 to 1.9")),
-        Method("dapg-gcbc", "DAPG-GCBC, flat", _GCBC, _LOW, "dapg", published=Published("3 to 12", "0.75 to 1.9")),
-        Method("npg-bc", "NPG-BC, flat", _BC, _LOW, "npg", published=Published("3 to 12", "0.75 to 1.9")),
-        Method("dapg-bc", "DAPG-BC, flat", _BC, _LOW, "dapg", published=Published("3 to 12", "0.75 to 1.9")),
+        Method(
+            "npg-gcbc",
+            "NPG-GCBC, flat",
+            _GCBC,
+            tunes=_LOW,
+            objective="npg",
+            published=Published("3 to 12", "0.75 to 1.9"),
+        ),
+        Method(
+            "dapg-gcbc",
+            "DAPG-GCBC, flat",
+            _GCBC,
+            tunes=_LOW,
+            objective="dapg",
+            published=Published("3 to 12", "0.75 to 1.9"),
+        ),
+        Method(
+            "npg-bc", "NPG-BC, flat", _BC, tunes=_LOW, objective="npg", published=Published("3 to 12", "0.75 to 1.9")
+        ),
+        Method(
+            "dapg-bc", "DAPG-BC, flat", _BC, tunes=_LOW, objective="dapg", published=Published("3 to 12", "0.75 to 1.9")
+        ),
         Method(
             "oracle",
             "Oracle segments, fine-tuned",
             _SEGMENTS,
-            _LOW,
-            "npg",
+            tunes=_LOW,
             published=Published("0 to 6", "1.45, falling to 0.83"),
         ),
         Method(
-            "oracle-70", "Oracle segments, planned once for each, fine-tuned", Imitation("segments", horizon=70), _LOW
+            "oracle-70",
+            "Oracle segments, planned once for each, fine-tuned",
+            Imitation("segments", horizon=70),
+            tunes=_LOW,
         ),
         Method("nearest", "Nearest neighbour, open loop", None, goals=PAPER_GOALS, published=Published("0", "1.45")),
         Method(
             "hiro",
             "On-policy HIRO from scratch",
             RELAY,
-            _BOTH,
+            tunes=_BOTH,
             reward="sparse",
             scratch=_BOTH,
             published=Published("0", "0.06"),
@@ -145,7 +168,7 @@ METHODS = {
             "hiro-dense",
             "On-policy HIRO from scratch, dense at the low level",
             RELAY,
-            _BOTH,
+            tunes=_BOTH,
             reward="euclidean",
             high_reward="completion",
             scratch=_BOTH,
@@ -154,7 +177,7 @@ METHODS = {
             "pretrained-low",
             "Pre-trained low level, high level from scratch",
             RELAY,
-            ("high",),
+            tunes=("high",),
             scratch=("high",),
             published=Published("0", "0.06"),
         ),
@@ -169,7 +192,7 @@ METHODS = {
             "window-60",
             "NPG-RPL, window 60",
             Imitation("relay", 60),
-            _LOW,
+            tunes=_LOW,
             published=Published("47", "2.9"),
             table="windows",
         ),
@@ -177,7 +200,7 @@ METHODS = {
             "window-90",
             "NPG-RPL, window 90",
             Imitation("relay", 90),
-            _LOW,
+            tunes=_LOW,
             published=Published("0", "1.05"),
             table="windows",
         ),
@@ -186,7 +209,7 @@ METHODS = {
                 f"window-{window}-kept-30",
                 f"NPG-RPL, window {window}, subgoals kept 30 steps",
                 Imitation("relay", window, horizon=HORIZON),
-                _LOW,
+                tunes=_LOW,
                 table="windows",
             )
             for window in (60, 90)
@@ -195,7 +218,7 @@ METHODS = {
             "sparse",
             "NPG-RPL, sparse reward",
             RELAY,
-            _LOW,
+            tunes=_LOW,
             reward="sparse",
             published=Published("85", "3.66"),
             table="rewards",
@@ -204,7 +227,7 @@ METHODS = {
             "euclidean",
             "NPG-RPL, Euclidean reward",
             RELAY,
-            _LOW,
+            tunes=_LOW,
             reward="euclidean",
             published=Published("26", "2.6"),
             table="rewards",
@@ -213,7 +236,7 @@ METHODS = {
             "elements",
             "NPG-RPL, element-wise reward",
             RELAY,
-            _LOW,
+            tunes=_LOW,
             reward="elements",
             published=Published("26", "2.45"),
             table="rewards",

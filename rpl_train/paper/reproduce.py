@@ -40,7 +40,7 @@ SHOWN = "demonstrations"  # in a trial's evaluation: the digest of what its row 
 _GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PaperConfig:
     """What every row is given."""
 

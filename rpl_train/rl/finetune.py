@@ -78,7 +78,7 @@ _OUTER = 0.05  # the share of demonstrated tuples than which an own one must be 
 _NOTHING_TO_LEARN = "all episodes earned the same"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """How one goal is fine-tuned.
 
@@ -271,7 +271,7 @@ class _Learner:
         """Play an iteration's episodes and learn from them."""
         config, record = self._config, self._record
         explorer = Explorer(RelayPolicy(self._levels["high"], self._levels["low"]), config.levels)
-        episodes = rollout(explorer, record.spec, self._starts(), kitchens, config.start, threads=config.threads)
+        episodes = rollout(explorer, record.spec, self._starts(), kitchens, noise=config.start, threads=config.threads)
         drawn = explorer.targets(episodes)
         own = self._relabelled(episodes, drawn) if config.objective == "iril" else None
         steps: dict[LevelName, NpgStep | None] = {}

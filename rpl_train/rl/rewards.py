@@ -32,7 +32,7 @@ _NEAR = 0.1  # [rad, m] an element is where a subgoal wants it
 _ARM_NEAR = 0.5  # [rad] over all joints of the arm
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
     """An episode of T steps as rewards see it."""
 

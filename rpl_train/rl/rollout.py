@@ -55,6 +55,7 @@ def rollout(
     spec: PolicySpec,
     starts: Sequence[Start],
     kitchens: Sequence[Kitchen],
+    *,
     noise: StartNoise = PERTURBED,
     steps: int = EPISODE_STEPS,
     threads: int | None = None,
@@ -73,7 +74,7 @@ def rollout(
     with _Hands(threads or len(os.sched_getaffinity(0))) as hands:
         for first in range(0, len(starts), len(kitchens)):
             wave = starts[first : first + len(kitchens)]
-            episodes += _play(levels, spec, wave, kitchens[: len(wave)], noise, steps, hands)
+            episodes += _play(levels, spec, wave, kitchens, noise=noise, steps=steps, hands=hands)
     return episodes
 
 
@@ -82,11 +83,13 @@ def _play(
     spec: PolicySpec,
     starts: Sequence[Start],
     kitchens: Sequence[Kitchen],
+    *,
     noise: StartNoise,
     steps: int,
     hands: "_Hands",
 ) -> list[Episode]:
     hands.each(lambda row: kitchens[row].reset(starts[row].seed, noise), len(starts))
+    kitchens = kitchens[: len(starts)]
     state = _seen(kitchens, spec)
     goals = [spec.resolve(start.elements, row) for start, row in zip(starts, state, strict=True)]
     loop = RelayLoop(levels, spec)

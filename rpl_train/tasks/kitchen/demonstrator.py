@@ -30,7 +30,7 @@ _QUICKER = np.array([1.0, 1.0, 1.0, 1.0, 1.4, 1.4, 1.4])  # the wrist follows fa
 _KP = np.array([870.0, 870.0, 870.0, 870.0, 120.0, 120.0, 120.0])  # [N m / rad]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Style:
     """How the demonstrator moves."""
 

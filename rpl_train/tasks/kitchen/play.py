@@ -37,7 +37,7 @@ _SETTINGS_FILE = "play.json"
 _REOPENED = 0.3  # a finished element farther from its goal than this is taken up again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlayConfig:
     """What to play.
 

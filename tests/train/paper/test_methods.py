@@ -125,7 +125,7 @@ def test_rpl_is_run_with_each_objective_at_one_level_and_both_for_our_reward_and
 
 def test_what_was_measured_before_means_what_it_meant():
     """Every file of the first table is read, and holds the row that is called so."""
-    folder = Path(__file__).parents[3] / "docs" / "results"
+    folder = Path(__file__).parents[3] / "docs" / "data" / "results"
     found = {row.method.name: row.method for row in read_rows(folder)}
     assert len(found) == 20
     assert {name: METHODS.get(name, DISTILLED) for name in found} == found

@@ -48,7 +48,7 @@ def test_a_row_survives_the_round_trip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["npg-bc.json"]  # no temporary file is left
 
 
-CONFIG = PaperConfig(Path("runs"), (), env_steps=120_000, episodes=rows.EPISODES)
+CONFIG = PaperConfig(runs=Path("runs"), demonstrations=(), env_steps=120_000, episodes=rows.EPISODES)
 
 
 def test_the_trials_of_a_row_are_known_wherever_they_were_run(tmp_path):

@@ -67,7 +67,9 @@ def unserved(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "_GATE", ParityConfig(episodes=1, steps=2))
     monkeypatch.setattr(paper, "FinetuneConfig", partial(FinetuneConfig, episodes=2, kitchens=2))
     monkeypatch.setattr(paper, "NetworkConfig", partial(NetworkConfig, high_hidden=(16,), low_hidden=(16,)))
-    return PaperConfig(tmp_path / "runs", (tmp_path / "demos",), env_steps=2 * EPISODE_STEPS, imitation_steps=3)
+    return PaperConfig(
+        runs=tmp_path / "runs", demonstrations=(tmp_path / "demos",), env_steps=2 * EPISODE_STEPS, imitation_steps=3
+    )
 
 
 def short(name: str, goals: tuple[str, ...] = ("mkbs",)) -> Method:
@@ -94,7 +96,7 @@ def test_a_row_has_a_trial_for_each_goal_and_seed():
 )
 def test_a_trial_is_fine_tuned_as_its_row_says(method, tmp_path):
     trial = plan(method)[-1]
-    found = finetune_config(trial, PaperConfig(tmp_path, (), env_steps=9))
+    found = finetune_config(trial, PaperConfig(runs=tmp_path, demonstrations=(), env_steps=9))
     assert found.goal == compound_goal(trial.goals[0])
     assert (found.objective, found.levels, found.scratch) == (method.objective, method.tunes, method.scratch)
     assert (found.reward, found.high_reward, found.likelihood) == (method.reward, method.high_reward, method.likelihood)

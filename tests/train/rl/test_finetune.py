@@ -43,7 +43,7 @@ NONE = Demonstrations([], [])
 
 def config(iterations: int = 3, episodes: int = 6, **settings) -> FinetuneConfig:
     return FinetuneConfig(
-        drawers.GOAL,
+        goal=drawers.GOAL,
         env_steps=iterations * episodes * EPISODE_STEPS,
         episodes=episodes,
         kitchens=4,
@@ -488,7 +488,7 @@ def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path, in_the_ki
     made = Demonstrations([Trajectory(states, targets, ("microwave",), "made")], [])
     small = ImitateConfig(steps=5, jobs=1, networks=NetworkConfig((16,), (16,)), pool=PoolConfig())
     base = imitate(made, kitchen_spec("kitchen"), tmp_path / "base", small, lambda level, step, loss: None)
-    tuning = FinetuneConfig(("microwave", "kettle"), episodes=2, env_steps=2 * 2 * EPISODE_STEPS, levels=LEVELS)
+    tuning = FinetuneConfig(goal=("microwave", "kettle"), episodes=2, env_steps=2 * 2 * EPISODE_STEPS, levels=LEVELS)
 
     def break_after_first(point):
         if point.iteration == 1:
