@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint proto clean
+.PHONY: demo test lint docs proto clean
 
 demo: $(VENV)/.demo
 	@sh .ci/install-gl || true
@@ -18,6 +18,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/site/build.py build/docs
+	@echo "open build/docs/index.html"
 
 proto: $(VENV)/.dev
 	$(BIN)/python proto/generate.py
@@ -34,5 +38,5 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) --editable '.[sim,train,record,otel,franka-sim,dev]'
+	$(PIP) --editable '.[sim,train,record,otel,franka-sim,docs,dev]'
 	@touch $@
