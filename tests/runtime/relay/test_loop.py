@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import policies
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Decision, RelayLoop, Resume, SubgoalOverride
+from rpl_runtime.relay.loop import Decision, RelayLoop, Resume, Standing, SubgoalOverride
 from rpl_runtime.relay.noise import noise, robot_key
 
 SPEC = policies.tiny_spec()
@@ -242,6 +242,48 @@ def test_a_plan_that_was_lost_is_made_anew_in_the_next_try(lead: int) -> None:
 
 def one_step(loop: RelayLoop, step: int, state: np.ndarray, robot: str = "a") -> Decision:
     return loop.step([robot], [step], state[None])
+
+
+@pytest.mark.parametrize("lead", [0, 2])
+def test_a_policy_gets_float32_whatever_it_plans_and_a_resume_holds(lead: int) -> None:
+    class Exact(Blend):
+        def plan(self, *arrays):
+            assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
+            return super().plan(*arrays).tolist()
+
+        def act(self, *arrays):
+            assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
+            return super().act(*arrays)
+
+    loop, goal, upcoming = RelayLoop(Exact(), SPEC), SPEC.resolve(["door"], np.zeros(N)), np.ones(N) if lead else None
+    loop.start("a", goal, 1, lead)
+    loop.start("resumed", goal, 1, lead, Resume(3, np.full(N, 0.1), 3, upcoming))
+    loop.start("pinned", goal, 1, lead, Resume(3, np.full(N, 0.1), 3, None, SubgoalOverride.PINNED))
+    for step in range(6):
+        for robot, first in (("a", 0), ("resumed", 3), ("pinned", 3)):
+            assert one_step(loop, first + step, np.zeros(N), robot).subgoal.dtype == np.float32
+
+
+def test_where_a_run_stands_is_what_its_latest_step_told() -> None:
+    def standing() -> tuple[int, int, bool, int]:
+        found = loop.standing("a")
+        return found.step, found.age, found.pinned, found.vetoes
+
+    loop, goal = RelayLoop(Blend(), SPEC), SPEC.resolve(["door"], np.zeros(N))
+    loop.start("a", goal)
+    assert loop.standing("a") == Standing(0, 0, None, False, 0)
+    for step in range(6):
+        decision = one_step(loop, step, np.full(N, 0.01 * step))
+        assert standing() == (step + 1, decision.age[0], False, 0)
+        np.testing.assert_array_equal(loop.standing("a").subgoal, decision.subgoal[0])
+    loop.veto("a")
+    assert standing() == (6, 0, False, 1)
+    loop.pin("a", np.full(N, 0.2))
+    assert standing() == (6, 0, True, 1)
+    np.testing.assert_array_equal(loop.standing("a").subgoal, np.full(N, 0.2, np.float32))
+    assert loop.finish("a") == 6
+    loop.start("a", goal, resume=Resume(7, np.zeros(N), 3))
+    assert standing() == (7, 2, False, 0)
 
 
 @given(cases(), st.integers(0, 19), st.integers(1, 20))
