@@ -1,9 +1,15 @@
-"""The shipped policy: it came from the specialists that are kept beside it."""
+"""The shipped policy: it came from the specialists that are kept beside it, and it completes a compound goal."""
 
+from contextlib import closing
 from pathlib import Path
 
+from rpl_runtime.client.client import Client
+from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import load_bundle
-from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
+from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 from rpl_train.runs import weights_digest
 from rpl_train.specialists import load_specialists
 
@@ -16,3 +22,17 @@ def test_the_manifest_names_the_specialists_that_are_kept() -> None:
     kept = {goal: weights_digest(trained.policy) for goal, trained in family.specialists.items()}
     assert kept == {goal: teacher["weights"] for goal, teacher in named.items()}
     assert set(kept) == set(PAPER_GOALS)
+
+
+def test_it_completes_four_subtasks_in_one_episode() -> None:
+    """A server in a process of its own, the simulated kitchen, and the 280 steps of an episode; it needs about 180."""
+    goal = compound_goal("ktls")
+    with (
+        closing(KitchenRobot()) as robot,
+        serve_in_process(MODELS / "kitchen") as address,
+        Client(address) as client,
+        client.control() as control,
+    ):
+        result = run(robot, control, RunConfig(goal, steps=280))
+    assert result.done_at_end == set(goal)
+    assert max(result.first_done(element) or 280 for element in goal) < 250
