@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint docs proto clean
+.PHONY: demo test lint docs mutants proto clean
 
 demo: $(VENV)/.demo
 	@sh .ci/install-gl || true
@@ -23,6 +23,10 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/site/build.py build/docs
 	@echo "open build/docs/index.html"
 
+# Hours long, and goes on where it was stopped; MODULES='rpl_train/relabel.py ...' picks some.
+mutants: $(VENV)/.mutants
+	nice -n 10 $(BIN)/python tests/mutants.py $(MODULES)
+
 proto: $(VENV)/.dev
 	$(BIN)/python proto/generate.py
 
@@ -39,4 +43,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
 	$(PIP) --editable '.[sim,train,record,otel,franka-sim,docs,dev]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.dev
+	$(PIP) --editable '.[mutants]'
 	@touch $@
