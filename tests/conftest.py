@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: small policies, and bundles made of them."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,16 +8,23 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import policies
+from leftovers import nothing_left_behind, own_temporary_folder, source_tree_untouched  # noqa: F401
+from processes import started
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import serve_in_thread
 
+# A process that was started in the background ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # How fast a machine is today is no property of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+# For mutants.py, which asks only whether a test fails, not how simply.
+settings.register_profile("unshrunk", settings.get_profile("untimed"), phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +59,7 @@ def tiny_client(tiny_address: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def occupy() -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
+def occupy() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
     """Let another process work in a folder, as a command does, until it is killed."""
     script = """
 import sys
@@ -63,13 +71,11 @@ with alone_in(Path(sys.argv[1])):
 """
     with ExitStack() as stack:
 
-        def start(folder: Path) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-c", script, str(folder)]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            stack.enter_context(process)
-            stack.callback(process.kill)
+        def start(folder: Path) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", script, folder]
+            process = stack.enter_context(started(command, stdin=subprocess.PIPE))
             assert process.stdout is not None
-            assert process.stdout.readline() == b"in\n"
+            assert process.stdout.readline() == "in\n"
             return process
 
         yield start

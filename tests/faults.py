@@ -173,7 +173,8 @@ class Meddler:
         self._faults = dict(faults)
         self._messages = 0
         self._channel = grpc.insecure_channel(upstream)
-        self._server = grpc.server(futures.ThreadPoolExecutor(16))
+        self._workers = futures.ThreadPoolExecutor(16)
+        self._server = grpc.server(self._workers)
         handlers = {
             "Describe": grpc.unary_unary_rpc_method_handler(self._unary("Describe")),
             "Fetch": grpc.unary_stream_rpc_method_handler(self._fetch),
@@ -191,6 +192,7 @@ class Meddler:
         self.held.set()
         self._server.stop(None).wait()
         self._channel.close()
+        self._workers.shutdown()
 
     def _fault(self) -> str | None:
         fault = self._faults.pop(self._messages, None)

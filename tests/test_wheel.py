@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from processes import started
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import Bundle
 
@@ -21,7 +23,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment that holds the wheel and what it requires, nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
+    source = folder / "source"  # a build writes beside what it builds
+    for package in ("rpl_runtime", "rpl_train"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, source], check=True)
     (wheel,) = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     interpreter = folder / "venv" / "bin" / "python"
@@ -44,8 +51,7 @@ def test_the_base_installation_is_light(base):
 def test_it_serves_a_bundle(base, tiny_bundle: Bundle):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [base / "rpl", "serve", tiny_bundle.path, "--address", "127.0.0.1:0"]
-    server = subprocess.Popen(command, cwd=base, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
+    with started(command, cwd=base, env=environment) as server:
         assert server.stdout is not None
         address = next(found[0] for line in server.stdout if (found := re.search(r"127\.0\.0\.1:\d+", line)))
         with Client(address) as client, client.control() as control:
@@ -57,9 +63,8 @@ def test_it_serves_a_bundle(base, tiny_bundle: Bundle):
                 assert action.target.shape == (2,)
                 assert action.replanned == (step % 4 == 0)
             control.finish("cart")
-    finally:
         server.terminate()
-        server.communicate()
+        server.communicate(timeout=60)
     assert server.returncode == 0
 
 

@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
+from processes import started
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_train import imitate as module
@@ -153,7 +153,7 @@ if __name__ == "__main__":
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+    with started(command, env=environment) as parent:
         while not all((tmp_path / level).exists() for level in ("high", "low")):
             assert parent.poll() is None
         parent.kill()

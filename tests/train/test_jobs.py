@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from processes import started
 from rpl_runtime.errors import InvalidInput, MissingExtra, TrainingError
 from rpl_train import jobs as executor
 from rpl_train.jobs import Job, run_jobs
@@ -160,7 +160,7 @@ if __name__ == "__main__":
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script, str(tmp_path / "begun")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+    with started(command, env=environment) as parent:
         while not (tmp_path / "begun").exists():
             assert parent.poll() is None
         parent.kill()

@@ -1,11 +1,9 @@
 """The operator's commands as a person types them, against a real server of the same command."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,24 +13,19 @@ import pytest
 
 import policies
 from certificates import pems
+from processes import RPL, rpl, started
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import ServerStopping
 from rpl_runtime.policy.bundle import Bundle
 
-RPL = [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()"]
 STATE = np.zeros(5, dtype=np.float32)
-
-
-def rpl(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "160"} | environment
-    return subprocess.run([*RPL, *arguments], capture_output=True, text=True, timeout=60, env=environment)
 
 
 @contextmanager
 def serving(*arguments: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server's process, and its port."""
     command = [*RPL, "serve", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         block = ""
         while "stop" not in block:
@@ -93,7 +86,8 @@ def test_a_server_for_other_machines_with_everything_on(own_bundle: Bundle, tmp_
 
 
 def test_other_machines_are_not_served_in_plain_text_by_accident(own_bundle: Bundle) -> None:
-    finished = rpl("serve", own_bundle.path, "--address", "0.0.0.0:0")
+    command = [*RPL, "serve", own_bundle.path, "--address", "0.0.0.0:0"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
     assert "can be reached from other machines, in plain text" in finished.stderr
     options = "--address", "0.0.0.0:0", "--insecure"

@@ -4,13 +4,13 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from processes import RPL, started
 from rpl_runtime.auth.server import SecurityConfig
 from rpl_runtime.cli.serve import print_serving
 from rpl_runtime.client.client import Client
@@ -20,20 +20,13 @@ STATE = np.zeros(5, dtype=np.float32)
 
 
 def rpl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return subprocess.run([*RPL, *arguments], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number: signal.Signals) -> None:
-    command = [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()", "serve", str(own_bundle.path)]
-    with subprocess.Popen(
-        [*command, "--address", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [*RPL, "serve", own_bundle.path, "--address", "127.0.0.1:0"]
+    with started(command, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         block = ""
         while "stop" not in block:

@@ -188,14 +188,15 @@ def impostor(bundle: Bundle, control: Handler | None = None, files: dict[str, by
     }
     if control is not None:
         handlers["Control"] = grpc.stream_stream_rpc_method_handler(lambda requests, context: control(requests))
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("rpl.v1.RelayPolicy", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+    with futures.ThreadPoolExecutor(4) as workers:
+        server = grpc.server(workers)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("rpl.v1.RelayPolicy", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
 
 
 def test_a_server_that_never_answers_is_gone_after_the_timeout(tiny_bundle: Bundle) -> None:

@@ -64,6 +64,8 @@ def both(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch, serve_in_thread(tiny_bundle) as address, Client(address) as client:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         with on_robot_control(address) as here, client.control() as there:
+            drive(here, plan_lead=1)  # what asks for plans begins with the first
+            here.finish("a")
             yield here, there
 
 

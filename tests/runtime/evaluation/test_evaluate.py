@@ -269,7 +269,7 @@ def test_the_table_is_out_and_the_results_are_kept_before_filming(
 
 
 def test_one_folder_takes_one_evaluation_at_a_time(
-    occupy: Callable[[Path], subprocess.Popen[bytes]], evaluated: Evaluation, tmp_path: Path
+    occupy: Callable[[Path], subprocess.Popen[str]], evaluated: Evaluation, tmp_path: Path
 ):
     saved, output = tmp_path / "evaluation.json", tmp_path / "out"
     saved.write_text(json.dumps(evaluated.content))

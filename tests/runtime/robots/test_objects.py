@@ -31,7 +31,8 @@ class Camera:
 
     def __init__(self) -> None:
         self.sightings: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._server = grpc.server(ThreadPoolExecutor(2))
+        self._workers = ThreadPoolExecutor(2)
+        self._server = grpc.server(self._workers)
         method = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(self.sightings.get, None))
         service, name = wire.WATCH[1:].split("/")
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
@@ -39,8 +40,10 @@ class Camera:
         self._server.start()
 
     def close(self) -> None:
-        self.sightings.put(None)
+        for _ in range(2):  # as many calls as may be waiting
+            self.sightings.put(None)
         self._server.stop(None).wait()
+        self._workers.shutdown()
 
 
 @pytest.fixture

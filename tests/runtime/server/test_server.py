@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import policies
+from processes import started
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.client.client import Action, Client, Control
 from rpl_runtime.errors import (
@@ -210,12 +211,12 @@ def test_a_client_that_dies_frees_its_robots(tiny_address: str, caplog: pytest.L
     )
     command = [sys.executable, "-c", program, tiny_address]
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process,
+        started(command, stdin=subprocess.PIPE) as process,
         Client(tiny_address) as client,
         client.control() as control,
     ):
         assert process.stdout is not None
-        assert process.stdout.readline() == b"started\n"
+        assert process.stdout.readline() == "started\n"
         with pytest.raises(RobotLeased):
             control.start("doomed", ["door"], STATE)
         process.kill()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from processes import started
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import BundleNotFound, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
@@ -55,7 +56,7 @@ if __name__ == "__main__":
         sys.stdin.read()
 """
     command = [sys.executable, "-c", script, str(tiny_bundle.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+    with started(command, stdin=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         address = parent.stdout.readline().strip()
         parent.kill()

@@ -56,12 +56,13 @@ def traced(bundle: Bundle, url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def collector() -> Iterator[tuple[Collector, str]]:
-    collector, server = Collector(), grpc.server(ThreadPoolExecutor(1))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield collector, f"http://127.0.0.1:{port}"
-    server.stop(None).wait()
+    with ThreadPoolExecutor(1) as workers:
+        collector, server = Collector(), grpc.server(workers)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield collector, f"http://127.0.0.1:{port}"
+        server.stop(None).wait()
 
 
 def test_a_run_is_a_span_of_its_call_and_every_plan_one_of_the_run(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from processes import started
 from robot_contract import LiveContract
 from rpl_runtime.errors import AddressInUse, InvalidInput, RobotStopped, RobotUnavailable
 from rpl_runtime.policy.spec import PolicySpec
@@ -412,11 +413,11 @@ def test_a_robot_that_vanishes_ends_the_run() -> None:
 
 def test_the_example_simulates_a_robot_until_ctrl_c() -> None:
     script = ROOT / "examples" / "franky_sim_robot.py"
-    process = subprocess.Popen([sys.executable, script, address(4)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert f"answers at {address(4)}".encode() in process.stdout.readline()
-    with closing(FrankaRobot(address(4), FixedObjects(OBJECTS), CONFIG)) as robot:
-        np.testing.assert_allclose(robot.observe()[:7], HOME, atol=0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors.decode()) == (0, "")
+    with started([sys.executable, script, address(4)], stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert f"answers at {address(4)}" in process.stdout.readline()
+        with closing(FrankaRobot(address(4), FixedObjects(OBJECTS), CONFIG)) as robot:
+            np.testing.assert_allclose(robot.observe()[:7], HOME, atol=0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
