@@ -153,9 +153,10 @@ class Order:
 class Trial:
     """A copy of the project in which one module at a time is damaged and tested, in a process forked for it."""
 
-    def __init__(self, tree: Path) -> None:
-        self._tree = tree
-        sys.pycache_prefix = str(tree / "bytecode")
+    def __init__(self, folder: Path) -> None:
+        self._tree = tree = folder / "tree"
+        self._output = folder / "output.txt"
+        sys.pycache_prefix = str(folder / "bytecode")
         sys.dont_write_bytecode = False
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -183,7 +184,7 @@ class Trial:
 
     def output(self) -> str:
         """What the latest tests printed."""
-        return (self._tree / "output.txt").read_text()
+        return self._output.read_text()
 
     def passes(self, arguments: Sequence[str], kills: dict[str, int], limit_s: float) -> bool:
         """Whether the tests pass within a time [s]; a test that fails is counted in `kills`."""
@@ -215,7 +216,7 @@ class Trial:
 
     def _test(self, arguments: Sequence[str], order: Order) -> int:
         os.setpgid(0, 0)
-        output = os.open(self._tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        output = os.open(self._output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(output, stream)
         os.chdir(self._tree)
