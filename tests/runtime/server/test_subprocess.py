@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -43,6 +44,28 @@ def test_a_bundle_that_is_none_is_refused_before_anything_starts(tmp_path):
 def test_a_server_that_does_not_start_is_one_sentence():
     with pytest.raises(ServerUnavailable, match="exit code 7"), own_process(fail):
         pass
+
+
+def test_a_program_starts_soundly_beside_clients_and_a_server(tiny_bundle: Bundle, tiny_address: str):
+    """With a fork of its own, as the encoder of a video does."""
+    over = threading.Event()
+
+    def call() -> None:
+        with Client(tiny_address) as client:
+            while not over.is_set():
+                client.describe()
+
+    callers = [threading.Thread(target=call) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    try:
+        for _ in range(60):
+            ran = subprocess.run(["cat"], input=bytes(100_000), capture_output=True, preexec_fn=os.setpgrp)
+            assert len(ran.stdout) == 100_000
+    finally:
+        over.set()
+        for caller in callers:
+            caller.join()
 
 
 def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
