@@ -23,9 +23,8 @@ WAIT_S = 5.0  # [s] for what is on its way out, such as the socket of a closed c
 
 # What one test starts and the whole session keeps.
 KEPT_PROCESSES = ("multiprocessing.resource_tracker",)
-KEPT_THREADS = re.compile(
-    "asyncio_|Thread-AsyncioLoop"  # the executor and the loop of a server of the session
-)
+KEPT_THREADS = re.compile("asyncio_|tqdm_monitor")  # the executor of a server of the session; of progress bars
+KEPT_FILES = re.compile("torchinductor_")  # torch's cache
 KEPT_FOLDERS = {".git", ".venv", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
 
 
@@ -53,7 +52,8 @@ def standing() -> Standing:
         for thread in threading.enumerate()
         if thread.ident and not KEPT_THREADS.match(thread.name)
     }
-    temporary = {entry.name: entry.path for entry in os.scandir(tempfile.gettempdir())}
+    folder = os.scandir(tempfile.gettempdir())
+    temporary = {entry.name: entry.path for entry in folder if not KEPT_FILES.match(entry.name)}
     return Standing(_descendants(), threads, _sockets(), temporary)
 
 

@@ -277,9 +277,10 @@ def test_where_a_run_stands_is_what_its_latest_step_told() -> None:
         assert standing() == (step + 1, decision.age[0], False, 0)
         np.testing.assert_array_equal(loop.standing("a").subgoal, decision.subgoal[0])
     loop.veto("a")
-    assert standing() == (6, 0, False, 1)
+    loop.veto("a")
+    assert standing() == (6, 0, False, 2)
     loop.pin("a", np.full(N, 0.2))
-    assert standing() == (6, 0, True, 1)
+    assert standing() == (6, 0, True, 2)
     np.testing.assert_array_equal(loop.standing("a").subgoal, np.full(N, 0.2, np.float32))
     assert loop.finish("a") == 6
     loop.start("a", goal, resume=Resume(7, np.zeros(N), 3))
