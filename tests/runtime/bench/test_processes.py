@@ -1,6 +1,7 @@
 """Peers as processes: those of this installation, those of a folder, and those that fail."""
 
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,8 +47,11 @@ def test_orders_are_carried_out_to_the_step(tiny_bundle: Bundle):
     with contest(own_peers(), tiny_bundle.path) as contestants:
         assert [one.peer.name for one in contestants] == ["echo", "control", "control_unix"]
         for one in contestants:
-            for order in (Order(1, 1, 5, 2), Order(1, 1, 7, 0), Order(3, 2, 4, 1), Order(2, 1, 3, 0, period_s=0.01)):
+            for order in (Order(1, 1, 5, 2), Order(1, 1, 7, 0), Order(3, 2, 4, 1), Order(2, 1, 3, 0, period_s=0.1)):
+                given = time.perf_counter()
                 spent = one.obey(order)
+                # No step of a period begins before its time; a first one that was late is measured from there.
+                assert time.perf_counter() - given >= (order.period_s or 0) * (order.steps - 1)
                 assert spent.steps_ns.shape == (order.streams * order.steps,)
                 assert (spent.steps_ns > 0).all()
                 assert spent.wall_s * 1e9 >= spent.steps_ns.max()
