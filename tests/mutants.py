@@ -42,7 +42,8 @@ SEED = 13
 # Each module with what pytest runs to hold it: what fails first is listed first.
 MODULES = {
     "rpl_train/relabel.py": ["tests/train/test_relabel.py"],
-    "rpl_train/pool.py": ["tests/train/test_pool.py"],
+    "rpl_train/tuples.py": ["tests/train/test_tuples.py", "tests/train/test_augment.py"],
+    "rpl_train/augment.py": ["tests/train/test_augment.py", "tests/train/test_tuples.py"],
     "rpl_train/imitate.py": ["tests/train/test_imitate.py", "-k", "not side_by_side and not process_ends"],
     "rpl_train/rl/npg.py": ["tests/train/rl/test_npg.py"],
     "rpl_train/rl/finetune.py": ["tests/train/rl/test_finetune.py"],

@@ -128,6 +128,18 @@ def test_a_refusal_of_an_unknown_kind_is_still_an_error() -> None:
     assert type(reply) is RelayError
 
 
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (pb.ReplyRow(robot="a", action=pb.Action(override=9)), "an override has the number 9"),
+        (pb.ReplyRow(robot="a"), "reply to robot 'a' has no kind that this client knows"),
+    ],
+)
+def test_a_reply_of_an_unknown_kind_is_a_fault_of_the_server(row: pb.ReplyRow, sentence: str) -> None:
+    with pytest.raises(ProtocolViolation, match=sentence):
+        codec.unpack_reply(pb.ControlReply(rows=[row]).SerializeToString())
+
+
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_value_or_an_error_of_ours(raw: bytes) -> None:
     spec = policies.tiny_spec()
@@ -178,6 +190,14 @@ def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> Non
     with pytest.raises(InvalidInput, match="must be 1 to 128 printable characters") as refused:
         codec.unpack_request(raw)
     assert robot not in str(refused.value)
+    assert repr(robot[:128]) in str(refused.value)
+
+
+def test_a_goal_may_name_256_elements() -> None:
+    goal = SetGoal([f"element {number}" for number in range(256)], NOTHING)
+    [(_, request)] = codec.unpack_request(codec.pack_request([("a", goal)]))
+    assert isinstance(request, SetGoal)
+    assert list(request.goal) == goal.goal
 
 
 @pytest.mark.parametrize(
@@ -199,6 +219,11 @@ def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> Non
             row(start=pb.Start(goal=pb.Goal(resolved=pb.ResolvedGoal()), resume=pb.ResumePoint(step=2**31))),
             InvalidInput,
             "must be 1 to",
+        ),
+        (
+            row(start=pb.Start(goal=pb.Goal(resolved=pb.ResolvedGoal()), resume=pb.ResumePoint(step=1, override=9))),
+            InvalidInput,
+            "an override has the number 9; must be one of 0 NONE, 1 PINNED, 2 VETOED, 3 RELEASED",
         ),
     ],
 )
