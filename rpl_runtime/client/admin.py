@@ -4,15 +4,25 @@ In: the address of a server. Out: what it serves, which robots run there, and ch
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.errors import RobotNotFound
-from rpl_runtime.wire import admin as wire
-from rpl_runtime.wire.admin import RobotStatus, ServedModel
+from rpl_runtime.wire.admin import (
+    SERVICE,
+    Message,
+    RobotStatus,
+    ServedModel,
+    pack_request,
+    pb,
+    robot_status,
+    served_model,
+    unpack_reply,
+)
 
 __all__ = ["Admin", "RobotStatus", "ServedModel"]
 
+_Reply = TypeVar("_Reply", bound=Message)
 _LOADING_S = 120.0  # [s] for a large bundle from a slow disk
 
 
@@ -47,7 +57,7 @@ class Admin:
 
     def models(self) -> list[ServedModel]:
         """The models that the server holds, the default first."""
-        return wire.unpack_models(self._call("ListModels", wire.NOTHING))
+        return [served_model(model) for model in self._call("ListModels", pb.ListModelsReply).models]
 
     def load(self, path: str) -> tuple[ServedModel, str]:
         """Serve a bundle in a folder of the server's machine; also the digest whose place it took, or nothing.
@@ -56,7 +66,8 @@ class Admin:
             BundleError: it cannot be used; nothing has changed.
             LimitReached: the server holds as many models as it may.
         """
-        return wire.unpack_loaded(self._call("LoadModel", wire.pack_load(path), _LOADING_S))
+        reply = self._call("LoadModel", pb.LoadModelReply, _LOADING_S, path=path)
+        return served_model(reply.model), reply.replaced
 
     def unload(self, model: str) -> ServedModel:
         """Take a model, named by its name or digest, out of service.
@@ -65,11 +76,11 @@ class Admin:
             ModelNotFound: there is none.
             ProtocolViolation: it is the last one.
         """
-        return wire.unpack_unloaded(self._call("UnloadModel", wire.pack_unload(model)))
+        return served_model(self._call("UnloadModel", pb.UnloadModelReply, model=model).model)
 
     def robots(self) -> list[RobotStatus]:
         """The robots that run now, by their id."""
-        return wire.unpack_robots(self._call("ListRobots", wire.NOTHING))
+        return [robot_status(robot) for robot in self._call("ListRobots", pb.ListRobotsReply).robots]
 
     def robot(self, robot: str) -> RobotStatus:
         """Where one of them stands.
@@ -89,7 +100,7 @@ class Admin:
             RobotNotFound: it does not run.
             InvalidInput: the subgoal is no acceptable state.
         """
-        self._call("PinSubgoal", wire.pack_pin(robot, subgoal))
+        self._call("PinSubgoal", pb.PinSubgoalReply, robot=robot, subgoal=subgoal)
 
     def release(self, robot: str) -> None:
         """End a pin: the robot's next step plans at once.
@@ -98,7 +109,7 @@ class Admin:
             RobotNotFound: it does not run.
             ProtocolViolation: its subgoal is not pinned.
         """
-        self._call("ReleaseSubgoal", wire.pack_robot(robot))
+        self._call("ReleaseSubgoal", pb.ReleaseSubgoalReply, robot=robot)
 
     def veto(self, robot: str) -> None:
         """Have a robot give up its subgoal: its next step plans another at once.
@@ -107,10 +118,10 @@ class Admin:
             RobotNotFound: it does not run.
             ProtocolViolation: its subgoal is pinned.
         """
-        self._call("VetoSubgoal", wire.pack_robot(robot))
+        self._call("VetoSubgoal", pb.VetoSubgoalReply, robot=robot)
 
-    def _call(self, method: str, request: bytes, timeout_s: float | None = None) -> bytes:
-        timeout_s = timeout_s or self._timeout_s
+    def _call(self, method: str, reply: type[_Reply], timeout_s: float | None = None, **fields: object) -> _Reply:
+        request, timeout_s = pack_request(method, **fields), timeout_s or self._timeout_s
         with self._connection.translated(timeout_s):
-            call = self._connection.channel.unary_unary(f"/{wire.SERVICE}/{method}")
-            return call(request, timeout=timeout_s, metadata=self._connection.metadata)
+            call = self._connection.channel.unary_unary(f"/{SERVICE}/{method}")
+            return unpack_reply(reply, call(request, timeout=timeout_s, metadata=self._connection.metadata))

@@ -1,8 +1,6 @@
-"""The relay loop: a new subgoal every H steps, an action every step, whatever was reached.
+"""The relay loop: a new subgoal every H steps and an action every step, for a batch of robots at their own steps.
 
-In: states of a batch of robots, each at its own step. Out: a `Decision` for each. It does no I/O, reads no clock
-and does not know what kind of policy it runs: anything with `plan` and `act` will do, the served graphs and the
-torch modules in training alike.
+It runs any policy with `plan` and `act`: the served graphs, and the torch modules in training.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +24,8 @@ class Levels(Protocol):
     ) -> np.ndarray | Sequence[ArrayLike]:
         """state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n).
 
-        A row may be on its way still, anything that numpy makes an array of: it is read when it takes effect.
+        A row may still be under way, as any object that numpy converts to an array: the loop converts it when the
+        subgoal takes effect.
         """
         ...
 
@@ -36,22 +35,23 @@ class Levels(Protocol):
 
 
 class SubgoalOverride(IntEnum):
-    """What an operator has to do with the subgoal that a step follows; the numbers are those of the wire."""
+    """How an operator changed the subgoal of a step; the numbers are those on the wire."""
 
-    NONE = 0  # nothing: the high level planned it
-    PINNED = 1  # it is the operator's own, kept until it is released
-    VETOED = 2  # new at this step, because the one before was vetoed; the plan was sampled with noise of its own
-    RELEASED = 3  # new at this step, because the one before was pinned and then released
+    NONE = 0  # not changed: the high level planned it
+    PINNED = 1  # the operator's own subgoal, kept until it is released
+    VETOED = 2  # new at this step, because the operator vetoed the previous one; its plan has noise of its own
+    RELEASED = 3  # new at this step, because the operator released a pinned one
 
 
 class Resume(NamedTuple):
     """Where a broken run goes on: everything the loop held about the robot."""
 
     step: int  # the next step to decide
-    subgoal: np.ndarray  # (n,) the subgoal of the step before it
-    age: int  # steps for which that subgoal has been followed, 1..H
-    upcoming: np.ndarray | None = None  # (n,) the next subgoal, where plan_lead has it planned already
-    override: SubgoalOverride = SubgoalOverride.NONE  # pinned: that subgoal is; otherwise the step has to plan anew
+    subgoal: np.ndarray  # (n,) of the step before
+    age: int  # [steps] for which that subgoal has been followed, 1..H
+    upcoming: np.ndarray | None = None  # (n,) the next subgoal, if plan_lead had it planned already
+    # PINNED: the subgoal is pinned. VETOED, RELEASED: why the next step must replan.
+    override: SubgoalOverride = SubgoalOverride.NONE
 
 
 class Decision(NamedTuple):
@@ -59,9 +59,9 @@ class Decision(NamedTuple):
 
     action: np.ndarray  # (B, m)
     subgoal: np.ndarray  # (B, n) the subgoal followed
-    age: np.ndarray  # (B,) int, steps since it took effect
-    upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, where a row planned ahead at this step and has it
-    overrides: dict[int, SubgoalOverride]  # row -> what an operator has to do with its subgoal, where anything
+    age: np.ndarray  # (B,) int, [steps] since it took effect
+    upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, for rows that planned ahead at this step and have it
+    overrides: dict[int, SubgoalOverride]  # row -> how an operator changed its subgoal, for rows where one did
 
     @property
     def replanned(self) -> np.ndarray:
@@ -70,27 +70,27 @@ class Decision(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where a run stands."""
+    """The state of a run."""
 
     step: int  # the next step to decide
     age: int  # [steps] of the subgoal at the last step, 0 before the first
     subgoal: np.ndarray | None  # (n,) followed at the last step, None before the first
     pinned: bool
-    vetoes: int  # of subgoals since the start
+    vetoes: int  # number of subgoals vetoed since the start
 
 
 @dataclass
 class _Run:
     goal: ResolvedGoal
     seed: int | None  # None: the mode
-    key: int
-    lead: int = 0  # plan_lead
+    key: int  # of the robot's noise
+    lead: int = 0  # [steps] plan_lead
     step: int = 0  # the next step to decide
-    planned_at: int = 0
-    subgoal: np.ndarray | None = None  # None: plan at once
-    upcoming: ArrayLike | None = None
-    pin: np.ndarray | None = None  # (n,) takes the place of every plan
-    override: SubgoalOverride = SubgoalOverride.NONE  # to be told with the next step
+    planned_at: int = 0  # the step at which the subgoal took effect
+    subgoal: np.ndarray | None = None  # None: the next step must plan
+    upcoming: ArrayLike | None = None  # planned ahead, perhaps still under way
+    pin: np.ndarray | None = None  # (n,) replaces every plan
+    override: SubgoalOverride = SubgoalOverride.NONE  # to report with the next step
     vetoes: int = 0
 
     def replan(self) -> None:
@@ -117,10 +117,10 @@ class RelayLoop:
         return frozenset(self._runs)
 
     def standing(self, robot: str) -> Standing:
-        """Where a robot's run stands.
+        """The state of a robot's run.
 
         Raises:
-            ProtocolViolation: it has none.
+            ProtocolViolation: it has no run.
         """
         run = self._run(robot)
         age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
@@ -135,14 +135,14 @@ class RelayLoop:
         plan_lead: int = 0,
         resume: Resume | None = None,
     ) -> None:
-        """Begin a run at step 0, or where `resume` says. A seed samples both levels; None takes their modes.
+        """Begin a run at step 0, or at the step of `resume`. A seed samples both levels; None takes their modes.
 
-        With plan_lead L the plan for step t is asked for with the state of step t - L, except at the start and
-        after a change of goal, where it is asked for at once.
+        With plan_lead L, the plan for step t is made from the state of step t - L. The first plan, and the first after
+        a change of goal, is made at once.
 
         Raises:
             ProtocolViolation: the robot has a run already.
-            InvalidInput: the seed or plan_lead is out of range, or the resume point is impossible.
+            InvalidInput: the seed or plan_lead is out of range, or no run can stand where `resume` says.
         """
         if robot in self._runs:
             raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")
@@ -175,11 +175,11 @@ class RelayLoop:
         run.replan()
 
     def pin(self, robot: str, subgoal: ArrayLike) -> None:
-        """Have a robot follow a subgoal (n,) from its next step on, in place of every plan, until it is released.
+        """Make a robot follow a subgoal (n,) from its next step on, in place of every plan, until it is released.
 
         Raises:
             ProtocolViolation: the robot has no run.
-            InvalidInput: the subgoal is no acceptable state.
+            InvalidInput: the subgoal is not an accepted state.
         """
         run = self._run(robot)
         run.pin = self._spec.state.check("subgoal", np.asarray(subgoal, dtype=np.float32))
@@ -187,19 +187,19 @@ class RelayLoop:
         run.replan()
 
     def release(self, robot: str) -> None:
-        """End a pin; the robot's next step plans at once.
+        """End a pin; the robot's next step replans at once.
 
         Raises:
-            ProtocolViolation: the robot has no run, or no pinned subgoal.
+            ProtocolViolation: the robot has no run, or its subgoal is not pinned.
         """
         run = self._run(robot)
         if run.pin is None:
-            raise ProtocolViolation(f"robot {robot!r} follows what is planned; only a pinned subgoal can be released")
+            raise ProtocolViolation(f"the subgoal of robot {robot!r} is not pinned; only a pinned one can be released")
         run.pin, run.override = None, SubgoalOverride.RELEASED
         run.replan()
 
     def veto(self, robot: str) -> None:
-        """Have a robot give up its subgoal: its next step plans at once, with noise of its own.
+        """Discard a robot's subgoal: its next step replans at once, with noise of its own.
 
         Raises:
             ProtocolViolation: the robot has no run, or its subgoal is pinned.
@@ -220,41 +220,34 @@ class RelayLoop:
         self._run(robot)
         return self._runs.pop(robot).step
 
-    def faults(
-        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
-    ) -> dict[int, RelayError]:
-        """What is wrong with each row of a batch, by row; `step` takes the batch when this is empty."""
-        found: dict[int, RelayError] = {}
-        seen: set[str] = set()
-        for row, (robot, step, state) in enumerate(zip(robots, steps, states, strict=True)):
-            try:
-                run = self._run(robot)
-                if robot in seen:
-                    raise StepOutOfOrder(f"robot {robot!r} appears twice in one message; one step at a time")
-                if step != run.step:
-                    raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
-                self._spec.state.check("state", state)
-                seen.add(robot)
-            except RelayError as error:
-                found[row] = error
-        return found
-
     def step(self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray) -> Decision:
         """Decide one step for each robot of the batch, states (B, n). Either all rows advance or none.
 
         Raises:
-            RelayError: the first fault of the batch, as `faults` reports it.
+            RelayError: the first fault of the batch, as `faults` reports it, or a fault of the policy.
         """
-        runs, states = self._accept(robots, steps, states)
-        fresh, ahead = self._turn(runs, states)
+        runs = [
+            run
+            for robot, step in zip(robots, steps, strict=True)
+            if (run := self._runs.get(robot)) and run.step == step
+        ]
+        try:
+            batch = np.asarray(states, dtype=np.float32)
+        except ValueError:  # states of different sizes
+            batch = np.empty(0)
+        if not (len(runs) == len(robots) == len(set(robots)) and self._spec.state.accepts(batch)):
+            # Only now is each row checked by itself, so that a sound batch costs one check.
+            raise next(iter(self.faults(robots, steps, states).values()))
+
+        new, ahead = self._next_subgoals(runs, batch)
         # np.stack would be many times slower for few rows.
-        subgoals = np.array([fresh.get(row, run.subgoal) for row, run in enumerate(runs)])
-        if fresh:
+        subgoals = np.array([new.get(row, run.subgoal) for row, run in enumerate(runs)])
+        if new:
             _finite("subgoal", subgoals)
         noise = self._noise_rows("low", runs, steps, self._spec.low_noise)
-        action = _finite("action", self._levels.act(states, subgoals, noise))
+        action = _finite("action", self._levels.act(batch, subgoals, noise))
 
-        for row in fresh:
+        for row in new:
             run = runs[row]
             run.subgoal, run.planned_at, run.upcoming = subgoals[row], run.step, None
         for row, plan in ahead.items():
@@ -266,57 +259,60 @@ class RelayLoop:
                 runs[row].override = SubgoalOverride.NONE
         for run in runs:
             run.step += 1
-        there = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
-        return Decision(action, subgoals, ages, there, overrides)
+        upcoming = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
+        return Decision(action, subgoals, ages, upcoming, overrides)
 
-    def _accept(
+    def faults(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
-    ) -> tuple[list[_Run], np.ndarray]:
-        """The runs and states (B, n) of a batch in which nothing is wrong, seen in one pass over the whole of it."""
-        runs = [
-            run
-            for robot, step in zip(robots, steps, strict=True)
-            if (run := self._runs.get(robot)) and run.step == step
-        ]
-        if len(runs) == len(robots) == len(set(robots)):
+    ) -> dict[int, RelayError]:
+        """The rows of a batch that cannot be decided: row -> why. `step` accepts the batch if there are none."""
+        found: dict[int, RelayError] = {}
+        seen: set[str] = set()
+        for row, (robot, step, state) in enumerate(zip(robots, steps, states, strict=True)):
             try:
-                batch = np.asarray(states, dtype=np.float32)
-            except ValueError:  # states of different sizes
-                batch = np.empty(0)
-            if self._spec.state.accepts(batch):
-                return runs, batch
-        raise next(iter(self.faults(robots, steps, states).values()))
+                run = self._run(robot)
+                if robot in seen:
+                    raise StepOutOfOrder(f"robot {robot!r} appears twice in one message; must be one step at a time")
+                if step != run.step:
+                    raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
+                self._spec.state.check("state", state)
+                seen.add(robot)
+            except RelayError as error:
+                found[row] = error
+        return found
 
-    def _turn(self, runs: list[_Run], states: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
-        """What is new at the next step, by row: subgoals (n,) that take effect, and plans that were asked for ahead."""
-        fresh: dict[int, np.ndarray] = {}
-        asking: dict[int, int] = {}  # row -> the step for which a plan is asked
+    def _next_subgoals(
+        self, runs: list[_Run], states: np.ndarray
+    ) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
+        """The subgoals (n,) that take effect at this step, and the plans made ahead at this step, both by row."""
+        new: dict[int, np.ndarray] = {}
+        planning: dict[int, int] = {}  # row -> the step that its plan is for
         for row, run in enumerate(runs):
-            left = self._spec.horizon - (run.step - run.planned_at)  # steps for which the subgoal is still followed
+            left = self._spec.horizon - (run.step - run.planned_at)  # [steps] for which the subgoal is still followed
             if run.pin is not None:
                 if run.subgoal is None or left == 0:
-                    fresh[row] = run.pin
+                    new[row] = run.pin
             elif run.subgoal is None or (left == 0 and run.upcoming is None):
-                asking[row] = run.step
+                planning[row] = run.step
             elif left == 0:
-                fresh[row] = _arrived(run)
+                try:
+                    new[row] = np.asarray(run.upcoming, dtype=np.float32)
+                except RelayError:
+                    run.upcoming = None  # the plan is lost: the next try makes another
+                    raise
             elif left == run.lead:
-                asking[row] = run.step + run.lead
-        if not asking:
-            return fresh, {}
-        plans = self._plan(runs, asking, states)
-        ahead = {row: plan for row, plan in plans.items() if asking[row] > runs[row].step}
+                planning[row] = run.step + run.lead
+        if not planning:
+            return new, {}
+        asking = [runs[row] for row in planning]
+        goals = np.array([run.goal.state for run in asking])
+        masks = np.array([run.goal.mask for run in asking])
+        noise = self._noise_rows("high", asking, planning.values(), self._spec.high_noise)
+        rows = states if len(asking) == len(runs) else states[list(planning)]
+        plans = dict(zip(planning, self._levels.plan(rows, goals, masks, noise), strict=True))
+        ahead = {row: plan for row, plan in plans.items() if planning[row] > runs[row].step}
         now = {row: np.asarray(plan, dtype=np.float32) for row, plan in plans.items() if row not in ahead}
-        return fresh | now, ahead
-
-    def _plan(self, runs: list[_Run], asking: dict[int, int], states: np.ndarray) -> dict[int, ArrayLike]:
-        """One call of the high level for every row that asks for a plan: row -> subgoal (n,)."""
-        asked = [runs[row] for row in asking]
-        goals = np.array([run.goal.state for run in asked])
-        masks = np.array([run.goal.mask for run in asked])
-        noise = self._noise_rows("high", asked, asking.values(), self._spec.high_noise)
-        rows = states if len(asked) == len(runs) else states[list(asking)]
-        return dict(zip(asking, self._levels.plan(rows, goals, masks, noise), strict=True))
+        return new | now, ahead
 
     def _noise_rows(
         self, level: Literal["high", "low"], runs: list[_Run], steps: Iterable[int], size: int
@@ -337,7 +333,7 @@ class RelayLoop:
 
     def _check_resume(self, resume: Resume, lead: int) -> None:
         horizon = self._spec.horizon
-        # A subgoal that the step does not follow, or that nobody planned, may have any age.
+        # A subgoal that is pinned or about to be replaced may have any age.
         oldest = horizon if resume.override else min(horizon, resume.step)
         if not 1 <= resume.age <= oldest:
             raise InvalidInput(
@@ -355,16 +351,7 @@ class RelayLoop:
                 self._spec.state.check_finite("subgoal", subgoal)
 
 
-def _arrived(run: _Run) -> np.ndarray:
-    """The plan (n,) that a run asked for ahead; one that failed is forgotten, so that the next try plans anew."""
-    try:
-        return np.asarray(run.upcoming, dtype=np.float32)
-    except RelayError:
-        run.upcoming = None
-        raise
-
-
 def _finite(what: str, values: np.ndarray) -> np.ndarray:
-    if np.count_nonzero(np.isfinite(values)) < values.size:  # for a row `all` takes twice as long
+    if np.count_nonzero(np.isfinite(values)) < values.size:  # for a row, `all` takes twice as long
         raise RelayError(f"the policy returned a {what} that is not finite; the run cannot go on with it")
     return values

@@ -1,10 +1,7 @@
-"""Where a server listens: an address as people write it, bound, or why it cannot be.
+"""Bind a server to an address, HOST:PORT or unix:PATH, or say why that fails.
 
-In: HOST:PORT or unix:PATH, and how it is to be secured. Out: the address that clients use. It does not know what is
-served there.
-
-A socket file of a server that was killed stays behind. It is replaced where nobody answers at it; gRPC alone would
-replace that of a running server as well.
+A killed server leaves its socket file behind. `listen` replaces such a file only if no server answers there; gRPC alone
+would also replace the socket of a running server.
 """
 
 import errno
@@ -17,26 +14,36 @@ import grpc.aio
 from rpl_runtime.auth.server import SecurityConfig, server_credentials
 from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
 
-UNIX = "unix:"  # what the address of a Unix domain socket begins with
+_UNIX = "unix:"  # prefix of the address of a Unix domain socket
 
 
 def listen(server: grpc.aio.Server, address: str, security: SecurityConfig) -> str:
-    """Have a server listen at an address; port 0 takes a free one. Returns the address that it has then.
+    """Have a server listen at an address; port 0 takes a free one. Returns the address with the port it got.
 
     Raises:
         AddressInUse: another program listens there.
-        InvalidInput: it is no address, or none of this machine's, or not to be listened on with these settings.
+        InvalidInput: the address is malformed or not of this machine, or needs other security settings.
     """
-    if address.startswith(UNIX):
-        return _listen_at_path(server, address, security)
+    if address.startswith(_UNIX):
+        path = Path(address.removeprefix(_UNIX))
+        credentials = server_credentials(address, security)
+        _free_socket(path)
+        before = os.umask(0o177)  # only its owner may connect: who can connect can drive robots
+        try:
+            _add(server, address, credentials)
+        except RuntimeError as error:
+            raise InvalidInput(f"cannot listen on {path}; must be a path in a folder that can be written to") from error
+        finally:
+            os.umask(before)
+        return address
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdecimal() and int(port) < 2**16):
         raise InvalidInput(f"the address is {address!r}; must be HOST:PORT with a port from 0 to 65535, or unix:PATH")
     credentials = server_credentials(address, security)
     try:
         return f"{host}:{_add(server, address, credentials)}"
-    except RuntimeError as error:
-        raise _why_not(host, int(port)) from error
+    except RuntimeError as error:  # which only says that it failed
+        raise _bind_error(host.strip("[]"), int(port)) from error
 
 
 def _add(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -45,33 +52,22 @@ def _add(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredenti
     return server.add_secure_port(address, credentials)
 
 
-def _listen_at_path(server: grpc.aio.Server, address: str, security: SecurityConfig) -> str:
-    credentials = server_credentials(address, security)
-    path = Path(address.removeprefix(UNIX))
+def _free_socket(path: Path) -> None:
+    """Check that no server uses a path, nor any other file."""
     if path.exists() and not path.is_socket():
-        raise InvalidInput(f"{path} is no socket; must be a path at which nothing stands, or a socket of before")
+        raise InvalidInput(f"{path} exists and is not a socket; must be a free path, or a socket that a server left")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
-            pass
+            return
         except OSError as error:
             raise InvalidInput(f"cannot listen on {path}: {error.strerror or error}") from error
-        else:
-            raise AddressInUse(f"{path} is taken by another program; choose another path")
-    before = os.umask(0o177)  # who may write to the socket may drive robots: its owner, until the owner says otherwise
-    try:
-        _add(server, address, credentials)
-    except RuntimeError as error:
-        raise InvalidInput(f"cannot listen on {path}; must be a path in a folder that can be written to") from error
-    finally:
-        os.umask(before)
-    return address
+    raise AddressInUse(f"{path} is taken by another program; choose another path")
 
 
-def _why_not(host: str, port: int) -> RelayError:
-    """What stands against listening on an address: gRPC itself only says that it failed."""
-    host = host.strip("[]")
+def _bind_error(host: str, port: int) -> RelayError:
+    """Why binding to an address fails, found out by trying again."""
     try:
         family, *_ = socket.getaddrinfo(host, port)[0]
         socket.create_server((host, port), family=family).close()

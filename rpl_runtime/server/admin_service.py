@@ -1,123 +1,121 @@
-"""The calls of rpl.v1.RelayAdmin: what an operator may ask of a running server.
-
-In: the models and streams there are, and who is admitted. Out: a handler for each call, which an asyncio gRPC server
-takes. It does not know the wire's form, which is admin_wire.py's, nor what a model or a run is made of.
-"""
+"""The calls of rpl.v1.RelayAdmin: what an operator can ask of a running server."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import perf_counter_ns
 
 import grpc
 import grpc.aio
 
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.models import Model, Models, prepare
-from rpl_runtime.server.service import watching
 from rpl_runtime.server.streams import Streams
-from rpl_runtime.telemetry.observer import Observer
-from rpl_runtime.wire import admin as wire
+from rpl_runtime.wire.admin import REQUESTS, pb, unpack_request
 
 _LOG = logging.getLogger(__name__)
 
 
 class AdminService:
-    """The calls over raw bytes.
+    """The calls, each named as in admin.proto.
 
     Args:
-        admission: who may call.
-        models: what is served.
-        streams: the Control streams there are.
-        on_models: hears that what is served has changed.
-        observers: look on.
+        admission: admits the calls.
+        models: the models of the server.
+        streams: the open Control streams.
+        on_models: called after the served models have changed.
     """
 
     def __init__(
-        self,
-        admission: Admission,
-        models: Models,
-        streams: Streams,
-        on_models: Callable[[], Awaitable[None]],
-        observers: Sequence[Observer] = (),
+        self, admission: Admission, models: Models, streams: Streams, on_models: Callable[[], Awaitable[None]]
     ) -> None:
         self._admission = admission
         self._models = models
         self._streams = streams
         self._on_models = on_models
-        self._observers = observers
-        self._loading = asyncio.Lock()  # one at a time: a bundle takes memory and a processor
+        self._loading = asyncio.Lock()  # one bundle at a time: loading takes memory and a processor
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        """The call of each method, by name."""
-        calls = {
-            "ListModels": self._list_models,
-            "LoadModel": self._load_model,
-            "UnloadModel": self._unload_model,
-            "ListRobots": self._list_robots,
-            "PinSubgoal": self._pin,
-            "ReleaseSubgoal": self._release,
-            "VetoSubgoal": self._veto,
-        }
-        return {name: grpc.unary_unary_rpc_method_handler(self._guarded(name, call)) for name, call in calls.items()}
+        """A handler for each call. They take raw bytes, so that a malformed request gets a status of ours."""
 
-    def _guarded(self, method: str, call: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-        async def guarded(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-            async with watching(self._observers, method, context) as watch:
-                caller = self._admission.caller(method, context.invocation_metadata() or (), context.peer())
-                for observer in watch:
-                    observer.admitted(caller.name, None)
-                return await call(request)
+        def handler(method: str) -> grpc.RpcMethodHandler:
+            answer = getattr(self, method)
 
-        return guarded
+            async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
+                async with self._admission.admin_call(method, context):
+                    reply = await answer(unpack_request(method, raw))
+                    return reply.SerializeToString()
 
-    async def _list_models(self, request: bytes) -> bytes:
-        return wire.pack_models([self._served(model) for model in self._models.all])
+            return grpc.unary_unary_rpc_method_handler(call)
 
-    async def _load_model(self, request: bytes) -> bytes:
-        path = Path(wire.unpack_load(request))
+        return {method: handler(method) for method in REQUESTS}
+
+    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsReply:
+        return pb.ListModelsReply(models=[self._served(model) for model in self._models.all])
+
+    async def LoadModel(self, request: pb.LoadModelRequest) -> pb.LoadModelReply:
         async with self._loading:
-            model = await asyncio.to_thread(prepare, path)
+            model = await asyncio.to_thread(prepare, Path(request.path))
             replaced = self._models.put(model)
         await self._on_models()
-        return wire.pack_loaded(
-            self._served(self._models.find(model.name)), "" if replaced is None else replaced.digest
-        )
+        served = self._served(self._models.find(model.name))
+        return pb.LoadModelReply(model=served, replaced="" if replaced is None else replaced.digest)
 
-    async def _unload_model(self, request: bytes) -> bytes:
-        model = self._models.unload(wire.unpack_unload(request))
+    async def UnloadModel(self, request: pb.UnloadModelRequest) -> pb.UnloadModelReply:
+        model = self._models.unload(request.model)
         await self._on_models()
-        return wire.pack_unloaded(self._served(model))
+        return pb.UnloadModelReply(model=self._served(model))
 
-    async def _list_robots(self, request: bytes) -> bytes:
-        return wire.pack_robots(self._streams.robots())
+    async def ListRobots(self, request: pb.ListRobotsRequest) -> pb.ListRobotsReply:
+        now_ns = perf_counter_ns()
+        robots: list[pb.Robot] = []
+        for stream in self._streams:
+            for robot in stream.session.loop.robots:
+                standing = stream.session.loop.standing(robot)
+                row = pb.Robot(
+                    robot=robot,
+                    model=stream.model.name,
+                    digest=stream.model.digest,
+                    peer=stream.peer,
+                    stream=stream.number,
+                    step=standing.step,
+                    age=standing.age,
+                    subgoal=None if standing.subgoal is None else standing.subgoal.tolist(),
+                    idle_s=(now_ns - stream.session.heard_ns[robot]) / 1e9,
+                    times=stream.session.times._asdict(),
+                    pinned=standing.pinned,
+                    vetoes=standing.vetoes,
+                    novelty=stream.session.novelty.get(robot),
+                )
+                robots.append(row)
+        return pb.ListRobotsReply(robots=sorted(robots, key=lambda row: row.robot))
 
-    async def _pin(self, request: bytes) -> bytes:
-        robot, subgoal = wire.unpack_pin(request)
-        self._streams.with_robot(robot).session.loop.pin(robot, subgoal)
-        return self._intervened(robot, "pinned")
+    async def PinSubgoal(self, request: pb.PinSubgoalRequest) -> pb.PinSubgoalReply:
+        self._streams.with_robot(request.robot).session.loop.pin(request.robot, tuple(request.subgoal))
+        _log_override("pinned", request.robot)
+        return pb.PinSubgoalReply()
 
-    async def _release(self, request: bytes) -> bytes:
-        robot = wire.unpack_robot(request)
-        self._streams.with_robot(robot).session.loop.release(robot)
-        return self._intervened(robot, "released")
+    async def ReleaseSubgoal(self, request: pb.ReleaseSubgoalRequest) -> pb.ReleaseSubgoalReply:
+        self._streams.with_robot(request.robot).session.loop.release(request.robot)
+        _log_override("released", request.robot)
+        return pb.ReleaseSubgoalReply()
 
-    async def _veto(self, request: bytes) -> bytes:
-        robot = wire.unpack_robot(request)
-        self._streams.with_robot(robot).session.loop.veto(robot)
-        return self._intervened(robot, "vetoed")
+    async def VetoSubgoal(self, request: pb.VetoSubgoalRequest) -> pb.VetoSubgoalReply:
+        self._streams.with_robot(request.robot).session.loop.veto(request.robot)
+        _log_override("vetoed", request.robot)
+        return pb.VetoSubgoalReply()
 
-    def _intervened(self, robot: str, what: str) -> bytes:
-        _LOG.warning("an operator %s the subgoal of robot %r", what, robot, extra={"robot": robot})
-        return wire.NOTHING
-
-    def _served(self, model: Model) -> wire.ServedModel:
-        default = self._models.find()
-        return wire.ServedModel(
+    def _served(self, model: Model) -> pb.Model:
+        return pb.Model(
             name=model.name,
             digest=model.digest,
             robots=self._streams.count(model),
-            is_default=model is default,
+            is_default=model is self._models.find(),
             retired=model.retired,
             path=str(model.bundle.path),
         )
+
+
+def _log_override(what: str, robot: str) -> None:
+    _LOG.warning("an operator %s the subgoal of robot %r", what, robot, extra={"robot": robot})

@@ -1,22 +1,24 @@
-"""What stands before every call: who makes it, whether there is room for it, and which model it is for.
+"""What every call passes before it is answered: its caller's rights and quota, and the model that it is for.
 
-In: a call's name, metadata and peer. Out: the model and the caller's share, or why the call is refused. It does not
-know what the call asks, nor gRPC.
+It also reports the call to the observers, and ends a call that fails with the status of its error.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
+
+import grpc.aio
 
 from rpl_runtime.auth.quotas import Quotas, Share, network_of
 from rpl_runtime.auth.server import Gate
 from rpl_runtime.auth.tokens import Right
+from rpl_runtime.errors import RelayError
 from rpl_runtime.server.models import Model, Models
-from rpl_runtime.wire.control import DIGEST_KEY, MODEL_KEY
+from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
+from rpl_runtime.wire.control import DIGEST_KEY, MODEL_KEY, status_of
 
-_AUTHORIZATION = "authorization"
-
-# What a call of rpl.v1.RelayPolicy needs; None: any right. Every other call needs the right to administer.
+# What a call of rpl.v1.RelayPolicy needs; None: any right. A call of rpl.v1.RelayAdmin needs the right to administer.
 _RIGHTS: dict[str, Right | None] = {
     "Describe": None,
     "Fetch": Right.FETCH,
@@ -24,52 +26,94 @@ _RIGHTS: dict[str, Right | None] = {
     "Act": Right.ACT,
     "Control": Right.ACT,
 }
-_AS_A_MESSAGE = {"Plan", "Act"}  # calls that a robot makes as often as it sends messages on a stream
+_AS_A_MESSAGE = {"Plan", "Act"}  # a robot makes these calls as often as it sends messages on a stream
+_INTERNAL = "the server failed to answer; its own log says why"
 
-Metadata = Iterable[tuple[str, str | bytes]]
 
+class Call(NamedTuple):
+    """An admitted call."""
 
-class Caller(NamedTuple):
-    name: str  # of a token, or a network
-    share: Share
+    share: Share  # the caller's
+    model: Model  # that answers
+    observers: Sequence[CallObserver]  # of this call
 
 
 class Admission:
-    """The same for every call of a server."""
+    """The gate of a server's calls.
 
-    def __init__(self, gate: Gate, quotas: Quotas, models: Models) -> None:
+    Args:
+        gate: checks the callers' rights.
+        quotas: limit each caller's calls.
+        models: the models that calls can name.
+        observers: each makes an observer of every call.
+    """
+
+    def __init__(self, gate: Gate, quotas: Quotas, models: Models, observers: Sequence[Observer]) -> None:
         self._gate = gate
         self._quotas = quotas
         self._models = models
+        self._observers = observers
 
-    def caller(self, method: str, metadata: Metadata, peer: str) -> Caller:
-        """Who makes a call, if that one may.
+    @asynccontextmanager
+    async def policy_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Call]:
+        """Admit a call of rpl.v1.RelayPolicy for the length of the block; an error ends the call with its status.
 
-        Args:
-            method: the call's name, without its service.
-            metadata: of the call.
-            peer: the client's network address, as gRPC writes it.
-
-        Raises:
-            Unauthenticated, PermissionDenied: the caller may not.
-            LimitReached: the caller makes too many.
+        The call ends with
+            Unauthenticated, PermissionDenied: the caller lacks the right.
+            LimitReached: the caller exceeds its quota.
+            ModelNotFound, BundleError: no such model is served.
         """
-        grant = self._gate.admit(_RIGHTS.get(method, Right.ADMINISTER), _value(metadata, _AUTHORIZATION))
-        name, now = network_of(peer) if grant is None else grant.name, time.monotonic()
+        async with self._observed(method, context) as observers:
+            metadata = _metadata(context)
+            name, share = self._admit(method, metadata, context)
+            model = self._models.find(_value(metadata, MODEL_KEY), _value(metadata, DIGEST_KEY))
+            for observer in observers:
+                observer.admitted(name, model.info)
+            yield Call(share, model, observers)
+
+    @asynccontextmanager
+    async def admin_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        """Admit a call of rpl.v1.RelayAdmin for the length of the block; an error ends the call with its status.
+
+        The call ends with
+            Unauthenticated, PermissionDenied: the caller lacks the right.
+            LimitReached: the caller exceeds its quota.
+        """
+        async with self._observed(method, context) as observers:
+            name, _ = self._admit(method, _metadata(context), context)
+            for observer in observers:
+                observer.admitted(name, None)
+            yield
+
+    @asynccontextmanager
+    async def _observed(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[list[CallObserver]]:
+        observers = [observer(method, _metadata(context), context.peer()) for observer in self._observers]
+        try:
+            yield observers
+        except Exception as error:
+            for observer in observers:
+                observer.failed(error)
+            # The text of a foreign exception is for the observers only.
+            told = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
+            reason = (("rpl-reason", type(told).__name__),)
+            await context.abort(status_of(told), str(told), trailing_metadata=reason)
+        finally:
+            for observer in observers:
+                observer.ended()
+
+    def _admit(self, method: str, metadata: Metadata, context: grpc.aio.ServicerContext) -> tuple[str, Share]:
+        grant = self._gate.admit(_RIGHTS.get(method, Right.ADMINISTER), _value(metadata, "authorization"))
+        name, now = network_of(context.peer()) if grant is None else grant.name, time.monotonic()
         share = self._quotas.share(name, now)
         if method in _AS_A_MESSAGE:
             share.take_message(now)
         else:
             share.take_call(now)
-        return Caller(name, share)
+        return name, share
 
-    def model(self, metadata: Metadata) -> Model:
-        """The model that a call is for.
 
-        Raises:
-            ModelNotFound, BundleError: there is no such model.
-        """
-        return self._models.find(_value(metadata, MODEL_KEY), _value(metadata, DIGEST_KEY))
+def _metadata(context: grpc.aio.ServicerContext) -> Metadata:
+    return context.invocation_metadata() or ()
 
 
 def _value(metadata: Metadata, key: str) -> str | None:

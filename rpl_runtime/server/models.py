@@ -1,11 +1,9 @@
-"""The models of a server: which one a call is for, and how one takes another's place.
+"""The models of a server: which one answers a call, and how a new version replaces an old one.
 
-In: checked bundles, and the names and digests that calls carry. Out: the model that answers. It does not know calls or
-streams beyond their number, and belongs to one thread; `prepare` alone, which takes long, may run in any.
-
-A name stands for one model at a time. What held the name before is retired: the Control streams on it go on, and it
-answers calls that name its digest, as those of runs that began on it and broke off do, for as long as there is room.
-One that was unloaded is forgotten with the last stream on it.
+A name stands for one model at a time. The model that held the name before is retired: Control streams that are open on
+it go on, and it answers calls that name its digest, such as those of a run that broke off, for as long as there is
+room. An unloaded model is dropped with the last stream on it. All of this runs in one thread; only `prepare`, which
+takes long, may run in any.
 """
 
 import hashlib
@@ -25,10 +23,10 @@ class Model:
     bundle: Bundle
     policy: OnnxPolicy
     files: dict[str, bytes]  # of the bundle, as they were checked
-    info: ModelInfo  # what Describe says of it
-    streams: int = 0  # Control streams on it
+    info: ModelInfo  # what Describe replies
+    streams: int = 0  # number of Control streams on it
     retired: bool = False  # answers only calls that name its digest
-    leaving: bool = False  # and is forgotten with the last stream on it
+    leaving: bool = False  # dropped with the last stream on it
 
     @property
     def name(self) -> str:
@@ -40,7 +38,7 @@ class Model:
 
 
 def prepare(path: Path) -> Model:
-    """Check a bundle and make its policy ready.
+    """Check the bundle at a path and warm up its policy.
 
     Raises:
         BundleError: it cannot be used.
@@ -51,7 +49,7 @@ def prepare(path: Path) -> Model:
 
 
 def model_of(bundle: Bundle) -> Model:
-    """The model of a checked bundle, not warm yet.
+    """The model of a checked bundle, not warmed up.
 
     Raises:
         BundleError: it cannot be run.
@@ -63,16 +61,16 @@ def model_of(bundle: Bundle) -> Model:
 
 
 class Models:
-    """What is served.
+    """The models in memory.
 
     Args:
-        most: how many models there may be, the retired ones with them.
+        most: how many models there may be, retired ones included.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._active: dict[str, Model] = {}  # by name; the first is the default
-        self._retired: list[Model] = []  # the longest retired first
+        self._retired: list[Model] = []  # in the order in which they were retired
 
     @property
     def active(self) -> list[Model]:
@@ -81,18 +79,22 @@ class Models:
 
     @property
     def all(self) -> list[Model]:
-        """The same, and then those that are retired."""
+        """The active models, then the retired ones."""
         return self.active + self._retired
 
     def find(self, name: str | None = None, digest: str | None = None) -> Model:
         """The model for a call that names neither, one, or both.
 
         Raises:
-            ModelNotFound: none is served under that name.
-            BundleError: none has that digest.
+            ModelNotFound: no model of that name is served.
+            BundleError: no model has that digest.
         """
         if digest is not None:
-            return self._with_digest(digest, name)
+            for model in self.all:
+                if model.digest == digest and name in (None, model.name):
+                    return model
+            served = ", ".join(model.digest[:12] for model in self.active)
+            raise BundleError(f"the server runs bundle {served}; this call is for bundle {digest[:12]} alone")
         if name is None:
             return next(iter(self._active.values()))
         if name not in self._active:
@@ -100,34 +102,41 @@ class Models:
         return self._active[name]
 
     def put(self, model: Model) -> Model | None:
-        """Serve a model, and retire the one of its name, if there was one; that one is returned.
+        """Serve a model. Returns the model of the same name that it replaces, now retired, or None.
 
-        Where the same bundle was served before and is only retired, that model is active again.
+        If the same bundle is here already, retired, that model becomes active again.
 
         Raises:
-            LimitReached: there are as many as there may be, and a stream on each of those that are retired.
+            LimitReached: no room is left, and every retired model still has a stream.
         """
         before = self._active.get(model.name)
         if before is not None and before.digest == model.digest:
             return None
         again = next((old for old in self._retired if old.digest == model.digest), None)
-        if again is None:
-            self._make_room()
-        else:  # with the streams that are still on it
+        if again is not None:  # with the streams that are still on it
             self._retired.remove(again)
             again.retired = again.leaving = False
             model = again
+        while again is None and len(self.all) >= self._most:
+            unused = next((old for old in self._retired if not old.streams), None)
+            if unused is None:
+                raise LimitReached(
+                    f"{len(self.all)} models are loaded, as many as this server takes; unload one, or wait for the "
+                    f"runs on those that are retired"
+                )
+            self._retired.remove(unused)
         self._active[model.name] = model
         if before is not None:
-            self._retire(before)
+            before.retired = True
+            self._retired.append(before)
         return before
 
     def unload(self, named: str) -> Model:
-        """Take the model with a name or a digest out of service; one on which streams are ends with the last of them.
+        """Take the model with a name or a digest out of service; it is dropped with the last stream on it.
 
         Raises:
-            ModelNotFound: there is none.
-            ProtocolViolation: it is the last one.
+            ModelNotFound: there is no such model.
+            ProtocolViolation: it is the only model in service.
         """
         model = next((model for model in self.all if named in (model.name, model.digest)), None)
         if model is None:
@@ -138,41 +147,21 @@ class Models:
             if len(self._active) == 1:
                 raise ProtocolViolation(f"{model.name} is the last model; load another before it is unloaded")
             del self._active[model.name]
-            self._retire(model)
+            model.retired = True
+            self._retired.append(model)
         model.leaving = True
-        self._forget_if_left(model)
+        self._drop_if_unused(model)
         return model
 
     def enter(self, model: Model) -> None:
-        """A stream on a model begins."""
+        """Count a stream that opens on a model."""
         model.streams += 1
 
     def leave(self, model: Model) -> None:
-        """A stream on a model is over."""
+        """Count a stream that has ended on a model."""
         model.streams -= 1
-        self._forget_if_left(model)
+        self._drop_if_unused(model)
 
-    def _with_digest(self, digest: str, name: str | None) -> Model:
-        for model in self.all:
-            if model.digest == digest and name in (None, model.name):
-                return model
-        served = ", ".join(model.digest[:12] for model in self._active.values())
-        raise BundleError(f"the server runs bundle {served}; this call is for bundle {digest[:12]} alone")
-
-    def _retire(self, model: Model) -> None:
-        model.retired = True
-        self._retired.append(model)
-
-    def _forget_if_left(self, model: Model) -> None:
+    def _drop_if_unused(self, model: Model) -> None:
         if model.leaving and not model.streams and model in self._retired:
             self._retired.remove(model)
-
-    def _make_room(self) -> None:
-        while len(self.all) >= self._most:
-            unused = next((model for model in self._retired if not model.streams), None)
-            if unused is None:
-                raise LimitReached(
-                    f"{len(self.all)} models are loaded, as many as this server takes; unload one, or wait for the "
-                    f"runs on those that are retired"
-                )
-            self._retired.remove(unused)

@@ -1,7 +1,7 @@
-"""A server in a process of its own, for as long as a block runs.
+"""A server in a process of its own for the length of a block.
 
-A client that shares no interpreter with its server measures what a robot would, and simulators beside it do not take
-turns with it.
+A client in another interpreter than its server measures the latency that a robot would, and simulators beside it do not
+wait for the server's Python code.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from rpl_runtime.process import own_process
 
 @contextmanager
 def serve_in_process(bundle: Path) -> Iterator[str]:
-    """Serve a bundle; the value of the block is the address, which clients in the block reach in plain text.
+    """Serve a bundle at the address that is the block's value; clients in the block reach it in plain text.
 
     Raises:
         BundleError: the bundle cannot be used.
         ServerUnavailable: the server did not start.
     """
-    load_bundle(bundle)  # what is wrong with it is said here, not by a process that is about to end
+    load_bundle(bundle)  # raises its errors here and not in the new process
     with plain_text(), own_process(_serve, str(bundle)) as address:
         yield address
 

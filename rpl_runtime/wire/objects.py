@@ -1,7 +1,4 @@
-"""Sightings to bytes and back: the messages of objects.proto, as names and plain numbers.
-
-In: what was seen, or bytes from anyone. Out: the other. It does not know channels, robots or what an object is for.
-"""
+"""Sightings of objects (objects.proto) to bytes and back, as names and plain numbers."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -11,7 +8,7 @@ from google.protobuf.message import DecodeError
 from rpl_runtime._pb.rpl.v1 import objects_pb2 as pb
 from rpl_runtime.errors import InvalidInput, ProtocolViolation
 
-WATCH = f"/{pb.DESCRIPTOR.services_by_name['ObjectStates'].full_name}/Watch"  # the method's path
+WATCH = f"/{pb.DESCRIPTOR.services_by_name['ObjectStates'].full_name}/Watch"  # path of the method
 
 
 def pack_sighting(joints: Mapping[str, float], poses: Mapping[str, Sequence[float]]) -> bytes:
@@ -28,8 +25,8 @@ def unpack_sighting(raw: bytes) -> tuple[dict[str, float], dict[str, tuple[float
     """Joints by name, and poses (7,) by name, as `pack_sighting` takes them.
 
     Raises:
-        ProtocolViolation: the bytes are no Sighting.
-        InvalidInput: a pose has another size, a quaternion another length than 1, or a number is not finite.
+        ProtocolViolation: the bytes are not a Sighting.
+        InvalidInput: a pose is not of size 3 + 4, a quaternion is not of length 1, or a number is not finite.
     """
     try:
         sighting = pb.Sighting.FromString(raw)

@@ -55,7 +55,8 @@ def operators(draw: st.DrawFn, steps: int) -> dict[int, str]:
 
 
 def operate(address: str, method: str) -> None:
-    request = admin_wire.pack_pin("cart", [0.25] * 5) if method == "PinSubgoal" else admin_wire.pack_robot("cart")
+    pinned = {"subgoal": [0.25] * 5} if method == "PinSubgoal" else {}
+    request = admin_wire.pack_request(method, robot="cart", **pinned)
     with grpc.insecure_channel(address) as channel:
         channel.unary_unary(f"/{admin_wire.SERVICE}/{method}")(request, timeout=60)
 

@@ -82,7 +82,7 @@ def test_a_socket_that_a_killed_server_left_is_replaced(at_path: str, own_bundle
 
 def test_a_file_of_somebody_else_is_left_alone(at_path: str, own_bundle: Bundle) -> None:
     Path("rpl.sock").write_text("notes")
-    with pytest.raises(InvalidInput, match="is no socket"), serve_in_thread(own_bundle, ServerConfig(at_path)):
+    with pytest.raises(InvalidInput, match="is not a socket"), serve_in_thread(own_bundle, ServerConfig(at_path)):
         pass
     assert Path("rpl.sock").read_text() == "notes"
 

@@ -141,7 +141,7 @@ def test_what_cannot_be_pinned_or_vetoed_changes_nothing(address: str, admin: Ad
         subgoal = control.step("a", 0, STATES[0]).subgoal
         with pytest.raises(InvalidInput, match="subgoal"):
             admin.pin("a", [0.0] * 4)
-        with pytest.raises(ProtocolViolation, match="only a pinned subgoal can be released"):
+        with pytest.raises(ProtocolViolation, match="only a pinned one can be released"):
             admin.release("a")
         after = control.step("a", 1, STATES[1])
         np.testing.assert_array_equal(after.subgoal, subgoal)

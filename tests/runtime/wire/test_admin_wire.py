@@ -1,10 +1,9 @@
-"""The admin service's messages: what goes in comes out, and bytes that are none are refused."""
+"""The admin service's messages: what goes in comes out, and bytes that are not a message are refused."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,51 +30,70 @@ robots = st.builds(
 
 @given(st.lists(models, max_size=4))
 def test_models_come_back(listed: list[wire.ServedModel]) -> None:
-    assert wire.unpack_models(wire.pack_models(listed)) == listed
+    raw = wire.pb.ListModelsReply(models=[model._asdict() for model in listed]).SerializeToString()
+    assert [wire.served_model(model) for model in wire.unpack_reply(wire.pb.ListModelsReply, raw).models] == listed
 
 
 @given(st.lists(robots, max_size=4))
 def test_robots_come_back(listed: list[wire.RobotStatus]) -> None:
-    assert wire.unpack_robots(wire.pack_robots(listed)) == listed
+    rows = [wire.pb.Robot(**robot._asdict() | {"times": robot.times._asdict()}) for robot in listed]
+    raw = wire.pb.ListRobotsReply(robots=rows).SerializeToString()
+    assert [wire.robot_status(robot) for robot in wire.unpack_reply(wire.pb.ListRobotsReply, raw).robots] == listed
 
 
-@given(models, texts)
-def test_what_was_loaded_or_unloaded_comes_back(model: wire.ServedModel, replaced: str) -> None:
-    assert wire.unpack_loaded(wire.pack_loaded(model, replaced)) == (model, replaced)
-    assert wire.unpack_unloaded(wire.pack_unloaded(model)) == model
+@given(names, st.lists(floats))
+def test_requests_come_back(name: str, subgoal: list[float]) -> None:
+    for method, fields in {
+        "ListModels": {},
+        "LoadModel": {"path": name},
+        "UnloadModel": {"model": name},
+        "PinSubgoal": {"robot": name, "subgoal": subgoal},
+        "ReleaseSubgoal": {"robot": name},
+        "VetoSubgoal": {"robot": name},
+    }.items():
+        request = wire.unpack_request(method, wire.pack_request(method, **fields))
+        assert {field: getattr(request, field) for field in fields} == fields
 
 
-@given(names, st.lists(floats).map(tuple))
-def test_requests_come_back(name: str, subgoal: tuple[float, ...]) -> None:
-    assert wire.unpack_load(wire.pack_load(name)) == name
-    assert wire.unpack_unload(wire.pack_unload(name)) == name
-    assert wire.unpack_robot(wire.pack_robot(name)) == name
-    assert wire.unpack_pin(wire.pack_pin(name, subgoal)) == (name, subgoal)
-
-
-REQUESTS = [wire.unpack_load, wire.unpack_unload, wire.unpack_robot, wire.unpack_pin]
-REPLIES = [wire.unpack_models, wire.unpack_robots, wire.unpack_loaded, wire.unpack_unloaded]
-
-
-@pytest.mark.parametrize("unpack", REQUESTS, ids=lambda unpack: unpack.__name__)
+@pytest.mark.parametrize("method", wire.REQUESTS)
 @given(raw=st.binary(max_size=40))
-def test_a_request_of_any_bytes_is_a_request_or_refused(unpack: Callable[[bytes], Any], raw: bytes) -> None:
+def test_a_request_of_any_bytes_is_a_request_or_refused(method: str, raw: bytes) -> None:
     with contextlib.suppress(InvalidInput):
-        assert unpack(raw)
+        assert type(wire.unpack_request(method, raw)) is wire.REQUESTS[method]
 
 
-@pytest.mark.parametrize("unpack", REPLIES, ids=lambda unpack: unpack.__name__)
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("LoadModel", "path"), ("UnloadModel", "model")]
+    + [(method, "robot") for method in ("PinSubgoal", "ReleaseSubgoal", "VetoSubgoal")],
+)
+def test_a_request_that_names_nothing_is_refused(method: str, name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"the request names no {name}; it needs one"):
+        wire.unpack_request(method, b"")
+
+
+@pytest.mark.parametrize("kind", [wire.pb.ListModelsReply, wire.pb.ListRobotsReply, wire.pb.LoadModelReply])
 @given(raw=st.binary(max_size=40))
-def test_a_reply_of_any_bytes_is_a_reply_or_refused(unpack: Callable[[bytes], Any], raw: bytes) -> None:
+def test_a_reply_of_any_bytes_is_a_reply_or_refused(kind: type[Message], raw: bytes) -> None:
     with contextlib.suppress(ProtocolViolation):
-        unpack(raw)
+        assert type(wire.unpack_reply(kind, raw)) is kind
 
 
-def test_what_fits_no_message_is_not_sent() -> None:
-    for pack in (
-        lambda: wire.pack_pin("a", ["x"]),  # type: ignore[list-item]
-        lambda: wire.pack_robot("\udcff"),
-        lambda: wire.pack_load("\udcff"),
-    ):
-        with pytest.raises(InvalidInput, match="cannot be sent"):
-            pack()
+def test_bytes_of_another_kind_are_named() -> None:
+    with pytest.raises(InvalidInput, match=r"2 bytes came that are not a rpl\.v1\.ReleaseSubgoalRequest"):
+        wire.unpack_request("ReleaseSubgoal", b"\xff\xff")
+    with pytest.raises(ProtocolViolation, match=r"2 bytes came that are not a rpl\.v1\.ListRobotsReply"):
+        wire.unpack_reply(wire.pb.ListRobotsReply, b"\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("PinSubgoal", {"robot": "a", "subgoal": ["x"]}),
+        ("VetoSubgoal", {"robot": "\udcff"}),
+        ("LoadModel", {"path": "\udcff"}),
+    ],
+)
+def test_what_fits_no_message_is_not_sent(method: str, fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match="cannot be sent"):
+        wire.pack_request(method, **fields)
