@@ -61,19 +61,19 @@ app.add_typer(tokens_app, name="tokens")
 @app.command("inspect")
 def inspect_command(
     bundle: BundleFolder,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the card.")] = False,
 ) -> None:
-    """Verify a bundle and describe it: sizes, units, limits, control period, goals, provenance, results.
+    """Verify a bundle and print its model card: sizes, units, limits, control period, goals, provenance, results.
 
     Example: rpl inspect models/kitchen
     """
-    from rpl_runtime.cli.inspect import inspect_bundle, print_facts
+    from rpl_runtime.cli.inspect import bundle_facts, print_bundle, verified_bundle
 
-    facts = inspect_bundle(bundle)
+    verified = verified_bundle(bundle)
     if as_json:
-        typer.echo(json.dumps(facts, indent=1))
+        typer.echo(json.dumps(bundle_facts(verified), indent=1))
     else:
-        print_facts(facts)
+        print_bundle(verified)
 
 
 class RobotKind(StrEnum):

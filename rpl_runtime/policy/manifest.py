@@ -1,7 +1,4 @@
-"""What a bundle's manifest says.
-
-In: the values an exporter knows. Out: pydantic models with a schema version. It knows neither files nor seals.
-"""
+"""The content of a bundle's manifest, as pydantic models with a schema version."""
 
 from typing import Any, Self
 
@@ -10,13 +7,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from rpl_runtime.policy.spec import PolicySpec
 
 SCHEMA_VERSION = 1
+JsonDict = dict[str, Any]  # a JSON object
 
 
 class Statistics(BaseModel):
-    """How the states of the training data were distributed, one number for each dimension.
+    """The distribution of the states in the training data, one number for each dimension.
 
-    The whitening is what novelty.py scores states with: a state x lies |W (x - mean)| from the training data, for the
-    lower triangular W whose rows these are, scaled so that one state in a hundred of the training data lies beyond 1.
+    novelty.py scores a state x by |W (x - mean)|, where W is the lower triangular matrix `whitening`, scaled so that
+    one state in a hundred of the training data scores above 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,26 +28,26 @@ class Statistics(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.whitening is not None and [len(row) for row in self.whitening] != list(range(1, len(self.mean) + 1)):
-            raise ValueError("the whitening is a triangle: 1, 2, ... numbers, and a row for each dimension")
+            raise ValueError("the whitening must be a triangle: rows of 1, 2, ... numbers, one row for each dimension")
         return self
 
 
 class Provenance(BaseModel):
-    """Where a policy comes from."""
+    """The origin of a policy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: str
-    commit: str  # of the code that trained it; ends in "-dirty" where it was not what was committed
+    commit: str  # of the code that trained it; ends in "-dirty" if files differed from that commit
     seeds: tuple[int, ...] = ()
-    data: tuple[dict[str, Any], ...] = ()  # name, digest, episodes, steps, licence of each source
-    settings: dict[str, Any] = {}
+    data: tuple[JsonDict, ...] = ()  # name, digest, episodes, steps, licence of each source
+    settings: JsonDict = {}
     packages: dict[str, str] = {}
     parents: tuple[str, ...] = ()  # digests of the policies it was distilled from
 
 
 class Manifest(BaseModel):
-    """What `manifest.json` holds, but for its own digest."""
+    """The content of `manifest.json` without its own digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +55,7 @@ class Manifest(BaseModel):
     spec: PolicySpec
     pair_id: str  # digest of both graphs without metadata; stands in each graph's metadata too
     files: dict[str, str]  # name -> SHA-256
-    parity: dict[str, float] = {}  # what the exporter's parity gate measured
+    parity: dict[str, float] = {}  # measured when the graphs were exported
     statistics: Statistics | None = None
     provenance: Provenance
 

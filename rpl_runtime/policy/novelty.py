@@ -1,10 +1,8 @@
-"""How far a state is from what a policy was trained on.
+"""The out-of-distribution score of a state: how far it is from the training data.
 
-In: the statistics of a bundle, then states. Out: a score for each, 1 where the training data thins out. It does not
-know policies, runs or the wire.
-
-The score is a Mahalanobis distance, in which a state whose numbers are each ordinary, but not together, lies far out.
-A policy may still do well there, and badly where the score is low: it says how much the training data has to say.
+The score is a Mahalanobis distance, so a state whose numbers are each ordinary, but not in combination, scores high. A
+policy may still do well on such a state, and badly on one with a low score: the score tells how much of the training
+data was nearby.
 """
 
 from typing import NamedTuple
@@ -13,18 +11,18 @@ import numpy as np
 
 from rpl_runtime.policy.manifest import Statistics
 
-FLAGGED = 1.0  # a score above it is that of a state far from the training data
+FLAGGED = 1.0  # a state with a higher score is reported as far from the training data
 
 
 class Novelty(NamedTuple):
-    """A score for the states of one policy."""
+    """The score of one policy's states."""
 
     mean: np.ndarray  # (n,) of the training states
-    whitening: np.ndarray  # (n, n) what a row of deviations is multiplied by
+    whitening: np.ndarray  # (n, n) factor of a row of deviations
 
     @classmethod
     def of(cls, statistics: Statistics | None) -> "Novelty | None":
-        """The score that a bundle's statistics allow for; None where they hold none."""
+        """The score defined by a bundle's statistics, or None if they lack a whitening."""
         if statistics is None or statistics.whitening is None:
             return None
         whitening = np.zeros((len(statistics.mean),) * 2, dtype=np.float32)
@@ -33,6 +31,6 @@ class Novelty(NamedTuple):
         return cls(np.array(statistics.mean, dtype=np.float32), whitening)
 
     def score(self, states: np.ndarray) -> np.ndarray:
-        """Scores (B,) of finite states (B, n); above `FLAGGED` lie the outermost hundredth of the training data."""
+        """Scores (B,) of finite states (B, n). `FLAGGED` is the 99th percentile of the training data."""
         away = (states - self.mean) @ self.whitening
         return np.sqrt(np.vecdot(away, away))

@@ -57,9 +57,9 @@ def test_it_says_what_is_not_measured() -> None:
     for fact in (
         "Not measured: this bundle holds no evaluation.",
         "## Fidelity of the graphs\n\nNot measured.",
-        "How well it does its task is unmeasured altogether.",
+        "Its performance on the task is not measured.",
         "No training data is recorded.",
-        "under which licence, is not recorded",
+        "The training data and its licence are not recorded.",
     ):
         assert fact in bare
 
