@@ -1,1 +1,1 @@
-"""What a policy is and the bundle it is kept in: spec, manifest, ONNX graphs, model card."""
+"""A policy and its bundle: spec, manifest, ONNX graphs, model card."""

@@ -1,1 +1,1 @@
-"""The relay loop, and the robots of one stream that it runs for."""
+"""The relay loop and the session of robots that a stream runs on it."""

@@ -1,6 +1,6 @@
-"""Which robots run: each on one stream at a time, and no more of them than a server takes.
+"""Leases: each robot runs on one stream at a time, and a server runs a limited number of robots.
 
-In: robot ids. Out: nothing, or why a run cannot begin. It does not know streams or the wire, and belongs to one thread.
+Used from one thread.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class Leases:
     """The robots with a run.
 
     Args:
-        most: how many there may be at once.
+        most: the largest number of robots at once.
     """
 
     def __init__(self, most: int = 2**31) -> None:
@@ -24,16 +24,16 @@ class Leases:
         return len(self._robots)
 
     def close(self) -> None:
-        """From now on no run begins; those that did go on."""
+        """Refuse new runs from now on; open runs go on."""
         self._closed = True
 
     def check(self, robot: str, here: bool) -> None:
-        """Whether a robot may begin a run; `here`, whether it has one on the very stream that asks.
+        """Check that a robot may begin a run; `here` is whether its present run is on the stream that asks.
 
         Raises:
-            RobotLeased: it has one.
-            ServerStopping: none may begin any more.
-            LimitReached: there are as many as there may be.
+            RobotLeased: the robot has a run.
+            ServerStopping: the leases are closed.
+            LimitReached: as many robots run as may.
         """
         if robot in self._robots:
             where = "this stream" if here else "another stream"
@@ -44,9 +44,9 @@ class Leases:
             raise LimitReached(f"{len(self._robots)} robots run, as many as this server takes; try again later")
 
     def take(self, robot: str) -> None:
-        """A run of a robot that was checked has begun."""
+        """Lease a robot that was checked."""
         self._robots.add(robot)
 
     def free(self, robots: Iterable[str]) -> None:
-        """Runs are over."""
+        """End the leases of robots, if they have any."""
         self._robots.difference_update(robots)

@@ -1,8 +1,4 @@
-"""What a robot and a server say to each other, as Python values.
-
-In: nothing. Out: one named tuple for each message of a Control stream, and what `Describe` tells. It knows neither
-protobuf nor gRPC: codec.py turns these into bytes and back.
-"""
+"""The messages between a robot and a server as Python values; wire/ turns them into bytes and back."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,17 +10,16 @@ from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Resume, SubgoalOverride
 
-# Element names, a whole goal state (n,), or a goal that was resolved before.
-Goal = Sequence[str] | np.ndarray | ResolvedGoal
+Goal = Sequence[str] | np.ndarray | ResolvedGoal  # element names, a whole goal state (n,), or a resolved goal
 
 NOTHING = np.empty(0, dtype=np.float32)  # a vector that was not sent
-_LAST_NS = 2**63 - 1  # what a time on the wire can hold
+_LAST_NS = 2**63 - 1  # largest time on the wire
 
 
 def valid_until_ns(observed_ns: int, period_ns: int) -> int:
-    """[ns] until when the action that answers an observation may be applied: one period [ns] after it was made.
+    """[ns] until when the action for an observation may be applied: one period [ns] after the observation.
 
-    It stands in the clock of the observation, and so tells which observation an action answers.
+    It is a time of the observation's clock, so it also identifies the observation that an action answers.
     """
     until = observed_ns + period_ns
     return until if until <= _LAST_NS else _LAST_NS  # `min` takes three times as long
@@ -32,7 +27,7 @@ def valid_until_ns(observed_ns: int, period_ns: int) -> int:
 
 class Start(NamedTuple):
     goal: Goal
-    state: np.ndarray = NOTHING  # (n,) measured state, needed for a goal of element names
+    state: np.ndarray = NOTHING  # (n,) measured; only a goal of element names needs it
     seed: int | None = None  # None: the mode
     plan_lead: int = 0  # [steps]
     resume: Resume | None = None
@@ -46,7 +41,7 @@ class Observation(NamedTuple):
 
 class SetGoal(NamedTuple):
     goal: Goal
-    state: np.ndarray = NOTHING  # (n,) measured state, needed for a goal of element names
+    state: np.ndarray = NOTHING  # (n,) measured; only a goal of element names needs it
 
 
 class Finish(NamedTuple):
@@ -61,24 +56,24 @@ class Started(NamedTuple):
 
 
 class StageTimes(NamedTuple):
-    """What one message cost the server."""
+    """The time a server took for one message."""
 
     decode_us: float  # [us]
-    plan_us: float  # [us] 0 where nothing was planned
+    plan_us: float  # [us] 0 if nothing was planned
     act_us: float  # [us]
-    total_us: float  # [us] decoding included, encoding of the reply not
+    total_us: float  # [us] without encoding the reply
 
 
 class Action(NamedTuple):
-    target: np.ndarray  # (m,) to be held for one period
-    subgoal: np.ndarray  # (n,) the subgoal followed; on the wire only where it is new, the client fills it in
+    target: np.ndarray  # (m,) to hold for one period
+    subgoal: np.ndarray  # (n,) the subgoal followed; sent only when it is new, otherwise the client fills it in
     age: int  # [steps] since the subgoal took effect
     replanned: bool  # whether the subgoal is new at this step
     valid_until_ns: int  # [ns] in the client's monotonic clock
-    upcoming: np.ndarray | None = None  # (n,) the next subgoal, where it was planned at this step
-    times: StageTimes | None = None  # of the message that brought it
-    novelty: float | None = None  # of the state it answers; None: the bundle cannot say
-    override: SubgoalOverride = SubgoalOverride.NONE  # what an operator has to do with the subgoal
+    upcoming: np.ndarray | None = None  # (n,) the next subgoal, if it was planned at this step
+    times: StageTimes | None = None  # of the message that the server answered
+    novelty: float | None = None  # of the observed state; None: the bundle cannot score states
+    override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
 
     @property
     def flagged(self) -> bool:
@@ -104,7 +99,7 @@ class FileInfo(NamedTuple):
 
 
 class ModelInfo(NamedTuple):
-    """What a server says of the policy it serves."""
+    """The description of a served policy."""
 
     spec: PolicySpec
     digest: str  # identity of the bundle

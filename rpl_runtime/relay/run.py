@@ -1,4 +1,4 @@
-"""A run as values: what one robot is asked to do, what happened at each step, and the whole of it."""
+"""A run as values: its settings, its steps and its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from rpl_runtime.relay.messages import Action, Goal, Started
 @dataclass(frozen=True)
 class RunConfig:
     goal: Goal  # element names, a whole goal state (n,) or a resolved goal
-    steps: int
-    robot_id: str = "robot"  # keys the sampling noise; one run at a time for each id on a server
-    seed: int | None = None  # samples the policy; None takes its mode
-    start_seed: int = 0  # where a simulated robot starts
+    steps: int  # [control steps]
+    robot_id: str = "robot"  # keys the sampling noise; a server runs each id once at a time
+    seed: int | None = None  # samples the policy; None: its mode
+    start_seed: int = 0  # draws the start of a simulated robot
     plan_lead: int = 0  # [steps]
 
 
 class Step(NamedTuple):
-    """What happened at one step."""
+    """One control step of a run."""
 
     step: int
-    state: np.ndarray  # (n,) observed before
+    state: np.ndarray  # (n,) observed before it
     action: Action
-    done: frozenset[str]  # the elements at their goal after it
-    goal: ResolvedGoal  # followed
+    done: frozenset[str]  # elements at their goal after it
+    goal: ResolvedGoal
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class RunResult:
     targets: np.ndarray  # (T, m)
     subgoals: np.ndarray  # (T, n) the subgoal followed
     replanned: np.ndarray  # (T,) bool, whether that subgoal was new
-    done: tuple[frozenset[str], ...]  # (T,) the elements at their goal after the step
+    done: tuple[frozenset[str], ...]  # (T,) elements at their goal after the step
     final_state: np.ndarray  # (n,) observed after the last step
 
     @property
@@ -59,10 +59,10 @@ class RunResult:
 
 
 def run_result(started: Started, steps: Sequence[Step], final_state: np.ndarray, targets: int) -> RunResult:
-    """What T steps came to, where a target has so many dimensions."""
+    """The result of a run of T steps; `targets` is the number of dimensions of a target."""
 
     def rows(values: list[np.ndarray], dim: int) -> np.ndarray:
-        return np.array(values).reshape(len(steps), dim)  # also of no step
+        return np.array(values).reshape(len(steps), dim)  # works for T = 0
 
     return RunResult(
         goal=started.goal,

@@ -1,1 +1,1 @@
-"""The gRPC server: calls, streams, and its life from start to stop."""
+"""The gRPC server: calls, streams, start and stop."""

@@ -1,10 +1,6 @@
-"""How the log of a server is written: lines for people, or JSON for machines.
+"""The format of a server's log: text for people, or JSON for machines.
 
-In: records of Python's logging, with the robot, caller and model they are about as extras. Out: lines. It does not know
-who logs, nor what.
-
-Whoever floods a server must not fill its disk: of lines that say the same, so many are written a second, and none is
-longer than so many characters.
+So that no client can fill the disk, a message template is logged at most 20 times a second, in at most 1000 characters.
 """
 
 import logging
@@ -15,8 +11,8 @@ from typing import TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 _PACKAGE = logging.getLogger("rpl_runtime")
-_LINES = 20  # a second, of those that say the same
-_LONGEST = 1000  # [characters] of what a line says
+_LINES = 20  # [1/s] of one message template
+_LONGEST = 1000  # [characters] of a message
 
 
 class LogFormat(StrEnum):
@@ -25,7 +21,7 @@ class LogFormat(StrEnum):
 
 
 def write_log(format: LogFormat, stream: TextIO) -> logging.Handler:
-    """Write what this package logs to a stream from now on; the handler, for who wants to end it."""
+    """Write the log of this package to a stream. Returns the handler, whose removal ends it."""
     handler = logging.StreamHandler(stream)
     if format is LogFormat.JSON:
         names = {"levelname": "level", "name": "logger"}
@@ -39,7 +35,7 @@ def write_log(format: LogFormat, stream: TextIO) -> logging.Handler:
 
 
 class _Throttle(logging.Filter):
-    """Passes so many records a second with the same words, whatever is put into them."""
+    """Passes a limited number of records a second of each message template."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,8 +47,8 @@ class _Throttle(logging.Filter):
         if second != self._second:
             self._second, self._passed = second, {}
         passed = self._passed[record.msg] = self._passed.get(record.msg, 0) + 1
-        if len(said := record.getMessage()) > _LONGEST:
-            record.msg, record.args = f"{said[:_LONGEST]} (and so on)", None
+        if len(message := record.getMessage()) > _LONGEST:
+            record.msg, record.args = f"{message[:_LONGEST]} (and so on)", None
         if passed == _LINES:
             record.msg = f"{record.msg} (more such lines are left out for a second)"
         return passed <= _LINES

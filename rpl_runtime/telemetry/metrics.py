@@ -1,7 +1,6 @@
-"""What a server has done, as Prometheus reads it.
+"""The metrics of a server, as a page for Prometheus.
 
-In: messages as they are answered, and errors as calls end in them. Out: a page of metrics over HTTP. It does not know
-calls or streams. No label names a robot or a caller, of which there may be any number.
+No label names a robot or a caller, because their number is not limited.
 """
 
 import errno
@@ -22,11 +21,11 @@ _SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3
 
 
 class Metrics(CallObserver):
-    """Counts of one server.
+    """The metrics of one server.
 
     Args:
-        robots: how many run now.
-        streams: how many Control streams are open now.
+        robots: the number of robots that run now.
+        streams: the number of open Control streams.
     """
 
     def __init__(self, robots: Callable[[], int], streams: Callable[[], int]) -> None:
@@ -35,25 +34,26 @@ class Metrics(CallObserver):
         PlatformCollector(registry=registry)
         stages = Histogram(
             "rpl_message_seconds",
-            "Time that a message of Control took, encoding its reply aside; plan only where there was one.",
+            "Time for a message of Control, without encoding the reply; stage plan only if something was planned.",
             ("stage",),
             buckets=_SECONDS,
             registry=registry,
         )
         self._decode, self._plan, self._act, self._all = map(stages.labels, ("decode", "plan", "act", "all"))
-        self._steps = Counter("rpl_steps", "Actions given on Control streams.", registry=registry)
+        self._steps = Counter("rpl_steps", "Actions sent on Control streams.", registry=registry)
         self._plans = Counter("rpl_replans", "Actions that follow a new subgoal.", registry=registry)
-        self._held = Counter("rpl_subgoal_overrides", "Actions whose subgoal an operator changed.", registry=registry)
-        self._far = Counter("rpl_novel_states", "States far from the training data.", registry=registry)
-        self._late = Counter(
-            "rpl_late_answers", "Messages whose answer took longer than a control period.", registry=registry
+        self._overrides = Counter(
+            "rpl_subgoal_overrides", "Actions whose subgoal an operator changed.", registry=registry
         )
-        self._errors = Counter("rpl_errors", "Rows and calls that were refused.", ("reason",), registry=registry)
+        self._novel = Counter("rpl_novel_states", "States far from the training data.", registry=registry)
+        self._late = Counter(
+            "rpl_late_answers", "Messages that took longer than a control period to answer.", registry=registry
+        )
+        self._errors = Counter("rpl_errors", "Refused rows and failed calls.", ("reason",), registry=registry)
         Gauge("rpl_robots", "Robots that run.", registry=registry).set_function(robots)
         Gauge("rpl_streams", "Control streams that are open.", registry=registry).set_function(streams)
 
     def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
-        """Count a message of Control."""
         times = answer.times
         self._decode.observe(times.decode_us / 1e6)
         if times.plan_us:
@@ -66,8 +66,8 @@ class Metrics(CallObserver):
         self._steps.inc(len(actions))
         for counter, count in (
             (self._plans, sum(action.replanned for action in actions)),
-            (self._held, sum(action.override is not SubgoalOverride.NONE for action in actions)),
-            (self._far, sum(action.flagged for action in actions)),
+            (self._overrides, sum(action.override is not SubgoalOverride.NONE for action in actions)),
+            (self._novel, sum(action.flagged for action in actions)),
         ):
             if count:
                 counter.inc(count)
@@ -76,7 +76,6 @@ class Metrics(CallObserver):
                 self.failed(reply)
 
     def failed(self, error: Exception) -> None:
-        """Count a call, or a row of a message, that was refused."""
         self._errors.labels(type(error).__name__ if isinstance(error, RelayError) else "internal").inc()
 
 
@@ -85,7 +84,7 @@ def exposing(metrics: Metrics, address: str) -> Iterator[str]:
     """Serve the page at HOST:PORT/metrics for the length of a block; its value is the address, port 0 resolved.
 
     Raises:
-        InvalidInput: it is no address, or none of this machine's.
+        InvalidInput: the address is malformed or not of this machine.
         AddressInUse: another program listens there.
     """
     host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""Observability: the one observer interface that metrics, traces and the call log implement."""
+"""The observer of calls, which metrics, traces and the call log implement."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,19 +9,19 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class CallObserver:
-    """Of one call; what it does not care for it need not define."""
+    """Observes one call; a subclass overrides the events that it needs."""
 
     def admitted(self, caller: str, model: ModelInfo | None) -> None:
-        """The call is this caller's, on this model; an operator's is on none."""
+        """The call was admitted; the model is None for a call of the admin service."""
 
     def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
-        """A message of Control was answered."""
+        """The server answered a message of Control."""
 
     def failed(self, error: Exception) -> None:
-        """The call ends in an error."""
+        """The call fails."""
 
     def ended(self) -> None:
-        """The call is over, however it ended."""
+        """The call has ended, with or without an error."""
 
 
-Observer = Callable[[str, Metadata, str], CallObserver]  # of a call's name, its metadata and its peer
+Observer = Callable[[str, Metadata, str], CallObserver]  # call's name, metadata and peer -> its observer

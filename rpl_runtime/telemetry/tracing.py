@@ -1,12 +1,10 @@
-"""What a server does, as OpenTelemetry spans.
+"""OpenTelemetry spans of a server's calls, sent to a collector by OTLP over gRPC.
 
-In: calls as they are answered. Out: spans, sent to a collector by OTLP over gRPC. It does not know the log or metrics.
+    rpl.v1.RelayPolicy/Control      a call, in the trace named by the client's `traceparent`
+      run                           from a robot's start to its finish, with refusals as events
+        plan                        each new subgoal, with the time of the high level
 
-    rpl.v1.RelayPolicy/Control      a call, in the trace that the client's `traceparent` names
-      run                           from a robot's start to its finish, with what was refused as events
-        plan                        whenever it got a new subgoal, as long as the high level took
-
-A step has no span: 12.5 a second of each robot would say little that the histograms of metrics.py do not.
+A step has no span: at 12.5 a second for each robot, spans would add little to the histograms of metrics.py.
 """
 
 from collections.abc import Iterator
@@ -24,21 +22,21 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 _EXTRA = "otel"
-_SERVICES = {"Describe", "Fetch", "Plan", "Act", "Control"}  # of rpl.v1.RelayPolicy; the others are RelayAdmin's
+_POLICY_CALLS = {"Describe", "Fetch", "Plan", "Act", "Control"}  # of rpl.v1.RelayPolicy; the others are RelayAdmin's
 
 
 @contextmanager
 def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
-    """Trace calls for the length of a block; what is not sent yet at its end is sent then.
+    """Trace calls for the length of a block; at its end the remaining spans are sent.
 
-    The standard OTEL_ variables of the environment say the rest: names, headers, certificates, sampling.
+    The standard OTEL_ environment variables set the rest: names, headers, certificates, sampling.
 
     Args:
-        exporter: URL of a collector, http://HOST:PORT in plain text or https://HOST:PORT; or one of the SDK's.
+        exporter: URL of a collector, http://HOST:PORT in plain text or https://HOST:PORT; or an exporter of the SDK.
 
     Raises:
         MissingExtra: the SDK is not installed.
-        InvalidInput: the URL is none.
+        InvalidInput: the URL is malformed.
     """
     resources, trace = require("opentelemetry.sdk.resources", _EXTRA), require("opentelemetry.sdk.trace", _EXTRA)
     export = require("opentelemetry.sdk.trace.export", _EXTRA)
@@ -47,7 +45,7 @@ def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
             raise InvalidInput(f"traces to {exporter!r}; must be http://HOST:PORT or https://HOST:PORT")
         otlp = require("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", _EXTRA)
         exporter = otlp.OTLPSpanExporter(endpoint=exporter)
-    # What the environment says goes before the name that is given here.
+    # The environment's service name has priority over the one given here.
     resource = resources.Resource({"service.name": "rpl-serve"}).merge(resources.OTELResourceDetector().detect())
     provider = trace.TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(export.BatchSpanProcessor(exporter))
@@ -65,7 +63,7 @@ class _TracedCall(CallObserver):
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
-        service = "rpl.v1.RelayPolicy" if method in _SERVICES else "rpl.v1.RelayAdmin"
+        service = "rpl.v1.RelayPolicy" if method in _POLICY_CALLS else "rpl.v1.RelayAdmin"
         texts = {name: value for name, value in metadata if isinstance(value, str)}
         about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "network.peer.address": peer}
         self._tracer = tracer
@@ -80,16 +78,21 @@ class _TracedCall(CallObserver):
     def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
         for (_, request), (robot, reply) in zip(rows, answer.rows, strict=True):
             if isinstance(reply, Started):
-                self._over(robot)
+                self._end_run(robot)
                 self._runs[robot] = self._child("run", self._span, {"rpl.robot": robot})
             elif (run := self._runs.get(robot)) is None:
                 continue
             elif isinstance(reply, Action):
                 if reply.replanned:
-                    self._planned(run, getattr(request, "step", 0), answer.times.plan_us, reply)
+                    override = reply.override.name.lower()
+                    about = {"rpl.step": getattr(request, "step", 0), "rpl.subgoal_override": override}
+                    if reply.novelty is not None:
+                        about["rpl.novelty"] = reply.novelty
+                    now_ns = time_ns()
+                    self._child("plan", run, about, now_ns - round(answer.times.plan_us * 1e3)).end(now_ns)
             elif isinstance(reply, Finished):
                 run.set_attribute("rpl.steps", reply.steps)
-                self._over(robot)
+                self._end_run(robot)
             elif isinstance(reply, RelayError):
                 run.add_event("refused", {"reason": type(reply).__name__, "message": str(reply)})
 
@@ -102,21 +105,14 @@ class _TracedCall(CallObserver):
 
     def ended(self) -> None:
         for robot in list(self._runs):
-            self._over(robot)
+            self._end_run(robot)
         self._span.end()
-
-    def _planned(self, run: "Span", step: int, plan_us: float, action: Action) -> None:
-        about: dict[str, object] = {"rpl.step": step, "rpl.subgoal_override": action.override.name.lower()}
-        if action.novelty is not None:
-            about["rpl.novelty"] = action.novelty
-        now_ns = time_ns()
-        self._child("plan", run, about, now_ns - round(plan_us * 1e3)).end(now_ns)
 
     def _child(self, name: str, parent: "Span", about: dict, start_ns: int | None = None) -> "Span":
         from opentelemetry.trace import set_span_in_context
 
         return self._tracer.start_span(name, set_span_in_context(parent), attributes=about, start_time=start_ns)
 
-    def _over(self, robot: str) -> None:
+    def _end_run(self, robot: str) -> None:
         if run := self._runs.pop(robot, None):
             run.end()

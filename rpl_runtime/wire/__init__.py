@@ -1,1 +1,1 @@
-"""Messages of rpl.v1 to values and back."""
+"""Messages of rpl.v1 to Python values and back; the only wing that imports protobuf, besides recording/mcap."""
