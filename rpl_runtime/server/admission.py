@@ -18,7 +18,7 @@ from rpl_runtime.server.models import Model, Models
 from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
 from rpl_runtime.wire.control import DIGEST_KEY, MODEL_KEY, status_of
 
-# What a call of rpl.v1.RelayPolicy needs; None: any right. A call of rpl.v1.RelayAdmin needs the right to administer.
+# The right that a call of rpl.v1.RelayPolicy needs; None: any right.
 _RIGHTS: dict[str, Right | None] = {
     "Describe": None,
     "Fetch": Right.FETCH,
@@ -63,9 +63,7 @@ class Admission:
             LimitReached: the caller exceeds its quota.
             ModelNotFound, BundleError: no such model is served.
         """
-        async with self._observed(method, context) as observers:
-            metadata = _metadata(context)
-            name, share = self._admit(method, metadata, context)
+        async with self._admitted(method, _RIGHTS[method], context) as (metadata, name, share, observers):
             model = self._models.find(_value(metadata, MODEL_KEY), _value(metadata, DIGEST_KEY))
             for observer in observers:
                 observer.admitted(name, model.info)
@@ -73,23 +71,27 @@ class Admission:
 
     @asynccontextmanager
     async def admin_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        """Admit a call of rpl.v1.RelayAdmin for the length of the block; an error ends the call with its status.
-
-        The call ends with
-            Unauthenticated, PermissionDenied: the caller lacks the right.
-            LimitReached: the caller exceeds its quota.
-        """
-        async with self._observed(method, context) as observers:
-            name, _ = self._admit(method, _metadata(context), context)
+        """Admit a call of rpl.v1.RelayAdmin for the length of the block, as `policy_call` does."""
+        async with self._admitted(method, Right.ADMINISTER, context) as (_, name, _, observers):
             for observer in observers:
                 observer.admitted(name, None)
             yield
 
     @asynccontextmanager
-    async def _observed(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[list[CallObserver]]:
-        observers = [observer(method, _metadata(context), context.peer()) for observer in self._observers]
+    async def _admitted(
+        self, method: str, right: Right | None, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[tuple[Metadata, str, Share, list[CallObserver]]]:
+        metadata, peer, now = context.invocation_metadata() or (), context.peer(), time.monotonic()
+        observers = [observer(method, metadata, peer) for observer in self._observers]
         try:
-            yield observers
+            grant = self._gate.admit(right, _value(metadata, "authorization"))
+            name = network_of(peer) if grant is None else grant.name
+            share = self._quotas.share(name, now)
+            if method in _AS_A_MESSAGE:
+                share.take_message(now)
+            else:
+                share.take_call(now)
+            yield metadata, name, share, observers
         except Exception as error:
             for observer in observers:
                 observer.failed(error)
@@ -100,20 +102,6 @@ class Admission:
         finally:
             for observer in observers:
                 observer.ended()
-
-    def _admit(self, method: str, metadata: Metadata, context: grpc.aio.ServicerContext) -> tuple[str, Share]:
-        grant = self._gate.admit(_RIGHTS.get(method, Right.ADMINISTER), _value(metadata, "authorization"))
-        name, now = network_of(context.peer()) if grant is None else grant.name, time.monotonic()
-        share = self._quotas.share(name, now)
-        if method in _AS_A_MESSAGE:
-            share.take_message(now)
-        else:
-            share.take_call(now)
-        return name, share
-
-
-def _metadata(context: grpc.aio.ServicerContext) -> Metadata:
-    return context.invocation_metadata() or ()
 
 
 def _value(metadata: Metadata, key: str) -> str | None:

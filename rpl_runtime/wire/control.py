@@ -348,9 +348,8 @@ def _reply_rows(raw: bytes, batch: int) -> np.ndarray:
 
 
 # -------------------------------------------------------------------------------- vectors, and twins of the messages
-# Python reads a field `repeated float` one number at a time, which would cost several times the rest of a step. Each
-# message therefore has a twin whose vectors are fields `bytes`. Both have the same bytes on the wire: a packed field is
-# its length and its content. numpy reads that content as it is.
+# Python reads a field `repeated float` one number at a time, which would cost several times the rest of a step. In a
+# message's twin, vectors are fields `bytes`, with the same bytes on the wire, and numpy reads them as they are.
 
 
 def _packed(values: np.ndarray) -> bytes:
