@@ -1,4 +1,4 @@
-"""What goes wrong between a robot and its server: a server that dies, messages and packets that do not arrive."""
+"""Faults between a robot and its server: a server that dies, messages and packets that are lost."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from rpl_runtime.wire import control as codec
 
 @contextlib.contextmanager
 def no_file_longer_than(size: int) -> Iterator[None]:
-    """As a full disk: the system refuses to write past `size` bytes of any file."""
+    """Imitate a full disk: writing past `size` bytes of any file fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -35,18 +35,18 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 
 
 class Inside(NamedTuple):
-    """A death of a server in the middle of its work."""
+    """The death of a server during a call of the policy."""
 
     level: str  # "plan" or "act"
     call: int  # the call in which it happens, counted from 1
-    computed: bool  # after the networks have run, the answer being lost; or before
+    computed: bool  # whether the network has run, so that only the answer is lost
 
 
-Death = Inside | float  # or at a moment [s] after the server was ready, whatever it does then
+Death = Inside | float  # or a time [s] after the server was ready
 
 
 class Mortal:
-    """A server process at one address, killed as often as `deaths` says and begun anew each time."""
+    """A server process at one address, killed once for each of `deaths` and restarted each time."""
 
     def __init__(self, bundle: Path, deaths: Sequence[Death]) -> None:
         self.address = f"127.0.0.1:{free_port()}"
@@ -71,12 +71,12 @@ class Mortal:
         try:
             self._begin_anew()
         finally:
-            self._ready.set()  # or a server that cannot serve would keep the test waiting
+            self._ready.set()  # or the test would wait for a server that failed to start
 
     def _begin_anew(self) -> None:
         spare = self._prepare()
         while not self._over.is_set():
-            # The next one has done its imports by the time it is needed.
+            # The next process imports while this one serves.
             self._now, spare = spare, self._prepare()
             death = next(self._deaths, None)
             order = {"bundle": str(self._bundle), "address": self.address}
@@ -102,18 +102,18 @@ class Mortal:
 
 
 def _serve() -> None:
-    """The server's process: waits for its orders, serves, and dies where they say so."""
+    """The server's process: reads its order, serves, and dies as ordered."""
     from rpl_runtime.policy.bundle import load_bundle
     from rpl_runtime.server.server import ServerConfig, serve
 
     raw = sys.stdin.readline()
-    if not raw:  # never needed
+    if not raw:  # the spare process was not needed
         return
     order = json.loads(raw)
     threading.Thread(target=_end_with_the_test, daemon=True).start()
 
     if order["death"] is not None:
-        _doom(**order["death"])  # before anybody can call, which a robot that waits for it does at once
+        _doom(**order["death"])  # before the server listens: a waiting robot calls at once
     serve(load_bundle(Path(order["bundle"])), ServerConfig(order["address"]), _say_ready)
 
 
@@ -129,7 +129,7 @@ def _end_with_the_test() -> None:
 def _doom(level: str, call: int, computed: bool) -> None:
     from rpl_runtime.policy.graphs import OnnxPolicy
 
-    OnnxPolicy.warm_up = lambda self: None  # type: ignore[method-assign]  # calls of robots alone are counted
+    OnnxPolicy.warm_up = lambda self: None  # type: ignore[method-assign]  # count only the calls of robots
     original, calls = getattr(OnnxPolicy, level), iter(range(1, call + 1))
 
     def doomed(*arguments: Any) -> Any:
@@ -145,7 +145,7 @@ def _doom(level: str, call: int, computed: bool) -> None:
 
 
 def free_port() -> int:
-    """A port that no outgoing connection takes by chance while its server is away."""
+    """A free port outside the range of outgoing connections, which could take it while its server is down."""
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(10_000, ephemeral)
@@ -159,11 +159,11 @@ METHODS = {"Describe": "unary_unary", "Fetch": "unary_stream", "Plan": "unary_un
 
 
 class Meddler:
-    """A server between a robot and its server that passes messages on, except where told otherwise.
+    """A proxy between a robot and its server that passes messages on, except for the given faults.
 
     Args:
         upstream: the address of the server.
-        faults: number of a message of Control or Plan, counted from 0 over all streams -> what happens to it.
+        faults: number of a message of Control or Plan, counted from 0 over all streams -> its fault.
     """
 
     def __init__(self, upstream: str, faults: dict[int, str]) -> None:
@@ -283,7 +283,7 @@ def _wait_for_end(context: grpc.ServicerContext) -> None:
 
 
 class Cable:
-    """A TCP connection that can be pulled out: neither end hears of it, and new connections get through."""
+    """A TCP proxy whose cable can be pulled: neither end notices, and new connections work."""
 
     def __init__(self, upstream: str) -> None:
         host, port = upstream.split(":")
@@ -291,7 +291,7 @@ class Cable:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._ends: list[socket.socket] = []
-        self._cut = 0  # connections made before this many are dead
+        self._cut = 0  # connections with a lower number are dead
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> "Cable":
@@ -308,7 +308,7 @@ class Cable:
             end.close()
 
     def pull(self) -> None:
-        """From now on nothing goes through the connections that there are."""
+        """From now on no data passes through the existing connections."""
         self._cut = len(self._ends)
 
     def _accept(self) -> None:

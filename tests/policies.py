@@ -1,6 +1,6 @@
 """Bundles made of small random graphs, so that no test needs a trained policy.
 
-`tiny_spec` has nothing to do with the kitchen: another number of dimensions, another horizon, other names.
+`tiny_spec` differs from the kitchen in its dimensions, its horizon and its names.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def tiny_spec(horizon: int = 4, high_noise: int = 3, low_noise: int = 2) -> Poli
 def tiny_bundle(
     path: Path, spec: PolicySpec | None = None, seed: int = 0, statistics: Statistics | None = None
 ) -> Bundle:
-    """Write a bundle of `spec` (by default `tiny_spec()`): one random layer for each level, the seed's own."""
+    """Write a bundle of `spec` (by default `tiny_spec()`), one random layer for each level, drawn with the seed."""
     spec = spec or tiny_spec()
     rng = np.random.default_rng(seed)
     n = spec.state.dim
@@ -66,13 +66,13 @@ def tiny_bundle(
 
 
 def tiny_statistics() -> Statistics:
-    """Training data around 0 in which a state is as far away as it is long, half its heading's length counted."""
+    """Statistics with a simple score: the length of the state, with its heading counted half."""
     triangle = ((1.0,), (0.0, 1.0), (0.0, 0.0, 0.5), (0.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0))
     return Statistics(mean=(0.0,) * 5, std=(0.3,) * 5, low=(-1.0,) * 5, high=(1.0,) * 5, whitening=triangle)
 
 
 def kitchen_bundle(path: Path, seed: int = 0) -> Bundle:
-    """Write a bundle of the kitchen's sizes that does nothing useful in it."""
+    """Write a bundle of the kitchen's sizes with an untrained policy."""
     return tiny_bundle(path, kitchen_spec("kitchen", horizon=30, high_noise=4, low_noise=9), seed)
 
 

@@ -1,4 +1,4 @@
-"""`rpl inspect`, as it is typed."""
+"""`rpl inspect` as a command line."""
 
 import json
 

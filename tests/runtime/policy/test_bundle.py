@@ -1,4 +1,4 @@
-"""A bundle is whole, unchanged and its own, or it is refused with one clear sentence."""
+"""A bundle is intact, or refused with one clear sentence."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ EVALUATED = {"starts": {"nominal": {"mean_steps_ever": 3.5, "tiny": 1e-05}}, "se
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with all five files, to be read only."""
+    """A bundle with all five files; tests leave it unchanged."""
     path = tmp_path_factory.mktemp("evaluated") / "bundle"
     return attach_evaluation(policies.tiny_bundle(path), EVALUATED)
 
 
 def reseal(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a manifest as someone would who knows how it is sealed."""
+    """Change a manifest and seal it again."""
     content = json.loads(path.read_bytes())
     del content["digest"]
     change(content)

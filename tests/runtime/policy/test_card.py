@@ -1,4 +1,4 @@
-"""The card says what is known, and that the rest is not."""
+"""The card states the known facts, and names what is unknown."""
 
 from typing import Any
 

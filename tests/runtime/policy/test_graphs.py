@@ -1,4 +1,4 @@
-"""A bundle as ONNX Runtime runs it, and graphs that do not fit their manifest."""
+"""A bundle's graphs in ONNX Runtime, and graphs that do not match their manifest."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 
 
 def rewrite(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], object]) -> Bundle:
-    """The bundle with one graph changed and everything sealed anew."""
+    """The bundle with one graph changed and all files sealed again."""
     graphs = {name: onnx.load(bundle.path / f"{name}.onnx") for name in ("high", "low")}
     change(graphs[level])
     high, low = (graph.SerializeToString() for graph in graphs.values())
@@ -30,7 +30,7 @@ def rewrite(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], obje
 
 
 def add_last(graph: onnx.ModelProto, nodes: Sequence[tuple[str, list[str]]]) -> None:
-    """Put operations behind a graph's last layer, named "before"; they are numbered, and "much" is a million."""
+    """Append operations to a last layer; inputs: "before", earlier operations by number, and "much", a million."""
     attributes = {"Cast": {"to": onnx.TensorProto.INT64}, "GatherElements": {"axis": 1}}
     last = graph.graph.node[-1]
     outputs = [*map(str, range(1, len(nodes))), last.output[0]]
@@ -165,7 +165,7 @@ def test_weights_that_no_digest_covers_are_refused(own_bundle: Bundle, monkeypat
 
 def test_a_graph_that_fails_when_it_is_run(own_bundle: Bundle) -> None:
     def reach_beyond(graph: onnx.ModelProto) -> None:
-        """Have it pick columns that its last layer does not have."""
+        """Index columns that the last layer does not have."""
         add_last(graph, [("Add", ["before", "much"]), ("Cast", ["1"]), ("GatherElements", ["before", "2"])])
 
     policy = OnnxPolicy(rewrite(own_bundle, "low", reach_beyond))
@@ -189,7 +189,7 @@ def test_a_file_that_is_no_graph(own_bundle: Bundle) -> None:
 
 
 def test_nobody_is_told_what_runs(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    """ONNX Runtime leaves an id of the machine in the home of whoever it reports on; a CI's it does not report on."""
+    """ONNX Runtime would write a machine id for telemetry into the home folder, except in CI."""
     program = "import sys, rpl_runtime.policy.graphs, rpl_runtime.policy.bundle as b; b.load_bundle(sys.argv[1])"
     surroundings = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
     env = surroundings | {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,4 +1,4 @@
-"""How far a state is from the training data: the score, and its way into a bundle made without it."""
+"""The out-of-distribution score of a state, and how it is added to an existing bundle."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_statistics_of_other_sizes_make_no_bundle(tmp_path: Path) -> None:
 
 @pytest.fixture
 def drawer_bundle(tmp_path: Path) -> Bundle:
-    """A bundle that names the demonstrations it learned from, without statistics."""
+    """A bundle without statistics that names its demonstrations."""
     bundle = policies.tiny_bundle(tmp_path / "bundle", drawer_spec())
     provenance = bundle.manifest.provenance.model_copy(update={"data": tuple(drawer_demonstrations().sources)})
     manifest = bundle.manifest.model_copy(update={"provenance": provenance})

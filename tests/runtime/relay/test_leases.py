@@ -1,4 +1,4 @@
-"""Which robots run, and when another may begin."""
+"""Leases: when a robot may begin a run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The relay loop against a brute-force reading of its contract."""
+"""The relay loop compared with a brute-force implementation of its contract."""
 
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def brute_force(case: Case, robot: str, step: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """action, subgoal and age of a step, from the contract alone: no state is carried from step to step."""
+    """action, subgoal and age of a step, computed from the contract without state from earlier steps."""
     began = max(at for at in case.goals if at <= step)
     effective = began + (step - began) // case.spec.horizon * case.spec.horizon
     asked = effective if effective == began else effective - case.lead
@@ -91,7 +91,7 @@ def test_every_step_is_what_the_contract_says(case: Case) -> None:
 
 @given(cases(), st.integers(1, 19))
 def test_a_resumed_run_goes_on_as_the_unbroken_one(case: Case, cut: int) -> None:
-    """What the decisions told is enough to go on with."""
+    """The decisions hold everything that a resume needs."""
     cut = min(cut, len(case.states))
     first, second = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
     first.start("a", case.goals[0], case.seed, case.lead)
@@ -186,7 +186,7 @@ def test_a_policy_that_returns_nan_leaves_the_run_where_it_stands() -> None:
 
 
 class OnItsWay(Blend):
-    """Plans that are there when they are needed, unless they fail."""
+    """Plans that are still under way when `plan` returns, and may fail."""
 
     def __init__(self) -> None:
         self.asked: list[np.ndarray] = []
@@ -338,7 +338,7 @@ def test_a_veto_has_the_next_step_follow_another_plan(case: Case, at: int) -> No
 
 @st.composite
 def operators(draw: st.DrawFn) -> dict[int, str]:
-    """What an operator does before some steps: pins and releases in turn, vetoes in between."""
+    """An operator's action before some steps: pins and releases in turn, vetoes in between."""
     found, pinned = {}, False
     for step in sorted(draw(st.sets(st.integers(0, 19), max_size=6))):
         verb = draw(st.sampled_from(["release"] if pinned else ["pin", "veto"]))
@@ -351,7 +351,7 @@ def operators(draw: st.DrawFn) -> dict[int, str]:
 def test_a_resumed_run_goes_on_under_its_operator_as_the_unbroken_one(
     case: Case, operator: dict[int, str], cut: int
 ) -> None:
-    """What the decisions told of pins is enough to go on with, and every override can be made again from them."""
+    """The decisions hold everything about pins that a resume needs; other overrides are repeated."""
     pin = np.full(N, 0.3, np.float32)
     unbroken, resumed = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
     for loop in (unbroken, resumed):

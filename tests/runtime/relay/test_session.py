@@ -1,4 +1,4 @@
-"""The runs of a stream: rows answered in their order, faults in their place, leases kept and freed."""
+"""The session of a stream: rows are answered in order, faulty rows are refused, leases are kept and freed."""
 
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def test_a_robot_is_leased_until_its_run_or_its_stream_ends(
 
 
 class Moody:
-    """Levels that fail for a state whose first number is 1."""
+    """Levels that fail if the first number of a state is 1."""
 
     def plan(self, state, goal, mask, noise):
         return state

@@ -1,4 +1,4 @@
-"""Where a server can listen, and what it says where it cannot."""
+"""Listening on ports and sockets, and the errors when that fails."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ def test_it_listens_on_loopback_only_unless_told(tiny_address: str) -> None:
 
 @pytest.fixture
 def at_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address in a folder of its own; relative, since the path of a socket may have 107 characters."""
+    """A relative address in a temporary folder: the path of a socket must have at most 107 characters."""
     monkeypatch.chdir(tmp_path)
     return "unix:rpl.sock"
 

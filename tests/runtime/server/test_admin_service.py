@@ -1,4 +1,4 @@
-"""What an operator may ask of a running server, and that robots do not notice more of it than they should."""
+"""The operator's calls to a running server, and their effect on its robots."""
 
 import threading
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def admin(address: str) -> Iterator[Admin]:
 
 
 def alone(bundle: Bundle) -> np.ndarray:
-    """The targets (12, 2) of a run in process."""
+    """The targets (12, 2) of the same run on a loop of its own."""
     loop = RelayLoop(OnnxPolicy(bundle), bundle.spec)
     loop.start("a", bundle.spec.resolve(["door"], STATES[0]), 5)
     return np.array([loop.step(["a"], [step], state[None]).action[0] for step, state in enumerate(STATES)])
@@ -96,7 +96,7 @@ def test_a_swap_keeps_running_loops_on_the_pair_they_began_with(
 def test_a_run_that_began_before_a_swap_resumes_on_its_own_pair(
     address: str, admin: Admin, versions: tuple[Bundle, Bundle]
 ) -> None:
-    """As the runs of a client do whose connection broke."""
+    """This is how a client resumes after its connection broke."""
     admin.load(str(versions[1].path))
     with Client(address, digest=versions[0].digest) as client, client.control() as control:
         assert control.start("a", ["door"], STATES[0]).digest == versions[0].digest

@@ -1,4 +1,4 @@
-"""How a server stops: it says so first, takes no new runs, lets those there are end, and is gone in bounded time."""
+"""How a server stops: it reports it, refuses new runs, lets open runs end, and exits within a bounded time."""
 
 import contextlib
 import itertools
@@ -17,11 +17,11 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATE = np.zeros(5, dtype=np.float32)
-LONG_S = 600.0  # nobody waits for so long: a test that needed it would never end
+LONG_S = 600.0  # longer than any test: none may depend on it
 
 
 class Server:
-    """A server that can be told to stop, as SIGTERM tells it, while the test goes on."""
+    """A server that a test can stop, as SIGTERM does, while the test goes on."""
 
     def __init__(self, bundle: Bundle, config: ServerConfig) -> None:
         self._life = contextlib.ExitStack()
@@ -38,7 +38,7 @@ class Server:
             watch.cancel()
 
     def gone(self) -> None:
-        """Wait until it has stopped, of whatever the test told it."""
+        """Wait until it has stopped; stop it if the test has not."""
         if self._stopping.ident is None:
             self._stopping.start()
         self._stopping.join()
@@ -109,7 +109,7 @@ def test_a_run_that_does_not_end_is_ended(own_bundle: Bundle) -> None:
 
 
 def test_a_reader_that_takes_nothing_does_not_hold_it_for_longer(own_bundle: Bundle) -> None:
-    """Its replies fill what the connection may hold, and the server waits for it to read."""
+    """Its unread replies fill the connection, so the server waits for it."""
     server = Server(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0.2))
     message = pb.ControlRequest(rows=[pb.RequestRow(robot="a", observation=pb.Observation())] * 100)
     with grpc.insecure_channel(server.address) as channel:

@@ -1,4 +1,4 @@
-"""The short form of benchmarks/runtime/hostile.py: hostile calls neither stop the server nor reach other robots."""
+"""A short form of benchmarks/runtime/hostile.py: hostile clients neither stop the server nor affect other robots."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The models of a server: which one a call is for, how one takes another's place, and how many there may be."""
+"""The models of a server: which one answers a call, how a new version replaces an old one, and their limit."""
 
 from pathlib import Path
 

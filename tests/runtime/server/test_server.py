@@ -1,4 +1,4 @@
-"""The real server on loopback: what it answers, what it refuses, and how it starts and stops."""
+"""A real server on loopback: its answers, its refusals, its start and stop."""
 
 import contextlib
 import socket
@@ -203,7 +203,7 @@ def test_a_stream_that_ends_badly_frees_its_robots(channel: grpc.Channel, contro
 
 
 def test_a_client_that_dies_frees_its_robots(tiny_address: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The server hears of it by itself; until then the robot stays leased."""
+    """The server notices by itself; until then the robot stays leased."""
     program = (
         "import sys, numpy as np\nfrom rpl_runtime.client.client import Client\n"
         "control = Client(sys.argv[1]).control()\n"
@@ -230,7 +230,7 @@ def test_a_client_that_dies_frees_its_robots(tiny_address: str, caplog: pytest.L
 
 
 def test_many_streams_run_side_by_side(tiny_address: str, tiny_bundle: Bundle) -> None:
-    """Each robot's run is what it would be alone."""
+    """Each robot's run equals its run on a loop of its own."""
     from rpl_runtime.relay.loop import RelayLoop
 
     rng = np.random.default_rng(0)
@@ -294,7 +294,7 @@ def test_health_and_reflection_are_standard(channel: grpc.Channel) -> None:
 
 
 def test_a_large_batch_keeps_no_one_waiting(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Health is answered, and robots take steps, while a level is still at it."""
+    """While a level runs, health checks are answered and robots take steps."""
     busy, done, act = threading.Event(), threading.Event(), OnnxPolicy.act
 
     def slow(policy: OnnxPolicy, state: np.ndarray, *others: np.ndarray) -> np.ndarray:
@@ -347,7 +347,7 @@ def test_it_is_live_at_once_and_ready_after_warm_up(own_bundle: Bundle, monkeypa
 
 
 def test_a_damaged_bundle_is_not_served(own_bundle: Bundle) -> None:
-    """Damage after loading is found as well: what is served is what was checked."""
+    """Also if the damage happened after the bundle was loaded once."""
     from rpl_runtime.policy.bundle import load_bundle
 
     (own_bundle.path / "low.onnx").write_bytes(b"other")
@@ -365,7 +365,7 @@ def test_two_policies_of_one_name_are_not_served(own_bundle: Bundle, tmp_path: P
 
 
 def test_stopping_lets_runs_end_within_its_bound(own_bundle: Bundle) -> None:
-    """While it drains, the server takes steps of running robots; then it is gone, and says so in one sentence."""
+    """While it drains, the server decides steps of running robots; then it is gone, with a clear error."""
     with contextlib.ExitStack() as stack:
         server = contextlib.ExitStack()
         address = server.enter_context(serve_in_thread(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0.5)))

@@ -1,4 +1,4 @@
-"""The soak of benchmarks/runtime/soak.py in short: thousands of steps leave no lease and no memory behind."""
+"""A short form of benchmarks/runtime/soak.py: thousands of steps leave no lease and no memory behind."""
 
 import json
 import subprocess

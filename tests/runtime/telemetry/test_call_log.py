@@ -1,4 +1,4 @@
-"""What a server writes down: one line for each thing that happens to a run, as text and as JSON."""
+"""The log of a real server: one line for each event of a run, as text and as JSON."""
 
 import io
 import json
@@ -22,7 +22,7 @@ STATE = np.zeros(5, dtype=np.float32)
 
 @contextmanager
 def written(format: LogFormat = LogFormat.JSON) -> Iterator[io.StringIO]:
-    """What is logged inside the block."""
+    """The log of the block."""
     lines = io.StringIO()
     handler = write_log(format, lines)
     try:

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a real server, over HTTP."""
+"""The metrics page of a real server, read over HTTP."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def address(tiny_bundle: Bundle, page: str) -> Iterator[str]:
 
 
 def read(page: str) -> dict[str, float]:
-    """Every sample whose name begins with rpl, by its name and labels."""
+    """Every sample of this project, by its name and labels."""
     with urllib.request.urlopen(f"http://{page}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     return {

@@ -1,4 +1,4 @@
-"""What a collector gets of a real server: the real exporter, over the real protocol."""
+"""The spans that a collector receives from a real server through the real exporter."""
 
 import queue
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ STATE = np.zeros(5, dtype=np.float32)
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans as an OpenTelemetry collector does."""
+    """A minimal OpenTelemetry collector."""
 
     def __init__(self) -> None:
         self.requests: queue.SimpleQueue = queue.SimpleQueue()
@@ -33,7 +33,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def spans(self) -> list[Span]:
-        """All that came, in the order of their beginnings."""
+        """All received spans, in the order of their start."""
         found = []
         while not self.requests.empty():
             for resource in self.requests.get().resource_spans:

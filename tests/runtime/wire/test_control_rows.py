@@ -1,4 +1,4 @@
-"""The codec: what goes in comes out, and whatever else comes in is an error of ours."""
+"""Control, Plan, Act and Describe on the wire: values survive, and any other bytes give an error of this project."""
 
 import contextlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The twins of the messages read and write the wire of their originals."""
+"""The twins of the messages read and write the same bytes as their originals."""
 
 import struct
 
@@ -53,7 +53,7 @@ def test_every_encoding_that_protobuf_allows_is_read(encoding: str) -> None:
 
 @given(st.sampled_from(KINDS), st.binary(max_size=60))
 def test_what_a_twin_reads_its_original_reads_as_the_same(kind: str, raw: bytes) -> None:
-    """But for a vector whose bytes are no whole numbers, which the codec refuses."""
+    """Except a vector that ends in the middle of a number, which unpacking refuses."""
     try:
         found = getattr(pb, kind).FromString(raw)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""The contract on the wire: documented in full, and the generated code is what the proto file says."""
+"""The proto files: every field is documented, and the generated code equals them."""
 
 import re
 import subprocess
