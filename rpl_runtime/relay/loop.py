@@ -142,7 +142,7 @@ class RelayLoop:
 
         Raises:
             ProtocolViolation: the robot has a run already.
-            InvalidInput: the seed or plan_lead is out of range, or no run can stand where `resume` says.
+            InvalidInput: the seed or plan_lead is out of range, or the resume point is impossible.
         """
         if robot in self._runs:
             raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")

@@ -77,7 +77,7 @@ class Action(NamedTuple):
 
     @property
     def flagged(self) -> bool:
-        """Whether the state is far from what the policy was trained on."""
+        """Whether the state is far from the training data."""
         return self.novelty is not None and self.novelty > FLAGGED
 
 

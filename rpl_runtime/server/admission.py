@@ -96,9 +96,9 @@ class Admission:
             for observer in observers:
                 observer.failed(error)
             # The text of a foreign exception is for the observers only.
-            told = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
-            reason = (("rpl-reason", type(told).__name__),)
-            await context.abort(status_of(told), str(told), trailing_metadata=reason)
+            shown = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
+            reason = (("rpl-reason", type(shown).__name__),)
+            await context.abort(status_of(shown), str(shown), trailing_metadata=reason)
         finally:
             for observer in observers:
                 observer.ended()

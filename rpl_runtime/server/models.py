@@ -23,7 +23,7 @@ class Model:
     bundle: Bundle
     policy: OnnxPolicy
     files: dict[str, bytes]  # of the bundle, as they were checked
-    info: ModelInfo  # what Describe replies
+    info: ModelInfo  # the reply of Describe
     streams: int = 0  # number of Control streams on it
     retired: bool = False  # answers only calls that name its digest
     leaving: bool = False  # dropped with the last stream on it
@@ -64,7 +64,7 @@ class Models:
     """The models in memory.
 
     Args:
-        most: how many models there may be, retired ones included.
+        most: the largest number of models in memory, retired ones included.
     """
 
     def __init__(self, most: int) -> None:

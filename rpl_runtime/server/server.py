@@ -70,7 +70,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
     async def main() -> None:
         stop = _Stop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.tell)
+            asyncio.get_running_loop().add_signal_handler(number, stop.request)
         await _serve(bundles, config, on_ready, stop)
 
     asyncio.run(main())
@@ -89,7 +89,7 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
 
     async def main() -> None:
         stop, loop = _Stop(), asyncio.get_running_loop()
-        stopper.set_result(lambda: loop.call_soon_threadsafe(stop.tell))
+        stopper.set_result(lambda: loop.call_soon_threadsafe(stop.request))
         try:
             await _serve(bundles, config, ready.set_result, stop)
         except BaseException as error:
@@ -148,7 +148,7 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
                 await asyncio.to_thread(model.policy.warm_up)
             await readiness.begin()
             on_ready(address)
-            await stop.told.wait()
+            await stop.requested.wait()
         finally:
             reaping.cancel()
             await readiness.servicer.enter_graceful_shutdown()  # NOT_SERVING from here on
@@ -157,14 +157,14 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
 
 
 class _Stop:
-    """The wish to stop the server; told a second time, to stop it at once."""
+    """Requests to stop the server; a second request means at once."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.requested = asyncio.Event()
         self.hurry = asyncio.Event()
 
-    def tell(self) -> None:
-        (self.hurry if self.told.is_set() else self.told).set()
+    def request(self) -> None:
+        (self.hurry if self.requested.is_set() else self.requested).set()
 
 
 class _Readiness:

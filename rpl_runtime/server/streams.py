@@ -115,7 +115,7 @@ class Streams:
             await asyncio.sleep(idle_s / 4)
             before_ns = perf_counter_ns() - round(idle_s * 1e9)
             for robot in [robot for stream in self for robot in stream.session.reap(before_ns)]:
-                _LOG.warning("robot %r said nothing for %g s; its run is over", robot, idle_s, extra={"robot": robot})
+                _LOG.warning("robot %r sent nothing for %g s; its run is over", robot, idle_s, extra={"robot": robot})
 
     async def drain(self, patience_s: float, hurry: asyncio.Event) -> None:
         """Take no more runs, wait for open ones until patience_s [s] pass or `hurry` is set, then end every stream.

@@ -21,7 +21,7 @@ class LogFormat(StrEnum):
 
 
 def write_log(format: LogFormat, stream: TextIO) -> logging.Handler:
-    """Write the log of this package to a stream. Returns the handler, whose removal ends it."""
+    """Write the log of this package to a stream. Returns the handler; remove it to stop."""
     handler = logging.StreamHandler(stream)
     if format is LogFormat.JSON:
         names = {"levelname": "level", "name": "logger"}

@@ -16,13 +16,13 @@ from rpl_runtime.errors import InvalidInput, RelayError, require
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Started
 from rpl_runtime.relay.session import Answer, Rows
 from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
+from rpl_runtime.wire import admin, control
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, Tracer
 
 _EXTRA = "otel"
-_POLICY_CALLS = {"Describe", "Fetch", "Plan", "Act", "Control"}  # of rpl.v1.RelayPolicy; the others are RelayAdmin's
 
 
 @contextmanager
@@ -63,7 +63,7 @@ class _TracedCall(CallObserver):
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
-        service = "rpl.v1.RelayPolicy" if method in _POLICY_CALLS else "rpl.v1.RelayAdmin"
+        service = admin.SERVICE if method in admin.REQUESTS else control.SERVICE
         texts = {name: value for name, value in metadata if isinstance(value, str)}
         about = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "network.peer.address": peer}
         self._tracer = tracer

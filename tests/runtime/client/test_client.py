@@ -117,7 +117,7 @@ def test_a_goal_may_be_a_whole_state(tiny_client: Client) -> None:
     ("goal", "error", "sentence"),
     [
         ("door", InvalidGoal, "must be a list of element names"),
-        ([], InvalidGoal, "must be one of door, lamp, dock"),
+        ([], InvalidGoal, "must be one or more of door, lamp, dock"),
         (["window"], InvalidGoal, "'window'; must be one of door, lamp, dock"),
         (np.zeros((2, 5)), InvalidInput, "one dimension"),
         ([object()], InvalidInput, "cannot be sent"),
