@@ -2,8 +2,8 @@
 
 It needs exactly the pinned version of grpcio-tools, so that everyone generates the committed code.
 
-It generates messages and their type stubs, but no gRPC stubs (`--grpc_python_out`). Their module refuses to load under a
-grpcio older than the generator, which would narrow the supported range of grpcio. They also parse requests before the
+It generates messages and their type stubs, but no gRPC stubs (`--grpc_python_out`): their module refuses to load under
+a grpcio older than the generator, which would narrow the supported range of grpcio. They also parse requests before the
 service sees them, and answer a malformed one with INTERNAL, where the contract says INVALID_ARGUMENT. The server takes
 raw bytes instead, and rpl_runtime/wire/admin.py takes names and types of the calls from the service descriptor.
 """

@@ -131,7 +131,7 @@ def test_a_refusal_of_an_unknown_kind_is_still_an_error() -> None:
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        (pb.ReplyRow(robot="a", action=pb.Action(override=9)), "an override has the number 9"),
+        (pb.ReplyRow(robot="a", action=pb.Action(override=9)), "a subgoal override has the number 9"),
         (pb.ReplyRow(robot="a"), "reply to robot 'a' has no kind that this client knows"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_goal_may_name_256_elements() -> None:
         (
             row(start=pb.Start(goal=pb.Goal(resolved=pb.ResolvedGoal()), resume=pb.ResumePoint(step=1, override=9))),
             InvalidInput,
-            "an override has the number 9; must be one of 0 NONE, 1 PINNED, 2 VETOED, 3 RELEASED",
+            "a subgoal override has the number 9; must be one of 0 NONE, 1 PINNED, 2 VETOED, 3 RELEASED",
         ),
     ],
 )
