@@ -151,7 +151,8 @@ if __name__ == "__main__":
     imitate._train_level = say_and_wait
     imitate.imitate(drawer_demonstrations(), drawer_spec(), Path(sys.argv[1]), replace(SMALL, jobs=2), quiet)
 """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    # What is killed leaves its temporary files.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", script, str(tmp_path)]
     with started(command, env=environment) as parent:
         while not all((tmp_path / level).exists() for level in ("high", "low")):

@@ -106,6 +106,13 @@ def test_an_order_that_some_demonstration_shows_is_known():
         assert laid.precedes.tolist() == precedes
 
 
+def test_an_element_is_done_that_reaches_its_goal_in_the_very_last_step():
+    states = np.zeros((5, 3), np.float32)
+    states[-1, 1] = 1
+    laid = lay_out([Trajectory(states, states[:, :1])], drawer_spec(), hold=0)
+    assert laid.done.tolist() == [[True, False]]
+
+
 SPEED = 0.1  # [m] a step
 
 
