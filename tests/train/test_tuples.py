@@ -107,10 +107,26 @@ def test_an_order_that_some_demonstration_shows_is_known():
 
 
 def test_an_element_is_done_that_reaches_its_goal_in_the_very_last_step():
-    states = np.zeros((5, 3), np.float32)
-    states[-1, 1] = 1
-    laid = lay_out([Trajectory(states, states[:, :1])], drawer_spec(), hold=0)
+    laid = first_drawer(0, 0, 0, 0, 1)
     assert laid.done.tolist() == [[True, False]]
+    assert laid.settles.tolist() == [[4, 0]]
+    assert laid.resting(np.zeros(2, np.int64), np.array([3, 4]), np.array([4, 4]))[:, 0].tolist() == [False, True]
+
+
+def first_drawer(*values: float) -> Timeline:
+    """One demonstration in which the first drawer, whose goal is 1, stands at these values."""
+    states = np.zeros((len(values), 3), np.float32)
+    states[:, 1] = values
+    return lay_out([Trajectory(states, states[:, :1])], drawer_spec(), hold=0)
+
+
+def test_an_element_has_moved_or_come_to_rest_by_a_tenth_of_its_way():
+    """From -9 to 1 a tenth is 1, which is not enough to have moved and near enough to rest."""
+    assert first_drawer(-9, -8, -8).moves[0, 0] == NEVER
+    moved = first_drawer(-9, 1, 1, 0)
+    assert (moved.moves[0, 0], moved.settles[0, 0]) == (1, 1)
+    nudged = first_drawer(0, 0.12, 0.06)  # moves, and at no step is it further than that from where it ends
+    assert (nudged.moves[0, 0], nudged.settles[0, 0]) == (1, 0)
 
 
 SPEED = 0.1  # [m] a step
@@ -133,12 +149,14 @@ def test_motion_decays_after_the_end_of_a_recording_and_then_the_robot_stays():
     assert speeds[:6] == pytest.approx(SPEED * (2 / 3) ** np.arange(1, 7), rel=1e-3)
     assert hand[-1] == pytest.approx(hand[7] + 2 * SPEED, rel=1e-3)
     assert (laid.states[:, 1:] == 0).all()
+    assert laid.states.dtype == laid.targets.dtype == np.float32
 
 
-def test_from_the_last_recorded_step_on_the_target_is_where_the_motion_ends():
-    laid = lay_out([moving()], drawer_spec(), hold=40)
+@pytest.mark.parametrize("hold", [1, 3, 40])
+def test_from_the_last_recorded_step_on_the_target_is_where_the_motion_ends(hold):
+    laid = lay_out([moving()], drawer_spec(), hold)
     assert np.array_equal(laid.targets[:7], moving().targets[:7])
-    assert laid.targets[7:] == pytest.approx(np.full((41, 1), laid.states[-1, 0]))
+    assert laid.targets[7:] == pytest.approx(np.full((hold + 1, 1), laid.states[-1, 0]))
 
 
 def test_nothing_is_appended_where_no_target_is_known_to_stop_the_robot():
