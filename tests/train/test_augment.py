@@ -59,10 +59,32 @@ def test_noise_moves_the_state_and_leaves_the_target():
     assert moved[0] > 2 * moved[1:].max()  # the commanded dimension moves more
 
 
+@pytest.mark.parametrize(
+    ("setting", "draw", "column", "dims"),
+    [
+        ("low_noise", "low_batch", "state", [0]),
+        ("high_noise", "high_batch", "state", [0]),
+        ("object_noise", "low_batch", "state", [1, 2]),
+        ("object_noise", "high_batch", "state", [1, 2]),
+        ("subgoal_noise", "low_batch", "subgoal", [0, 1, 2]),
+    ],
+)
+def test_noise_is_in_units_of_the_spread_of_each_dimension(setting, draw, column, dims):
+    """Its amplitude is drawn evenly from 0 to the setting, which divides its standard deviation by the root of 3."""
+    quiet, noisy = pool(PLAIN), pool(replace(PLAIN, **{setting: 0.5}))
+    with_noise, without = (
+        getattr(getattr(one, draw)(np.random.default_rng(1), 8000), column) for one in (noisy, quiet)
+    )
+    expected = np.zeros(3)
+    expected[dims] = 0.5 / np.sqrt(3) * quiet.timeline.states.std(0)[dims]
+    assert (with_noise - without).std(0) == pytest.approx(expected, rel=0.05, abs=1e-6)
+
+
 def test_named_goals_ask_for_elements_at_their_goal_values():
     named = pool(replace(PLAIN, named_goals=1.0))
     batch = named.high_batch(np.random.default_rng(2), 300)
     assert (batch.mask[:, 0] == 0).all()
+    assert set(np.unique(batch.mask)) == {0, 1}
     assert (batch.goal[batch.mask == 1] == 1.0).all()
     assert len(rows(batch.mask)) == 3  # either drawer, or both
 
@@ -77,6 +99,22 @@ def test_counterfactual_objects_touch_only_what_rests():
     # What rests stays where it is: the subgoal moves with the state.
     changed = np.abs(a.state - b.state)[:, 1:] > 0.5
     assert np.abs(b.state - b.subgoal)[:, 1:][changed].max() < 0.05
+
+
+@pytest.mark.parametrize("draw", ["low_batch", "high_batch"])
+def test_each_resting_element_is_swapped_or_not_by_itself(draw):
+    plain, half, whole = (
+        getattr(pool(replace(PLAIN, counterfactual=share)), draw)(np.random.default_rng(3), 4000).state[:, 1]
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert 0.35 < np.mean(half != plain) / np.mean(whole != plain) < 0.65
+
+
+def test_a_swapped_element_rests_where_it_does_in_any_demonstration():
+    swapped = pool(replace(PLAIN, counterfactual=1.0))
+    laid, drawn = swapped.timeline, swapped.low_batch(np.random.default_rng(3), 4000).state[:, 1]
+    for steps in (laid.first, laid.last[laid.done[:, 0]]):  # untouched or done
+        assert all(np.mean(drawn == value) > 0.01 for value in laid.states[steps, 1])
 
 
 def test_what_waits_never_comes_before_what_the_behaviour_serves():
@@ -130,7 +168,9 @@ def test_the_element_that_moves_next_stays_as_it_was_recorded():
     before = step < 6  # neither drawer moves within the window
     assert (batch.state[before & (which == 0), 1] == 0).all()
     assert (batch.state[before & (which == 1), 2] == 0).all()
-    assert set(batch.state[before & (which == 0), 2]) == {0, 1}  # the other one is swapped
+    # The other one is swapped: it waits to be opened, or stays untouched, or is open already.
+    free = before & (which == 0)
+    assert set(zip(batch.state[free, 2], batch.goal[free, 2], strict=True)) == {(0, 1), (0, 0), (1, 1)}
 
 
 def test_an_element_waits_only_while_the_behaviour_does_what_the_goal_asks_for():
