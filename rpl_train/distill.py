@@ -1,17 +1,13 @@
 """Policy distillation: the specialists of many goals become one goal-conditioned policy.
 
-In: the imitated policy that the specialists began as, the demonstrations, and a specialist for each goal. Out: a run
-folder like that of `imitate`. It does not know how a specialist came about.
+Each level minimises KL(teacher || student) (Rusu et al., Policy Distillation, ICLR 2016; here between Gaussians or
+mixtures, formula in rl/npg.py) over the states of whole episodes. The teachers play the first round, the student the
+others; the teacher of its goal labels every episode (DAgger, Ross et al., AISTATS 2011). The likelihood of the
+relabelled demonstrations is added, so that goals without a teacher are not forgotten. Components of mixtures are
+compared one to one, since teachers and student all start from those of the imitated policy.
 
-Each level minimises the divergence of its distribution from its teacher's (Rusu et al., Policy Distillation, ICLR 2016,
-here between Gaussians or mixtures; npg.py has the formula), KL(teacher || student), over the states of whole episodes:
-first of episodes that the teachers play, then of episodes that the student plays itself, each labelled by the teacher
-of its goal (after DAgger, Ross et al., AISTATS 2011). The likelihood of the relabelled demonstrations joins the loss,
-so that goals without a teacher are kept. The components of mixtures are compared one to one: all began as those of the
-imitated policy.
-
-A level in which no specialist differs from the imitated policy is kept as it is. A round's episodes and its result are
-kept too, so a run that was broken off goes on with the round it was in.
+A level in which no specialist differs from the imitated policy keeps its weights. Each round's episodes and its result
+are saved, so an interrupted run goes on with the same round.
 """
 
 import copy
@@ -57,23 +53,23 @@ from rpl_train.runs import (
 from rpl_train.tasks.kitchen.fast import FastKitchen
 
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
-_ROUND = "round.safetensors"  # the student after its last whole round
-_DATA = "episodes-{}.safetensors"  # what a round's episodes taught
+_ROUND = "round.safetensors"  # the student after its last finished round
+_DATA = "episodes-{}.safetensors"  # the lessons of a round
 
-Lessons = dict[str, Tensor]  # of one level: its inputs by name, and the teacher's mixture for each
+Lessons = dict[str, Tensor]  # of one level: its inputs (N, .) by name, and the teacher's mixture for each
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """How the specialists are distilled."""
+    """Settings of distillation."""
 
-    rounds: int = 3  # the first plays the teachers, the others the student
-    episodes: int = 16  # of each goal in a round, half of them in the mode, half sampled at the low level
+    rounds: int = 3  # the teachers play the first, the student the others
+    episodes: int = 16  # of each goal in a round; half take the modes, half sample the low level
     steps: int = 6_000  # optimiser steps a round
     batch: int = 1024
     demonstrated: float = 1.0  # weight of the demonstrations' likelihood beside the divergence
-    learning_rate: float = 3e-4  # at the beginning of a round; a cosine takes it to zero
-    kitchens: int = 16  # side by side; another size of a batch may change the last bit of what is computed
+    learning_rate: float = 3e-4  # at the beginning of a round; then a cosine to zero
+    kitchens: int = 16  # side by side; another number may change the last bit of a result
     start: StartNoise = PERTURBED
     seed: int = 0
     pool: PoolConfig = field(default_factory=PoolConfig)
@@ -89,6 +85,8 @@ def distill(
 ) -> TrainedRun:
     """Distil the specialists, by the letters of their goals, into the folder `run`, or go on there.
 
+    `progress` is called as progress(round, "playing" or "learning") when a round begins to do so, from round 0 on.
+
     Raises:
         InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a specialist comes from another base, or a loss is not
@@ -98,8 +96,8 @@ def distill(
     for goal, trained in specialists.items():
         if different := differences(trained.record, base.record):
             raise TrainingError(
-                f"the specialist of {goal} comes from another policy ({', '.join(different)} differ); only what was "
-                "fine-tuned from the base can be distilled with it"
+                f"the specialist of {goal} comes from another policy ({', '.join(different)} differ); it must be "
+                "fine-tuned from the base"
             )
     levels: list[LevelName] = [
         level for level in LEVELS if any(_differ(level, base, trained) for trained in specialists.values())
@@ -163,7 +161,7 @@ def _play(
     run: Path,
     config: DistillConfig,
 ) -> dict[LevelName, Lessons]:
-    """Play a round's episodes and have them labelled; for each level, what they teach."""
+    """Play a round's episodes and label them. Returns each level's lessons."""
     taught: dict[LevelName, list[Lessons]] = {level: [] for level in levels}
     with open_kitchens(min(config.kitchens, config.episodes), FastKitchen) as kitchens:
         for number, (goal, trained) in enumerate(specialists.items()):
@@ -189,7 +187,7 @@ def _together(parts: Sequence[Lessons]) -> Lessons:
 
 
 def load_lessons(run: Path, round_: int) -> dict[LevelName, Lessons]:
-    """What a round's episodes taught each level."""
+    """Each level's lessons of a round that was played."""
     flat = load_tensors(run / _DATA.format(round_))
     return {
         level: {key.removeprefix(f"{level}/"): values for key, values in flat.items() if key.startswith(f"{level}/")}
@@ -201,7 +199,7 @@ def load_lessons(run: Path, round_: int) -> dict[LevelName, Lessons]:
 def label(
     teacher: RelayPolicy, episodes: Sequence[Episode], horizon: int, levels: Sequence[LevelName] = LEVELS
 ) -> dict[LevelName, Lessons]:
-    """What a teacher would do in every state of episodes, and plan at every `horizon`-th step of them."""
+    """Label episodes with the teacher's actions in every state, and its plans at every `horizon`-th step."""
     states = torch.from_numpy(np.concatenate([episode.states for episode in episodes]))
     subgoals = torch.from_numpy(np.concatenate([episode.subgoals for episode in episodes]))
     planned = torch.from_numpy(np.concatenate([episode.states[::horizon] for episode in episodes]))
@@ -227,7 +225,7 @@ def _lessons(module: torch.nn.Module, inputs: Lessons) -> Lessons:
 
 
 def _distribution(module: torch.nn.Module, inputs: Lessons) -> Mixture:
-    """By name: a file does not keep the order in which inputs were written."""
+    """A level's distribution; inputs are given by name, since files lose their order."""
     assert isinstance(module, (HighLevel, LowLevel))
     return module.distribution(**inputs).mixture()
 
@@ -240,7 +238,7 @@ def _learn(
     pool: Pool,
     config: DistillConfig,
 ) -> None:
-    """Bring a level closer to its teachers on the lessons of every round so far."""
+    """Train a level on the lessons of every round so far."""
     whole = _together(lessons)
     taught = Mixture(*(whole.pop(name) for name in Mixture._fields))
     draw = pool.high_batch if level == "high" else pool.low_batch

@@ -1,10 +1,7 @@
-"""Relay imitation learning: both levels maximise the likelihood of what the demonstrations did.
+"""Relay imitation learning: both levels maximise the likelihood of the demonstrations (Gupta et al., CoRL 2019).
 
-In: demonstrations. Out: a run folder with the weights of both levels (Algorithm 1's first phase, Gupta et al.,
-CoRL 2019). It does not know simulators, graphs or servers.
-
-Batches depend on the seed and the step alone, so a run that was broken off ends in the same weights as one that
-was not, and the levels, which share nothing, are trained side by side.
+Batches depend on the seed and the step only, so an interrupted run ends in the same weights as an uninterrupted one.
+The levels share nothing and are trained side by side. Losses leave out the constant d/2 log(2 pi) of a Gaussian.
 """
 
 import math
@@ -54,15 +51,15 @@ Progress = Callable[[LevelName, int, float | None], None]  # level, steps done, 
 
 @dataclass(frozen=True, kw_only=True)
 class ImitateConfig:
-    """How both levels are imitated."""
+    """Settings of imitation, the same for both levels."""
 
     steps: int = 20_000  # optimiser steps of each level
     batch: int = 512
-    learning_rate: float = 1e-3  # at its peak; a cosine takes it to zero
+    learning_rate: float = 1e-3  # peak, after a linear warm-up; then a cosine to zero
     seed: int = 0
     checkpoint_every: int = 1_000  # [steps]
     report_every: int = 100  # [steps]
-    jobs: int = 2  # processes; levels are trained side by side where there are two
+    jobs: int = 2  # processes; with two or more the levels are trained side by side
     networks: NetworkConfig = field(default_factory=NetworkConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -70,7 +67,7 @@ class ImitateConfig:
 def imitate(
     demonstrations: Demonstrations, spec: PolicySpec, run: Path, config: ImitateConfig, progress: Progress
 ) -> TrainedRun:
-    """Train both levels into the folder `run`, or go on where it was broken off.
+    """Train both levels into the folder `run`, or go on where an earlier call was interrupted.
 
     Raises:
         DemonstrationError: the demonstrations do not fit the spec.
@@ -107,7 +104,7 @@ def imitate(
 
 
 def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:
-    """Train each level in a process of its own; what they report is passed on from this one."""
+    """Train each level in its own process; their reports are passed on by this process."""
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
     manager.start(end_with_parent)
@@ -172,7 +169,7 @@ def _train_level(
                 save_progress(resume, module, optimiser, step + 1)
             if (step + 1) % config.report_every == 0 or step + 1 == config.steps:
                 loss = sum(recent) / len(recent)
-                board.add_scalar("negative log-likelihood", loss, step + 1)
+                board.add_scalar("negative log-likelihood without constant", loss, step + 1)
                 progress(level, step + 1, loss)
                 recent.clear()
     save_weights(run / f"{level}.safetensors", module)
@@ -182,7 +179,7 @@ def _train_level(
 def _descend(
     module: HighLevel | LowLevel, optimiser: torch.optim.Optimizer, batch: LowBatch | HighBatch, rate: float
 ) -> float:
-    """One step of gradient descent on the negative log-likelihood. Returns it."""
+    """One step of gradient descent on the negative log-likelihood (without its constant). Returns it."""
     for group in optimiser.param_groups:
         group["lr"] = rate
     loss = -module.log_prob(*map(torch.from_numpy, batch)).mean()
@@ -193,6 +190,6 @@ def _descend(
 
 
 def _learning_rate(config: ImitateConfig, step: int) -> float:
-    """A short linear warm-up, then a cosine to zero."""
+    """The rate at a step: a short linear warm-up times a cosine to zero."""
     warm_up = min(1.0, (step + 1) / _WARM_UP)
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / config.steps))

@@ -1,9 +1,7 @@
 """Independent jobs side by side: in processes of this machine, or as Ray tasks.
 
-In: jobs. Out: their results, in the order of the jobs. It does not know what a job does.
-
-A job whose worker is killed is run again from its beginning; its result is the same if it depends on its arguments
-alone, as every stage's does. A job that fails stops no other.
+A job whose worker is killed is run again from its beginning; the result is the same if it depends on its arguments
+only, as in every stage of training. The other jobs go on when one fails.
 """
 
 import os
@@ -42,13 +40,13 @@ def run_jobs(
 
     Args:
         executor: `ray` uses the cluster that RAY_ADDRESS names, or else starts Ray on this machine.
-        workers: jobs at a time, by default one for each core that this process may use; a cluster has its own number.
-        progress: hears of each job that is done, with its result, as soon as it is.
+        workers: jobs at a time, by default one for each core of this process; a cluster uses its own number.
+        progress: called with each finished job and its result.
 
     Raises:
-        TrainingError: jobs failed, or their workers were killed time after time; the others were run to their end.
-        MissingExtra: Ray is asked for and not installed.
-        InvalidInput: the executor or the number of workers is none.
+        TrainingError: jobs failed, or their workers were killed repeatedly; the others were run to their end.
+        MissingExtra: the executor is Ray, which is not installed.
+        InvalidInput: the executor or the number of workers is invalid.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if executor not in _EXECUTORS or workers < 1:
@@ -72,7 +70,7 @@ def run_jobs(
 
 @contextmanager
 def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
-    """Each worker is a pool of one process, for a pool that loses a process gives up all that it was running."""
+    """Each worker is a pool of one process, since a pool that loses a process fails all of its jobs."""
     idle: SimpleQueue[_Worker] = SimpleQueue()
     stopping = Event()
     for _ in range(workers):
@@ -109,7 +107,7 @@ class _Worker:
             try:
                 return self._pool.submit(_call, job).result()
             except BrokenProcessPool:
-                if self._stopping.is_set():  # an interrupt ends a worker that is still importing, as a kill does
+                if self._stopping.is_set():  # an interrupt during a worker's imports ends it like a kill
                     raise
                 self.close()
                 self._pool = self._start()
@@ -139,7 +137,7 @@ _EXECUTORS = {"local": _local, "ray": _ray}
 
 def _prepare() -> None:
     end_with_parent()
-    os.environ["OMP_NUM_THREADS"] = "1"  # for a library that a job will load; Ray sets it by itself
+    os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that a job loads; Ray sets it itself
 
 
 def _call(job: Job) -> Any:

@@ -1,10 +1,9 @@
-"""The two levels of a relay policy as torch modules: goal-conditioned Gaussians, or a mixture, over an MLP.
+"""The two levels of a relay policy as torch modules: an MLP with a Gaussian or, at the high level, a mixture.
 
-In: a `PolicySpec` and the statistics of the demonstrations. Out: `RelayPolicy`, whose levels take raw states and
-give raw subgoals and position targets; normalisation is inside. It does not know how they are trained.
+Both take raw states and return raw subgoals or position targets; normalisation is inside.
 
-The high level sees what is left to do, mask * (goal - state): an element that is done and one that nobody asked
-for look alike, so what it learns of one compound goal carries over to others.
+The high level sees mask * (goal - state), the work that is left. Elements that are done and elements that the goal does
+not name look the same to it, so what it learns for one compound goal transfers to others.
 """
 
 import math
@@ -29,16 +28,16 @@ class NetworkConfig:
 
     high_hidden: tuple[int, ...] = (512, 512)
     low_hidden: tuple[int, ...] = (512, 512)
-    high_components: int = 1  # of the high level's mixture; several where demonstrators differ in what they do next
-    flat: bool = False  # no high level: the low level is given the goal, of which it sees the goal dimensions
+    high_components: int = 1  # of the high level's mixture; several if demonstrators differ in what they do next
+    flat: bool = False  # no high level: the low level gets the goal itself and sees its goal dimensions
 
     def high_noise(self, state_dim: int) -> int:
-        """How many numbers the high level's noise has, for states of `state_dim` dimensions."""
+        """Dimension of the high level's noise, for states of `state_dim` dimensions."""
         return state_dim + (self.high_components if self.high_components > 1 else 0)
 
 
 class TargetStatistics(NamedTuple):
-    """How the demonstrations' position targets are distributed, one number for each dimension."""
+    """Mean and standard deviation of the demonstrations' position targets, for each dimension [rad, m]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -51,23 +50,23 @@ class Gaussian(NamedTuple):
     log_std: Tensor  # (d,)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-likelihood (B,) of normalised values (B, d), without the constant."""
+        """Log-likelihood (B,) of normalised values (B, d), without the constant -d/2 log(2 pi)."""
         return -(((value - self.mean) * torch.exp(-self.log_std)) ** 2 / 2 + self.log_std).sum(-1)
 
     def mixture(self) -> "Mixture":
-        """The same as a mixture of one."""
+        """This distribution as a mixture of one component."""
         return Mixture(self.mean.new_zeros(len(self.mean), 1), self.mean[:, None], self.log_std)
 
 
 class Mixture(NamedTuple):
-    """Several diagonal normal distributions over a level's normalised output, of which one holds."""
+    """A mixture of diagonal normal distributions over a level's normalised output."""
 
     logits: Tensor  # (B, K)
     mean: Tensor  # (B, K, d)
     log_std: Tensor  # (d,) of each of them
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-likelihood (B,) of normalised values (B, d), without the constant."""
+        """Log-likelihood (B,) of normalised values (B, d), without the constant -d/2 log(2 pi)."""
         each = Gaussian(self.mean, self.log_std).log_prob(value[:, None])
         return torch.logsumexp(torch.log_softmax(self.logits, 1) + each, 1)
 
@@ -76,19 +75,19 @@ class Mixture(NamedTuple):
         return self
 
     def choose(self, noise: Tensor) -> Tensor:
-        """The mean (B, d) of the component that standard normal noise (B, K) draws; zero noise the likeliest.
+        """The mean (B, d) of the component that standard normal noise (B, K) draws; zero noise draws the likeliest.
 
-        The Gumbel-max trick (Maddison, Tarlow, Minka, NIPS 2014), on Gumbel variables made of normal ones.
+        By the Gumbel-max trick (Maddison, Tarlow, Minka, NIPS 2014), on Gumbel variables computed from normal ones.
         """
         uniform = (0.5 * (1 + torch.erf(noise / math.sqrt(2)))).clamp(1e-6, 1 - 1e-6)
         chosen = (self.logits - torch.log(-torch.log(uniform))).argmax(1, keepdim=True)
-        # A sum, not an indexing: torch cannot export the latter with a free batch.
+        # A sum instead of indexing, which torch cannot export with a free batch.
         holds = torch.arange(self.logits.shape[1]) == chosen  # (B, K)
         return (self.mean * holds[:, :, None]).sum(1)
 
 
 def divergence(old: Gaussian | Mixture, new: Gaussian | Mixture) -> Tensor:
-    """Kullback-Leibler divergence (N,) [nat] of (component, value), KL(old || new); of the value, for Gaussians.
+    """KL(old || new) (N,) [nat] of the pair (component, value); for Gaussians that of the value (formula: rl/npg.py).
 
     Components are compared one to one; log-stds are (d,) or (N, d).
     """
@@ -102,7 +101,7 @@ def divergence(old: Gaussian | Mixture, new: Gaussian | Mixture) -> Tensor:
 
 
 class Level(nn.Module):
-    """What both levels share: an MLP for the mean, a state-independent standard deviation, an output scaling."""
+    """Common to both levels: an MLP for the mean, a state-independent standard deviation, a scale of the output."""
 
     log_std: nn.Parameter
     scale: Tensor
@@ -125,7 +124,7 @@ class Level(nn.Module):
 class HighLevel(Level):
     """high(state, goal, mask, noise) -> subgoal, a whole state; the MLP predicts its difference from the state.
 
-    With K > 1 components the head is a mixture, and the last K numbers of the noise draw which of them holds.
+    With K > 1 components the head is a mixture, and the last K dimensions of the noise draw the component.
     """
 
     state_mean: Tensor
@@ -175,7 +174,7 @@ class LowLevel(Level):
     """low(state, subgoal, noise) -> action, a position target inside the action's limits.
 
     Args:
-        sees: the dimensions of the subgoal that it is shown; None for all.
+        sees: the dimensions of the subgoal that are inputs; None: all.
     """
 
     sees: Tensor | None
@@ -221,17 +220,17 @@ class LowLevel(Level):
         return self.clip(self.draw(state, subgoal, noise))
 
     def draw(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
-        """The same target (B, m) before it is brought inside the action's limits."""
+        """The target (B, m) before it is clipped to the action's limits."""
         gaussian = self.distribution(state, subgoal)
         return self.target_mean + (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
 
     def clip(self, target: Tensor) -> Tensor:
-        """Targets (B, m) inside the action's limits."""
+        """Targets (B, m) clipped to the action's limits."""
         return torch.clamp(target, self.target_low, self.target_high)
 
 
 class RelayPolicy:
-    """Both levels; `plan` and `act` make it a policy for the relay loop."""
+    """Both levels, with the methods `plan` and `act` that the relay loop calls."""
 
     def __init__(self, high: nn.Module, low: nn.Module) -> None:
         self.high, self.low = high.eval(), low.eval()

@@ -1,10 +1,7 @@
-"""Relay data relabelling: Algorithms 2 and 3 of Relay Policy Learning (Gupta et al., CoRL 2019), and nothing else.
-
-In: the lengths of the demonstrations and the window sizes. Out: every relabelled tuple as indices into the
-demonstrations' steps, laid end to end. It does not know what a state holds.
+"""Relay data relabelling: Algorithms 2 and 3 of Relay Policy Learning (Gupta et al., CoRL 2019).
 
 Any state that a demonstration reaches within the window after step t is a goal that its behaviour at t leads to.
-Windows stop at the end of the demonstration.
+Windows stop at the end of the demonstration. Tuples are indices into the steps of all demonstrations, laid end to end.
 """
 
 from collections.abc import Sequence
@@ -29,19 +26,19 @@ class HighTuples(NamedTuple):
 
 
 def relabel_low(lengths: Sequence[int], window: int) -> LowTuples:
-    """Every low-level tuple of demonstrations with these numbers of steps, for W_l = `window` steps."""
+    """Every low-level tuple of demonstrations with `lengths` steps, for W_l = `window` [steps]."""
     step, goal = _pairs(lengths, window)
     return LowTuples(step, goal)
 
 
 def relabel_high(lengths: Sequence[int], low_window: int, high_window: int) -> HighTuples:
-    """Every high-level tuple, for W_l = `low_window` and W_h = `high_window` steps."""
+    """The same for the high level; W_l = `low_window` and W_h = `high_window` [steps]."""
     step, goal = _pairs(lengths, high_window)
     return HighTuples(step, goal, np.minimum(goal, step + low_window))
 
 
 def _pairs(lengths: Sequence[int], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """All (t, t + w) with 1 <= w <= window inside one demonstration, as offsets into all of them end to end."""
+    """All (t, t + w) with 1 <= w <= window inside one demonstration, as indices into all of them end to end."""
     first, steps, goals = 0, [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for length in lengths:
         t = np.repeat(np.arange(length), window)

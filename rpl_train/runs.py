@@ -1,11 +1,10 @@
-"""What a training run keeps on disk: JSON for its settings, safetensors for its numbers, never a pickle.
+"""The folder of a training run: JSON for its settings, safetensors for its weights, no pickle.
 
     run.json                  the spec, networks, statistics and provenance
     LEVEL.safetensors         the weights of a finished level
-    LEVEL.resume.safetensors  weights, optimiser state and step of one under way
+    LEVEL.resume.safetensors  weights, optimiser state and step of an unfinished level
 
-In: modules and optimisers. Out: files that appear whole or not at all, and modules loaded from them. It does not
-know how a level is trained.
+Every file is written to a temporary name and renamed.
 """
 
 import hashlib
@@ -25,13 +24,13 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
 
 RUN = "run.json"
-DEMONSTRATIONS = "demonstrations"  # a setting: the digest of those that joined in what began from another run
+DEMONSTRATIONS = "demonstrations"  # setting: digest of those used when fine-tuning or distilling another run
 LevelName = Literal["high", "low"]
 LEVELS: tuple[LevelName, ...] = ("high", "low")
 
 
 class RunRecord(BaseModel):
-    """What `run.json` holds: everything but the weights."""
+    """The content of `run.json`: everything but the weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,7 +63,7 @@ def build_policy(record: RunRecord) -> RelayPolicy:
 
 
 def open_run(run: Path, record: RunRecord) -> None:
-    """Begin a run in a folder, or go on with the same one.
+    """Begin a run in a folder, or check that the folder holds the same run.
 
     Raises:
         TrainingError: the folder holds a run with other settings.
@@ -77,7 +76,7 @@ def open_run(run: Path, record: RunRecord) -> None:
         return
     found, record = read_run(run), RunRecord.model_validate_json(text)  # both through JSON, so both hold lists
     different, asked = differences(found, record), record.provenance.settings
-    noted = {DEMONSTRATIONS: asked.get(DEMONSTRATIONS)} | found.provenance.settings  # a run that names none takes any
+    noted = {DEMONSTRATIONS: asked.get(DEMONSTRATIONS)} | found.provenance.settings  # a run that names none accepts any
     different += [key for key, value in asked.items() if noted.get(key) != value]
     if different:
         raise TrainingError(
@@ -87,7 +86,7 @@ def open_run(run: Path, record: RunRecord) -> None:
 
 
 def differences(one: RunRecord, other: RunRecord) -> list[str]:
-    """What two runs do not share of all that gives their weights a meaning."""
+    """Fields that make two runs' weights incompatible."""
     different = [name for name in ("spec", "networks", "targets") if getattr(one, name) != getattr(other, name)]
     if _learned_from(one) != _learned_from(other):
         different.append("statistics")
@@ -95,7 +94,7 @@ def differences(one: RunRecord, other: RunRecord) -> list[str]:
 
 
 def _learned_from(record: RunRecord) -> Statistics:
-    """The statistics that weights depend on: not the whitening, whose last digits are a machine's own."""
+    """The statistics that weights depend on. The whitening is left out: its last digits depend on the machine."""
     return record.statistics.model_copy(update={"whitening": None})
 
 
@@ -108,7 +107,7 @@ def read_run(run: Path) -> RunRecord:
     try:
         return RunRecord.model_validate_json((run / RUN).read_bytes())
     except FileNotFoundError:
-        raise TrainingError(f"{run} holds no {RUN}; a run is a folder written by `rpl imitate`") from None
+        raise TrainingError(f"{run} holds no {RUN}; must be a run, a folder that `rpl imitate` writes") from None
     except ValidationError as error:
         raise TrainingError(f"{run / RUN} is damaged: {error.errors()[0]['msg']}") from error
 
@@ -142,13 +141,13 @@ def load_weights(path: Path, module: nn.Module) -> None:
 
 @torch.no_grad()
 def round_to_half(module: nn.Module) -> None:
-    """Round a module's weights, not its buffers, to numbers that float16 holds exactly."""
+    """Round a module's weights, but not its buffers, to numbers that float16 holds exactly."""
     for parameter in module.parameters():
         parameter.copy_(parameter.half())
 
 
 def weights_digest(policy: RelayPolicy) -> str:
-    """SHA-256 over the weights and buffers of both levels; what provenance records of a policy."""
+    """SHA-256 over the weights and buffers of both levels, as provenance records it."""
     total = hashlib.sha256()
     for module in (policy.high, policy.low):
         for name, values in sorted(module.state_dict().items()):
@@ -157,7 +156,7 @@ def weights_digest(policy: RelayPolicy) -> str:
 
 
 def save_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write all that a broken run needs to end in the same weights as an unbroken one."""
+    """Write a level's weights, optimiser state and step, from which an interrupted run goes on bit for bit."""
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
@@ -165,7 +164,7 @@ def save_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimize
 
 
 def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Restore what `save_progress` wrote. Returns the step to go on with, 0 where nothing was saved yet.
+    """Restore what `save_progress` wrote. Returns the next step, 0 if nothing was saved yet.
 
     Raises:
         TrainingError: the file is damaged or of another architecture.
@@ -184,13 +183,13 @@ def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimize
 
 
 def save_modules(path: Path, modules: dict[str, nn.Module], step: int) -> None:
-    """Write several modules and how many steps they have made."""
+    """Write several modules and the number of steps they have made."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     save_tensors(path, tensors | {"step": torch.tensor(step)})
 
 
 def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
-    """Restore what `save_modules` wrote. Returns the steps made, 0 where nothing was saved yet.
+    """Restore what `save_modules` wrote. Returns the number of steps, 0 if nothing was saved yet.
 
     Raises:
         TrainingError: the file is damaged or of another architecture.
@@ -205,7 +204,7 @@ def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors by name, and texts by name beside them."""
+    """Write tensors and texts by name."""
     try:
         with staged(path) as staging:
             save_file({name: value.contiguous() for name, value in tensors.items()}, staging, metadata)
@@ -228,7 +227,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_metadata(path: Path) -> dict[str, str]:
-    """The texts that stand beside the tensors of a file that `load_tensors` could read."""
+    """The texts of a file of `save_tensors` that `load_tensors` could read."""
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}
 

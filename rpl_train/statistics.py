@@ -1,19 +1,17 @@
-"""How training states are distributed: numbers that go into the networks and into the manifest.
+"""Statistics of the training states, for the networks and the manifest.
 
-In: the states. Out: their `Statistics`. It does not know where they come from.
-
-The whitening comes from the correlation matrix, shrunk towards none: where dimensions move together in all of the data,
-as a knob and its burner do, the matrix as it stands would take the noise of a sensor for a discovery. How much was
-chosen among a few on kitchens whose seeds are not those reported (docs/lab-notes.md).
+The whitening comes from the correlation matrix, shrunk towards the identity. Some dimensions move together in all of
+the data, as a knob and its burner do; without shrinkage, sensor noise on them would count as out of distribution. The
+shrinkage was chosen on kitchens with other seeds than the reported ones (docs/lab-notes.md).
 """
 
 import numpy as np
 
 from rpl_runtime.policy.manifest import Statistics
 
-_SHRINKAGE = 0.03  # towards dimensions that have nothing to do with each other
-_BEYOND = 0.01  # the share of the states that scores above 1
-STD_FLOOR = 0.01  # [rad, m] a deviation counts as no less: what hardly moved is still measured with noise
+_SHRINKAGE = 0.03  # towards uncorrelated dimensions
+_BEYOND = 0.01  # share of the training states that scores above 1
+STD_FLOOR = 0.01  # [rad, m] lower bound of a standard deviation: a dimension that hardly moves still has sensor noise
 
 
 def state_statistics(states: np.ndarray) -> Statistics:
@@ -28,7 +26,7 @@ def state_statistics(states: np.ndarray) -> Statistics:
 
 
 def _whitening(states: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """The rows of the triangle W for which |W (x - mean)| is a Mahalanobis distance, 1 at the quantile."""
+    """The rows of the triangle W such that |W (x - mean)| is a Mahalanobis distance, scaled to 1 at the quantile."""
     deviations = states - states.mean(0)
     scale = np.maximum(states.std(0), STD_FLOOR)
     scaled = deviations / scale
@@ -36,7 +34,7 @@ def _whitening(states: np.ndarray) -> tuple[tuple[float, ...], ...]:
     triangle = np.linalg.inv(np.linalg.cholesky(shrunk)) / scale
     distances = np.linalg.norm(deviations @ triangle.T, axis=1)
     triangle /= np.quantile(distances, 1 - _BEYOND)
-    # Six digits are more than the data has, and a third of the text in a manifest.
+    # Six digits exceed the data's precision and take a third of the space in a manifest.
     return tuple(tuple(float(f"{value:.6g}") for value in row[: dim + 1]) for dim, row in enumerate(triangle))
 
 

@@ -1,7 +1,4 @@
-"""The commands of `rpl demos`.
-
-Like those of rpl_train.cli.app they import what they need when they run.
-"""
+"""The commands of `rpl demos`. As in cli/app.py, they import what they need when they run."""
 
 import json
 import os
@@ -35,17 +32,17 @@ class Order(StrEnum):
 
 @app.command("play")
 def play_command(
-    folder: Annotated[Path, typer.Argument(help="Folder for one .npz per sequence; play broken off goes on there.")],
-    sequences: Annotated[int, typer.Option(help="How many sequences.")] = 400,
+    folder: Annotated[Path, typer.Argument(help="Folder for a .npz of each sequence; run again to go on there.")],
+    sequences: Annotated[int, typer.Option(help="Number of sequences.")] = 400,
     length: Annotated[int, typer.Option(help="Elements in a sequence: 1 tries each alone, 7 does them all.")] = 4,
-    order: Annotated[Order, typer.Option(help="human: the order in which people work. random: any.")] = Order.HUMAN,
+    order: Annotated[Order, typer.Option(help="human: the order of the human data. random: any.")] = Order.HUMAN,
     start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.PERTURBED,
     seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes; what is played does not depend on it.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Processes; the sequences are the same for any number.")] = 2,
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Let the scripted demonstrator play: sequences of elements, with noise, pauses and detours."""
+    """Let the scripted demonstrator play sequences of elements, with noise, pauses and detours."""
     from rpl_runtime.evaluation.figures import check_suffix
     from rpl_runtime.tasks.kitchen.render import sheet_suffixes
     from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
@@ -73,7 +70,7 @@ def import_command(
     recordings: AnyRecordings,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one .npz per demonstration.")],
     replay: Annotated[
-        bool, typer.Option("--replay", help="Play the targets through the physics, and keep the states it answers.")
+        bool, typer.Option("--replay", help="Play the targets through the physics, and save the new states.")
     ] = False,
 ) -> None:
     """Turn public recordings into a folder of demonstrations with position targets."""
@@ -112,7 +109,7 @@ def info_command(
     recordings: AnyRecordings,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Say what demonstrations hold: how many, how long, which elements in which order."""
+    """Count demonstrations: how many, how long, which elements in which order."""
     from rpl_runtime.tasks.kitchen.elements import kitchen_spec
     from rpl_train.data.summary import print_summary, summarise
     from rpl_train.tasks.kitchen.recordings import load_demonstrations
@@ -129,10 +126,11 @@ def info_command(
 def export_command(
     recordings: AnyRecordings,
     minari: Annotated[
-        Path, typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that is there grows.")
+        Path,
+        typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that exists grows."),
     ],
 ) -> None:
-    """Write demonstrations as a Minari data set, which keeps their position targets."""
+    """Write demonstrations as a Minari data set, with their position targets."""
     from rpl_train.tasks.kitchen.minari import export_minari
     from rpl_train.tasks.kitchen.recordings import load_demonstrations
 

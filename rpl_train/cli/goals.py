@@ -1,6 +1,6 @@
-"""The training commands for many goals: fine-tune, distil, keep specialists, repeat the paper's table.
+"""The training commands for many goals: fine-tune, distil, save specialists, reproduce the paper's table.
 
-Like cli.py, which takes them in, they import what they need when they run.
+As in cli/app.py, they import what they need when they run.
 """
 
 import json
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from rpl_train.runs import TrainedRun
 
 Recordings = Annotated[
-    list[Path], typer.Option("--demos", help="Folder written by `rpl demos`, or what its import reads; repeat it.")
+    list[Path],
+    typer.Option(
+        "--demos",
+        help="Folder written by `rpl demos`, or any recording that `rpl demos import` reads. Repeat for several.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
 Specialists = Annotated[
-    list[str], typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run for each goal; repeat it.")
+    list[str],
+    typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run. Repeat for each goal."),
 ]
 
 
@@ -59,25 +64,26 @@ class RewardKind(StrEnum):
 
 def finetune_command(
     base: Annotated[Path, typer.Argument(help="The run to start from, written by `rpl imitate`.")],
-    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
-    goal: Annotated[str, typer.Option(help="Letters of a compound goal such as mkbs, or elements with commas.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; an interrupted run goes on there.")],
+    goal: Annotated[str, typer.Option(help="Letters of a compound goal such as mkbs, or element names with commas.")],
     objective: Annotated[
         Variant,
-        typer.Option(help="npg: rewards alone. dapg: and demonstrations. iril: and its own episodes, relabelled."),
+        typer.Option(help="npg: rewards only. dapg: plus demonstrations. iril: plus its own relabelled episodes."),
     ] = Variant.IRIL,
     levels: Annotated[Tuned, typer.Option(help="Which level learns.")] = Tuned.LOW,
     reward: Annotated[
-        RewardKind, typer.Option(help="What a level earns; docs/method.md has the formulas.")
+        RewardKind, typer.Option(help="Reward of the levels that learn; formulas in docs/method.md.")
     ] = RewardKind.COMPLETION,
     demos: Annotated[
-        list[Path] | None, typer.Option(help="What the run learned from; dapg and iril need it. Repeat it.")
+        list[Path] | None, typer.Option(help="Demonstrations of the base; needed by dapg and iril. Repeat for several.")
     ] = None,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps, at least.")] = 120_000,
     seed: Seed = 0,
 ) -> None:
     """Relay reinforcement fine-tuning of one compound goal by natural policy gradient.
 
-    It is kept after every iteration: run the same command again to go on. Watch it with `tensorboard --logdir RUN`.
+    Its state is saved after every iteration: run the same command again to go on. Watch it with
+    `tensorboard --logdir RUN`.
     """
     require("torch", "train")
     from rpl_runtime.evaluation.evaluate import parse_goals
@@ -91,7 +97,7 @@ def finetune_command(
         raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
     goals = parse_goals(goal)
     if len(goals) > 1:
-        raise typer.BadParameter(f"{goal} is {len(goals)} goals; fine-tuning takes one, each of them a run of its own")
+        raise typer.BadParameter(f"{goal} is {len(goals)} goals; must be one, since each has a run of its own")
     config = FinetuneConfig(
         goal=goals[0][1],
         objective=objective.value,
@@ -115,7 +121,7 @@ def finetune_command(
 
 def distill_command(
     base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
-    run: Annotated[Path, typer.Argument(help="Folder of the new run; one that was broken off goes on there.")],
+    run: Annotated[Path, typer.Argument(help="Folder of the new run; an interrupted run goes on there.")],
     specialists: Specialists,
     demos: Recordings,
     seed: Seed = 0,
@@ -142,19 +148,19 @@ def distill_command(
 
 
 def _teachers(specialists: list[str]) -> "dict[str, TrainedRun]":
-    """By the letters of their goals."""
+    """Load the specialists, by the letters of their goals."""
     from rpl_train.runs import load_run
 
     named = dict(_pair(text) for text in specialists)
     if len(named) < len(specialists):
-        raise typer.BadParameter("a goal has several specialists; each may have one")
+        raise typer.BadParameter("a goal has several specialists; must be one for each goal")
     return {goal: load_run(path) for goal, path in named.items()}
 
 
 def _pair(text: str) -> tuple[str, Path]:
     goal, equals, path = text.partition("=")
     if not equals:
-        raise typer.BadParameter(f"{text!r} is no specialist; write GOAL=RUN, such as mkbs=runs/mkbs")
+        raise typer.BadParameter(f"{text!r} is not a specialist; must be GOAL=RUN, such as mkbs=runs/mkbs")
     return goal, Path(path)
 
 
@@ -163,21 +169,21 @@ def pack_command(
     file: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
     specialists: Specialists,
 ) -> None:
-    """Keep an imitated policy and what was fine-tuned from it as one compact file, equal to the bit."""
+    """Save an imitated policy and its specialists as one compact file, without loss."""
     require("torch", "train")
     from rpl_train.runs import load_run
     from rpl_train.specialists import save_specialists
 
     teachers = _teachers(specialists)
     save_specialists(load_run(base), teachers, file)
-    typer.echo(f"{file} keeps {base} and {len(teachers)} specialists in {file.stat().st_size / 1e6:.1f} MB")
+    typer.echo(f"{file} holds {base} and {len(teachers)} specialists in {file.stat().st_size / 1e6:.1f} MB")
 
 
 def unpack_command(
     file: Annotated[Path, typer.Argument(help="A file of `rpl pack`.")],
-    folder: Annotated[Path, typer.Argument(help="Gets a run called base, and one for each goal.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for a run named base and a run for each goal.")],
 ) -> None:
-    """Make runs of what `rpl pack` kept: to be exported, fine-tuned further, or distilled."""
+    """Restore the runs of a file of `rpl pack`, to export, fine-tune or distil them."""
     require("torch", "train")
     from rpl_train.specialists import unpack
 
@@ -188,7 +194,7 @@ def unpack_command(
 def methods_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the paper's systems and ablations, and what each is made of."""
+    """List the paper's systems and ablations with their settings."""
     require("torch", "train")
     from rpl_train.paper.tables import methods_facts, print_methods
 
@@ -204,16 +210,15 @@ class ExecutorKind(StrEnum):
 
 
 def paper_command(
-    results: Annotated[Path, typer.Argument(help="Folder for a JSON file a row, and what is drawn from them.")],
+    results: Annotated[Path, typer.Argument(help="Folder for a JSON file per row, and for tables and plots.")],
     demos: Annotated[
-        list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, only draw what the folder holds.")
+        list[Path] | None,
+        typer.Option(help="As for `rpl imitate`. Without any, only draw the folder's rows."),
     ] = None,
     rows: Annotated[
-        list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all; repeat it.")
+        list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all. Repeat for several.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs; what was broken off goes on there.")] = Path(
-        "runs/paper"
-    ),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; interrupted runs go on there.")] = Path("runs/paper"),
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
     jobs: Jobs = 2,
@@ -221,15 +226,14 @@ def paper_command(
         ExecutorKind, typer.Option(help="local: processes here. ray: tasks of a Ray cluster.")
     ] = ExecutorKind.LOCAL,
     distilled: Annotated[
-        Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen: its figures become a row.")
+        Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen, to add as a row.")
     ] = None,
 ) -> None:
     """Run the systems of the paper under one budget, and draw its table, curves and ablations.
 
-    A row takes minutes to hours: leave it in the background, and run the same command again after an interruption. A
-    trial that a row's file holds is not run again, wherever it was run; one that was broken off goes on in --runs, and
-    what --runs holds is evaluated again where --episodes is another number.
-    The tables go into the page beside the folder too, RESULTS.md, where it has a place marked for them.
+    A row takes minutes to hours: run it in the background, and run the same command again after an interruption.
+    Finished trials of a row's file are not run again. Interrupted ones go on in --runs, and runs there are evaluated
+    again if --episodes changed. The tables are also written to RESULTS.md beside the folder, if it has marks for them.
     """
     require("torch", "train")
     from rpl_runtime.policy.bundle import load_bundle

@@ -1,8 +1,4 @@
-"""A demonstration, and the folder of demonstrations that training reads.
-
-In: arrays, or a folder of `.npz` files. Out: `Trajectory` values and their digest. It does not know where the
-recordings come from; the importers beside it do.
-"""
+"""A demonstration, and a folder of demonstrations as `.npz` files."""
 
 import hashlib
 import re
@@ -15,21 +11,21 @@ import numpy as np
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
 from rpl_runtime.files import staged
 
-_FILES = "[!.]*.npz"  # a hidden one was cut off while it was written
+_FILES = "[!.]*.npz"  # a hidden file is a write that was cut off
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One demonstration: what was observed at each step and the target that was commanded there.
+    """One demonstration: the observed state and the commanded target of each step.
 
     Raises:
         DemonstrationError: the shapes disagree, a number is not finite, or there are fewer than two steps.
     """
 
-    states: np.ndarray  # (T, n) float32, as observed when the target was chosen
-    targets: np.ndarray  # (T, m) float32 [rad, m] joint position targets, the clean intention
-    elements: tuple[str, ...] = ()  # in the order they were worked on, where the source says so
-    source: str = ""  # the recording it comes from
+    states: np.ndarray  # (T, n) float32, observed when the target was chosen
+    targets: np.ndarray  # (T, m) float32 [rad, m] joint position targets, without the noise that was added in execution
+    elements: tuple[str, ...] = ()  # in the order of work, if the source states it
+    source: str = ""  # recording and number
 
     def __post_init__(self) -> None:
         states, targets = self.states, self.targets
@@ -52,7 +48,7 @@ class Trajectory:
 
 
 def save(trajectory: Trajectory, path: Path) -> None:
-    """Write one `.npz`; the file appears whole or not at all."""
+    """Write one `.npz`, whole or not at all."""
     with staged(path) as staging, staging.open("wb") as file:
         np.savez_compressed(
             file,
@@ -64,10 +60,10 @@ def save(trajectory: Trajectory, path: Path) -> None:
 
 
 def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
-    """Write each as a `.npz` called after its source; those that are written stay, whatever happens to the next.
+    """Write each demonstration as a `.npz` named after its source. If one fails, those before it stay.
 
     Raises:
-        InvalidInput: the folder holds other demonstrations, with which these would be learned from.
+        InvalidInput: the folder holds other demonstrations, which training would mix with these.
         RecordingError: two have the same source, or one cannot be written, for example because the disk is full.
     """
     names = [_file_name(trajectory, index) for index, trajectory in enumerate(trajectories)]
@@ -96,19 +92,19 @@ def load(path: Path) -> Trajectory:
     """Read one `.npz` written by `save`.
 
     Raises:
-        DemonstrationError: the file is not one, or what it holds is no demonstration.
+        DemonstrationError: the file is not a demonstration written by `save`.
     """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             states, targets = (file[name].astype(np.float32) for name in ("states", "targets"))
             elements, source = tuple(str(name) for name in file["elements"]), str(file["source"])
-    except Exception as error:  # a zip, what it deflates and numpy's headers have their own, with no class in common
+    except Exception as error:  # zipfile, zlib and numpy raise classes without a common base
         raise DemonstrationError(f"{path} is not a demonstration written by `rpl demos`: {error}") from error
     return Trajectory(states, targets, elements, source)
 
 
 def load_folder(folder: Path) -> list[Trajectory]:
-    """Every demonstration in a folder, in the order of the file names.
+    """Read every demonstration in a folder, in the order of the file names.
 
     Raises:
         DemonstrationError: the folder holds none, or one of them cannot be read.
@@ -120,7 +116,7 @@ def load_folder(folder: Path) -> list[Trajectory]:
 
 
 def digest(trajectories: Iterable[Trajectory]) -> str:
-    """SHA-256 over the numbers of the demonstrations in their order; what provenance records."""
+    """SHA-256 over the numbers of the demonstrations in their order, as provenance records it."""
     total = hashlib.sha256()
     for trajectory in trajectories:
         total.update(np.ascontiguousarray(trajectory.states, dtype="<f4").tobytes())

@@ -1,12 +1,12 @@
-"""Export: two torch modules and a spec in, a bundle out.
+"""Export: two torch modules and a spec become a bundle.
 
-In: `high(state, goal, mask, noise) -> subgoal` and `low(state, subgoal, noise) -> action`, float32 with the batch
-first, normalisation inside, zero noise for the mode. Out: a bundle of two ONNX graphs, IR version 10, opset 18,
-whose bytes, made with the same packages, depend on nothing but the modules and the spec. A noise of size 0 stays
-an input, of shape (B, 0). It does not know how the modules were trained or what they control.
+The modules are `high(state, goal, mask, noise) -> subgoal` and `low(state, subgoal, noise) -> action`, float32 with the
+batch first, normalisation inside, and the mode at zero noise. The bundle has two ONNX graphs, IR version 10, opset 18.
+With the same versions of the packages, their bytes depend only on the modules and the spec. A noise of size 0 stays an
+input of shape (B, 0).
 
-The graphs are written to a scratch folder first and pass the parity gate as the very policy that would be served;
-only then does the bundle appear at its path.
+The graphs are written to a scratch folder first, and are loaded from there by the parity gate as a server would load
+them. The bundle is written to its path only if they pass.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ _BATCH = torch.export.Dim("batch")
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A bundle that is at its path, and the gate it passed."""
+    """The bundle that was written, and the result of the parity gate."""
 
     bundle: Bundle
     parity: Parity
-    replaced: str | None  # name and short digest of the bundle that stood there before
+    replaced: str | None  # name and short digest of the bundle that was there before
 
     def facts(self) -> dict[str, Any]:
         """The result, ready for JSON."""
@@ -73,9 +73,9 @@ def export(
     """Write the bundle of a policy, in place of one that is there already.
 
     Raises:
-        InvalidInput: a module does not keep the contract, or cannot be exported.
-        ParityError: the graphs move the robot otherwise than the modules; nothing was written.
-        BundleError: something else stands at the path.
+        InvalidInput: a module violates the contract, or cannot be exported.
+        ParityError: the graphs' position targets differ from the modules'; nothing was written.
+        BundleError: something that is not a bundle is at the path.
     """
     levels = list(zip(_signatures(spec), (policy.high, policy.low), strict=True))
     for signature, module in levels:
@@ -97,7 +97,7 @@ def export(
 
 
 def result_table(result: ExportResult) -> Table:
-    """The result, for people."""
+    """The result as a table."""
     parity, facts = result.parity, result.facts()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -110,7 +110,7 @@ def result_table(result: ExportResult) -> Table:
     for name, size in facts["bytes"].items():
         table.add_row(name, decimal(size))
     table.add_row(
-        "targets", f"differ by {parity.max_abs_target_difference:.2g} at most; {parity.tolerance:g} is allowed"
+        "targets", f"differ by {parity.max_abs_target_difference:.2g} at most; must be {parity.tolerance:g} or less"
     )
     table.add_row("subgoals", f"differ by {parity.max_abs_subgoal_difference:.2g} at most")
     table.add_row("compared", f"{parity.episodes} episodes, {parity.steps:,} decisions")
@@ -138,7 +138,7 @@ def _signatures(spec: PolicySpec) -> tuple[_Signature, _Signature]:
 
 
 def _example(signature: _Signature, spec: PolicySpec, rows: int) -> tuple[Tensor, ...]:
-    """Inputs (rows, .) in the middle of the accepted range, every dimension counting, no noise."""
+    """Inputs (rows, .): states in the middle of the accepted range, a mask of ones, zero noise."""
     middle = torch.from_numpy(np.add(*spec.state.bounds) / 2)
     fixed = {"mask": torch.ones(spec.state.dim), "noise": torch.zeros(signature.inputs["noise"])}
     return tuple(fixed.get(name, middle).repeat(rows, 1) for name in signature.inputs)
@@ -149,13 +149,13 @@ def _check_module(signature: _Signature, module: nn.Module, spec: PolicySpec) ->
         try:
             with torch.no_grad():
                 output = module(*_example(signature, spec, rows))
-        except Exception as error:  # someone else's module may raise anything
+        except Exception as error:  # a user's module may raise anything
             raise InvalidInput(f"the {signature.level} level fails as {signature}: {_summary(error)}") from error
         if not isinstance(output, Tensor):
-            raise InvalidInput(f"the {signature.level} level returned a {type(output).__name__}; asked is {signature}")
+            raise InvalidInput(f"the {signature.level} level returned a {type(output).__name__}; must be {signature}")
         if output.dtype != torch.float32 or output.shape != (rows, signature.size):
             got = f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)} for a batch of {rows}"
-            raise InvalidInput(f"the {signature.level} level returned {got}; asked is {signature}")
+            raise InvalidInput(f"the {signature.level} level returned {got}; must be {signature}")
         if not output.isfinite().all():
             raise InvalidInput(
                 f"the {signature.level} level returned {signature.output} {output[0].tolist()} in the middle of the "
@@ -166,12 +166,12 @@ def _check_module(signature: _Signature, module: nn.Module, spec: PolicySpec) ->
 def _graph(signature: _Signature, module: nn.Module, spec: PolicySpec) -> onnx.ModelProto:
     """The module as a bare ONNX graph with a free batch."""
     example = _example(signature, spec, rows=3)
-    free = torch.export.ShapesCollection()  # by tensor, so that a forward(*inputs) will do too
+    free = torch.export.ShapesCollection()  # by tensor, which also works for a forward(*inputs)
     for tensor in example:
         free[tensor] = {0: _BATCH}
     try:
         with _quiet(), torch.no_grad():
-            # Traced here, not inside torch.onnx.export: that one would fall back to a fixed batch.
+            # Traced here, since torch.onnx.export would fall back to a fixed batch.
             program = torch.export.export(module, example, dynamic_shapes=free.dynamic_shapes(module, example))
             exported = torch.onnx.export(
                 program,
@@ -182,7 +182,7 @@ def _graph(signature: _Signature, module: nn.Module, spec: PolicySpec) -> onnx.M
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # nor can anyone list what its tracing may raise
+    except Exception as error:  # tracing may raise anything
         raise InvalidInput(
             f"the {signature.level} level cannot be exported with a free batch: {_summary(error)}"
         ) from error
@@ -198,7 +198,7 @@ def _graph(signature: _Signature, module: nn.Module, spec: PolicySpec) -> onnx.M
 
 
 def _strip(message: Message) -> None:
-    """Remove what the exporter noted for debugging: stack traces, paths, its own version."""
+    """Remove the exporter's notes for debugging: stack traces, paths, its own version."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string", "producer_name", "producer_version"):
             message.ClearField(field.name)
@@ -208,7 +208,7 @@ def _strip(message: Message) -> None:
 
 
 def _facts(signature: _Signature, module: nn.Module, spec: PolicySpec) -> dict[str, Any]:
-    """What a graph says of itself, so that the file alone explains itself."""
+    """Metadata that make a graph's file readable without its bundle."""
     return {
         "level": signature.level,
         "signature": f"{signature}; goal and subgoal are laid out as state is",
@@ -229,7 +229,7 @@ def _summary(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what torch 2.13 says of itself on every export and nobody can act on."""
+    """Silence the messages of torch 2.13 about itself, which it writes on every export."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # "torchvision is not installed"

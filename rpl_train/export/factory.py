@@ -1,7 +1,7 @@
-"""Anyone's policy, found by name: `module:factory` in, two torch modules and a spec out.
+"""Find a user's policy by name, `module:factory`.
 
-The module is looked up as Python would from the current directory. A factory takes nothing and returns
-(high, low, spec). It is not known here what the modules compute; export checks that.
+The module is imported as Python would from the current directory. A factory takes no arguments and returns
+(high, low, spec); export checks that the modules keep the contract.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ _PACKAGES = ("relay-policy", "torch")
 class CustomPolicy(NamedTuple):
     policy: RelayPolicy
     spec: PolicySpec
-    provenance: Provenance  # as far as it can be known from outside
+    provenance: Provenance  # partial: the training history is unknown
 
 
 def load_factory(reference: str) -> CustomPolicy:
     """Call the factory that `module:factory` names.
 
     Raises:
-        InvalidInput: there is no such module or factory, it fails, or it returns something else.
+        InvalidInput: there is no such module or factory, the factory fails, or it returns anything else.
     """
     module_name, _, name = reference.partition(":")
     if not module_name or not name:
-        raise InvalidInput(f"{reference!r} names no factory; write module:factory, as in examples.my_policy:make")
+        raise InvalidInput(f"{reference!r} is not a factory; must be module:factory, as in examples.my_policy:make")
     with _current_directory_importable():
         try:
             module = importlib.import_module(module_name)
@@ -44,7 +44,7 @@ def load_factory(reference: str) -> CustomPolicy:
             raise InvalidInput(
                 f"{module_name} cannot be imported from {Path.cwd()}: there is no module {error.name!r}"
             ) from error
-        except Exception as error:  # someone else's module may raise anything
+        except Exception as error:  # a user's module may raise anything
             raise InvalidInput(f"{module_name} fails on import: {type(error).__name__}: {error}") from error
         factory = getattr(module, name, None)
         if not callable(factory):
@@ -60,7 +60,7 @@ def load_factory(reference: str) -> CustomPolicy:
             provenance = Provenance(command=command(), commit=commit(), settings=origin, packages=versions(_PACKAGES))
             return CustomPolicy(RelayPolicy(high, low), spec, provenance)
     got = f"({', '.join(type(value).__name__ for value in made)})" if isinstance(made, tuple) else type(made).__name__
-    raise InvalidInput(f"{reference} returned {got}; asked is (high: nn.Module, low: nn.Module, spec: PolicySpec)")
+    raise InvalidInput(f"{reference} returned {got}; must be (high: nn.Module, low: nn.Module, spec: PolicySpec)")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
-"""What lets a server say how far a state is from the training data, added to a bundle that was made without it.
+"""Add the whitening of the out-of-distribution score (rpl_runtime/policy/novelty.py) to an older bundle.
 
-In: a bundle and the demonstrations it learned from. Out: the bundle with its whitening (rpl_runtime/policy/novelty.py),
-with its graphs unchanged, byte for byte.
+The graphs stay the same, byte for byte.
 """
 
 from rpl_runtime.errors import DemonstrationError
@@ -11,10 +10,10 @@ from rpl_train.data.sources import Demonstrations
 
 
 def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:
-    """Write the bundle anew, in its place. Its identity becomes another, so its evaluation has to be made again.
+    """Write the bundle again, in its place, with a new digest. Its evaluation is dropped and must be made again.
 
     Raises:
-        DemonstrationError: these are not the demonstrations that the manifest names, where it names any.
+        DemonstrationError: the manifest names other demonstrations.
     """
     manifest = bundle.manifest
     named = {source["digest"] for source in manifest.provenance.data if "digest" in source}

@@ -1,12 +1,9 @@
-"""The parity gate: exported graphs must move a robot exactly as the modules they were made from.
+"""The parity gate: exported graphs must command the same position targets as the modules they were made from.
 
-In: the same policy twice, as torch modules and as the graphs that will be served, and its spec. Out: `Parity`,
-the largest differences over whole relay episodes. It does not know how the graphs were made, and writes nothing.
-
-Both sides run the relay loop over the same states, each following the subgoals of its own high level, so an error
-of the high level shows in the position targets as it would on the robot. A policy of the kitchen is measured on
-the simulator's states, perturbed starts, with the graphs in command; any other on random walks through its
-accepted states. Every episode is run alone and among 64, some with sampled noise, some in the mode.
+Both sides run the relay loop over the same states, each with the subgoals of its own high level, so that an error of
+the high level shows in the position targets as it would on the robot. The states of a policy of the kitchen come from
+the simulator, from perturbed starts, driven by the graphs; those of any other policy are random walks in its accepted
+range. Every episode is run alone and in a batch of 64, some with sampled noise, some with the modes.
 """
 
 import itertools
@@ -29,9 +26,9 @@ _WALK = 0.02  # a random walk's step, as a share of each dimension's accepted ra
 
 @dataclass(frozen=True, kw_only=True)
 class ParityConfig:
-    """How far the gate looks and what it lets pass."""
+    """How much is compared, and the tolerance."""
 
-    tolerance: float = 1e-5  # [rad] or whatever the action's unit is
+    tolerance: float = 1e-5  # [rad], or the action's unit
     episodes: int = 10  # at least; each goal of the library has one
     steps: int = 280  # of each episode
     seed: int = TRAINING_SEEDS
@@ -39,17 +36,17 @@ class ParityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """What the gate measured."""
+    """The largest differences between both sides."""
 
     max_abs_target_difference: float  # in the action's units
     max_abs_subgoal_difference: float  # in the state's units
     episodes: int
-    steps: int  # decisions compared
+    steps: int  # compared decisions
     tolerance: float
 
 
 class _Track(NamedTuple):
-    """The states that both sides are shown in one episode."""
+    """The states of one episode, shown to both sides."""
 
     goal: ResolvedGoal
     states: np.ndarray  # (T, n)
@@ -77,7 +74,7 @@ def check_parity(modules: Levels, graphs: Levels, spec: PolicySpec, config: Pari
     if worst.target > config.tolerance:
         raise ParityError(
             f"the exported graphs differ from their modules by {worst.target:.3g} in {worst.where}; "
-            f"must be {config.tolerance:g}, and nothing was written"
+            f"must be {config.tolerance:g} or less; nothing was written"
         )
     return Parity(
         max_abs_target_difference=worst.target,
@@ -91,7 +88,7 @@ def check_parity(modules: Levels, graphs: Levels, spec: PolicySpec, config: Pari
 def _replay(
     modules: Levels, graphs: Levels, spec: PolicySpec, batch: Sequence[_Track], first_seed: int
 ) -> Iterator[_Gap]:
-    """Both sides over the same states, a batch of episodes in step."""
+    """Run both sides over the same states, all episodes of a batch in step."""
     loops = RelayLoop(modules, spec), RelayLoop(graphs, spec)
     robots = [f"episode {row}" for row in range(len(batch))]
     for row, (robot, track) in enumerate(zip(robots, batch, strict=True)):

@@ -1,13 +1,13 @@
-"""The systems of Relay Policy Learning (Gupta et al., CoRL 2019) and its two ablations, a row of data each.
+"""The systems of Relay Policy Learning (Gupta et al., CoRL 2019) and its two ablations, each a row of data.
 
-In: nothing. Out: `METHODS`. A row says what is imitated from what relabelling, which levels keep those weights, which
-are fine-tuned and by what; it does not know how any of this is done.
+A row says which relabelling is imitated, which levels start from these weights, and which are fine-tuned by which
+objective.
 
-The paper's figures are means over its 17 goals; those marked as read off a plot are good to about two points.
+The paper's figures are means over its 17 goals; those read off a plot are accurate to about two points.
 
-A row keeps its name only as long as it means the same, since results are kept by name. So the rows of the first table
-have a weight of demonstrations of 0.01, under which DAPG-RPL and IRIL-RPL hardly differ from NPG-RPL; those of the
-table `levels` have the one that matters.
+Results are saved by the name of their row, so a row with other settings needs another name. The rows of the first table
+weigh demonstrations by 0.01, at which DAPG-RPL and IRIL-RPL hardly differ from NPG-RPL. The rows of the table `levels`
+use the current default.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -20,18 +20,18 @@ from rpl_train.runs import LevelName
 from rpl_train.tuples import Relabelling
 
 Table = Literal["systems", "levels", "windows", "rewards"]
-# Rows that are compared on a few goals take every fourth of the 17, beginning with the fourth.
+# Rows compared on a few goals use every fourth of the 17, from the fourth on.
 COMPARED_GOALS = PAPER_GOALS[3::4]
 
 
 class Imitation(NamedTuple):
-    """What the demonstrations are turned into; rows that share one start from the same weights."""
+    """How demonstrations are imitated; rows with the same imitation start from the same weights."""
 
     relabelling: Relabelling
     window: int = HORIZON  # [steps] W_l
-    flat: bool = False  # one level, which is given the goal itself
+    flat: bool = False  # one level, which gets the goal itself
     components: int = 4  # of the high level's mixture
-    horizon: int | None = None  # [steps] H, for how long a subgoal is kept; None: as long as the window
+    horizon: int | None = None  # [steps] H, how long a subgoal is kept; None: the window
     seed: int = 0
 
     @property
@@ -43,7 +43,7 @@ class Imitation(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What the paper reports; a range where its plot does not tell the rows apart."""
+    """The paper's figures; a range if its plot shows several rows as one."""
 
     success: str  # [%]
     steps: str  # of 4
@@ -66,7 +66,7 @@ class Method:
     scratch: tuple[LevelName, ...] = ()  # levels that start from random weights
     goals: tuple[str, ...] = COMPARED_GOALS
     seeds: tuple[int, ...] = (0, 1)  # of fine-tuning
-    imitation_seeds: bool = False  # whether each of them begins with an imitation of its own
+    imitation_seeds: bool = False  # whether each seed of fine-tuning has its own imitation
     published: Published | None = None
     table: Table = "systems"
 
@@ -80,7 +80,7 @@ _BOTH: tuple[LevelName, ...] = ("high", "low")
 
 
 def _levels() -> list[Method]:
-    """RPL as the paper means it: each objective, one level and both, our reward and the paper's sparse one."""
+    """RPL by each objective, at the low level and at both, for our reward and the paper's sparse one."""
     rewards: dict[RewardName, str] = {"completion": "completion", "sparse-objects": "sparse on objects"}
     objectives: tuple[Objective, ...] = ("npg", "dapg", "iril")
     return [
@@ -243,9 +243,9 @@ METHODS = {
         ),
     )
 }
-# No job of the table makes it: the specialists of a row are distilled, exported and evaluated like any policy.
+# `rpl paper` does not train it: a row's specialists are distilled, exported and evaluated like any policy.
 DISTILLED = Method(
     "distilled", "RPL distilled, one policy", RELAY, goals=PAPER_GOALS, seeds=(0,), published=Published("70.5", "3.28")
 )
-REFERENCE = "npg-rpl"  # the row that ablations change in one thing
-WINDOW_30 = Published("76", "3.48")  # what the paper's ablation has for the window of its systems
+REFERENCE = "npg-rpl"  # ablations change one setting of this row
+WINDOW_30 = Published("76", "3.48")  # the paper's ablation at the window of its systems

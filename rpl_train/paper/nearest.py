@@ -1,7 +1,6 @@
-"""Nearest neighbour, open loop: play the demonstration that ended closest to what is asked for.
+"""Nearest neighbour, open loop: play the demonstration whose end is nearest to the goal.
 
-In: demonstrations, and which episodes to run. Out: the content of an evaluation. There is no policy and nothing to
-serve: the targets of one demonstration are played, whatever happens, and its last one is held.
+Its targets are played without looking at the state, and the last one is held. There is no policy and no server.
 """
 
 from collections.abc import Sequence
@@ -18,16 +17,17 @@ from rpl_train.data.trajectory import Trajectory
 
 
 def evaluate_nearest(demonstrations: Demonstrations, config: EvaluateConfig) -> dict[str, Any]:
-    """Run the episodes of an evaluation, each with the demonstration nearest to it."""
+    """Run the episodes of an evaluation, each with its nearest demonstration. Returns the evaluation's content."""
     with open_kitchen() as kitchen:
         episodes = [_play(kitchen, demonstrations.trajectories, task, config.steps) for task in plan_tasks(config)]
     return content_of("nearest demonstration, open loop", "", config, episodes)
 
 
 def nearest(demonstrations: Sequence[Trajectory], elements: tuple[str, ...], state: np.ndarray) -> Trajectory:
-    """The demonstration that ends with the goal's elements done and no others, or as nearly so as any does.
+    """The demonstration whose last state has the fewest elements that differ from the goal: not done, or done too much.
 
-    Among equals, the one whose objects end, and whose state begins, nearest to the goal's and to `state` (n,).
+    Among equals, the one with the smallest sum of two distances: from its objects' end to the goal's objects, and from
+    its first state to `state` (n,).
     """
     spec = kitchen_spec("kitchen")
     goal = spec.resolve(elements, state)

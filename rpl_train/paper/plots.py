@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STARTS = ("nominal", "perturbed")
-_START = "perturbed"  # that of fine-tuning's episodes
+_START = "perturbed"  # the start of fine-tuning's episodes
 _PAPER = "#b8b8b8"
-_RELAY_LINE = 3  # the rows that come first, and whose styles no ablation beside them may have
+_RELAY_LINE = 3  # number of first rows whose styles ablations must not use
 _LINES = (  # colours and dashes
     *(("#2f6f9f", "-"), ("#e08a3c", "-"), ("#4a9a6b", "-"), ("#a04a8c", "-"), ("#b03a3a", "--"), ("#8c6d31", "--")),
     *(("#5f5f5f", "--"), ("#17a2b8", "--"), ("#111111", ":"), ("#9a9a9a", ":"), ("#6b4ac0", ":"), ("#c0904a", ":")),
 )
 _LEGEND = (
     f"Lines: the episodes that fine-tuning learns from, which explore, {_START} start; mean over goals with 95 % "
-    "interval. Dots: evaluated afterwards without exploring, same start; the dotted line so for imitation alone."
+    "interval. Dots: evaluated afterwards without exploring, same start; dotted line: imitation alone, evaluated so."
 )
 _MEASURES = (  # of a curve, of an evaluation, scale, label, highest value
     ("success", "success_ever", 100.0, "all four ever done [% of episodes]", 104),
@@ -34,7 +34,7 @@ _MEASURES = (  # of a curve, of an evaluation, scale, label, highest value
 
 
 class _Panel(NamedTuple):
-    """Rows that are compared over the same goals."""
+    """Rows compared over the same goals."""
 
     title: str
     rows: Sequence[Row]
@@ -76,7 +76,7 @@ def paper_figures(rows: Sequence[Row]) -> dict[str, "Figure"]:
 
 
 def _panels(rows: Sequence[Row]) -> list[_Panel]:
-    """The rows with most goals, then all systems and all ablations on the goals that every row has."""
+    """The rows with most goals; then all systems and all ablations on the goals that all rows share."""
     tuned = [row for row in rows if row.tuned]
     if not tuned:
         return []
@@ -133,19 +133,19 @@ def _draw_curves(axes: "Axes", panel: _Panel, measure: str, evaluated: str, scal
 
 
 def _style(row: Row) -> tuple[str, str]:
-    """A row's colour and dashes, the same in every panel; ablations share those of systems not beside them."""
+    """A row's colour and dashes, the same in every panel; ablations reuse styles of systems in other panels."""
     group = _group(row.method)
     alike = [m.name for m in METHODS.values() if m.tunes and _group(m) == group]
     return _LINES[alike.index(row.method.name) + (_RELAY_LINE if group == "ablations" else 0)]
 
 
 def _group(method: Method) -> str:
-    """Rows that have a panel together."""
+    """The kind of panel in which a row is drawn."""
     return method.table if method.table in ("systems", "levels") else "ablations"
 
 
 def _ablations(rows: Sequence[Row]) -> dict[str, list[_Bar]]:
-    """What is compared with NPG-RPL: its windows, and its rewards."""
+    """The ablations of NPG-RPL: windows, and rewards."""
     named = {row.method.name: row for row in rows}
     reference = named.get(REFERENCE)
     if reference is None:
@@ -184,7 +184,7 @@ def _compare(ablations: dict[str, list[_Bar]]) -> "Figure":
 
 
 def _draw_bars(axes: "Axes", bars: Sequence[_Bar], measure: str, scale: float, goals: Sequence[str]) -> None:
-    """For each variant a bar from each start with its interval, and the paper's."""
+    """For each variant, a bar with interval for each start, and the paper's bar."""
     width, form = 0.27, "{:.0f}" if measure == "success_ever" else "{:.2f}"
 
     def draw(place: float, value: float, top: float, colour: str) -> None:

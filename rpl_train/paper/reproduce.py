@@ -1,12 +1,10 @@
-"""The paper's table: every system imitated, fine-tuned and evaluated, under one budget.
+"""The paper's table: every system imitated, fine-tuned and evaluated through the server, under one budget.
 
-In: demonstrations, which rows, a budget, and the trials that are known already. Out: `RowResult`s that grow by a trial
-at a time, with learning curves and evaluations through the server. It does not know how a system is trained, a row of
-`METHODS` says what it is; nor where results are kept. A trial under way is kept in a folder of runs:
+A row of `METHODS` says what is trained. Trials are saved in a folder of runs:
 
     RUNS/imitation/NAME/         an imitated policy, shared by the rows that start from it
     RUNS/METHOD/GOAL-SEED/       one goal fine-tuned, and its evaluation.json
-    RUNS/METHOD/all/             a row that is imitated only, evaluated on every goal
+    RUNS/METHOD/all/             a row without fine-tuning, evaluated on every goal
 """
 
 import json
@@ -36,13 +34,13 @@ from rpl_train.rl.finetune import FinetuneConfig, Point, finetune, read_curve
 from rpl_train.runs import TrainedRun, load_run
 from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
-SHOWN = "demonstrations"  # in a trial's evaluation: the digest of what its row was shown
-_GATE = ParityConfig(episodes=1, steps=90)  # a specialist's graphs are those of the shipped policy with other numbers
+SHOWN = "demonstrations"  # key of a trial's evaluation: the digest of the demonstrations
+_GATE = ParityConfig(episodes=1, steps=90)  # short, since all graphs of the table have the same structure
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaperConfig:
-    """What every row is given."""
+    """The budget of every row."""
 
     runs: Path
     demonstrations: tuple[Path, ...]
@@ -53,12 +51,12 @@ class PaperConfig:
     executor: Executor = "local"
 
     def steps_of(self, method: Method) -> int:
-        """Environment steps of a row's every fine-tuning."""
+        """Environment steps of each fine-tuning of a row."""
         return self.env_steps if method.tunes else 0
 
 
 class Trial(NamedTuple):
-    """One thing to do that needs no other but the imitation it starts from."""
+    """A unit of work that depends only on the imitation it starts from."""
 
     method: Method
     goals: tuple[str, ...]  # letters
@@ -83,7 +81,7 @@ class TrialResult(NamedTuple):
 
 
 class RowResult(NamedTuple):
-    """A row as far as it has come."""
+    """A row with its finished trials."""
 
     method: Method
     env_steps: int  # for each goal and seed
@@ -91,7 +89,7 @@ class RowResult(NamedTuple):
 
 
 def chosen(names: Sequence[str] | None) -> list[Method]:
-    """The rows with these names; all where none are given.
+    """The rows with these names; all if none are given.
 
     Raises:
         InvalidInput: a name is unknown.
@@ -109,16 +107,15 @@ def reproduce(
     progress: Callable[[str, int, int], None],
     keep: Callable[[RowResult], None],
 ) -> None:
-    """Run the trials of the rows that are not known; seed by seed, and goal by goal of those that every row has before
-    any other, so that rows can be compared early.
+    """Run the rows' missing trials, seed by seed; goals that all rows share come first, so rows compare early.
 
     Args:
-        known: the trials that were finished before, by the name of their row.
-        progress: called with what is done, how many are finished, and of how many, after each trial.
-        keep: called with a row, the known trials included, whenever it has grown.
+        known: finished trials, by the name of their row.
+        progress: called as progress(what, finished, total) after each imitation and each trial.
+        keep: called with a row and all its finished trials whenever one is added.
 
     Raises:
-        TrainingError: a trial failed; the finished ones are kept.
+        TrainingError: a trial failed; the finished ones were kept.
     """
     results = {method.name: list(known.get(method.name, ())) for method in methods}
     done = {(name, trial.goals, trial.seed) for name, trials in results.items() for trial in trials}
@@ -138,14 +135,14 @@ def reproduce(
 
 
 def _turn(trial: Trial) -> tuple[int, int]:
-    """When a trial is run: before those with a greater one."""
+    """The sort key of the order in which trials are run."""
     [goal] = trial.goals if trial.method.tunes else (COMPARED_GOALS[0],)
     place = COMPARED_GOALS.index(goal) if goal in COMPARED_GOALS else len(COMPARED_GOALS)
     return trial.seed, place
 
 
 def _in_order(method: Method, results: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """The trials of a row in the order of its plan."""
+    """A row's results in the order of its plan."""
     places = {(trial.goals, trial.seed): place for place, trial in enumerate(plan(method))}
     return tuple(sorted(results, key=lambda result: places[result.goals, result.seed]))
 
@@ -168,14 +165,14 @@ def _run(
 
 
 def plan(method: Method) -> list[Trial]:
-    """A row's trials: one for each goal and seed, or one for all goals where nothing is fine-tuned."""
+    """A row's trials: one for each goal and seed, or one for all goals if nothing is fine-tuned."""
     if not method.tunes:
         return [Trial(method, method.goals, 0)]
     return [Trial(method, (goal,), seed) for seed in method.seeds for goal in method.goals]
 
 
 def imitate_one(imitation: Imitation, config: PaperConfig) -> None:
-    """Imitate for the rows that share this start."""
+    """Train an imitation for all rows that start from it."""
     run = config.runs / "imitation" / imitation.name
     networks = NetworkConfig(flat=imitation.flat, high_components=imitation.components)
     settings = ImitateConfig(
@@ -191,12 +188,12 @@ def imitate_one(imitation: Imitation, config: PaperConfig) -> None:
 
 
 def pool_config(imitation: Imitation) -> PoolConfig:
-    """How demonstrations are relabelled for it."""
+    """The relabelling of an imitation."""
     return PoolConfig(relabelling=imitation.relabelling, low_window=imitation.window)
 
 
 def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
-    """Fine-tune and evaluate, or load what was done before with these demonstrations and by this protocol."""
+    """Fine-tune and evaluate, or load the results if the demonstrations and the protocol are the same."""
     run, imitation, demonstrations = config.runs / trial.name, trial.imitation, _load(config)
     protocol, shown = _protocol(trial, config), digest(demonstrations.trajectories)
     if imitation is None:
@@ -210,7 +207,7 @@ def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
 
 
 def finetune_config(trial: Trial, config: PaperConfig) -> FinetuneConfig:
-    """How a trial's goal is fine-tuned."""
+    """The settings of a trial's fine-tuning."""
     method = trial.method
     assert method.imitation is not None
     return FinetuneConfig(
@@ -228,7 +225,7 @@ def finetune_config(trial: Trial, config: PaperConfig) -> FinetuneConfig:
 
 
 def shown_digest(config: PaperConfig) -> str:
-    """What evaluations of these demonstrations name them by."""
+    """The digest by which evaluations name these demonstrations."""
     return digest(_load(config).trajectories)
 
 
@@ -241,13 +238,13 @@ def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
 
 
 def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation in a folder; measured first where there is none by this protocol, from what was shown."""
+    """The cached evaluation of a folder; measured again if the protocol or the demonstrations changed."""
     path = run / "evaluation.json"
     asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.steps}
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
         known = found.get(SHOWN) == shown and asked.items() <= found["protocol"].items()
-    except (ValueError, KeyError, AttributeError):  # damaged, and so not known
+    except (ValueError, KeyError, AttributeError):  # damaged
         known = False
     if not known:
         content = measure() | {SHOWN: shown}
@@ -257,7 +254,7 @@ def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[],
 
 
 def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> dict[str, Any]:
-    """By the protocol, through a server of the policy's bundle."""
+    """Evaluate a policy by the protocol, through a server of its bundle."""
     spec = trained.record.spec.model_copy(update={"library": {goal: compound_goal(goal) for goal in trial.goals[:1]}})
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"

@@ -1,10 +1,7 @@
-"""The rows of the paper's table as files, and what they come to.
+"""The rows of the paper's table as files, RESULTS/ROW.json, and their means and intervals.
 
-In: a `RowResult`, or the evaluation of a distilled bundle. Out: RESULTS/ROW.json, and from such files alone the means
-and intervals of a row. It does not know how a system is trained, nor how its figures are shown.
-
-A mean is taken over the seeds of a goal first and over goals second; a 95 % interval is over goals, as in every
-evaluation of this project.
+Means are taken over the seeds of a goal first, then over goals. 95 % intervals are over goals, as in every evaluation
+of this project.
 """
 
 import json
@@ -36,16 +33,16 @@ class Trial(_Frozen):
 
     goals: tuple[str, ...]  # letters
     seed: int
-    curve: tuple[Point, ...]  # empty where nothing was fine-tuned
+    curve: tuple[Point, ...]  # empty without fine-tuning
     evaluation: dict[str, Any]  # as `rpl evaluate` writes it
 
 
 class Row(_Frozen):
-    """What a row's file holds."""
+    """The content of a row's file."""
 
     method: Method
     env_steps: int  # of fine-tuning, for each goal and seed
-    trials: tuple[Trial, ...]  # those that are done
+    trials: tuple[Trial, ...]  # the finished ones
 
     @property
     def tuned(self) -> bool:
@@ -53,7 +50,7 @@ class Row(_Frozen):
 
     @property
     def goals(self) -> tuple[str, ...]:
-        """In the order of the paper's."""
+        """The goals with a trial, in the paper's order."""
         return tuple(goal for goal in PAPER_GOALS if any(goal in trial.goals for trial in self.trials))
 
     @property
@@ -62,17 +59,17 @@ class Row(_Frozen):
 
     @property
     def commands(self) -> tuple[str, ...]:
-        """That measured its trials."""
+        """The commands that measured the trials."""
         return tuple(dict.fromkeys(trial.evaluation["command"] for trial in self.trials))
 
     @property
     def commits(self) -> tuple[str, ...]:
-        """Of the code that did."""
+        """The commits of the code that measured the trials."""
         return tuple(dict.fromkeys(trial.evaluation["commit"] for trial in self.trials))
 
     @property
     def episodes(self) -> int:
-        """Of each goal from each start."""
+        """The number of episodes of each goal from each start."""
         return self.trials[0].evaluation["protocol"]["episodes"]
 
 
@@ -104,7 +101,7 @@ def write_row(row: RowResult, folder: Path) -> None:
 
 
 def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -> dict[str, list[TrialResult]]:
-    """The trials that the folder holds of these rows, by the row's name.
+    """The finished trials of these rows in a folder, by the row's name.
 
     Raises:
         InvalidInput: a row is damaged, or was made with other settings or demonstrations.
@@ -117,7 +114,7 @@ def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -
             theirs, ours = (row.method, row.env_steps, row.episodes), (method, config.steps_of(method), config.episodes)
             if theirs != ours:
                 raise InvalidInput(
-                    f"{path} was made of another row, or with {row.env_steps} environment steps and {row.episodes} "
+                    f"{path} holds another row, or was made with {row.env_steps} environment steps and {row.episodes} "
                     f"episodes where {ours[1]} and {ours[2]} are asked for; choose another folder"
                 )
             known[method.name] = [TrialResult(*(getattr(trial, name) for name in _FIELDS)) for trial in row.trials]
@@ -125,16 +122,16 @@ def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -
             shown |= {found[SHOWN]: path for found in evaluations if SHOWN in found}
     if shown and (others := shown.keys() - {shown_digest(config)}):
         raise InvalidInput(
-            f"{shown[min(others)]} was made with other demonstrations; give those or choose another folder"
+            f"{shown[min(others)]} was made with other demonstrations; pass those or choose another folder"
         )
     return known
 
 
 def write_distilled(evaluation: dict[str, Any] | None, folder: Path) -> None:
-    """Write RESULTS/distilled.json from what the evaluation.json of the distilled bundle holds.
+    """Write RESULTS/distilled.json from the evaluation of the distilled bundle.
 
     Raises:
-        InvalidInput: there is none, it is no evaluation, or it lacks one of the paper's goals.
+        InvalidInput: it is None, is not an evaluation, or lacks one of the paper's goals.
     """
     if evaluation is None:
         raise InvalidInput("the distilled bundle was never evaluated; `rpl evaluate BUNDLE --write` does it")
@@ -158,10 +155,10 @@ def _write(content: dict[str, Any], path: Path) -> None:
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows that the folder holds, in the order of the table.
+    """The rows of a folder, in the order of the table.
 
     Raises:
-        InvalidInput: there is none, or one is damaged.
+        InvalidInput: it holds no row, or a damaged one.
     """
     rows = [_read(path) for name in names() if (path := folder / f"{name}.json").exists()]
     if not rows:
@@ -170,7 +167,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def names() -> list[str]:
-    """Of the rows, in the order of the table; the distilled policy stands below those that it may come from."""
+    """The names of the rows in the order of the table; the distilled policy comes after its possible teachers."""
     ordered = list(METHODS)
     ordered.insert(ordered.index(REFERENCE) + 1, DISTILLED.name)
     return ordered
@@ -180,9 +177,9 @@ def _read(path: Path) -> Row:
     try:
         row = Row.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InvalidInput(f"{path} is no row that `rpl paper` wrote: {error.errors()[0]['msg']}") from error
+        raise InvalidInput(f"{path} is not a row that `rpl paper` wrote: {error.errors()[0]['msg']}") from error
     if row.method.name != path.stem:
-        raise InvalidInput(f"{path} holds the row {row.method.name}; a row is called after its file")
+        raise InvalidInput(f"{path} holds the row {row.method.name}; the file must have the row's name")
     for trial in row.trials:
         check_evaluation(trial.evaluation)
     return row
@@ -195,7 +192,7 @@ def method_facts(method: Method) -> dict[str, Any]:
 
 
 def shared_goals(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The goals that every row has, in the order of the paper's."""
+    """The goals that every row has, in the paper's order."""
     return tuple(goal for goal in PAPER_GOALS if all(goal in row.goals for row in rows))
 
 
@@ -216,12 +213,12 @@ def curve(row: Row, measure: str, goals: Sequence[str]) -> Curve:
 
 
 def exploring(row: Row, measure: str, goals: Sequence[str], iterations: slice) -> Score:
-    """What a row's episodes of these iterations of fine-tuning came to by a field of `Point`, over goals of its own."""
+    """The score of some iterations of a row's fine-tuning, by a field of `Point`, over these goals of its own."""
     return _over_goals(_along(row, measure, goals)[1][:, iterations].mean(1).tolist())
 
 
 def _along(row: Row, measure: str, goals: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(environment steps (iterations,), mean over a goal's seeds (goals, iterations)), as far as every curve goes."""
+    """Environment steps (iterations,) and means over seeds (goals, iterations), cut to the shortest curve."""
     by_goal = [[trial.curve for trial in row.trials if goal in trial.goals] for goal in goals]
     length = min(len(points) for seeds in by_goal for points in seeds)
     values = [

@@ -1,7 +1,4 @@
-"""The systems of the paper and what they came to, as tables: in a terminal, and in a page of the documentation.
-
-In: `METHODS`, or a folder of rows. Out: text. It does not know how a row was measured.
-"""
+"""The paper's systems and their results as tables, in a terminal and in a page of the documentation."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +24,7 @@ _EVALUATED = {  # heading -> measure of an evaluation
     "steps ever": "mean_steps_ever",
     "steps end": "mean_steps_end",
 }
-_FIRST, _LAST = slice(1), slice(-4, None)  # iterations; the first is made with the weights of imitation
+_FIRST, _LAST = slice(1), slice(-4, None)  # iterations; the first uses the imitated weights
 _EXPLORED = {  # heading -> field of a learning curve, iterations
     "success first": ("success", _FIRST),
     "success last": ("success", _LAST),
@@ -42,8 +39,8 @@ _CAPTION = (
     "success: all four elements done [% of episodes]; steps: how many of four; ever: at any step; end: at the last "
     "one. Mean over goals, the mean over seeds of a goal first, with 95 % bootstrap intervals over goals. The paper's "
     "figures are means over its 17 goals; ~: read off a plot. Episodes that fine-tuning learns from start perturbed "
-    "and sample actions; first: in its first iteration, made with the weights it starts from; last: in its last four; "
-    "return: what the level that learns earns an episode, by the row's own reward."
+    "and sample actions; first: in its first iteration, with the initial weights; last: in its last four; return: mean "
+    "sum of the row's own rewards in an episode, of the level that learns."
 )
 _METHODS_CAPTION = (
     "imitates: how demonstrations are relabelled, and the window [steps]; kept: steps a subgoal is kept, where not a "
@@ -53,12 +50,12 @@ _METHODS_CAPTION = (
 
 
 class _Block(NamedTuple):
-    """One table: what rows with these goals come to."""
+    """One table: the scores of rows over goals."""
 
     title: str
-    goals: tuple[str, ...] | None  # None: each row's own
+    goals: tuple[str, ...] | None  # None: each row's own goals
     rows: Sequence[Row]
-    columns: dict[str, Callable[[Row, Sequence[str]], Score]]  # by their heading
+    columns: dict[str, Callable[[Row, Sequence[str]], Score]]  # by heading
 
 
 def methods_facts() -> list[dict[str, Any]]:
@@ -71,7 +68,7 @@ def _methods() -> list[Method]:
 
 
 def print_methods() -> None:
-    """Print what every row is made of."""
+    """Print the settings of every row."""
     table = _table()
     widths = {"row": 14, "system": 13, "imitates": 9, "fine-tunes": 14, "goals\nx seeds": 6, "paper\n[%]": 8}
     for heading, width in widths.items():
@@ -114,7 +111,7 @@ def _paper(published: Published | None) -> list[str]:
 
 
 def print_paper(folder: Path) -> None:
-    """Print our table beside the paper's: from each start, then on the goals that all rows have, then what was run.
+    """Print the results beside the paper's: from each start, on the goals that all rows share, and what was run.
 
     Raises:
         InvalidInput: the folder holds no row, or a damaged one.
@@ -127,7 +124,7 @@ def print_paper(folder: Path) -> None:
 
 
 def write_markdown(folder: Path) -> None:
-    """Put the same tables between the marks of FOLDER.md, the page beside the folder, where there is one.
+    """Put the same tables between the marks of FOLDER.md, the page beside the folder, if there is one.
 
     Raises:
         InvalidInput: the folder holds no row, or the page lacks the marks.
@@ -140,12 +137,12 @@ def write_markdown(folder: Path) -> None:
 
 
 def page_of(folder: Path) -> Path:
-    """The page about what a folder holds: FOLDER.md beside it."""
+    """The page of a folder: FOLDER.md beside it."""
     return folder.absolute().with_name(f"{folder.absolute().name}.md")
 
 
 def fill_page(folder: Path, lines: Sequence[str]) -> None:
-    """Put lines between the marks of a folder's page, in the place of those that stand there.
+    """Replace the lines between the marks of a folder's page.
 
     Raises:
         InvalidInput: the page lacks the marks.
@@ -239,7 +236,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _run_cells(row: Row) -> list[str]:
-    """How much a row rests on; episodes are of each goal from each start, steps of each fine-tuning."""
+    """How much was run for a row; episodes are of each goal from each start, steps of each fine-tuning."""
     planned = len(plan(row.method))
     trials = str(planned) if len(row.trials) == planned else f"{len(row.trials)} of {planned}"
     steps = f"{row.env_steps:,}".replace(",", " ") if row.env_steps else "–"
@@ -257,7 +254,7 @@ def _provenance(rows: Sequence[Row]) -> Table:
 
 
 def _run_lines(rows: Sequence[Row]) -> list[str]:
-    measured: dict[str, list[str]] = defaultdict(list)  # titles of the rows that a command made
+    measured: dict[str, list[str]] = defaultdict(list)  # command -> titles of the rows it measured
     for row in rows:
         for command in row.commands:
             measured[command].append(row.method.title)

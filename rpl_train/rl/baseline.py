@@ -1,7 +1,4 @@
-"""The value baseline of a policy gradient, and generalised advantage estimation with it.
-
-In: features of what a level saw, and its rewards. Out: values and advantages. It does not know policies.
-"""
+"""The value baseline of a policy gradient, and generalised advantage estimation with it."""
 
 import numpy as np
 import torch
@@ -11,11 +8,11 @@ _HIDDEN = 128
 _EPOCHS = 5
 _BATCH = 512
 _LEARNING_RATE = 1e-3
-_ROUNDING = 1e-6  # of the largest reward: some eight times the rounding of float32
+_ROUNDING = 1e-6  # of the largest reward: about eight times the rounding of float32
 
 
 class Baseline(nn.Module):
-    """A value function over features (N, f), on the scale of the returns it was fitted to last."""
+    """A value function over features (N, f), scaled to the returns of its last fit."""
 
     mean: Tensor
     std: Tensor
@@ -53,27 +50,28 @@ class Baseline(nn.Module):
 
 
 def informative(rewards: np.ndarray) -> bool:
-    """Whether, at some step, episodes earned differently; rewards (E, T).
+    """Whether the episodes' rewards (E, T) differ at some step.
 
-    Where they did not, returns are the same whatever a level did, and advantages are the baseline's own error. That
-    error may be as small as rounding: whitening gives it the same size as a real difference.
+    If they do not, all returns are equal and the advantages are the baseline's own error. Whitening would scale that
+    error, even if it is only rounding, to the size of a real difference.
     """
-    return not (np.ptp(rewards, axis=0) <= _ROUNDING * np.abs(rewards).max()).all()  # so that nan is seen later
+    # With a nan the comparison is False: it counts as informative, and the step reports it.
+    return not (np.ptp(rewards, axis=0) <= _ROUNDING * np.abs(rewards).max()).all()
 
 
 def advantages(rewards: np.ndarray, values: np.ndarray, last: np.ndarray, gamma: float, smoothing: float) -> np.ndarray:
     """Generalised advantage estimates (E, T) of E episodes (Schulman et al., ICLR 2016).
 
     Args:
-        rewards: (E, T) for each step.
-        values: (E, T) of what was seen before each step.
+        rewards: (E, T) of each step.
+        values: (E, T) of the features before each step.
         last: (T,) bool, whether a return ends with the step.
-        gamma: discount a step.
+        gamma: discount of a step.
         smoothing: lambda of the estimator.
     """
     estimates = np.zeros_like(rewards, dtype=np.float64)
     nothing = np.zeros(len(rewards))
-    following, value = nothing, nothing  # the estimate of the step after, the value of the state after
+    following, value = nothing, nothing  # the next step's estimate, the next state's value
     for step in reversed(range(rewards.shape[1])):
         if last[step]:
             following, value = nothing, nothing

@@ -1,8 +1,4 @@
-"""What a level experienced in episodes: what it saw, what it did, what it earned.
-
-In: a policy that explores, its episodes, a reward. Out: an `Experience` for a level. It does not know how a level
-learns from it.
-"""
+"""A level's experience of episodes: its inputs, its samples and its rewards."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,10 +16,10 @@ from rpl_train.statistics import STD_FLOOR
 
 
 class Explorer:
-    """A policy for the relay loop whose learning levels are sampled while the other takes its modes.
+    """A policy for the relay loop that samples the levels that learn and takes the modes of the other.
 
-    The low level's samples are kept as drawn: the target that is commanded is clipped, and the likelihood of a clipped
-    target is not that of the sample behind it.
+    It keeps the low level's samples as drawn. The commanded targets are clipped, and the likelihood of a clipped target
+    differs from that of its sample.
     """
 
     def __init__(self, policy: RelayPolicy, levels: Sequence[LevelName]) -> None:
@@ -32,12 +28,12 @@ class Explorer:
         self._drawn: list[np.ndarray] = []  # (B, m) for each call
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """As a policy's."""
+        """As `RelayPolicy` does."""
         return self._policy.plan(state, goal, mask, noise if "high" in self._levels else np.zeros_like(noise))
 
     @torch.inference_mode()
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """As a policy's."""
+        """As `RelayPolicy` does."""
         low = self._policy.low
         assert isinstance(low, LowLevel)
         scale = float("low" in self._levels)
@@ -46,7 +42,7 @@ class Explorer:
         return low.clip(drawn).numpy()
 
     def targets(self, episodes: Sequence[Episode]) -> np.ndarray:
-        """(E, T, m) the low level's samples in these episodes, all that this explorer has played, in their order."""
+        """The low level's samples (E, T, m) in `episodes`, all that this explorer has played, in order."""
         steps = len(episodes[0].states)
         waves = [np.stack(self._drawn[at : at + steps], axis=1) for at in range(0, len(self._drawn), steps)]
         return np.concatenate(waves)
@@ -55,15 +51,15 @@ class Explorer:
 class Experience(NamedTuple):
     """E episodes of T decisions of one level; N = E * T, in that order."""
 
-    inputs: tuple[np.ndarray, ...]  # (N, .) each, what the level was given
-    outputs: np.ndarray  # (N, .) what it drew
+    inputs: tuple[np.ndarray, ...]  # (N, .) each
+    outputs: np.ndarray  # (N, .) samples
     rewards: np.ndarray  # (E, T)
     last: np.ndarray  # (T,) bool, whether a return ends with the decision
     features: np.ndarray  # (N, f) for the baseline
 
 
 def feature_count(level: LevelName, state_dim: int) -> int:
-    """How many features a level's baseline sees."""
+    """The number of features of a level's baseline."""
     return (3 if level == "low" else 2) * state_dim + 4
 
 
@@ -75,7 +71,7 @@ def experience(
     spec: PolicySpec,
     statistics: Statistics,
 ) -> Experience:
-    """One level's experience of episodes of the same length; drawn (E, T, m) are the low level's samples."""
+    """One level's experience of episodes of equal length; `drawn` (E, T, m) are the low level's samples."""
     mean = np.array(statistics.mean, dtype=np.float32)
     scale = np.maximum(np.array(statistics.std, dtype=np.float32), STD_FLOOR)
     outcomes = [outcome(episode, spec, scale) for episode in episodes]

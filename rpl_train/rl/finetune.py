@@ -1,26 +1,23 @@
 """Relay reinforcement fine-tuning: one compound goal, natural policy gradient, either level or both.
 
-In: an imitated policy, the demonstrations it learned from, and a goal. Out: a run folder like that of `imitate`, with
-a specialist's weights, and the learning curve. It does not know how the gradient steps nor what rewards are made of.
-
-The three variants of Relay Policy Learning (Gupta et al., CoRL 2019) differ in what joins the policy gradient: nothing
-(npg), the likelihood of the relabelled demonstrations (dapg, after Rajeswaran et al., RSS 2018), or of these and of
-every episode so far, relabelled (iril). The levels are decoupled: each has its rewards, its baseline and its step.
+Relay Policy Learning (Gupta et al., CoRL 2019) has three variants. npg follows the policy gradient alone. dapg adds the
+likelihood of the relabelled demonstrations (after Rajeswaran et al., RSS 2018). iril adds that of every episode so far,
+relabelled, as well. Each level has its own rewards, baseline and step.
 
 In iteration k = 0, 1, ... a level climbs, over its N decisions with whitened advantages A_i and N tuples of the pool,
 
     1/N sum_i A_i log pi(a_i | s_i, g_i)  +  1/N sum_j lambda_0 lambda_1^k log pi(a_j | s_j, g_j)
 
-so a tuple counts as a decision does whose advantage is lambda_0 lambda_1^k standard deviations, however many
-demonstrations there are. Rajeswaran et al. sum over all M of their steps instead: their lambda_0 times M / N is ours.
-The second sum is estimated from `likelihood_batch` tuples. The curve has what it came to in each step.
+so a tuple weighs as much as a decision whose advantage is lambda_0 lambda_1^k standard deviations, independent of the
+number of demonstrations. Rajeswaran et al. sum over all M of their steps instead: their lambda_0 times M / N is ours.
+The second sum is estimated from `likelihood_batch` tuples. The learning curve records its share of each step.
 
-The pool of iril is D_l and D_h with D_l^i and D_h^i of every iteration i so far, at whichever level learns. A fixed
-share of its tuples, `own`, comes from its own episodes: by size they would soon leave the demonstrations a fifth. Where
-an object was knocked away, relabelled tuples lie hundreds of standard deviations off, and a few of them would be all of
-the gradient. So own tuples that are less likely than the least likely twentieth of the demonstrated ones teach nothing.
+The pool of iril is D_l and D_h with D_l^i and D_h^i of every iteration i so far, at each level that learns. A fixed
+share of its tuples, `own`, comes from its own episodes; by size they would soon be four fifths. If an object was
+knocked away, relabelled tuples lie hundreds of standard deviations off, and a few of them would dominate the gradient.
+So own tuples that are less likely than the least likely 5 % of the demonstrated ones get no gradient.
 
-Episodes depend on the seed, the iteration and the weights alone, so a run that was broken off ends in the same weights.
+Episodes depend on the seed, the iteration and the weights only, so an interrupted run ends in the same weights.
 """
 
 import copy
@@ -74,34 +71,34 @@ from rpl_train.tasks.kitchen.fast import FastKitchen
 Objective = Literal["npg", "dapg", "iril"]
 _PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
 _EPISODES = "episodes"
-_OUTER = 0.05  # the share of demonstrated tuples than which an own one must be likelier
+_OUTER = 0.05  # own tuples below this quantile of the demonstrated ones' likelihood get no gradient
 _NOTHING_TO_LEARN = "all episodes earned the same"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """How one goal is fine-tuned.
+    """Settings of fine-tuning.
 
     Raises:
-        InvalidInput: a setting makes no sense.
+        InvalidInput: a setting is invalid.
     """
 
     goal: tuple[str, ...]  # element names
     objective: Objective = "npg"
-    levels: tuple[LevelName, ...] = ("low",)  # that learn; the other takes its modes
-    scratch: tuple[LevelName, ...] = ()  # that start from random weights instead of imitated ones
+    levels: tuple[LevelName, ...] = ("low",)  # the levels that learn; another takes its modes
+    scratch: tuple[LevelName, ...] = ()  # the levels that start from random weights
     reward: RewardName = "completion"
     high_reward: RewardName | None = None  # of the high level; None: the same
-    env_steps: int = 120_000  # at least; whole iterations are made
-    episodes: int = 24  # in an iteration; two at least, for advantages compare them
-    kitchens: int = 12  # side by side; another size of a batch may change the last bit of what is computed
-    threads: int = 1  # that step them
+    env_steps: int = 120_000  # at least; rounded up to whole iterations
+    episodes: int = 24  # in an iteration; at least two, since advantages compare them
+    kitchens: int = 12  # side by side; another number may change the last bit of a result
+    threads: int = 1  # that step the kitchens
     start: StartNoise = PERTURBED
     seed: int = 0
     gamma: float = 0.995
     smoothing: float = 0.97  # lambda of generalised advantage estimation
-    likelihood: float = 0.3  # lambda_0 of dapg and iril: what a tuple of the pool counts at first, in advantages
-    likelihood_decay: float = 0.95  # lambda_1, a factor an iteration
+    likelihood: float = 0.3  # lambda_0 of dapg and iril: the initial weight of a pool tuple, in advantages
+    likelihood_decay: float = 0.95  # lambda_1, a factor for each iteration
     likelihood_batch: int = 2048
     own: float = (
         0.5  # of iril: the share of these tuples that come from its own episodes, the last as much as the first
@@ -128,7 +125,7 @@ class Point(NamedTuple):
     steps_done: float  # named elements ever done, mean over the iteration's episodes, which explore
     success: float  # share of them with every element ever done
     success_at_end: float
-    returns: dict[LevelName, float]  # mean sum of rewards an episode
+    returns: dict[LevelName, float]  # mean sum of rewards of an episode
     kl: dict[LevelName, float]  # [nat] of the step taken
     share: dict[LevelName, float] | None = None  # of the likelihood in the step (npg.py); None for npg
     cosine: dict[LevelName, float] | None = None  # of the step and the one that rewards alone would take
@@ -152,12 +149,14 @@ def finetune(
     config: FinetuneConfig,
     progress: Callable[[Point], None] = lambda point: None,
 ) -> Specialist:
-    """Fine-tune one goal into the folder `run`, or go on where it was broken off. Demonstrations: for dapg and iril.
+    """Fine-tune one goal into the folder `run`, or go on where an earlier call was interrupted.
+
+    npg ignores the demonstrations; `progress` is called with the point of every iteration.
 
     Raises:
         InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a level that learns has no weights, or a gradient is not finite.
-        DemonstrationError: there are no demonstrations, and the objective needs them; or none reaches the goal.
+        DemonstrationError: the objective needs demonstrations and there are none, or none reaches the goal.
     """
     if config.objective != "npg":
         _check_reached(demonstrations.trajectories, base.record.spec, config.goal)
@@ -185,7 +184,7 @@ def finetune(
 
 
 def read_curve(run: Path) -> list[Point]:
-    """The learning curve that a run has written so far.
+    """The learning curve of a run so far.
 
     Raises:
         TrainingError: it is damaged.
@@ -194,7 +193,7 @@ def read_curve(run: Path) -> list[Point]:
     try:
         return [Point(**point) for point in json.loads(path.read_text())] if path.exists() else []
     except (ValueError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged: {error}; remove the folder to begin this run anew") from error
+        raise TrainingError(f"{path} is damaged: {error}; remove the folder to start this run again") from error
 
 
 def _write_curve(run: Path, curve: Sequence[Point]) -> None:
@@ -228,7 +227,7 @@ def _record(base: RunRecord, demonstrations: Demonstrations, config: FinetuneCon
 
 
 class _Learner:
-    """The state of a run: the levels, their baselines, and how many iterations they have seen."""
+    """The state of a run: the levels, their baselines, and the number of finished iterations."""
 
     def __init__(
         self, base: TrainedRun, demonstrations: Sequence[Trajectory], run: Path, config: FinetuneConfig
@@ -252,13 +251,13 @@ class _Learner:
         return dict(self._levels) | {f"{level} baseline": module for level, module in self._baselines.items()}
 
     def save(self) -> None:
-        """Keep all that a broken run needs to go on."""
+        """Save the state from which an interrupted run goes on."""
         save_modules(self._resume, self._modules(), self.iteration)
 
     def finish(self) -> None:
-        """Write the weights as a run's, and remove what was kept for going on.
+        """Write the weights of the finished run, and remove the saved state.
 
-        What was learned is rounded to half precision, so that a specialist can be kept in half the space as it is.
+        Levels that learned are rounded to half precision, so a specialist takes half the space without loss.
         """
         for level in self._config.levels:
             round_to_half(self._levels[level])
@@ -290,14 +289,14 @@ class _Learner:
         return [Start(self._config.goal, int(seed), sampling=int(seed)) for seed in seeds]
 
     def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> Pool:
-        """Every episode so far as a pool, with the targets as drawn: those that were commanded are clipped."""
+        """A pool of every episode so far, with the targets as drawn; the commanded ones are clipped."""
         for index, (episode, targets) in enumerate(zip(episodes, drawn, strict=True)):
             path = self._run / _EPISODES / f"{self.iteration:04d}-{index:04d}.npz"
             save(Trajectory(episode.states, targets, episode.start.elements, path.stem), path)
         return Pool(load_folder(self._run / _EPISODES), self._record.spec, replace(self._config.pool, hold=0))
 
     def _learn(self, level: LevelName, seen: Experience, own: Pool | None) -> NpgStep | None:
-        """One natural step of a level, None where its rewards tell it nothing; then its baseline."""
+        """Take one natural step of a level, or None if its rewards are not informative; then fit its baseline."""
         config, baseline = self._config, self._baselines[level]
         values = baseline.values(seen.features).reshape(seen.rewards.shape)
         estimates = advantages(seen.rewards, values, seen.last, config.gamma, config.smoothing)
@@ -325,7 +324,7 @@ class _Learner:
             ) from error
 
     def _likelihood(self, level: LevelName, demonstrated: Pool, own: Pool | None) -> Tensor:
-        """The weighted log-likelihood of relabelled tuples, a share of them from its own episodes if it has any."""
+        """The weighted log-likelihood of relabelled tuples, a share of them from `own` if it is given."""
         config, module = self._config, self._levels[level]
         rng = np.random.default_rng([config.seed, self.iteration, LEVELS.index(level)])
         count = round(config.likelihood_batch * config.own) if own else 0
@@ -342,7 +341,7 @@ class _Learner:
 
 
 def _check_reached(demonstrations: Sequence[Trajectory], spec: PolicySpec, goal: Sequence[str]) -> None:
-    """Refuse a goal with an element that demonstrations are there for and none of them brings to its goal."""
+    """Refuse a goal with an element that none of the demonstrations, if there are any, brings to its goal."""
     for name in goal if demonstrations else ():
         element = spec.elements.get(name)
         if element is not None and not any(
@@ -350,12 +349,12 @@ def _check_reached(demonstrations: Sequence[Trajectory], spec: PolicySpec, goal:
             for shown in demonstrations
         ):
             raise DemonstrationError(
-                f"none of {len(demonstrations)} demonstrations reaches {name!r}; fine-tuning starts from what was shown"
+                f"none of {len(demonstrations)} demonstrations reaches {name!r}; fine-tuning needs one that does"
             )
 
 
 def _prepared(base: TrainedRun, config: FinetuneConfig) -> TrainedRun:
-    """The base with the levels that start from scratch replaced; a new high level is one Gaussian."""
+    """The base with new levels in place of those that start from scratch; a new high level is one Gaussian."""
     if not config.scratch:
         return base
     policy, record = base
@@ -370,7 +369,7 @@ def _prepared(base: TrainedRun, config: FinetuneConfig) -> TrainedRun:
 
 
 def _from_scratch(level: LevelName, record: RunRecord) -> nn.Module:
-    """A level with random weights whose last layer is scaled by 1e-2, so that it begins near its mean output."""
+    """A level with random weights; its last layer is scaled by 1e-2, so that it starts near its mean output."""
     module = build_level(level, record)
     if isinstance(module, (HighLevel, LowLevel)):
         with torch.no_grad():

@@ -1,7 +1,4 @@
-"""Natural policy gradient on one level, a Gaussian or a mixture of them.
-
-In: a level, the samples it drew and their advantages. Out: the level moved by one natural step of a chosen size,
-and what the step was. It does not know episodes, rewards or which level it moves.
+"""Natural policy gradient: one step of a chosen size for one level, a Gaussian or a mixture.
 
 The step is that of Rajeswaran et al., Towards Generalization and Simplicity in Continuous Control (NIPS 2017):
 theta + sqrt(delta / (x . F x)) x with x = F^-1 g, by conjugate gradient on Fisher-vector products. A KL divergence of
@@ -17,8 +14,8 @@ Theorem 2.5.3), so a step bounded by it is bounded for the mixture. Its curvatur
 the pair: diag(p) - p p^T for the logits, p_k diag(exp(-2s)) for m_k, 2 for each entry of s. A Gaussian is a mixture of
 one. The gradient needs no pair: log-likelihoods are the mixture's own, summed over components.
 
-Steps have one length, so a bonus turns them and does no more. How far is measured in the metric of the step: of
-directions x = F^-1 g and y, the Fisher norm is |x| = sqrt(x . F x) and the cosine is x . F y / (|x| |y|).
+All steps have the same length, so a bonus changes only their direction. The change is measured in the metric of the
+step: for directions x = F^-1 g and y, the Fisher norm is |x| = sqrt(x . F x) and the cosine is x . F y / (|x| |y|).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +32,7 @@ from rpl_train.networks import HighLevel, LowLevel, Mixture, divergence
 
 @dataclass(frozen=True)
 class NpgConfig:
-    """The size of a step and the care with which its direction is found."""
+    """The size of a step, and the accuracy of its direction."""
 
     normalised_step: float = 0.02  # delta
     iterations: int = 10  # of conjugate gradient, from zero
@@ -44,7 +41,7 @@ class NpgConfig:
 
 
 class Samples(NamedTuple):
-    """What a level saw and did."""
+    """The inputs, samples and advantages of a level."""
 
     inputs: tuple[Tensor, ...]  # (N, .) each, as its `distribution` takes them
     outputs: Tensor  # (N, d) drawn from it
@@ -52,7 +49,7 @@ class Samples(NamedTuple):
 
 
 class NpgStep(NamedTuple):
-    """What one step came to."""
+    """The size and effect of one step."""
 
     kl: float  # [nat] of the new distribution from the old, on the Fisher samples
     expected: float  # first-order gain in mean advantage
@@ -65,7 +62,7 @@ Parameters = dict[str, Tensor]
 
 
 class Head(nn.Module):
-    """A level whose forward pass is its distribution, as `functional_call` wants it."""
+    """A level whose forward pass returns its distribution, as `functional_call` requires."""
 
     def __init__(self, level: HighLevel | LowLevel) -> None:
         super().__init__()
@@ -76,10 +73,10 @@ class Head(nn.Module):
 
 
 def require_learnable(name: str, level: nn.Module) -> HighLevel | LowLevel:
-    """The level called `name`, which has weights.
+    """Check that a level has weights, and return it; `name` is for the message.
 
     Raises:
-        TrainingError: it has none.
+        TrainingError: the level has no weights.
     """
     if not isinstance(level, (HighLevel, LowLevel)):
         raise TrainingError(f"the {name} level of a flat policy has no weights; only its low level can be fine-tuned")
@@ -92,7 +89,7 @@ def natural_step(
     config: NpgConfig,
     bonus: Callable[[], Tensor] | None = None,
 ) -> NpgStep:
-    """Move a level one natural step up the mean of log-likelihood times advantage, plus `bonus()` where there is one.
+    """Move a level one natural step up the mean of log-likelihood times advantage, plus `bonus()` if it is given.
 
     Raises:
         TrainingError: the gradient or the step is not finite; the level is left as it was.
@@ -110,7 +107,7 @@ def natural_step(
     every = max(1, len(samples.outputs) // config.fisher_samples)
     inputs = tuple(column[::every] for column in samples.inputs)
     fisher = fisher_product(head, inputs, config.damping)
-    # Each on its own: ten iterations for the sum would go where the greater gradient points, and find little else.
+    # Solved separately: ten iterations on the sum would follow the larger gradient and neglect the other.
     directions = [conjugate_gradient(fisher, each, config.iterations) for each in gradients]
     direction = _sum(directions)
     bent = fisher(direction)
@@ -164,7 +161,7 @@ def fisher_product(head: Head, inputs: tuple[Tensor, ...], damping: float) -> Ca
 def conjugate_gradient(
     product: Callable[[Parameters], Parameters], target: Parameters, iterations: int, tolerance: float = 1e-10
 ) -> Parameters:
-    """An approximate solution x of product(x) = target, for a positive definite product, from zero."""
+    """An approximate solution x of product(x) = target for a positive definite product, starting from zero."""
     solution = {name: torch.zeros_like(value) for name, value in target.items()}
     residual = {name: value.clone() for name, value in target.items()}
     search = dict(residual)

@@ -1,10 +1,7 @@
-"""The rewards of relay fine-tuning: what a level earns on its way to what it was told to reach.
+"""The rewards of relay fine-tuning: one for each step of the low level, one for each subgoal of the high level.
 
-In: what an episode reached, and the subgoals and the goal it was told. Out: a reward a step for the low level, and a
-reward a subgoal for the high level. It does not know policies or returns.
-
-With s' the state after a step (for the high level: after its subgoal's last step), g the subgoal commanded to the low
-level or the goal commanded to the high level, s'_e the dimensions of element e and sigma the standard deviation of each
+Let s' be the state after a step (for the high level, after the subgoal's last step) and g the commanded subgoal (for
+the high level, the commanded goal). s'_e are the dimensions of element e, and sigma is the standard deviation of each
 dimension over the demonstrations, at least 0.01:
 
     sparse-objects  1 if every element has |s'_e - g_e| < 0.1; else 0 (high level: 1 if every named element is done)
@@ -14,8 +11,8 @@ dimension over the demonstrations, at least 0.01:
                     (high level: of the named elements)
     completion      named elements of the compound goal done after the step, minus those done before it; both levels
 
-The paper's ablation has a sparse, a Euclidean and an element-wise reward and gives no formulas. Its goals are those of
-objects, so `sparse-objects` stands for its sparse one. The arm term of `sparse` is our own, as is `completion`.
+The paper's ablation has a sparse, a Euclidean and an element-wise reward, without formulas. Its goals are states of
+objects, so `sparse-objects` corresponds to its sparse reward. The arm term of `sparse` and `completion` are ours.
 """
 
 from collections.abc import Callable
@@ -28,23 +25,23 @@ from rpl_runtime.policy.spec import ElementSpec, PolicySpec
 from rpl_train.rl.rollout import Episode
 
 RewardName = Literal["sparse-objects", "sparse", "euclidean", "elements", "completion"]
-_NEAR = 0.1  # [rad, m] an element is where a subgoal wants it
+_NEAR = 0.1  # [rad, m] largest distance of an element that has reached its subgoal
 _ARM_NEAR = 0.5  # [rad] over all joints of the arm
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
-    """An episode of T steps as rewards see it."""
+    """The inputs of a reward: an episode of T steps."""
 
     reached: np.ndarray  # (T, n) the state after each step
     subgoals: np.ndarray  # (T, n) the subgoal followed in it
     goal: np.ndarray  # (n,) the compound goal
     mask: np.ndarray  # (n,) 1 where it counts
-    named: tuple[ElementSpec, ...]  # the elements it names
+    named: tuple[ElementSpec, ...]  # the elements that the goal names
     elements: tuple[ElementSpec, ...]  # all of them
     scale: np.ndarray  # (n,) sigma
     arm: tuple[int, ...]  # the arm's joints in the state
-    done: np.ndarray  # (T,) how many named elements stand at their goal after each step
+    done: np.ndarray  # (T,) number of named elements that are done after each step
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Reward:
 
 
 def outcome(episode: Episode, spec: PolicySpec, scale: np.ndarray) -> Outcome:
-    """What rewards see of an episode; scale (n,) is sigma."""
+    """The inputs of a reward from an episode; scale (n,) is sigma."""
     named, state = episode.start.elements, spec.state
     joints = [name for name, unit in zip(spec.action.names, spec.action.units, strict=True) if unit == "rad"]
     return Outcome(
@@ -74,7 +71,7 @@ def outcome(episode: Episode, spec: PolicySpec, scale: np.ndarray) -> Outcome:
 
 
 def _distances(elements: tuple[ElementSpec, ...], states: np.ndarray, goals: np.ndarray) -> np.ndarray:
-    """(T, elements) how far each element of states (T, n) is from where goals (T, n) or (n,) have it."""
+    """Distances (T, elements) of each element between states (T, n) and goals (T, n) or (n,)."""
     away = states - goals
     return np.stack([np.linalg.norm(away[:, list(element.dims)], axis=1) for element in elements], axis=1)
 

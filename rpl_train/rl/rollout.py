@@ -1,8 +1,4 @@
-"""Whole episodes in the kitchen: the relay loop that serves, driving the simulator that serves.
-
-In: any two levels, open kitchens, and the starts to play. Out: an `Episode` for each start. It does not know how
-the levels are computed, and gives no rewards.
-"""
+"""Whole episodes in the kitchen, by the same relay loop and simulator that serve."""
 
 import contextlib
 import os
@@ -17,22 +13,22 @@ from rpl_runtime.relay.loop import Levels, RelayLoop
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 
-# Training draws the seeds of its episodes below. The parity gate's begin here, those of evaluation at 1,000,000.
+# Training draws the seeds of its episodes below this. The parity gate's start here, those of evaluation at 1,000,000.
 TRAINING_SEEDS = 500_000
 
 
 @dataclass(frozen=True)
 class Start:
-    """What an episode begins with. The starts of one rollout differ from each other."""
+    """How an episode begins. The starts of one rollout must differ from each other."""
 
     elements: tuple[str, ...]  # the goal
-    seed: int  # of the simulator: where the start lies, and its sensor noise
-    sampling: int | None = None  # seed of the policy's own noise; None takes the modes
+    seed: int  # of the simulator: perturbation of the start, and sensor noise
+    sampling: int | None = None  # seed of the policy's noise; None: modes
 
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """What happened: T steps, each array's row t belonging to step t."""
+    """An episode of T steps; row t of each array belongs to step t."""
 
     start: Start
     goal: ResolvedGoal
@@ -45,7 +41,7 @@ class Episode:
 
 @contextlib.contextmanager
 def open_kitchens(count: int, kind: Callable[[], Kitchen] = Kitchen) -> Iterator[list[Kitchen]]:
-    """Kitchens to step in parallel, closed at the end of the block; `FastKitchen` is the kind for training."""
+    """Open kitchens to step in parallel, and close them at the end of the block; training uses `FastKitchen`."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(contextlib.closing(kind())) for _ in range(count)]
 
@@ -62,13 +58,12 @@ def rollout(
 ) -> list[Episode]:
     """Play one episode for each start, as many at a time as there are kitchens.
 
-    The levels are called once a step for all of them; the kitchens are stepped by `threads` threads, by default one
-    for each core that this process may use. An episode depends on its start alone, not on threads, on kitchens or on
-    what plays beside it, as far as the levels compute each row of a batch alike whatever the others: matrix products
-    of another batch size may differ in the last bit of an action.
+    The levels are called once a step for the whole batch. `threads` threads step the kitchens, by default one for each
+    core of this process. An episode depends on its start only, with one exception: another batch size may change the
+    last bit of a matrix product, and so of an action.
 
-    A state outside the range that the spec accepts, where a server would end the run, is seen at that range's edge: one
-    knob pushed too far must not end the episodes beside it.
+    States are clipped to the range that the spec accepts. A server would end the run there, but here one knob pushed
+    too far must not end the other episodes of the batch.
     """
     episodes: list[Episode] = []
     with _Hands(threads or len(os.sched_getaffinity(0))) as hands:
@@ -93,7 +88,7 @@ def _play(
     state = _seen(kitchens, spec)
     goals = [spec.resolve(start.elements, row) for start, row in zip(starts, state, strict=True)]
     loop = RelayLoop(levels, spec)
-    robots = [str(start) for start in starts]  # an episode's noise is its start's own, whatever plays beside it
+    robots = [str(start) for start in starts]  # names the noise: an episode's depends on its start only
     for robot, start, goal in zip(robots, starts, goals, strict=True):
         loop.start(robot, goal, start.sampling)
 
@@ -116,12 +111,12 @@ def _play(
 
 
 def _seen(kitchens: Sequence[Kitchen], spec: PolicySpec) -> np.ndarray:
-    """(B, n) the kitchens' states, inside the range that the spec accepts."""
+    """The kitchens' states (B, n), clipped to the range that the spec accepts."""
     return np.clip(np.stack([kitchen.state for kitchen in kitchens]), *spec.state.bounds)
 
 
 class _Hands:
-    """The calling thread and its helpers. Each takes the next piece of work when it is through with one."""
+    """A pool of threads that includes the caller's; each takes the next piece of work when it has finished one."""
 
     def __init__(self, count: int) -> None:
         self._helpers = count - 1
@@ -136,7 +131,7 @@ class _Hands:
 
     def each(self, work: Callable[[int], object], count: int) -> None:
         """Call work(0) to work(count - 1), in any order."""
-        waiting = iter(range(count))  # gives each number to one thread only
+        waiting = iter(range(count))  # yields each number to one thread only
 
         def take() -> None:
             for index in waiting:

@@ -1,14 +1,13 @@
 """Pairs of geoms that can never touch: proven from a model's joint ranges, and left out of its collision detection.
 
-In: a compiled model. Out: the pairs, and the model with masks that leave them out. It does not know tasks or states.
+A pair is left out if at most three hinges and slides, all with a range, change its distance, and branch and bound
+proves that distance positive over these ranges. A joint that turns by an angle moves a geom by at most that angle times
+the geom's lever. So the distance in the middle of a box of joint positions, less the levers times the half-widths, is a
+lower bound for the whole box; if the bound is not positive, the box is halved. Pairs without a proof within the budget
+are tested as before. Distances are MuJoCo's own, by the method with which it finds contacts.
 
-The rule: a pair is left out if at most three hinges and slides, all with a range, change its distance, and branch and
-bound proves that distance positive over these ranges. A joint that turns by some angle moves a geom by at most that
-angle times the geom's lever. So a distance measured in the middle of a box of joint positions, less the levers times
-the half-widths, bounds the distance in the whole box; where that is not enough, the box is halved. What cannot be
-proven within the budget is tested as before. Distances are MuJoCo's own, by the method by which it finds contacts.
-
-MuJoCo orders contacts by body and geom, so those that remain keep their order, and the physics its every bit.
+MuJoCo orders contacts by body and geom, so the remaining contacts keep their order, and the physics stays the same to
+the last bit.
 """
 
 from typing import Any
@@ -19,14 +18,14 @@ from rpl_runtime.errors import InvalidInput, require
 
 mujoco = require("mujoco", "sim")
 
-_JOINTS = 3  # the boxes to look at multiply with each
-_BUDGET = 3000  # boxes for a pair
+_JOINTS = 3  # each one multiplies the number of boxes
+_BUDGET = 3000  # boxes per pair
 _ALLOWANCE = 1e-4  # [m] for rounding
 _MASK_BITS = 31
 _HINGE, _SLIDE = int(mujoco.mjtJoint.mjJNT_HINGE), int(mujoco.mjtJoint.mjJNT_SLIDE)
 _JOINT = int(mujoco.mjtTrn.mjTRN_JOINT)
-# By how much a motion may pass a joint's stop, which is soft: [rad] of a hinge and [m] of a slide. An actuator's
-# set-points end at the stop; a joint without one can be forced past it.
+# How far a motion may pass a joint's stop, which is soft: [rad] of a hinge, [m] of a slide. An actuator's set-points
+# end at the stop; a joint without an actuator can be forced past it.
 _ACTUATED_SLACK = 0.1, 0.05
 _PASSIVE_SLACK = 0.5, 0.1
 
@@ -59,12 +58,12 @@ def separate(model: Any) -> frozenset[tuple[int, int]]:
 
 
 def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
-    """Change the model's masks so that it tests every pair of geoms that it tested before, except these.
+    """Change the model's masks so that these pairs are not tested any more, and all other pairs are.
 
-    Geoms with a contype that meet the same geoms share one bit of the masks.
+    Geoms with a contype that collide with the same geoms share one bit of the masks.
 
     Raises:
-        InvalidInput: that takes more bits than a mask has.
+        InvalidInput: more bits are needed than a mask has.
     """
     meets = np.zeros((model.ngeom, model.ngeom), dtype=np.bool_)
     for first, second in _tested_pairs(model):
@@ -74,7 +73,7 @@ def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
     active = meets.any(axis=1)
     rows, group = np.unique(meets[active], axis=0, return_inverse=True)
     if len(rows) > _MASK_BITS:
-        raise InvalidInput(f"{len(rows)} groups of geoms meet different ones; a mask has {_MASK_BITS} bits")
+        raise InvalidInput(f"{len(rows)} groups of geoms need a bit of a mask each; must be {_MASK_BITS} or fewer")
     bits = 1 << np.arange(len(rows))
     model.geom_contype[:] = 0
     model.geom_contype[active] = bits[group]
@@ -88,7 +87,7 @@ def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
 
 
 def _tested_pairs(model: Any) -> list[tuple[int, int]]:
-    """The pairs of geoms that MuJoCo tests when they are near: not welded, nor parent and child, nor masked."""
+    """The pairs of geoms that MuJoCo tests when they are near: not welded, not parent and child, not masked."""
     weld = model.body_weldid[model.geom_bodyid]
     parent = model.body_weldid[model.body_parentid[weld]]
     collides = model.geom_contype[:, None] & model.geom_conaffinity[None] != 0
@@ -107,9 +106,9 @@ def _slack(model: Any, joint: int) -> float:
 
 
 def _levers(model: Any, geom: int) -> np.ndarray:
-    """How far a unit of each joint (njnt,) moves the geom's points at most [m/rad, m/m]; 0 where it moves none.
+    """The largest motion (njnt,) of the geom's points for a unit of each joint [m/rad, m/m]; 0 if it moves none.
 
-    It holds in every posture: the lever of a hinge is the length of the chain from it to the geom's farthest point.
+    This holds in every posture: the lever of a hinge is the length of the chain from it to the geom's farthest point.
     """
     levers = np.zeros(model.njnt)
     box = model.geom_aabb[geom]  # centre and half-sizes in the geom's frame
@@ -135,7 +134,7 @@ def _apart(
     centre: np.ndarray,
     half: np.ndarray,
 ) -> bool:
-    """Whether two geoms are proven apart wherever the coordinates `at` lie within centre +- half, (j,) each."""
+    """Whether two geoms are proven apart for all coordinates `at` within centre +- half, (j,) each."""
     margin = model.geom_margin[list(pair)].sum() + _ALLOWANCE
     boxes = [(centre, half)]
     for _ in range(_BUDGET):

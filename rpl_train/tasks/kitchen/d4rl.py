@@ -1,10 +1,10 @@
-"""Human recordings in D4RL's HDF5 layout.
+"""Human recordings in D4RL's HDF5 layout, as demonstrations with position targets.
 
-In: a file with `observations` (N, 60) = 30 state + 30 goal, `actions` (N, 9) normalised joint velocities and
-`terminals` (N,). Out: trajectories with position targets. It does not know who reads them.
+A file has `observations` (N, 60), 30 of the state and 30 of the goal, `actions` (N, 9), normalised joint velocities,
+and `terminals` (N,).
 
-Played as position targets the recordings complete their elements; played as velocities from the simulated state
-they complete 2.7 of 4, because a target is exact only with the reading it was computed from.
+Played as position targets the recordings complete their elements. Played as velocities from the simulated state they
+complete 2.7 of 4, because a target is exact only together with the reading that it was computed from.
 """
 
 from pathlib import Path
@@ -61,7 +61,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[st
         )
     ends = np.flatnonzero(terminals) + 1
     if len(ends) == 0:
-        raise DemonstrationError(f"{path} marks no terminal step, so it holds no whole demonstration")
+        raise DemonstrationError(f"{path} has no terminal step, so it does not hold a whole demonstration")
     elements = [tuple(name.decode().split("|")) for name in names]
     if elements and len(elements) != len(ends):
         raise DemonstrationError(f"{path} names the elements of {len(elements)} demonstrations but holds {len(ends)}")

@@ -1,11 +1,11 @@
-"""A scripted demonstrator: from the kitchen's state to the next position target.
+"""A scripted demonstrator: the next position target from the kitchen's state and the element to work on.
 
-In: the 30-number state and the element to work on. Out: a position target (9,). It does not know sequences,
-episodes, noise or files, and it keeps no timers: what it does next follows from where gripper, fingers and
-element are, so that it can take over from any state and a policy that sees the same state can learn it.
+It has no memory: the target follows from the positions of gripper, fingers and element. So it can take over from any
+state, and a policy that sees the same state can learn it.
 
-Inverse kinematics is damped least squares on MuJoCo's Jacobian of the seven arm joints: mink solves over all 29
-degrees of freedom of the kitchen, and its joint limits have no solution where objects rest outside their ranges.
+Inverse kinematics is damped least squares on MuJoCo's Jacobian of the seven arm joints. mink is not used: it solves
+over all 29 degrees of freedom of the kitchen, and its joint limits are infeasible while objects rest outside their
+ranges.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _FINGERS = slice(7, 9)
 _OPEN = 0.04  # [m] a finger's position when the gripper is open
 _KETTLE_Z = 25
 _STOVE = 1.62  # [m] the kettle's height when it stands
-# How far the servos carry an arm joint towards its set-point in one period: 1 - exp(-0.08 s x kp / damping).
+# Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
 _QUICKER = np.array([1.0, 1.0, 1.0, 1.0, 1.4, 1.4, 1.4])  # the wrist follows faster than the arm
 _KP = np.array([870.0, 870.0, 870.0, 870.0, 120.0, 120.0, 120.0])  # [N m / rad]
@@ -34,43 +34,43 @@ _KP = np.array([870.0, 870.0, 870.0, 870.0, 120.0, 120.0, 120.0])  # [N m / rad]
 class Style:
     """How the demonstrator moves."""
 
-    speed: float = 0.068  # [rad] the fastest joint, a control step
-    gain: float = 0.35  # share of the remaining error that a step takes up
-    standoff: float = 0.10  # [m] in front of an element before going in
+    speed: float = 0.068  # [rad] of the fastest joint in a control step
+    gain: float = 0.35  # share of the remaining error that a step corrects
+    standoff: float = 0.10  # [m] distance in front of an element before the gripper goes in
     rise: float = 0.0  # [m] how much higher it holds a tall handle
 
 
 @dataclass(frozen=True)
 class _Here:
-    """The arm as it is."""
+    """The current pose of the arm."""
 
     qpos: np.ndarray  # (30,)
     hand: np.ndarray  # (3,) [m]
-    rotation: np.ndarray  # (3, 3) of the gripper: its third column points ahead, its second parts the fingers
+    rotation: np.ndarray  # (3, 3) of the gripper: its third column points ahead, its second is the fingers' axis
     jacobian: np.ndarray  # (6, 7)
     width: float  # [m] mean position of the fingers
 
 
 @dataclass(frozen=True)
 class _View:
-    """The element to work on, as seen from the gripper."""
+    """The element to work on, relative to the gripper."""
 
     hold: np.ndarray  # (3,) [m] where the gripper holds it
-    rotation: np.ndarray  # (3, 3) and how
+    rotation: np.ndarray  # (3, 3) of the gripper there
     front: np.ndarray  # (3,) [m] where the gripper goes before going in
-    home: np.ndarray  # (7,) [rad] the arm there
+    home: np.ndarray  # (7,) [rad] arm joints at the front
     distance: float  # [m] from gripper to hold
-    astray: float  # [m] how far the gripper is beside the line of approach; a turn of 1 rad counts as 0.1 m
-    outside: float  # [m] the same, with how far it is before the front or behind the hold
-    reachable: float  # 0 to 1: whether `home` could be solved for
+    astray: float  # [m] distance of the gripper from the line of approach; a rotation of 1 rad counts as 0.1 m
+    outside: float  # [m] the same, plus its distance before the front or behind the hold
+    reachable: float  # 0 to 1: whether inverse kinematics found `home`
 
 
 @dataclass(frozen=True)
 class _Obstacle:
-    """Another element between or right before the fingers."""
+    """Another element between the fingers or right in front of them."""
 
     weight: float  # 0 to 1
-    gap: float  # [m] how far ahead of the gripper it stands
+    gap: float  # [m] its distance ahead of the gripper
     out: np.ndarray  # (3,) the horizontal direction in which the gripper points
     aside: np.ndarray  # (3,) [m] horizontally from the line of the gripper to it
     leave: tuple[float, float, float] | None
@@ -79,9 +79,9 @@ class _Obstacle:
 class Demonstrator:
     """Chooses position targets for one element at a time, from the state alone.
 
-    A joint-space move brings the arm before the element, a Cartesian one takes it in, the fingers close on arrival
-    and what they hold is led along its path; whatever stands between the fingers but is not the element is left
-    first, straight back. The blends between these are smooth functions of distances.
+    A joint-space move brings the arm in front of the element, a Cartesian move takes it in, the fingers close on
+    arrival, and the gripper leads the element along its path. If another element is between the fingers, the gripper
+    first moves straight back. Smooth functions of distances blend between these moves.
     """
 
     def __init__(self, model: Any, style: Style | None = None) -> None:
@@ -93,7 +93,7 @@ class Demonstrator:
         self._high = np.minimum(model.jnt_range[_ARM, 1], TARGET_HIGH[_ARM])  # (7,) [rad]
 
     def act(self, state: np.ndarray, element: str | None) -> np.ndarray:
-        """The target (9,) [rad, m] that brings an element nearer its goal, or lets go of whatever is held if None.
+        """The target (9,) [rad, m] that moves an element towards its goal; with None, the gripper lets go and leaves.
 
         Raises:
             InvalidGoal: there is no such element.
@@ -116,26 +116,26 @@ class Demonstrator:
         return np.clip(target, TARGET_LOW, TARGET_HIGH)
 
     def finished(self, state: np.ndarray, element: str) -> bool:
-        """Whether the work on an element is over in a state (30,): done with a margin, and set down."""
+        """Whether an element is finished in a state (30,): done with a margin, and set down."""
         skill = SKILLS[element]
         lowered = not skill.lift or state[_KETTLE_Z] < _STOVE + 0.02
         return bool(lowered and ELEMENTS[element].distance(state) < skill.finished)
 
     def _move(self, here: _Here, view: _View, element: str) -> np.ndarray:
-        """Joint step (7,) [rad]: travel, go in, keep off the furniture, leave other elements; the last one wins."""
+        """Joint step (7,) [rad]: travel, go in, avoid the furniture, leave other elements; later ones override."""
         away = _smooth(view.outside, 0.06, 0.16)
         reach = self.style.gain * (view.home - here.qpos[_ARM])
         far = away * _smooth(float(np.abs(reach).max()), 0.02, 0.06) * view.reachable
         move = self._limited(self._work(here, view, element))
         move = move + far * (self._limited(reach) - move)
 
-        # Cabinets, hood and knobs stand beyond this plane: move along it, not through them.
+        # Cabinets, hood and knobs are beyond this plane: move along it.
         plane = min(0.47, view.front[1] + 0.02)
         wall = away * _smooth(float(here.hand[1]), plane, plane + 0.08)
         if wall > 0:
             freed = _smooth(here.width, 0.022, 0.032)
             move = move + wall * (self._limited(self._twist(here, np.array([0.0, -0.05 * freed, 0.0]))) - move)
-            # The two pull against each other: keep the direction, regain the speed.
+            # The two moves oppose each other: keep the direction, restore the speed.
             move = self._limited(move * (1 + 1.5 * far * freed))
 
         obstacle = self._obstacle(here, element)
@@ -145,7 +145,7 @@ class Demonstrator:
         return move
 
     def _work(self, here: _Here, view: _View, element: str) -> np.ndarray:
-        """Joint step (7,) [rad] that goes in once the gripper is in line, and leads the element once it is held."""
+        """Joint step (7,) [rad] that goes in if the gripper is in line, and leads the element if it is held."""
         gain = self.style.gain
         near = 1 - _smooth(view.distance, 0.035, 0.055)
         held = near * (1 - _smooth(here.width, 0.028, 0.035))
@@ -153,7 +153,7 @@ class Demonstrator:
         depth = float(approach @ (view.hold - here.hand))
         back = self.style.standoff * _smooth(view.astray, 0.015, 0.06)
         goal = view.hold - back * approach
-        # Too deep beside the element: out first, or a finger is pressed against its flank.
+        # Too deep beside the element: go out first, or a finger would press against its side.
         deep = _smooth(view.astray, 0.02, 0.04) * _smooth(back - depth, 0.01, 0.03)
         goal -= deep * (view.hold - here.hand - depth * approach)
         rotation = view.rotation
@@ -161,7 +161,7 @@ class Demonstrator:
             ahead, ahead_rotation = self._ahead(here.qpos, element)
             goal = goal + held * (ahead - goal)
             rotation = ahead_rotation if held > 0.5 else rotation
-        gain = gain + 0.45 * held  # what is held pulls back
+        gain = gain + 0.45 * held  # a held element resists
         twist = np.concatenate(
             [
                 _capped(gain * (goal - here.hand), 0.05),
@@ -183,7 +183,7 @@ class Demonstrator:
         return self._twist(here, velocity, pull, turn=obstacle.gap >= 0.08)
 
     def _straight_back(self, here: _Here, obstacle: _Obstacle) -> np.ndarray:
-        """Velocity (3,) [m a step] back along the fingers, slower while they are closed or off the middle."""
+        """Velocity (3,) [m/step] back along the fingers, slower while they are closed or not centred."""
         off = float(np.linalg.norm(obstacle.aside))
         freed = _smooth(here.width, 0.022, 0.032) * (1 - 0.5 * _smooth(off, 0.004, 0.015))
         centre = _capped(0.9 * obstacle.aside, 0.03) if off < 0.06 else np.zeros(3)
@@ -226,7 +226,7 @@ class Demonstrator:
         if skill.tall:
             offset[2] += self.style.rise
         if element == "kettle":
-            # Its leg is round: the gripper need not turn with it.
+            # The kettle's leg is round, so the gripper does not turn with it.
             offset = _turn(np.array([0.0, 0.0, 2 * np.arctan2(qpos[29], qpos[26])])) @ offset
         return self._data.site(skill.site).xpos + offset, rotation
 
@@ -236,7 +236,7 @@ class Demonstrator:
         dims = list(skill.dims)
         left = np.array(skill.aim) - qpos[dims]
         ahead = qpos.copy()
-        # The kettle first goes aside: the microwave stands close to its straight way.
+        # The kettle first moves aside: the microwave is close to its straight path.
         ahead[dims] += _capped(left * [1.0, 4.0][: len(dims)], skill.lead)
         if skill.lift:
             height = _STOVE + skill.lift * _smooth(float(np.linalg.norm(left)), 0.03, 0.12)
@@ -292,7 +292,7 @@ class Demonstrator:
     def _twist(
         self, here: _Here, velocity: np.ndarray, pull: np.ndarray | None = None, turn: bool = False
     ) -> np.ndarray:
-        """Joint step (7,) [rad] for a velocity (3,) [m a step]; the gripper keeps its rotation unless it may turn."""
+        """Joint step (7,) [rad] for a velocity (3,) [m/step]; the gripper keeps its rotation unless `turn`."""
         rows = 3 if turn else 6
         twist = np.concatenate([velocity, np.zeros(3)])[:rows]
         return self._solve(here.qpos, here.jacobian[:rows], twist, np.zeros(7) if pull is None else pull)
@@ -342,17 +342,17 @@ def _smooth(value: float, low: float, high: float) -> float:
 
 
 def _capped(vector: np.ndarray, length: float) -> np.ndarray:
-    """A vector shortened to a length where it is longer."""
+    """A vector, shortened to `length` if it is longer."""
     return vector * min(1.0, length / max(float(np.linalg.norm(vector)), 1e-9))
 
 
 def _scaled(step: np.ndarray, most: float) -> np.ndarray:
-    """A step scaled as a whole so that no joint moves more than `most` [rad]."""
+    """A step, scaled so that no joint moves more than `most` [rad]."""
     return step * min(1.0, most / max(float(np.abs(step).max()), 1e-9))
 
 
 def _pointing(approach: np.ndarray) -> np.ndarray:
-    """The gripper's rotation (3, 3) when it points along a direction, its fingers parting horizontally."""
+    """The gripper's rotation (3, 3) along a direction, with a horizontal axis of the fingers."""
     z = approach / np.linalg.norm(approach)
     y = np.cross(z, [0.0, 0.0, 1.0])
     y /= np.linalg.norm(y)

@@ -1,10 +1,7 @@
 """A kitchen for training: the states of `Kitchen`, bit for bit, in less time.
 
-In: a seed, then a position target a step. Out: the 30-number state, and which elements are done. It does not know
-goals or policies, and it has nothing to draw.
-
-What is left out cannot change a state: pairs of geoms that never touch, geoms that are only seen, and the
-environment's bookkeeping. Evaluation and serving use the environment as it is.
+It leaves out what cannot change a state: pairs of geoms that never touch, geoms that are only visual, and the
+environment's bookkeeping. It cannot be rendered. Evaluation and serving use the environment itself.
 """
 
 import contextlib
@@ -27,12 +24,12 @@ from rpl_train.tasks.kitchen.contacts import bounds, leave_out, separate
 
 mujoco = require("mujoco", "sim")
 
-_DRAWS = STATE_DIM + 29  # noise for the robot's 9 positions and 9 velocities, then for the objects' 21 and 20
-_POSITIONS = np.r_[:ROBOT_DIM, 2 * ROBOT_DIM : ROBOT_DIM + STATE_DIM]  # those of them that a state shows
+_DRAWS = STATE_DIM + 29  # noise of the robot's 9 positions and 9 velocities, then of the objects' 21 and 20
+_POSITIONS = np.r_[:ROBOT_DIM, 2 * ROBOT_DIM : ROBOT_DIM + STATE_DIM]  # the draws that are part of a state
 
 
 class FastKitchen(Kitchen):
-    """One simulated kitchen, without what training does not need. All share one model."""
+    """One simulated kitchen. All fast kitchens share one model."""
 
     def __init__(self) -> None:
         self._physics = _physics()
@@ -41,18 +38,18 @@ class FastKitchen(Kitchen):
         self.state = self.reset(seed=0)
 
     def reset(self, seed: int, noise: StartNoise = NOMINAL) -> np.ndarray:
-        """As a `Kitchen`'s."""
+        """As `Kitchen.reset`."""
         self._rng = np.random.default_rng(seed)
         mujoco.mj_resetData(self.model, self.data)
         return self._settle(drawn_start(self._physics.nominal_qpos, seed, noise))
 
     def restore(self, qpos: np.ndarray, seed: int) -> np.ndarray:
-        """As a `Kitchen`'s."""
+        """As `Kitchen.restore`."""
         self.reset(seed)
         return self._settle(np.asarray(qpos, dtype=np.float64))
 
     def step(self, target: np.ndarray) -> np.ndarray:
-        """As a `Kitchen`'s.
+        """As `Kitchen.step`.
 
         Raises:
             InvalidInput: the target has another shape or is not finite.
@@ -65,7 +62,7 @@ class FastKitchen(Kitchen):
         return self._observe()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is no environment to close."""
 
     def _settle(self, qpos: np.ndarray) -> np.ndarray:
         self.data.qpos[:], self.data.qvel[:] = qpos, 0.0
@@ -73,13 +70,13 @@ class FastKitchen(Kitchen):
         return self._observe()
 
     def _sufficient_model(self) -> Any:
-        """The whole model where a joint is forced so far past its stop that pairs which were left out might meet."""
+        """The whole model if a joint is so far past its stop that pairs that were left out might touch."""
         physics, qpos = self._physics, self.data.qpos
         within = ((qpos >= physics.low) & (qpos <= physics.high)).all()
         return physics.model if within else physics.whole
 
     def _observe(self) -> np.ndarray:
-        """The state (30,), with the noise that the environment would draw."""
+        """The state (30,) with the environment's noise."""
         noise = self._rng.uniform(-1.0, 1.0, _DRAWS)[_POSITIONS]
         observed = self.data.qpos + self._physics.noise * noise
         self._reading = observed[:ROBOT_DIM]
@@ -88,14 +85,14 @@ class FastKitchen(Kitchen):
 
 
 class _Physics(NamedTuple):
-    """What all fast kitchens share, read from the environment."""
+    """Shared by all fast kitchens, and read from the environment."""
 
-    model: Any  # without the pairs that never touch
-    whole: Any  # with them, for joints that are forced past their stops
-    low: np.ndarray  # (30,) [rad, m] a step from within these bounds ends well within the proven ones
+    model: Any  # without pairs that never touch
+    whole: Any  # with all pairs, for joints that are forced past their stops
+    low: np.ndarray  # (30,) [rad, m] a step that starts within these bounds ends within the proven ones
     high: np.ndarray  # (30,)
     nominal_qpos: np.ndarray  # (30,) [rad, m]
-    noise: np.ndarray  # (30,) [rad, m] the largest of each reading
+    noise: np.ndarray  # (30,) [rad, m] largest noise of each reading
     speed: np.ndarray  # (9,) [rad/s, m/s] of an action of 1
     velocity_bounds: np.ndarray  # (2, 9) [rad/s, m/s]
     position_bounds: np.ndarray  # (2, 9) [rad, m] of a set-point
@@ -114,7 +111,7 @@ def _physics() -> _Physics:
     low, high = bounds(whole, share=0.5)
     noise = [
         robot.robot_noise_ratio * robot.robot_pos_noise_amp[:ROBOT_DIM],
-        env.object_noise_ratio * robot.robot_pos_noise_amp[8:],  # as the environment has it, one joint behind
+        env.object_noise_ratio * robot.robot_pos_noise_amp[8:],  # shifted by one joint, as in the environment
     ]
     return _Physics(
         model=model,

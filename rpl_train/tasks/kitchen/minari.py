@@ -1,13 +1,10 @@
 """Demonstrations of the kitchen in Minari data sets.
 
-In: a data set's folder or name, or demonstrations. Out: demonstrations with position targets, or a data set that
-`minari` loads. It does not know who reads them.
-
-The public sets `D4RL/kitchen/*-v2` hold FrankaKitchen-v1's observation of 59 numbers (9 robot positions, 9 robot
-velocities, 21 object positions, 20 object velocities), one more of them than of actions, and come from playing the
-human recordings' targets from the kitchen's own start (`create_franka_dataset.py` in
-Farama-Foundation/minari-dataset-generation-scripts). An action there is exact with the noisy reading beside it. The
-sets that `rpl` writes hold the 30 positions and keep the targets themselves.
+The public sets `D4RL/kitchen/*-v2` hold FrankaKitchen-v1's observation of 59 numbers: 9 robot positions, 9 robot
+velocities, 21 object positions and 20 object velocities. They have one more observation than actions, and come from
+playing the human recordings' targets from the kitchen's own start (`create_franka_dataset.py` in
+Farama-Foundation/minari-dataset-generation-scripts). An action there gives the exact target with the noisy reading of
+the same step. The sets that `rpl` writes hold the 30 positions, and the targets themselves.
 """
 
 import json
@@ -27,7 +24,7 @@ from rpl_train.data.trajectory import Trajectory
 _NAME = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 _PHYSICS_STEP = 0.002  # [s]
 _FRAME_SKIP = round(PERIOD / _PHYSICS_STEP)
-# Where the state stands in an observation, by the observation's size.
+# The state's indices in an observation, by the observation's size.
 _POSITIONS = {
     STATE_DIM: np.arange(STATE_DIM),
     59: np.r_[0:ROBOT_DIM, 2 * ROBOT_DIM : ROBOT_DIM + STATE_DIM],
@@ -40,19 +37,19 @@ def is_minari_folder(path: Path) -> bool:
 
 
 def is_minari_name(name: str) -> bool:
-    """Whether a text can be the name of a Minari data set, such as D4RL/kitchen/complete-v2."""
+    """Whether a text has the form of a Minari data set's name, such as D4RL/kitchen/complete-v2."""
     return _NAME.fullmatch(name) is not None
 
 
 def import_minari(where: Path) -> list[Trajectory]:
-    """Read every episode of a data set; one that is named and not here is downloaded.
+    """Read every episode of a data set, given by folder or name; a named one is downloaded if it is not here.
 
     Raises:
-        DemonstrationError: there is none, it is damaged, or it is not of this kitchen at this control rate.
+        DemonstrationError: it does not exist, is damaged, or is not of this kitchen at this control rate.
         MissingExtra: minari or h5py is not installed.
     """
     minari = require("minari", "train")
-    for module in ("h5py", "PIL"):  # without which Minari reads nothing
+    for module in ("h5py", "PIL"):  # Minari needs both to read
         require(module, "train")
     data = _data_in(where) or _named(where.as_posix())
     try:
@@ -70,13 +67,13 @@ def import_minari(where: Path) -> list[Trajectory]:
 
 
 def export_minari(trajectories: Iterable[Trajectory], folder: Path, licence: str) -> int:
-    """Add demonstrations to the data set in a folder named NAME-vN; reading them back gives the same ones.
+    """Add demonstrations to the data set in a folder named NAME-vN; `import_minari` gives them back unchanged.
 
     Returns:
-        How many episodes the data set now holds.
+        The number of episodes of the data set.
 
     Raises:
-        InvalidInput: the folder's name is none for a data set, or a demonstration is not of the kitchen.
+        InvalidInput: the folder's name cannot be a data set's, or a demonstration is not of the kitchen.
         RecordingError: the data cannot be written.
         MissingExtra: minari or h5py is not installed.
     """
@@ -96,10 +93,10 @@ def _named(name: str) -> Path:
     if not (folder / "data").exists():
         try:
             minari.download_dataset(name)
-        except Exception as error:  # each remote store has its own errors, with no class in common
+        except Exception as error:  # remote stores raise classes without a common base
             raise DemonstrationError(
-                f"no Minari data set {name} is here, and it could not be downloaded; "
-                f"fetch it where there is a network with `minari download {name}`: {error}"
+                f"the Minari data set {name} is not on this machine and could not be downloaded; "
+                f"run `minari download {name}` with a network: {error}"
             ) from error
     return folder / "data"
 

@@ -1,16 +1,14 @@
-"""The raw logs (`.mjl`) of the recordings that the relay-policy-learning paper released.
-
-In: a log, or a folder of them. Out: demonstrations with position targets. It does not know who reads them.
+"""The raw logs (`.mjl`) that the relay-policy-learning paper released, as demonstrations with position targets.
 
 MuJoCo's recorder writes seven little-endian int32 (nq, nv, nu, nmocap, nsensordata, nuserdata and the length of the
 model's name), the name, then records of float32: time [s], qpos, qvel, ctrl, mocap positions and quaternions,
-sensordata, userdata. So read them `parse_mjl.py`, which google-research/relay-policy-learning's `parse_demos.py`
-calls, and `create_franka_dataset.py` in Farama-Foundation/minari-dataset-generation-scripts; both take `ctrl` for the
-position targets of the 9 actuators.
+sensordata, userdata. Two public readers agree on this: `parse_mjl.py`, which google-research/relay-policy-learning's
+`parse_demos.py` calls, and `create_franka_dataset.py` in Farama-Foundation/minari-dataset-generation-scripts. Both read
+`ctrl` as the position targets of the 9 actuators.
 
-Both keep every 40th record, one for each 0.08 s of 2 ms physics steps; here as many are skipped as the log's own times
-ask for. A log whose records do not fall on multiples of 0.08 s is refused rather than resampled: a target is a
-set-point held that long, and the servo goes elsewhere with one held for another time.
+Both keep every 40th record, one for each 0.08 s of 2 ms physics steps. Here the stride follows from the log's own
+times. A log without records at multiples of 0.08 s is refused instead of resampled: a target is a set-point held for
+0.08 s, and held for another time it moves the servo elsewhere.
 """
 
 import hashlib
@@ -27,10 +25,10 @@ from rpl_train.data.trajectory import Trajectory
 
 _HEADER = struct.Struct("<7i")
 _SIZES = (STATE_DIM, STATE_DIM - 1, ROBOT_DIM)  # nq, nv (a quaternion has three velocities), nu
-# Shares of a control step. Times are float32 and count from the start of the recorder.
+# Shares of a control step. Times are float32 [s] since the start of the recorder.
 _MEAN_TOLERANCE = 0.01
 _STEP_TOLERANCE = 0.5  # a longer one has records missing
-# What the folders of the released recordings call the elements: friday_kettle_switch_hinge_slide.
+# Names of the elements in the folders of the released recordings, such as friday_kettle_switch_hinge_slide.
 _FOLDER_NAMES = {
     "microwave": "microwave",
     "kettle": "kettle",
@@ -43,12 +41,12 @@ _FOLDER_NAMES = {
 
 
 def import_mjl(path: Path) -> Trajectory:
-    """Read one log, at one state for each control step.
+    """Read one log, one state for each control step.
 
-    The elements are those its folder names, or those it completes where the folder names none.
+    The elements are those that its folder names, or those that it completes if the folder names none.
 
     Raises:
-        DemonstrationError: the file is missing, empty, truncated, no log of this kitchen, or of another control rate.
+        DemonstrationError: the file is missing, empty, truncated, not of this kitchen, or of another control rate.
     """
     records = _read(path)
     kept = records[:: _stride(path, records[:, 0].astype(np.float64))]
@@ -66,8 +64,8 @@ def import_mjl(path: Path) -> Trajectory:
 def import_mjl_folder(folder: Path) -> "Logs":
     """Read every log in a folder and in the folders below it, as the release is laid out.
 
-    The release holds copies of some logs, and at least one that is truncated: a copy is read once, and a log that
-    cannot be read is left out and named, unless none can be read.
+    The release holds copies of some logs, and at least one truncated log. Copies are read once. A log that cannot be
+    read is left out and named.
 
     Raises:
         DemonstrationError: no log can be read.
@@ -109,8 +107,8 @@ def _read(path: Path) -> np.ndarray:
     *sizes, mocap, sensors, user, name = _HEADER.unpack_from(content)
     if tuple(sizes) != _SIZES or min(mocap, sensors, user, name) < 0:
         raise DemonstrationError(
-            f"{path} is no MuJoCo log of this kitchen: it begins with the sizes {tuple(sizes)} of qpos, qvel and ctrl; "
-            f"the kitchen's are {_SIZES}"
+            f"{path} is not a MuJoCo log of this kitchen: qpos, qvel and ctrl have the sizes {tuple(sizes)}; "
+            f"must be {_SIZES}"
         )
     width = 1 + sum(_SIZES) + 7 * mocap + sensors + user
     body = max(0, len(content) - _HEADER.size - name)
@@ -121,9 +119,9 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _stride(path: Path, times: np.ndarray) -> int:
-    """How many records there are in a control step."""
+    """The number of records in a control step."""
     if len(times) < 2 or not np.isfinite(times).all() or times[-1] <= times[0]:
-        raise DemonstrationError(f"{path} is no recording: the times of its {len(times)} records do not go forward")
+        raise DemonstrationError(f"{path} is not a recording: the times of its {len(times)} records do not increase")
     period = (times[-1] - times[0]) / (len(times) - 1)  # [s]
     stride = max(1, round(PERIOD / period))
     steps = np.diff(times[::stride])  # [s]

@@ -1,11 +1,8 @@
-"""Scripted play: the demonstrator works through sequences of elements, many of them, in parallel processes.
+"""Scripted play: the demonstrator does sequences of elements, in parallel processes, into a folder of trajectories.
 
-In: how many sequences, in which order, from which start, with how much disturbance. Out: a folder with one
-trajectory a sequence, and what became of each. It does not know how the demonstrator moves, nor who learns from it.
-
-A sequence depends on the seed and its index alone, so the folder is the same whatever the number of processes
-and however often the run was cut off. What is stored is what the demonstrator wanted in the state it saw; what was
-executed carries noise, pauses and detours, so that the recordings show the way back from where a policy errs.
+A sequence depends on the seed and its index only, so the folder is the same for any number of processes and after any
+interruption. The stored targets are the demonstrator's own. The executed ones have noise, pauses and detours added, so
+that the recordings show the way back from a policy's errors.
 """
 
 import itertools
@@ -34,12 +31,12 @@ from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
 Order = Literal["human", "random"]
 _ARM = slice(0, 7)
 _SETTINGS_FILE = "play.json"
-_REOPENED = 0.3  # a finished element farther from its goal than this is taken up again
+_REOPENED = 0.3  # a finished element farther from its goal than this is done again
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlayConfig:
-    """What to play.
+    """Settings of scripted play.
 
     Raises:
         InvalidInput: a setting is out of its range.
@@ -51,19 +48,19 @@ class PlayConfig:
     seed: int = 0
     jobs: int = 1  # processes
     start: StartNoise = PERTURBED
-    noise: float = 0.01  # [rad] standard deviation of what is added to an executed arm target
-    noise_steps: float = 4.0  # [steps] after which that noise is forgotten
-    pause: float = 0.01  # chance a step that the arm rests for two to six steps
-    detour: float = 0.01  # chance a step that the arm is led astray for three to six steps
-    detour_size: float = 0.06  # [rad] by how much, each joint
-    speed: float = 0.068  # [rad] the fastest joint, a control step
-    speed_spread: float = 0.1  # by which share the speed varies from sequence to sequence
-    offset: float = 0.01  # [m] by how much the approach and the hold on a handle vary from sequence to sequence
-    settle: int = 4  # [steps] an episode goes on after its last element
-    limit: int = 360  # [steps] after which a sequence is given up
+    noise: float = 0.01  # [rad] standard deviation of the noise on an executed arm target
+    noise_steps: float = 4.0  # [steps] correlation time of that noise
+    pause: float = 0.01  # probability per step that the arm rests for two to six steps
+    detour: float = 0.01  # probability per step of a detour of three to six steps
+    detour_size: float = 0.06  # [rad] largest offset of each joint in a detour
+    speed: float = 0.068  # [rad] of the fastest joint in a control step
+    speed_spread: float = 0.1  # share by which the speed varies between sequences
+    offset: float = 0.01  # [m] by which the approach and the hold on a handle vary between sequences
+    settle: int = 4  # [steps] after the last element
+    limit: int = 360  # [steps] largest length of a sequence
 
     def __post_init__(self) -> None:
-        allowed = {
+        ranges = {
             "sequences": (1, 1_000_000),
             "length": (1, len(ELEMENTS)),
             "seed": (0, 2**31 - 1),
@@ -79,7 +76,7 @@ class PlayConfig:
             "settle": (0, 100),
             "limit": (2, 10_000),
         }
-        for name, (low, high) in allowed.items():
+        for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise InvalidInput(f"{name} of scripted play is {value}; must be {low} to {high}")
@@ -89,13 +86,13 @@ class PlayConfig:
 
 @dataclass(frozen=True)
 class Sequence:
-    """What became of one sequence."""
+    """The result of one sequence."""
 
     path: Path
-    elements: tuple[str, ...]  # in the order they were to be done
+    elements: tuple[str, ...]  # in their order
     steps: int
-    done: frozenset[str]  # those of them at their goal in the last state
-    spent: dict[str, int]  # [steps] from the element before to this one's first being done
+    done: frozenset[str]  # those at their goal in the last state
+    spent: dict[str, int]  # [steps] from the previous element until this one is first done
 
     @property
     def complete(self) -> bool:
@@ -109,7 +106,7 @@ class ElementSummary:
     name: str
     tried: int
     done: int  # at the end of the episode
-    steps: float | None  # median; None: it was never done
+    steps: float | None  # median; None if it was never done
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class PlayResult:
 
     folder: Path
     sequences: tuple[Sequence, ...]
-    played: int  # how many of them were played now; the others were there
+    played: int  # how many were played by this call; the others were there before
 
     @property
     def completed(self) -> float:
@@ -169,7 +166,7 @@ def print_play(result: PlayResult) -> None:
 def play(
     config: PlayConfig, folder: Path, progress: Callable[[int, int], None] = lambda finished, total: None
 ) -> PlayResult:
-    """Play every sequence that the folder does not hold yet; calls progress(finished, total) after each.
+    """Play every sequence that the folder lacks; calls progress(finished, total) after each.
 
     Raises:
         InvalidInput: the folder holds play with other settings.
@@ -188,7 +185,7 @@ def play(
 
 
 def sequence_elements(config: PlayConfig, index: int) -> tuple[str, ...]:
-    """The elements of the sequence with this index: all sets of the length take turns, shuffled each round."""
+    """The elements of the sequence with this index: all sets of the configured length in turn, shuffled each round."""
     sets = tuple(itertools.combinations(ELEMENTS, config.length))  # each in human order
     round_, place = divmod(index, len(sets))
     shuffled = np.random.default_rng([config.seed, 1, round_]).permutation(len(sets))
@@ -217,7 +214,7 @@ def perform(kitchen: Kitchen, config: PlayConfig, index: int) -> Trajectory:
                 finished.discard(name)
         left = [name for name in elements if name not in finished]
         settled = 0 if left else settled + 1
-        if left:  # else hold on, as people do at the end: a hand that backs out drags a door with it
+        if left:  # otherwise hold on: a hand that backs out drags a door with it
             target = demonstrator.act(state, left[0])
         states.append(state)
         targets.append(target)
@@ -231,7 +228,7 @@ def perform(kitchen: Kitchen, config: PlayConfig, index: int) -> Trajectory:
 
 
 class _Disturbance:
-    """Turns the wanted target into the executed one: noise that drifts, now and then a rest or a push aside."""
+    """Turns the demonstrator's target into the executed one: correlated noise, sometimes a pause or a detour."""
 
     def __init__(self, config: PlayConfig, rng: np.random.Generator) -> None:
         self._config = config
@@ -280,7 +277,7 @@ def _perform_all(config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, 
             for index in indices:
                 yield index, perform(kitchen, config, index)
         return
-    # Spawned, not forked: a fork copies the locks of whatever threads the caller runs.
+    # Spawned, because a fork copies the locks of the caller's threads.
     jobs = min(config.jobs, len(indices))
     with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
         futures = {pool.submit(_perform_here, config, index): index for index in indices}
@@ -293,7 +290,7 @@ def _perform_all(config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_kitchens: list[Kitchen] = []  # the one kitchen of a worker process
+_kitchens: list[Kitchen] = []  # at most one, of this worker process
 
 
 def _perform_here(config: PlayConfig, index: int) -> Trajectory:
@@ -303,7 +300,7 @@ def _perform_here(config: PlayConfig, index: int) -> Trajectory:
 
 
 def _claim(config: PlayConfig, folder: Path) -> None:
-    """Note the settings in the folder, so that a resumed run cannot mix two kinds of play."""
+    """Write the settings to the folder, or check that they are the same."""
     settings = asdict(config)
     del settings["jobs"], settings["sequences"]
     path = folder / _SETTINGS_FILE
@@ -311,7 +308,7 @@ def _claim(config: PlayConfig, folder: Path) -> None:
         try:
             found = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"{path} holds no settings of scripted play: {error}") from error
+            raise InvalidInput(f"{path} is damaged; must hold the settings of scripted play: {error}") from error
         differing = sorted(key for key in settings if not isinstance(found, dict) or found.get(key) != settings[key])
         if differing:
             raise InvalidInput(

@@ -1,10 +1,7 @@
-"""Demonstrations played again through the kitchen's physics.
+"""Replay demonstrations through the kitchen's physics: the same targets with new states, and the completed elements.
 
-In: demonstrations. Out: the same targets with the states that today's physics answers them with, and which elements
-they complete there. It does not know where they come from.
-
-A recording made by another version of the physics, or one that lacks the objects after its first state, becomes one
-that agrees with the kitchen that policies are trained and run in. Only the first state and the targets are used.
+So a recording from another version of the physics, or one without the objects after its first state, agrees with the
+kitchen in which policies are trained and run. Only its first state and its targets are used.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,12 +39,12 @@ class ReplayResult(NamedTuple):
 
     @property
     def trajectories(self) -> list[Trajectory]:
-        """The demonstrations with the states of the replay, as the kitchen observes them."""
+        """The demonstrations with the observed states of the replay."""
         return [episode.trajectory for episode in self.episodes]
 
     @property
     def complete(self) -> int:
-        """How many complete all the elements they name."""
+        """The number of episodes that complete all the elements they name."""
         return sum(episode.completes for episode in self.episodes)
 
 
@@ -57,11 +54,11 @@ def replay(
     jobs: int = 1,
     on_episode: Callable[[], None] = lambda: None,
 ) -> ReplayResult:
-    """Play every demonstration's targets from its first state; the number of threads changes nothing.
+    """Play every demonstration's targets from its first state, with `jobs` threads; the result is the same for any.
 
     Args:
         seed: draws the observation noise.
-        on_episode: hears of each episode once it is over, from its thread.
+        on_episode: called after each episode, by its thread.
 
     Raises:
         DemonstrationError: a demonstration is not of the kitchen.
@@ -84,14 +81,14 @@ def replay(
         return played
 
     with ExitStack() as stack:
-        # Here rather than in the threads: making a kitchen redirects the process's stderr for a moment.
+        # Not in the threads: opening a kitchen redirects the process's stderr for a moment.
         kitchens = [stack.enter_context(open_kitchen()) for _ in range(jobs)]
         shares = list(stack.enter_context(ThreadPoolExecutor(jobs)).map(play_share, kitchens, range(jobs)))
     return ReplayResult([shares[index % jobs][index // jobs] for index in range(len(trajectories))])
 
 
 def replay_table(result: ReplayResult) -> Table:
-    """What a replay came to, for each element."""
+    """A row for each element: how many demonstrations work on it, and in how many it gets done."""
     episodes = result.episodes
     title = f"Replay: {result.complete} of {len(episodes)} demonstrations complete all their elements"
     table = Table("element", title=title, title_justify="left")

@@ -1,7 +1,6 @@
 """A contact sheet of demonstrations: one row each, from its first state to its last.
 
-In: trajectories. Out: a picture. It does not know where they come from; the translucent robot in each image is
-the state `AHEAD` steps later, which is what the low level learns to reach.
+The translucent robot in each image is the state `AHEAD` steps later, a subgoal that the low level learns to reach.
 """
 
 from collections.abc import Sequence
@@ -16,20 +15,20 @@ from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 from rpl_train.data.trajectory import Trajectory
 
 AHEAD = 30  # [steps]
-_SHRINK = 2  # every second pixel, as a row holds several images
+_SHRINK = 2  # every second pixel, since a row holds several images
 
 
 def contact_sheet(trajectories: Sequence[Trajectory], path: Path, columns: int = 6) -> None:
     """Draw trajectories as one picture, `columns` evenly spaced moments of each in a row.
 
     Raises:
-        InvalidInput: there is nothing to draw, or fewer than two columns.
+        InvalidInput: there are no trajectories, or fewer than two columns.
         MissingExtra: there is no GL library, or the `sim` extra is not installed.
     """
     if not trajectories or columns < 2:
         raise InvalidInput(
             f"a contact sheet of {len(trajectories)} demonstrations in {columns} columns cannot be drawn; "
-            "must be at least one and at least two"
+            "must be at least one demonstration and two columns"
         )
     images = []
     with open_kitchen() as kitchen:

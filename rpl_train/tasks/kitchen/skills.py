@@ -1,7 +1,4 @@
-"""How each of the kitchen's elements is worked on: where it is held, from which side, and where it is led.
-
-In: nothing. Out: one `Skill` an element, and which applies in a configuration. It does not know how the arm moves.
-"""
+"""One `Skill` for each element of the kitchen: where the gripper holds it, from which side, and where it leads it."""
 
 from dataclasses import dataclass, replace
 
@@ -12,25 +9,25 @@ _HINGE_DOOR = 21  # the dimension of the state
 
 @dataclass(frozen=True)
 class Skill:
-    """How one element is taken to its goal: straddled from the front, gripped, and led along its path."""
+    """How the gripper takes one element to its goal: approach from the front, grip, lead along its path."""
 
     site: str
-    dims: tuple[int, ...]  # the dimensions of the state that the gripper leads
-    aim: tuple[float, ...]  # [rad, m] where they are led; beyond the goal where the element has a stop
-    lead: float  # [rad, m] how far ahead of the element the gripper is sent
-    finished: float  # how near its goal, by the element's own distance, the work is over
+    dims: tuple[int, ...]  # dimensions of the state that the gripper leads
+    aim: tuple[float, ...]  # [rad, m] where it leads them; beyond the goal if the element has a stop
+    lead: float  # [rad, m] distance of the gripper's set-point ahead of the element
+    finished: float  # the work is finished within this distance of the goal, by the element's own measure
     approach: tuple[float, float, float]  # world direction in which the gripper points at the element's rest
     approach_end: tuple[float, float, float]  # and at its aim
     posture: tuple[float, ...]  # [rad] (7,) arm joints near the element; resolves the arm's redundancy
     posture_end: tuple[float, ...] | None = None  # and at its aim, where it differs
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # [m] from the site to where the gripper holds, world axes
-    tall: bool = False  # a long upright handle, which may be held a little higher or lower
+    tall: bool = False  # a long upright handle, held a little higher or lower by style
     turns: bool = False  # the gripper turns with the element
-    rest: float = 0.0  # [rad, m] the first of its dimensions before anyone touched it
-    berth: float = 0.07  # [m] to each side of it that a gripper leaving or passing it keeps clear
-    height: float = 0.10  # [m] and above and below it
-    leave: tuple[float, float, float] | None = None  # [m] a step from its front; towards what comes next if None
-    lift: float = 0.0  # [m] carried this high
+    rest: float = 0.0  # [rad, m] its first dimension at the start
+    berth: float = 0.07  # [m] clearance to each side for a gripper that leaves or passes it
+    height: float = 0.10  # [m] the same above and below
+    leave: tuple[float, float, float] | None = None  # [m] a step away from its front; None: towards the next element
+    lift: float = 0.0  # [m] height at which it is carried
 
 
 # Approach directions, offsets and postures are close to those of the human recordings.

@@ -22,7 +22,7 @@ from rpl_train.export.parity import ParityConfig
 from rpl_train.paper.methods import METHODS
 from rpl_train.paper.results import write_row
 from rpl_train.rl.rollout import rollout
-from rpl_train.runs import load_run
+from rpl_train.runs import load_run, read_run
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def refused(rpl, *arguments) -> str:
         (("--goal", "mkbs"), "iril needs the --demos"),  # the default
         (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is not a goal; must be"),
         (("--goal", "mm", "--objective", "npg"), "names an element twice"),
-        (("--goal", "paper", "--objective", "npg"), "paper is 17 goals; fine-tuning takes one"),
+        (("--goal", "paper", "--objective", "npg"), "paper is 17 goals; must be one"),
         (("--goal", "mkbs", "--objective", "ppo"), "'ppo' is not one of"),
         (("--goal", "mkbs", "--objective", "npg", "--reward", "dense"), "'dense' is not one of"),
         (("--goal", "mkbs", "--objective", "npg", "--env-steps", 0), "--env-steps"),
@@ -180,7 +180,7 @@ def test_a_seed_that_is_none_is_refused_before_a_folder_is_claimed(rpl, tmp_path
 @pytest.mark.parametrize(
     ("specialists", "sentence"),
     [
-        (("mkbs",), "'mkbs' is no specialist; write GOAL=RUN"),
+        (("mkbs",), "'mkbs' is not a specialist; must be GOAL=RUN"),
         (("mkbs=one", "mkbs=two"), "a goal has several specialists"),
         ((), "Missing option '--specialist'"),
     ],
@@ -271,7 +271,7 @@ def test_train_replaces_a_bundle_of_its_own_run_or_by_force(
     code, out, _ = rpl(*other, "--force")
     assert code == 0
     assert f"bundle {first[:12]}" in out
-    assert load_bundle(bundle).digest != first
+    assert load_bundle(bundle).manifest.provenance == read_run(tmp_path / "other").provenance
 
 
 def test_train_refuses_a_folder_that_is_not_a_bundle_before_it_begins(rpl, demonstrations, tmp_path):

@@ -175,7 +175,7 @@ def test_a_graph_that_differs_is_not_written(own_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda state, goal: goal[:, :2], r"returned float32 \(1, 2\) for a batch of 1; asked is high\(state \(B, 5\)"),
+        (lambda state, goal: goal[:, :2], r"returned float32 \(1, 2\) for a batch of 1; must be high\(state \(B, 5\)"),
         (lambda state, goal: goal.double(), r"returned float64 \(1, 5\) for a batch of 1"),
         (lambda state, goal: (goal, state), "returned a tuple"),
         (lambda state, goal: goal * float("nan"), "every number must be finite"),
@@ -251,12 +251,12 @@ def test_a_kitchen_policy_is_measured_in_the_kitchen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("my_factory", "names no factory; write module:factory"),
+        ("my_factory", "is not a factory; must be module:factory"),
         ("no_such_module:make", "there is no module 'no_such_module'"),
         ("broken_import:make", "broken_import fails on import: ZeroDivisionError"),
         ("sound:missing", "has no factory 'missing'; it has fails, make, wrong"),
         ("sound:fails", "sound:fails fails: RuntimeError: out of ideas"),
-        ("sound:wrong", r"returned \(int, int\); asked is \(high: nn.Module"),
+        ("sound:wrong", r"returned \(int, int\); must be \(high: nn.Module"),
     ],
 )
 def test_a_factory_that_is_not_one(

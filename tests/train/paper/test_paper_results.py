@@ -206,7 +206,7 @@ def test_a_folder_without_rows_is_one_sentence(tmp_path):
 @pytest.mark.parametrize("content", ["", "{}", "[1, 2", '{"method": 3}'])
 def test_a_damaged_row_is_one_sentence(tmp_path, content):
     (tmp_path / "ril.json").write_text(content)
-    with pytest.raises(InvalidInput, match=r"ril\.json is no row"):
+    with pytest.raises(InvalidInput, match=r"ril\.json is not a row"):
         read_rows(tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_a_log_with_a_hole_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("times", [np.zeros(200), np.arange(200, 0, -1), np.full(200, np.nan)])
 def test_times_must_go_forward(tmp_path, times):
-    with pytest.raises(DemonstrationError, match="do not go forward"):
+    with pytest.raises(DemonstrationError, match="do not increase"):
         import_mjl(log(tmp_path / "a.mjl", times=times))
 
 
