@@ -104,11 +104,12 @@ def _read(path: Path) -> np.ndarray:
         raise DemonstrationError(f"{path} is empty; expected a MuJoCo log (.mjl)")
     if len(content) < _HEADER.size:
         raise DemonstrationError(f"{path} has {len(content)} bytes; a MuJoCo log begins with {_HEADER.size}")
-    *sizes, mocap, sensors, user, name = _HEADER.unpack_from(content)
-    if tuple(sizes) != _SIZES or min(mocap, sensors, user, name) < 0:
+    sizes = _HEADER.unpack_from(content)
+    mocap, sensors, user, name = sizes[3:]
+    if sizes[:3] != _SIZES or min(sizes) < 0:
         raise DemonstrationError(
-            f"{path} is not a MuJoCo log of this kitchen: qpos, qvel and ctrl have the sizes {tuple(sizes)}; "
-            f"must be {_SIZES}"
+            f"{path} is not a MuJoCo log of this kitchen: it begins with the sizes {sizes}; "
+            f"must be {_SIZES} and four that are not negative"
         )
     width = 1 + sum(_SIZES) + 7 * mocap + sensors + user
     body = max(0, len(content) - _HEADER.size - name)

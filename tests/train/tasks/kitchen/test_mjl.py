@@ -79,9 +79,12 @@ def test_times_must_go_forward(tmp_path, times):
     [
         (b"", "is empty"),
         (b"\x1e\0\0\0", "has 4 bytes"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(100), "no MuJoCo log of this kitchen"),
-        (struct.pack("<7i", 14, 14, 8, 0, 0, 0, 0) + bytes(400), r"sizes \(14, 14, 8\)"),
-        (struct.pack("<7i", *SIZES, -1, 0, 0, 0) + bytes(400), "no MuJoCo log of this kitchen"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "not a MuJoCo log of this kitchen"),
+        (
+            struct.pack("<7i", 14, 14, 8, 0, 0, 0, 0) + bytes(400),
+            r"sizes \(14, 14, 8, 0, 0, 0, 0\); must be \(30, 29, 9\)",
+        ),
+        (struct.pack("<7i", *SIZES, -1, 0, 0, 0) + bytes(400), "four that are not negative"),
         (struct.pack("<7i", *SIZES, 0, 0, 0, 2**30) + bytes(400), "is truncated"),
         (struct.pack("<7i", *SIZES, 0, 0, 0, 0), "is truncated"),
     ],
