@@ -174,8 +174,11 @@ def test_the_element_that_moves_next_stays_as_it_was_recorded():
 
 
 def test_an_element_waits_only_while_the_behaviour_does_what_the_goal_asks_for():
-    batch, which, _, goal_step = swapped((0,), (1,))
+    batch, which, step, goal_step = swapped((0,), (1,))
     waits = (batch.state[:, 1] == 0) & (batch.goal[:, 1] == 1)
     second = which == 1  # opens the second drawer from step 10 on; nothing moves the first
     assert not waits[second & (goal_step <= 10)].any()
-    assert 0.1 < waits[second & (goal_step > 11)].mean() < 0.9
+    # Half of those that may wait do; half of the others rest where the demonstration that opens the drawer leaves it.
+    asked = second & (goal_step > 11) & (step < 13)
+    opened = (batch.state[:, 1] == 1) & (batch.goal[:, 1] == 1)
+    assert (waits[asked].mean(), opened[asked].mean()) == pytest.approx((0.5, 0.25), abs=0.05)
