@@ -205,12 +205,14 @@ class Trial:
         os.close(tell)
         told = b""
         ends = time.monotonic() + limit_s
-        with os.fdopen(heard, "rb", buffering=0) as pipe:
-            while select.select([pipe], [], [], max(ends - time.monotonic(), 0.0))[0] and (part := pipe.read(4096)):
-                told += part
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # a mutant that hangs, and whatever its tests left running
-        _, status = os.waitpid(child, 0)
+        try:
+            with os.fdopen(heard, "rb", buffering=0) as pipe:
+                while select.select([pipe], [], [], max(ends - time.monotonic(), 0.0))[0] and (part := pipe.read(4096)):
+                    told += part
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # a mutant that hangs, and whatever its tests left running
+            _, status = os.waitpid(child, 0)
         if told:
             kills[told.decode()] = kills.get(told.decode(), 0) + 1
         return os.WIFEXITED(status) and os.WEXITSTATUS(status) == pytest.ExitCode.OK

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from demonstrations import STEPS, drawer_demonstration, drawer_demonstrations, drawer_spec
+from demonstrations import NAMES, STEPS, drawer_demonstration, drawer_demonstrations, drawer_spec
+from rpl_runtime.policy.spec import ElementSpec, VectorSpec
 from rpl_train.augment import HighBatch, Pool, PoolConfig
 from rpl_train.data.trajectory import Trajectory
 
@@ -142,13 +143,13 @@ def test_every_number_of_a_batch_is_finite(relabelling):
     assert all(np.isfinite(column).all() for batch in batches for column in batch)
 
 
-def marked(*opens: tuple[int, ...], rest: int = 10) -> list[Trajectory]:
+def marked(*opens: tuple[int, ...], rest: int = 10, drawers: int = 2) -> list[Trajectory]:
     """Demonstrations that rest for so many steps and then open drawers; the hand says which, and the step."""
     made = []
-    for place, drawers in enumerate(opens):
-        states = np.zeros((STEPS, 3), np.float32)
+    for place, order in enumerate(opens):
+        states = np.zeros((STEPS, 1 + drawers), np.float32)
         states[:, 0] = 100 * place + np.arange(STEPS)
-        for slot, drawer in enumerate(drawers):
+        for slot, drawer in enumerate(order):
             states[:, 1 + drawer] = np.clip((np.arange(STEPS) - rest - 6 * slot) / 4, 0, 1)
         made.append(Trajectory(states, states[:, :1], source="marked"))
     return made
@@ -182,3 +183,18 @@ def test_an_element_waits_only_while_the_behaviour_does_what_the_goal_asks_for()
     asked = second & (goal_step > 11) & (step < 13)
     opened = (batch.state[:, 1] == 1) & (batch.goal[:, 1] == 1)
     assert (waits[asked].mean(), opened[asked].mean()) == pytest.approx((0.5, 0.25), abs=0.05)
+
+
+def test_what_is_too_early_for_one_behaviour_may_wait_for_another():
+    """The first drawer is opened before the second, so that it may wait while the third is opened, not the second."""
+    spec = drawer_spec()
+    state = VectorSpec(names=(*NAMES, "third_drawer"), units=("m",) * 4, low=(-1.0,) * 4, high=(3.0,) * 4)
+    third = {"third drawer": ElementSpec(dims=(3,), goal=(1.0,), tolerance=0.2)}
+    spec = spec.model_copy(update={"state": state, "elements": spec.elements | third, "goal_dims": (1, 2, 3)})
+    made = marked((0, 1), (1,), (2,), drawers=3)
+    config = replace(PLAIN, high_window=STEPS, counterfactual=1.0)
+    batch = Pool(made, spec, config).high_batch(np.random.default_rng(0), 4000)
+    which, step = np.divmod(batch.state[:, 0].astype(int), 100)
+    waits = (batch.state[:, 1] == 0) & (batch.goal[:, 1] == 1) & (step < 13)
+    assert not waits[which == 1].any()
+    assert waits[which == 2].any()
