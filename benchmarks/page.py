@@ -36,7 +36,7 @@ def main(
     if "server" in found:
         draw(found["server"], folder / "server.png")
     lines = [line for name, content in found.items() for line in (*TABLES[name](content), circumstances(content), "")]
-    fill_page(page.with_suffix(""), lines)
+    fill_page(page, lines)
 
 
 # ------------------------------------------------------------------------------------------------------- tables

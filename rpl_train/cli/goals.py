@@ -228,12 +228,16 @@ def paper_command(
     distilled: Annotated[
         Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen, to add as a row.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A Markdown page with marks for the tables; they go there too."),
+    ] = None,
 ) -> None:
     """Run the systems of the paper under one budget, and draw its table, curves and ablations.
 
     A row takes minutes to hours: run it in the background, and run the same command again after an interruption.
     Finished trials of a row's file are not run again. Interrupted ones go on in --runs, and runs there are evaluated
-    again if --episodes changed. The tables are also written to RESULTS.md beside the folder, if it has marks for them.
+    again if --episodes changed.
     """
     require("torch", "train")
     from rpl_runtime.policy.bundle import load_bundle
@@ -264,5 +268,6 @@ def paper_command(
     if distilled:
         write_distilled(load_bundle(distilled).evaluation, results)
     draw_paper(results)
-    write_markdown(results)
+    if page:
+        write_markdown(results, page)
     print_paper(results)

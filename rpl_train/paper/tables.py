@@ -123,31 +123,23 @@ def print_paper(folder: Path) -> None:
     console.print(escape(_CAPTION), style="dim", highlight=False)
 
 
-def write_markdown(folder: Path) -> None:
-    """Put the same tables between the marks of FOLDER.md, the page beside the folder, if there is one.
+def write_markdown(folder: Path, page: Path) -> None:
+    """Put the same tables between the marks of a Markdown page.
 
     Raises:
         InvalidInput: the folder holds no row, or the page lacks the marks.
     """
-    if not page_of(folder).exists():
-        return
     rows = read_rows(folder)
     tables = [line for block in _blocks(rows) for line in (f"### {block.title}", "", *_markdown(block), "")]
-    fill_page(folder, [*tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), ""])
+    fill_page(page, [*tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), ""])
 
 
-def page_of(folder: Path) -> Path:
-    """The page of a folder: FOLDER.md beside it."""
-    return folder.absolute().with_name(f"{folder.absolute().name}.md")
-
-
-def fill_page(folder: Path, lines: Sequence[str]) -> None:
-    """Replace the lines between the marks of a folder's page.
+def fill_page(page: Path, lines: Sequence[str]) -> None:
+    """Replace the lines between the marks of a Markdown page.
 
     Raises:
         InvalidInput: the page lacks the marks.
     """
-    page = page_of(folder)
     before, begin, rest = page.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
