@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fake_clock import FakeClock
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.loop.clock import FakeClock
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.franka.franka import HOME
 from rpl_runtime.robots.profiles import PROFILES

@@ -26,10 +26,10 @@ from rich.markup import escape
 
 from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table
 from rpl_runtime.cli.report import percentiles_us
+from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.files import JsonDict
-from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
-from rpl_runtime.loop.watchdog import HOLD_PERIODS
+from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.relay.run import RunConfig
@@ -44,6 +44,7 @@ from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 PACKAGES = ("numpy", "onnxruntime", "grpcio", "mujoco", "franky-control", "franky-sim")
 STILL = 1e-3  # [rad/s]
+BUDGET = TimeBudget()
 FR3 = PROFILES["fr3"]
 
 
@@ -82,7 +83,7 @@ def main(
             **circumstances(PACKAGES),
         }
     show(content, as_json, *shown(content))
-    slow = any(each["to_hold_ms"] > 1000 * HOLD_PERIODS * PERIOD for each in content["kills"])
+    slow = any(each["to_hold_ms"] > 1000 * BUDGET.hold_periods * PERIOD for each in content["kills"])
     raise typer.Exit(1 if content["loop"]["missed"] or slow else 0)
 
 
@@ -91,8 +92,8 @@ def robot_at(host: str, kind: type[FrankaRobot] = FrankaRobot) -> Any:
 
 
 def driven(robot: FrankaRobot, address: str, goal: tuple[str, ...], steps: int, **more: Any) -> DriveResult:
-    control = lasting_control(address, ReconnectConfig(timeout_s=HOLD_PERIODS * PERIOD, waits=False))
-    return drive(robot, control, DriveConfig(RunConfig(goal, steps)), **more)
+    control = lasting_control(address, ReconnectConfig(timeout_s=BUDGET.timeout_s(PERIOD), waits=False))
+    return drive(robot, control, RunConfig(goal, steps), budget=BUDGET, **more)
 
 
 def episodes(host: str, bundle: Path, minutes: float) -> JsonDict:

@@ -28,7 +28,7 @@ from rpl_runtime.client.reconnect import ReconnectConfig
 from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
-from rpl_runtime.loop.punctual import Punctual
+from rpl_runtime.loop.realtime import StepThread
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
@@ -79,15 +79,15 @@ def play(robot: KitchenRobot, address: str, elements: tuple[str, ...], seed: int
     control = on_robot_control(address, ReconnectConfig(waits=False))
     state = robot.observe()
     target, ever, waited, held, missed = state[:ROBOT_DIM], set[str](), 0, 0, 0
-    with Punctual(control, ROBOT) as punctual:
+    with StepThread(control, ROBOT) as steps:
         control.start(ROBOT, elements, state, plan_lead=lead)
         schedule = Schedule(MonotonicClock(), control.model.spec.period_s)
         for _ in range(EPISODE_STEPS):
             missed += schedule.wait().missed
-            action = punctual.step(state, IN_TIME_S)
+            action = steps.step(state, IN_TIME_S)
             if action is not None:
                 target = action.target
-            elif punctual.number == 0:
+            elif steps.number == 0:
                 waited += 1
             else:
                 held += 1

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_progress, run_recorder
+from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
 from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import InvalidInput, RobotStopped
 from rpl_runtime.loop.lockstep import run
-from rpl_runtime.loop.realtime import DriveConfig, DriveResult, drive
-from rpl_runtime.loop.watchdog import HOLD_PERIODS
+from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
@@ -30,6 +30,7 @@ from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 SIMULATED = "sim"  # the host that stands for a robot simulated for the run
+TIME_BUDGET = TimeBudget()  # of a Franka's control steps
 _INTERRUPTED = 130
 
 
@@ -96,8 +97,8 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
 def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
     """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not, and that of whatever stopped it."""
     with ExitStack() as stack:
-        # For as long as a hold may last there is time to ask another server; a plan may be out for its lead besides.
-        reconnect = ReconnectConfig(options.model, timeout_s=(HOLD_PERIODS + options.plan_lead) * PERIOD, waits=False)
+        timeout_s = TIME_BUDGET.timeout_s(PERIOD, options.plan_lead)
+        reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False)
         control = stack.enter_context(_control(options, reconnect))
         config = _config(options, control)
         robot = stack.enter_context(_franka(franka))
@@ -105,9 +106,10 @@ def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
         result = drive(
             robot,
             control,
-            DriveConfig(config),
+            config,
             on_step,
             on_event=lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns),
+            budget=TIME_BUDGET,
         )
         if log is not None:
             log.event("limit_violations", json.dumps(result.limit_violations))

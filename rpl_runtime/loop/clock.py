@@ -1,10 +1,7 @@
-"""Time for control loops: absolute deadlines on a monotonic clock, and a fake one.
+"""Deadlines of a control loop on a monotonic clock, at t0 + k * period, so that lateness does not add up.
 
-In: a control period. Out: a `Tick` for each of its deadlines, t0 + k * period, so that no lateness adds up. It does
-not know what is done in a period, nor what is to be done about one that was missed.
-
-A loop that overran finds its deadlines gone by: it is told how many, and goes on with the newest one instead of
-catching up in a burst. A computer that slept is noticed by a clock that went on.
+A loop that overran learns how many periods it missed and goes on with the newest one instead of catching up in a burst.
+A second clock, which runs on while the computer sleeps, shows that it slept.
 """
 
 import time
@@ -12,90 +9,60 @@ from typing import NamedTuple, Protocol
 
 from rpl_runtime.errors import InvalidInput
 
-_NO_SLEEP_NS = 10_000_000  # [ns] two clocks are not read at one moment; a difference up to this is no sleep
+_NOT_ASLEEP_NS = 10_000_000  # [ns] two clocks cannot be read at the same moment; up to this they agree
 
 
 class Clock(Protocol):
-    """What a schedule needs of a clock."""
+    """The clock of a `Schedule`."""
 
     def now_ns(self) -> int:
         """[ns] a time that never goes back, and stands still while the computer sleeps."""
         ...
 
     def asleep_ns(self) -> int:
-        """[ns] for how long the computer has slept, ever."""
+        """[ns] how long the computer has slept in total."""
         ...
 
     def sleep_until(self, deadline_ns: int) -> None:
-        """Return when `now_ns` is at a deadline [ns], or at once if it is past."""
+        """Return when `now_ns` reaches a deadline [ns]; at once if it is past."""
         ...
 
 
 class MonotonicClock:
-    """The system's monotonic clock, the one of an observation's time."""
+    """The system's monotonic clock, in which observations are timed."""
 
     def now_ns(self) -> int:
-        """[ns] the system's monotonic time."""
         return time.monotonic_ns()
 
     def asleep_ns(self) -> int:
-        """[ns] how far the clock that goes on in sleep is ahead; 0 on a system without one."""
+        """[ns] by how much CLOCK_BOOTTIME is ahead; 0 on a system without it."""
         boottime = getattr(time, "CLOCK_BOOTTIME", None)
         if boottime is None:
             return 0
-        while True:  # until nothing came between the readings
+        while True:  # until the process was not interrupted between the readings
             before_ns = time.monotonic_ns()
             asleep_ns = time.clock_gettime_ns(boottime) - before_ns
-            if time.monotonic_ns() - before_ns < _NO_SLEEP_NS:
+            if time.monotonic_ns() - before_ns < _NOT_ASLEEP_NS:
                 return asleep_ns
 
     def sleep_until(self, deadline_ns: int) -> None:
-        """Sleep until a deadline [ns]."""
-        # What is left is asked for anew: a sleep may end early where a signal was handled.
+        # In a loop: a sleep may end early when a signal was handled.
         while (left_ns := deadline_ns - time.monotonic_ns()) > 0:
             time.sleep(left_ns / 1e9)
 
 
-class FakeClock:
-    """A clock that goes on only when it is told to, or slept on."""
-
-    def __init__(self, now_ns: int = 0) -> None:
-        self._now_ns = now_ns
-        self._asleep_ns = 0
-
-    def now_ns(self) -> int:
-        """[ns] where it was put."""
-        return self._now_ns
-
-    def asleep_ns(self) -> int:
-        """[ns] the sum of its sleeps."""
-        return self._asleep_ns
-
-    def sleep_until(self, deadline_ns: int) -> None:
-        """Be at a deadline [ns] at once."""
-        self._now_ns = max(self._now_ns, deadline_ns)
-
-    def advance(self, duration_ns: int) -> None:
-        """Let a time [ns] go by."""
-        self._now_ns += duration_ns
-
-    def fall_asleep(self, duration_ns: int) -> None:
-        """As a computer that sleeps for a time [ns]: the monotonic time stands still."""
-        self._asleep_ns += duration_ns
-
-
 class Tick(NamedTuple):
-    """A control period that begins."""
+    """The beginning of a control period."""
 
-    number: int  # of the period, from 0; with a gap where periods were missed
-    deadline_ns: int  # [ns] when it was to begin
+    number: int  # of the period, from 0; with a gap after missed periods
+    deadline_ns: int  # [ns] when it was due
     now_ns: int  # [ns] when it began
-    missed: int  # periods that went by without a tick since the last one
-    asleep_ns: int  # [ns] for how long the computer slept since the last one
+    missed: int  # periods without a tick since the last one
+    asleep_ns: int  # [ns] how long the computer slept since the last tick
 
     @property
     def late_ns(self) -> int:
-        """[ns] how much later than its deadline it began."""
+        """[ns] from the deadline to the beginning."""
         return self.now_ns - self.deadline_ns
 
 
@@ -112,7 +79,7 @@ class Schedule:
 
     def __init__(self, clock: Clock, period_s: float) -> None:
         if not period_s > 0:
-            raise InvalidInput(f"a control period of {period_s} s; must be more than 0")
+            raise InvalidInput(f"the control period is {period_s} s; must be more than 0")
         self._clock = clock
         self._period_ns = round(period_s * 1e9)
         self._start_ns = clock.now_ns()
@@ -120,15 +87,14 @@ class Schedule:
         self._next = 0
 
     def wait(self) -> Tick:
-        """Sleep until the next deadline. One that is past by less than a period begins at once, and late."""
-        missed = max(0, (self._clock.now_ns() - self._deadline_ns(self._next)) // self._period_ns)
+        """Sleep until the next deadline. A deadline that is past by less than a period begins at once, late."""
+        late_ns = self._clock.now_ns() - (self._start_ns + self._next * self._period_ns)
+        missed = max(0, late_ns // self._period_ns)
         number = self._next + missed
-        self._clock.sleep_until(self._deadline_ns(number))
+        deadline_ns = self._start_ns + number * self._period_ns
+        self._clock.sleep_until(deadline_ns)
         asleep_ns = self._clock.asleep_ns()
         slept_ns = asleep_ns - self._asleep_ns
         self._asleep_ns, self._next = asleep_ns, number + 1
-        slept_ns = slept_ns if slept_ns > _NO_SLEEP_NS else 0
-        return Tick(number, self._deadline_ns(number), self._clock.now_ns(), missed, slept_ns)
-
-    def _deadline_ns(self, number: int) -> int:
-        return self._start_ns + number * self._period_ns
+        slept_ns = slept_ns if slept_ns > _NOT_ASLEEP_NS else 0
+        return Tick(number, deadline_ns, self._clock.now_ns(), missed, slept_ns)

@@ -1,241 +1,259 @@
 """One run of a robot whose world does not wait: an action in every control period, or the robot comes to rest.
 
-In: a robot, a control, what to do, and a clock. Out: a `DriveResult`: the run, what stopped it, and how punctual it
-was. It does not know what kind of robot it drives, nor where the policy runs. A world that waits is run.py's.
+Each period begins at its own deadline (clock.py): observe, ask for the action, apply it or hold, as the watchdog says
+(watchdog.py). The time budget says when each is due (client/budget.py). A step that takes too long goes on in a thread
+while periods pass; its action is used only while it is valid.
 
-Every period begins at a deadline of its own (clock.py): observe, ask for the action (punctual.py), apply it or go
-without, as the watchdog says (watchdog.py). A period without an action is a hold: nothing is sent, and a robot to
-which nothing is sent is on its way to the resting place that was proved for it with its last target. After two of them,
-or at once where something is wrong, the robot is stopped, and stays so: the run is over, and the only way to arm the
-robot again is another run, begun by a person who has seen where it stands. Nothing here tries again by itself.
-
-This is a software stop, not a safety-rated one.
+A stop ends the run. Only another run moves the robot again, begun by a person who has seen where it stands; nothing is
+retried here. This is a software stop, not a safety-rated one.
 """
 
 import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Self
 
 import numpy as np
 
+from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
-from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped
+from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUnavailable
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
-from rpl_runtime.loop.punctual import Punctual
-from rpl_runtime.loop.watchdog import HOLD_PERIODS, Command, Event, Stop, Watchdog
-from rpl_runtime.relay.messages import Started
+from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
+from rpl_runtime.relay.messages import Action, Started
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import LiveRobot
 from rpl_runtime.safety.filter import reading_fault
 
 INTERRUPTED = "interrupted by the operator"
-
-
-@dataclass(frozen=True)
-class DriveConfig:
-    run: RunConfig  # whose steps are control periods, with an action or without
-    patience: float = 0.75  # share of a period for which its action is waited for
+_TIME_BUDGET = TimeBudget()
 
 
 @dataclass(frozen=True, eq=False)
 class DriveResult:
-    """A run of P control periods, in T of which there was an action."""
+    """A run of P control periods, T of them with an action."""
 
     run: RunResult  # of the T steps
-    stop: Stop | None  # what stopped it; None where it ended as it was to
+    stop: Stop | None  # what stopped it; None if it ran to its end
     held: int  # periods without an action
-    missed: int  # periods that went by unnoticed, the loop being late
+    missed: int  # periods skipped because the loop was late
     late_ns: np.ndarray  # (P,) [ns] from a period's deadline to its beginning
-    answer_ns: np.ndarray  # (T,) [ns] from the beginning of an observation to its command
-    limit_violations: dict[str, int]  # limits that targets would not have kept, by kind
+    answer_ns: np.ndarray  # (T,) [ns] from the beginning of a period to its command
+    limit_violations: dict[str, int]  # limits that the targets would have violated, by kind
     events: tuple[Event, ...]
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was the operator who stopped it."""
+        """Whether the operator stopped it."""
         return self.stop is not None and self.stop.cause == INTERRUPTED
 
 
 def drive(
     robot: LiveRobot,
     control: Control,
-    config: DriveConfig,
+    config: RunConfig,
     on_step: Callable[[Step], None] = lambda step: None,
     on_event: Callable[[Event], None] = lambda event: None,
+    *,
+    budget: TimeBudget = _TIME_BUDGET,
     clock: Clock | None = None,
 ) -> DriveResult:
     """Drive a robot through one run; the robot is at rest when this returns or raises.
 
-    What stops a run is part of its result: a late action, Ctrl-C or SIGTERM, a reading that cannot be, a refusal of
-    the server, whatever ends the robot's own motion, objects that nobody sees any more, a computer that slept.
+    The result says what stopped the run: missing actions, Ctrl-C or SIGTERM, an impossible reading, a refusal of the
+    server, a stop by the robot itself, objects that are no longer seen, a computer that slept.
 
     Args:
-        control: one that fails rather than wait for its server; it belongs to the run, and ends with it.
-        on_step: hears of each action once it is commanded; on_event of whatever else happens. Neither may block.
+        control: must fail rather than wait for its server (`ReconnectConfig(waits=False)`). It is closed at the end.
+        config: what to run; its steps are control periods, with an action or without.
+        on_step: called after each command; on_event after any other event. Neither may block.
+        budget: when each part of a step is due.
+        clock: the system's monotonic clock by default.
 
     Raises:
-        InvalidInput: there is no step to make.
+        InvalidInput: the run has no step.
         RelayError: the run did not begin.
     """
-    run, clock = config.run, clock or MonotonicClock()
-    if run.steps < 1:
-        raise InvalidInput(f"a run of {run.steps} steps was asked for; must be 1 or more")
-    with _interruptible():
+    clock = clock or MonotonicClock()
+    if config.steps < 1:
+        raise InvalidInput(f"a run of {config.steps} steps was asked for; must be 1 or more")
+    # SIGTERM ends the run as Ctrl-C does: the robot must be at rest before the process ends.
+    with _handling(signal.default_int_handler, signal.SIGTERM):
         try:
-            robot.reset(run.start_seed)
-            started = control.start(run.robot_id, run.goal, robot.observe(), run.seed, run.plan_lead)
-            with Punctual(control, run.robot_id, clock) as actions:
-                loop = _Loop(robot, actions, config, started, on_step, on_event, clock)
+            robot.reset(config.start_seed)
+            started = control.start(config.robot_id, config.goal, robot.observe(), config.seed, config.plan_lead)
+            with StepThread(control, config.robot_id, clock) as steps:
+                loop = _Loop(robot, steps, config, started, on_step, on_event, budget, clock)
                 loop.run()
         finally:
-            # Whatever happened. A robot that was stopped before stays so.
             with _undisturbed(), contextlib.suppress(RobotStopped):
                 robot.stop()
     return loop.result(control.model.spec.action.dim)
 
 
+class StepThread:
+    """Asks for the steps of one started run in a thread, for the length of a block; the control is closed at its end.
+
+    Args:
+        control: one that fails rather than wait for its server.
+        robot: the id with which the run was started.
+        clock: the clock of the actions' validity; the system's monotonic clock by default.
+    """
+
+    def __init__(self, control: Control, robot: str, clock: Clock | None = None) -> None:
+        self.number = 0  # of the step that is under way, or the next one
+        self._control = control
+        self._robot = robot
+        self._clock = clock or MonotonicClock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps")
+        self._under_way: Future[Action] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._control.close()  # aborts the step under way
+        self._thread.shutdown()
+
+    def step(self, state: np.ndarray, timeout_s: float) -> Action | None:
+        """The action for a state (n,) measured now, or a late one that is still valid; None after a time [s].
+
+        Raises:
+            RelayError: the step was refused, or the server has another bundle now.
+        """
+        deadline_ns = self._clock.now_ns() + round(timeout_s * 1e9)
+        while True:
+            carried_over = self._under_way is not None
+            asked = self._under_way or self._thread.submit(self._control.step, self._robot, self.number, state)
+            self._under_way = asked
+            try:
+                action = asked.result(max(0, deadline_ns - self._clock.now_ns()) / 1e9)
+            except TimeoutError:
+                return None
+            except RelayError as error:
+                self._under_way = None
+                if not isinstance(error, ServerUnavailable):
+                    raise
+                if not carried_over:
+                    return None
+                continue
+            self._under_way = None
+            self.number += 1
+            if self._clock.now_ns() <= action.valid_until_ns:
+                return action
+
+
+@dataclass(eq=False)
 class _Loop:
     """The control periods of one run."""
 
-    def __init__(
-        self,
-        robot: LiveRobot,
-        actions: Punctual,
-        config: DriveConfig,
-        started: Started,
-        on_step: Callable[[Step], None],
-        on_event: Callable[[Event], None],
-        clock: Clock,
-    ) -> None:
-        self._robot, self._actions, self._clock, self._started = robot, actions, clock, started
-        self._periods, self._patience_s = config.run.steps, config.patience * started.period_s
-        self._on_step, self._on_event = on_step, on_event
-        self._watchdog, self._told = Watchdog(started.period_s), 0
-        self._state = robot.observe()
-        self._seen_ns = clock.now_ns()  # [ns] when that was
+    robot: LiveRobot
+    step_thread: StepThread
+    config: RunConfig
+    started: Started
+    on_step: Callable[[Step], None]
+    on_event: Callable[[Event], None]
+    budget: TimeBudget
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        self._state = self.robot.observe()
+        self._seen_ns = self.clock.now_ns()  # [ns] of that observation
+        self._watchdog = Watchdog(self.started.period_s, self.budget.hold_periods, self._seen_ns)
+        self._told = 0  # events of which `on_event` was told
         self._steps: list[Step] = []
         self._late_ns: list[int] = []
         self._answer_ns: list[int] = []
         self._held = self._missed = 0
 
     def run(self) -> None:
-        """All of them, or as many as the watchdog lets pass; then the robot is at rest."""
-        schedule = Schedule(self._clock, self._started.period_s)
-        self._watchdog.arm(self._clock.now_ns())
+        """Run until the last period or a stop; the robot is at rest afterwards."""
+        schedule = Schedule(self.clock, self.started.period_s)
         try:
-            while len(self._late_ns) < self._periods and self._period(schedule) is not Command.RAMP:
+            while len(self._late_ns) < self.config.steps and self._period(schedule) is not Command.STOP:
                 self._tell()
         except KeyboardInterrupt:
-            self._trip(INTERRUPTED)
+            self._watchdog.trip(self.clock.now_ns(), INTERRUPTED)
         except RelayError as error:
-            self._trip(str(error))
-        self._come_to_rest()
+            self._watchdog.trip(self.clock.now_ns(), str(error))
+        with _undisturbed():
+            try:
+                self.robot.stop()
+            except RobotStopped as error:  # the robot stopped by itself
+                self._watchdog.trip(self.clock.now_ns(), str(error))
+            self._watchdog.rest(self.clock.now_ns())
         with contextlib.suppress(KeyboardInterrupt):
             self._tell()
 
-    def result(self, targets: int) -> DriveResult:
-        """What happened, where a target has so many dimensions."""
+    def result(self, action_dim: int) -> DriveResult:
         return DriveResult(
-            run=run_result(self._started, self._steps, self._state, targets),
+            run=run_result(self.started, self._steps, self._state, action_dim),
             stop=self._watchdog.stop,
             held=self._held,
             missed=self._missed,
             late_ns=np.array(self._late_ns, dtype=np.int64),
             answer_ns=np.array(self._answer_ns, dtype=np.int64),
-            limit_violations=dict(self._robot.limit_violations),
+            limit_violations=dict(self.robot.limit_violations),
             events=tuple(self._watchdog.events),
         )
 
     def _period(self, schedule: Schedule) -> Command:
-        """One control period. Returns what was commanded in it.
+        """One control period. Returns what the robot does in it.
 
         Raises:
-            RelayError: something is wrong that stops the robot at once.
+            RelayError: a fault that stops the robot at once.
         """
         tick = schedule.wait()
         self._late_ns.append(tick.late_ns)
         self._missed += tick.missed
         if tick.asleep_ns:
             raise RobotStopped(f"the computer slept for {tick.asleep_ns / 1e9:.1f} s")
-        if tick.missed >= HOLD_PERIODS:
+        if tick.missed >= self.budget.hold_periods:
             raise RobotStopped(f"the control loop was held up for {tick.missed} control periods")
-        self._observe()
-        action = self._actions.step(self._state, self._patience_s)
-        fresh = action is not None and self._watchdog.action(self._clock.now_ns(), action.valid_until_ns)
-        command = self._watchdog.tick(self._clock.now_ns(), at_rest=False)
-        if action is not None and fresh:
-            self._robot.apply(action.target)
-            self._answer_ns.append(self._clock.now_ns() - tick.now_ns)
-            number = self._actions.number - 1
-            self._steps.append(Step(number, self._state, action, self._robot.done(), self._started.goal))
-            self._on_step(self._steps[-1])
-        else:
-            self._held += 1
-        return command
-
-    def _observe(self) -> None:
-        """A new state, unless it is one in which no robot can be.
-
-        Raises:
-            RobotStopped: it is, or the robot says that it stopped.
-            ObjectsLost: nobody sees the objects.
-        """
         before, before_ns = self._state, self._seen_ns
-        self._seen_ns, state = self._clock.now_ns(), self._robot.observe()
-        joints, elapsed_s = slice(len(self._robot.profile.low)), (self._seen_ns - before_ns) / 1e9
-        fault = reading_fault(self._robot.profile, state[joints], before[joints], elapsed_s)
+        self._seen_ns, state = self.clock.now_ns(), self.robot.observe()
+        joints, elapsed_s = slice(len(self.robot.profile.low)), (self._seen_ns - before_ns) / 1e9
+        fault = reading_fault(self.robot.profile, state[joints], before[joints], elapsed_s)
         if fault is not None:
             raise RobotStopped(fault)
         self._state = state
-
-    def _trip(self, cause: str) -> None:
-        self._watchdog.trip(self._clock.now_ns(), cause)
-
-    def _come_to_rest(self) -> None:
-        with _undisturbed():
-            try:
-                self._robot.stop()
-            except RobotStopped as error:  # by itself, and not as it was told to
-                self._trip(str(error))
-            if self._watchdog.stop is not None:
-                self._watchdog.tick(self._clock.now_ns(), at_rest=True)
+        action = self.step_thread.step(state, self.budget.answer_due * self.started.period_s)
+        command = self._watchdog.judge(self.clock.now_ns(), action is not None)
+        if action is None or command is not Command.FOLLOW:
+            self._held += 1
+        else:
+            self.robot.apply(action.target)
+            self._answer_ns.append(self.clock.now_ns() - tick.now_ns)
+            number = self.step_thread.number - 1
+            self._steps.append(Step(number, state, action, self.robot.done(), self.started.goal))
+            self.on_step(self._steps[-1])
+        return command
 
     def _tell(self) -> None:
-        """Tell of the events that nobody has been told of."""
-        while self._told < len(self._watchdog.events):
+        for event in self._watchdog.events[self._told :]:
             self._told += 1
-            self._on_event(self._watchdog.events[self._told - 1])
+            self.on_event(event)
+
+
+def _undisturbed() -> contextlib.AbstractContextManager[None]:
+    """A block that neither Ctrl-C nor SIGTERM cuts short: braking is short, and there is no second try."""
+    return _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Have SIGTERM end a block as Ctrl-C does: the robot is to be at rest before the process ends."""
-
-    def interrupt(*_: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
-    with _handling({signal.SIGTERM: interrupt}):
-        yield
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A block that neither Ctrl-C nor SIGTERM cuts short: the way to rest is short, and is gone once."""
-    with _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
-        yield
-
-
-@contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+def _handling(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *signals: signal.Signals
+) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -1,44 +1,30 @@
-"""The watchdog: what is commanded when the policy's actions stay out, or something is wrong.
+"""The watchdog of a live robot: it decides each control period whether the robot follows the policy, holds or stops.
 
-In: actions as they come, a tick at the start of each control period, and whatever else stops a robot, all with their
-times. Out: a `Command` for each period, and a record of what happened. It does no I/O, reads no clock and moves
-nothing: the safety filter knows how to hold and how to come to rest.
+    FOLLOW  an action came in time
+    HOLD    none came: the robot brakes to the resting place proved with its last target, unless an action comes again
+    STOP    none came for `TimeBudget.hold_periods`, or something is wrong: the robot brakes to rest, for good
 
-    FOLLOW  an action came in time: go on as the policy says
-    HOLD    none came: to the last target and rest there, for at most two control periods
-    RAMP    still none: the fastest way to rest inside the limits
-    STOPPED at rest, and latched
-
-An action that comes while the robot holds or ramps is followed again. Once it is latched, only an explicit re-arm lets
-it go on. An operator's Ctrl-C, a limit violation, a state that jumped or a protective stop of the robot latches at
-once, and the robot still ramps to rest. An action that comes after it was to be applied is refused.
-
-This is a software stop, not a safety-rated one. It runs in a process that may hang on a computer that may fail, and
-it takes power from nothing: a robot needs its own emergency stop within reach of whoever switches it on.
+It does no I/O and reads no clock. This is a software stop, not a safety-rated one: it runs in a process that may hang,
+on a computer that may fail, and it cuts no power. Keep the robot's own emergency stop within reach.
 """
 
 from enum import StrEnum
 from typing import NamedTuple
 
-from rpl_runtime.errors import InvalidInput, ProtocolViolation
-
-HOLD_PERIODS = 2
-
 
 class Command(StrEnum):
-    """What to command for the control period that begins."""
+    """What the robot does in a control period."""
 
     FOLLOW = "follow"
     HOLD = "hold"
-    RAMP = "ramp"
-    STOPPED = "stopped"
+    STOP = "stop"
 
 
 class Event(NamedTuple):
-    """Something that a log should say."""
+    """An entry of the log."""
 
-    at_ns: int  # [ns] in the clock of the inputs
-    kind: str  # armed, refused, late, ramping, resumed, tripped or stopped
+    at_ns: int  # [ns] in the run loop's clock
+    kind: str  # armed, late, resumed, ramping, tripped or stopped
     text: str
 
 
@@ -46,127 +32,53 @@ class Stop(NamedTuple):
     """What stopped the robot."""
 
     cause: str
-    at_ns: int  # [ns] when it happened; for a late action, when it was missed
-    rest_ns: int | None  # [ns] when the robot was found at rest; None while it still moves
+    at_ns: int  # [ns] when it happened; for missing actions, the first hold
+    rest_ns: int | None  # [ns] when the robot was at rest; None while it still moves
 
 
 class Watchdog:
-    """Decides, each control period, whether the policy is followed. It begins latched.
-
-    Arm it when the first period begins; from then on an action is due in every period, and a tick when it ends and
-    the next one begins. All times are of one clock and never go back.
+    """Watches one run. All times are of one clock.
 
     Args:
         period_s: [s] one control period.
-
-    Raises:
-        InvalidInput: the period is not above 0.
+        hold_periods: [periods] without an action until the robot stops.
+        now_ns: [ns] when the run begins.
     """
 
-    def __init__(self, period_s: float) -> None:
-        if not period_s > 0:
-            raise InvalidInput(f"a control period of {period_s} s; must be more than 0")
-        self.events: list[Event] = []  # since it was made, the oldest first
-        self.command = Command.STOPPED  # for now; a tick decides it anew, a trip makes it RAMP
-        self.latched = True
-        self.stop: Stop | None = None  # what stopped the robot, or is about to
+    def __init__(self, period_s: float, hold_periods: int, now_ns: int) -> None:
+        self.events = [Event(now_ns, "armed", "the robot follows the policy")]  # the oldest first
+        self.stop: Stop | None = None  # latched: only another run moves the robot again
         self._period_ns = round(period_s * 1e9)
-        self._now_ns = 0
-        self._fresh = False  # whether an action came since the last tick
-        self._missed_ns: int | None = None  # since when actions stay out
+        self._hold_periods = hold_periods
+        self._missing_ns: int | None = None  # [ns] of the first hold, while no action comes
 
-    def arm(self, now_ns: int) -> None:
-        """Let the policy be followed, at first and again after a stop. An action is due by the next tick.
-
-        Raises:
-            ProtocolViolation: it is armed already, or the robot still moves.
-        """
-        self._at(now_ns)
-        if not self.latched or self.command is not Command.STOPPED:
-            raise ProtocolViolation(f"the watchdog is at {self.command}; it must have stopped before it is armed")
-        self.latched, self.stop, self._fresh, self._missed_ns = False, None, False, None
-        self._note("armed", "the policy is followed")
-
-    def action(self, now_ns: int, valid_until_ns: int) -> bool:
-        """An action came. Returns whether it may be applied; if so it is what FOLLOW means from now on.
-
-        Raises:
-            ProtocolViolation: the time went back.
-        """
-        self._at(now_ns)
-        if self.latched:
-            self._note("refused", "an action came while latched")
-            return False
-        if now_ns > valid_until_ns:
-            self._note("refused", f"an action came {(now_ns - valid_until_ns) / 1e6:.1f} ms after it was to be applied")
-            return False
-        self._fresh = True
-        return True
+    def judge(self, now_ns: int, action_came: bool) -> Command:
+        """What to do in the period whose answer is due now, given whether a valid action came."""
+        if self.stop is not None:
+            return Command.STOP
+        if action_came:
+            if self._missing_ns is not None:
+                missing_ms = (now_ns - self._missing_ns) / 1e6
+                self.events.append(Event(now_ns, "resumed", f"an action came after {missing_ms:.1f} ms without"))
+                self._missing_ns = None
+            return Command.FOLLOW
+        if self._missing_ns is None:
+            self._missing_ns = now_ns
+            self.events.append(Event(now_ns, "late", "no action came in time"))
+        # Rounded, since a period begins a little early or late.
+        if round((now_ns - self._missing_ns) / self._period_ns) < self._hold_periods:
+            return Command.HOLD
+        self.stop = Stop(f"no action came for {self._hold_periods} control periods", self._missing_ns, None)
+        self.events.append(Event(now_ns, "ramping", self.stop.cause))
+        return Command.STOP
 
     def trip(self, now_ns: int, cause: str) -> None:
-        """Latch at once, whatever the policy says. The first cause is the one that is kept.
+        """Stop the robot now. The first cause is kept."""
+        self.events.append(Event(now_ns, "tripped", cause))
+        self.stop = self.stop or Stop(cause, now_ns, None)
 
-        Raises:
-            ProtocolViolation: the time went back.
-        """
-        self._at(now_ns)
-        self._note("tripped", cause)
-        if not self.latched:
-            self._latch(Stop(cause, now_ns, None))
-
-    def tick(self, now_ns: int, at_rest: bool) -> Command:
-        """A control period begins. Returns what to command in it, judged by whether an action came in the one before.
-
-        FOLLOW means to go on: the action to apply is the one that `action` lets through in this period.
-
-        Args:
-            at_rest: whether the motion commanded so far has come to rest.
-
-        Raises:
-            ProtocolViolation: the time went back.
-        """
-        self._at(now_ns)
-        if not self.latched:
-            self._judge()
-            if self.command is Command.RAMP and at_rest:
-                self._latch(self.stop)
-        if self.latched:
-            self._come_to_rest(at_rest)
-        return self.command
-
-    def _judge(self) -> None:
-        """The command while armed."""
-        if self._fresh:
-            if self._missed_ns is not None:
-                self._note("resumed", f"an action came after {(self._now_ns - self._missed_ns) / 1e6:.1f} ms without")
-            self.command, self.stop, self._fresh, self._missed_ns = Command.FOLLOW, None, False, None
-            return
-        if self._missed_ns is None:
-            self._missed_ns = self._now_ns
-            self._note("late", "no action came in time")
-        # Ticks come a little early or late; what counts are periods.
-        if round((self._now_ns - self._missed_ns) / self._period_ns) < HOLD_PERIODS:
-            self.command = Command.HOLD
-        elif self.command is not Command.RAMP:
-            self.command = Command.RAMP
-            self.stop = Stop(f"no action came for {HOLD_PERIODS} control periods", self._missed_ns, None)
-            self._note("ramping", self.stop.cause)
-
-    def _latch(self, stop: Stop | None) -> None:
-        self.latched, self.stop, self._fresh, self._missed_ns = True, stop, False, None
-        self.command = Command.RAMP  # until it is found at rest
-
-    def _come_to_rest(self, at_rest: bool) -> None:
-        """The command while latched."""
-        self.command = Command.STOPPED if at_rest else Command.RAMP
-        if at_rest and self.stop is not None and self.stop.rest_ns is None:
-            self.stop = self.stop._replace(rest_ns=self._now_ns)
-            self._note("stopped", f"{self.stop.cause}; re-arm to go on")
-
-    def _at(self, now_ns: int) -> None:
-        if now_ns < self._now_ns:
-            raise ProtocolViolation(f"the time went back from {self._now_ns} to {now_ns} ns; it must go forward")
-        self._now_ns = now_ns
-
-    def _note(self, kind: str, text: str) -> None:
-        self.events.append(Event(self._now_ns, kind, text))
+    def rest(self, now_ns: int) -> None:
+        """Record that the robot, if it was stopped, is at rest."""
+        if self.stop is not None:
+            self.stop = self.stop._replace(rest_ns=now_ns)
+            self.events.append(Event(now_ns, "stopped", f"at rest: {self.stop.cause}"))

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from fake_clock import FakeClock
 from live_robot import FakeArm
 from rpl_runtime.cli.app import app
 from rpl_runtime.cli.report import drive_facts, print_drive
 from rpl_runtime.cli.run import _exit_code
+from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.errors import InvalidInput, RobotUnavailable
-from rpl_runtime.loop.clock import FakeClock
-from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult
+from rpl_runtime.loop.realtime import INTERRUPTED, DriveResult
 from rpl_runtime.loop.watchdog import Event, Stop
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.recording.mcap import read_log
@@ -39,8 +40,7 @@ def address(kitchen_bundle: Bundle) -> Iterator[str]:
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Periods that go by as fast as their answers come, however long these take."""
     monkeypatch.setattr("rpl_runtime.loop.realtime.MonotonicClock", FakeClock)
-    monkeypatch.setattr("rpl_runtime.cli.run.DriveConfig", lambda run: DriveConfig(run, patience=1e4))
-    monkeypatch.setattr("rpl_runtime.cli.run.HOLD_PERIODS", 1000)
+    monkeypatch.setattr("rpl_runtime.cli.run.TIME_BUDGET", TimeBudget(answer_due=1e4, hold_periods=1000))
 
 
 def rpl_run(*arguments: str) -> Any:

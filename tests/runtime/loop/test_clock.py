@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_clock import FakeClock
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.loop.clock import Clock, FakeClock, MonotonicClock, Schedule
+from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 
 MS = 1_000_000  # [ns]
 DAY = 86_400_000 * MS

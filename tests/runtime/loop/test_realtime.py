@@ -13,14 +13,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fake_clock import FakeClock
 from faults import Cable, Meddler, no_file_longer_than
 from limits_kept import assert_inside
 from live_robot import PERIOD_NS, START, FakeArm
+from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import BundleError, InvalidInput, ObjectsLost, RobotStopped, ServerUnavailable
-from rpl_runtime.loop.clock import FakeClock
-from rpl_runtime.loop.realtime import INTERRUPTED, DriveConfig, DriveResult, drive
+from rpl_runtime.loop.realtime import INTERRUPTED, DriveResult, drive
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
@@ -35,7 +36,7 @@ MODEL = ModelInfo(SPEC, "d" * 64, 1, {})
 MS = 1_000_000  # [ns]
 
 # Answers are waited for as long as they take: nothing here depends on how fast this machine is.
-PATIENT = 1e4
+PATIENT = TimeBudget(answer_due=1e4)
 
 
 class Script:
@@ -80,8 +81,8 @@ def driven(answer: Callable[[int], Any], steps: int = 12, robot: FakeArm | None 
     clock = robot._clock if robot else FakeClock()
     robot = robot or FakeArm(clock)
     line = Script(clock, answer)
-    config = DriveConfig(RunConfig(("microwave",), steps), PATIENT)
-    result = drive(robot, Control(MODEL, line), config, clock=clock, **more)
+    config = RunConfig(("microwave",), steps)
+    result = drive(robot, Control(MODEL, line), config, budget=PATIENT, clock=clock, **more)
     assert line.closed
     assert_stands_inside(robot)
     return result
@@ -354,8 +355,8 @@ def drive_at(address: str, steps: int = 8, **more: Any) -> tuple[FakeArm, DriveR
     """A run against a server; its periods go by as fast as its answers come."""
     robot = FakeArm(FakeClock())
     control = lasting_control(address, ReconnectConfig(timeout_s=1.0, waits=False))
-    config = DriveConfig(RunConfig(("microwave",), steps, seed=1), PATIENT)
-    result = drive(robot, control, config, clock=robot._clock, **more)
+    config = RunConfig(("microwave",), steps, seed=1)
+    result = drive(robot, control, config, budget=PATIENT, clock=robot._clock, **more)
     assert_stands_inside(robot)
     return robot, result
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import policies
+from fake_clock import FakeClock
 from live_robot import PERIOD_NS, FakeArm
 from robot_contract import LiveContract, RobotContract
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.loop.clock import FakeClock
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec

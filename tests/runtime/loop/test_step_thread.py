@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpl_runtime.client.client import Action
+from rpl_runtime.client import Action
 from rpl_runtime.errors import InvalidInput, ServerUnavailable
-from rpl_runtime.loop.punctual import Punctual
+from rpl_runtime.loop.realtime import StepThread
 
 ALWAYS, NEVER = 2**63 - 1, 0
 STATE = np.zeros(5)
@@ -45,10 +45,10 @@ def slow() -> Slow:
 
 
 @pytest.fixture
-def punctual(slow: Slow) -> Iterator[Punctual]:
+def steps(slow: Slow) -> Iterator[StepThread]:
     control: Any = slow
-    with Punctual(control, "a") as punctual:
-        yield punctual
+    with StepThread(control, "a") as steps:
+        yield steps
     assert slow.closed
 
 
@@ -57,62 +57,62 @@ def let_go(slow: Slow, *answers: int | Exception) -> None:
     slow.go.release(len(answers))
 
 
-def test_an_action_in_time_is_the_control_s_own(slow: Slow, punctual: Punctual) -> None:
+def test_an_action_in_time_is_the_control_s_own(slow: Slow, steps: StepThread) -> None:
     let_go(slow, ALWAYS, ALWAYS)
     for number in range(2):
-        action = punctual.step(STATE + number, SOON)
+        action = steps.step(STATE + number, SOON)
         assert action is not None
         assert action.target[0] == number
-        assert punctual.number == number + 1
+        assert steps.number == number + 1
     assert slow.asked == [("a", 0, 0.0), ("a", 1, 1.0)]
 
 
-def test_a_late_action_that_is_still_valid_is_taken_in_a_later_period(slow: Slow, punctual: Punctual) -> None:
-    assert punctual.step(STATE, 0.0) is None
-    assert punctual.step(STATE + 1, 0.0) is None
+def test_a_late_action_that_is_still_valid_is_taken_in_a_later_period(slow: Slow, steps: StepThread) -> None:
+    assert steps.step(STATE, 0.0) is None
+    assert steps.step(STATE + 1, 0.0) is None
     let_go(slow, ALWAYS)
-    action = punctual.step(STATE + 2, SOON)
+    action = steps.step(STATE + 2, SOON)
     assert action is not None
     assert action.target[0] == 0
     assert slow.asked == [("a", 0, 0.0)]
 
 
 def test_a_late_action_that_is_no_longer_valid_is_followed_by_that_of_the_newest_state(
-    slow: Slow, punctual: Punctual
+    slow: Slow, steps: StepThread
 ) -> None:
-    assert punctual.step(STATE, 0.0) is None
+    assert steps.step(STATE, 0.0) is None
     let_go(slow, NEVER, ALWAYS)
-    action = punctual.step(STATE + 1, SOON)
+    action = steps.step(STATE + 1, SOON)
     assert action is not None
     assert action.target[0] == 1
-    assert punctual.number == 2
+    assert steps.number == 2
     assert slow.asked == [("a", 0, 0.0), ("a", 1, 1.0)]
 
 
-def test_a_step_whose_answer_was_lost_is_asked_for_again_with_the_newest_state(slow: Slow, punctual: Punctual) -> None:
+def test_a_step_whose_answer_was_lost_is_asked_for_again_with_the_newest_state(slow: Slow, steps: StepThread) -> None:
     let_go(slow, ServerUnavailable("away"))
-    assert punctual.step(STATE, SOON) is None
+    assert steps.step(STATE, SOON) is None
     let_go(slow, ALWAYS)
-    action = punctual.step(STATE + 1, SOON)
+    action = steps.step(STATE + 1, SOON)
     assert action is not None
     assert action.target[0] == 1
     assert slow.asked == [("a", 0, 0.0), ("a", 0, 1.0)]
 
 
 def test_a_step_that_was_lost_since_the_last_period_is_asked_for_again_in_this_one(
-    slow: Slow, punctual: Punctual
+    slow: Slow, steps: StepThread
 ) -> None:
-    assert punctual.step(STATE, 0.0) is None
+    assert steps.step(STATE, 0.0) is None
     let_go(slow, ServerUnavailable("away"), ALWAYS)
-    action = punctual.step(STATE + 1, SOON)
+    action = steps.step(STATE + 1, SOON)
     assert action is not None
     assert action.target[0] == 1
     assert slow.asked == [("a", 0, 0.0), ("a", 0, 1.0)]
 
 
-def test_a_refusal_is_a_refusal(slow: Slow, punctual: Punctual) -> None:
+def test_a_refusal_is_a_refusal(slow: Slow, steps: StepThread) -> None:
     let_go(slow, InvalidInput("no"))
     with pytest.raises(InvalidInput, match="no"):
-        punctual.step(STATE, SOON)
+        steps.step(STATE, SOON)
     let_go(slow, ALWAYS)
-    assert punctual.step(STATE, SOON) is not None
+    assert steps.step(STATE, SOON) is not None
