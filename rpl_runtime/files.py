@@ -1,8 +1,9 @@
-"""Files that a command writes, and folders that it writes them to."""
+"""Files and folders that commands write."""
 
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,17 @@ JsonDict = dict[str, Any]  # a JSON object
 
 
 @contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """A path to write to in the block; at its end the file takes the place of `path`, whole or not at all."""
+def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A new empty file to write in the block; at its end it replaces `path`, whole or not at all.
+
+    Args:
+        path: the file's place; its folder is made if need be.
+        mode: permissions of a new file, before the umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.stem}.tmp{path.suffix}")  # writers choose a format by the suffix
+    # A name of its own, so that two writers do not mix; the suffix stays, since writers choose a format by it.
+    staging = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    os.close(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
         yield staging
         os.replace(staging, path)
@@ -33,12 +41,12 @@ def write_json(path: Path, content: JsonDict) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make a folder, if need be, and keep other commands out of it during the block.
+    """Make a folder, if need be, and lock it against other commands during the block.
 
-    The lock ends with the process, however that ends; its file stays, since removing it would let two commands in.
+    The lock ends with the process. Its file stays: two commands could get in while it is removed.
 
     Raises:
-        InvalidInput: another command works in the folder.
+        InvalidInput: another command has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:

@@ -21,6 +21,7 @@ import typer
 from rich.progress import Progress
 
 from benchmarks.common import PROGRESS, Saved, circumstances, markdown
+from rpl_runtime.client import Access
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
@@ -83,7 +84,7 @@ def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) 
             bar = progress.add_task(name, total=len(plan_tasks(config)))
             kept = "-".join(str(value) for value in asdict(conditions).values())
             journal = journals / f"{kept}.jsonl"
-            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar)).content
+            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar), Access()).content
             rows.append(row(name, found))
             progress.remove_task(bar)
     own = rows[0]["goals"]

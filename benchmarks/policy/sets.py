@@ -19,6 +19,7 @@ import typer
 from rich.progress import Progress
 
 from benchmarks.common import PROGRESS, Saved, circumstances, markdown
+from rpl_runtime.client import Access
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
 from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.server.subprocess import serve_in_process
@@ -66,7 +67,7 @@ def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> JsonDict:
             config = EvaluateConfig((kind,), episodes, steps=STEPS * elements, jobs=jobs)
             bar = progress.add_task(name, total=len(plan_tasks(config)))
             journal = journals / f"{kind}.jsonl"
-            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar)).content
+            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar), Access()).content
             rows.append(row(kind, found))
             progress.remove_task(bar)
     return {

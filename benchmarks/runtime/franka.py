@@ -26,8 +26,7 @@ from rich.markup import escape
 
 from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table
 from rpl_runtime.cli.report import percentiles_us
-from rpl_runtime.client.budget import TimeBudget
-from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
+from rpl_runtime.client import Access, ReconnectConfig, TimeBudget, lasting_control
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.bundle import load_bundle
@@ -92,7 +91,9 @@ def robot_at(host: str, kind: type[FrankaRobot] = FrankaRobot) -> Any:
 
 
 def driven(robot: FrankaRobot, address: str, goal: tuple[str, ...], steps: int, **more: Any) -> DriveResult:
-    control = lasting_control(address, ReconnectConfig(timeout_s=BUDGET.timeout_s(PERIOD), waits=False))
+    control = lasting_control(
+        address, ReconnectConfig(timeout_s=BUDGET.timeout_s(PERIOD), waits=False, access=Access())
+    )
     return drive(robot, control, RunConfig(goal, steps), budget=BUDGET, **more)
 
 

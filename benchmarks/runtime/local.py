@@ -21,8 +21,7 @@ from rich.table import Table
 
 from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table, verdict
 from rpl_runtime.bench.peers.control import middle
-from rpl_runtime.client.on_robot import on_robot_control
-from rpl_runtime.client.reconnect import lasting_control
+from rpl_runtime.client import Access, ReconnectConfig, lasting_control, on_robot_control
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
@@ -58,8 +57,9 @@ def measure(path: Path, horizons: int) -> JsonDict:
     loop.start(ROBOT, goal)
     with ExitStack() as stack:
         address = stack.enter_context(serve_in_process(path))
-        local = stack.enter_context(on_robot_control(address))
-        remote = stack.enter_context(lasting_control(address))
+        config = ReconnectConfig(access=Access())
+        local = stack.enter_context(on_robot_control(address, config))
+        remote = stack.enter_context(lasting_control(address, config))
         for control in (local, remote):
             control.start(ROBOT, goal)
         spent = in_turns(

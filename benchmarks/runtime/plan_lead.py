@@ -23,8 +23,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.common import Bundle, Json, circumstances, show, table, tracked
-from rpl_runtime.client.on_robot import on_robot_control
-from rpl_runtime.client.reconnect import ReconnectConfig
+from rpl_runtime.client import Access, ReconnectConfig, on_robot_control
 from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
@@ -76,7 +75,7 @@ def main(
 def play(robot: KitchenRobot, address: str, elements: tuple[str, ...], seed: int, lead: int) -> Episode:
     """Run one episode paced by the clock."""
     robot.reset(seed)
-    control = on_robot_control(address, ReconnectConfig(waits=False))
+    control = on_robot_control(address, ReconnectConfig(waits=False, access=Access()))
     state = robot.observe()
     target, ever, waited, held, missed = state[:ROBOT_DIM], set[str](), 0, 0, 0
     with StepThread(control, ROBOT) as steps:

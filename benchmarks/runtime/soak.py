@@ -18,8 +18,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.common import Bundle, Json, circumstances, show, table, tracked, verdict
-from rpl_runtime.client.admin import Admin
-from rpl_runtime.client.client import Action, Client, Control
+from rpl_runtime.client import Access, Action, Admin, Client, Control
 from rpl_runtime.errors import StepOutOfOrder
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
@@ -82,7 +81,7 @@ def visit(address: str, spec: PolicySpec, number: int, rng: np.random.Generator)
     low, high = spec.state.bounds
     states = rng.uniform(low, high, (ROBOTS, spec.state.dim)).astype(np.float32)
     robots = [f"visit-{number}-robot-{at}" for at in range(ROBOTS)]
-    client = Client(address, timeout_s=30.0)
+    client = Client(address, timeout_s=30.0, access=Access())
     control = client.control()
     start_all(control, spec, robots, states)
     taken = 0
@@ -127,7 +126,7 @@ def memory_mb(pid: int | None) -> float:
 def still_leased(address: str) -> list[str]:
     """The robots that are leased although no client runs them."""
     until = time.monotonic() + FREE_S
-    with Admin(address) as admin:
+    with Admin(address, access=Access()) as admin:
         while (robots := admin.robots()) and time.monotonic() < until:
             time.sleep(0.1)
     return [status.robot for status in robots]

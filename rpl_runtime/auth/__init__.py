@@ -1,1 +1,1 @@
-"""Who may call a server, how much, and how a client shows who it is."""
+"""Who may call a server and how much, and how a client identifies itself."""

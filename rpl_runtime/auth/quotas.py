@@ -1,10 +1,7 @@
-"""How much of a server one caller may take: calls, streams, messages.
+"""Quotas: how many streams, calls and messages one caller may use. Not thread-safe; reads no clock.
 
-In: who calls, and when. Out: nothing, or why it is too much. It does not know what is called, and reads no clock; it
-belongs to one thread.
-
-A caller is the holder of a token, or else a network: an IPv4 address, an IPv6 prefix of 64 bits, or everybody at a
-Unix domain socket. The rates are those of token buckets, which let short bursts through and hold over any longer time.
+A caller is the holder of a token, or else a network: an IPv4 address, an IPv6 prefix of 64 bits, or all users of a
+Unix socket. Rates are token buckets: they let short bursts through and hold over any longer time.
 """
 
 import ipaddress
@@ -13,12 +10,12 @@ from urllib.parse import unquote
 
 from rpl_runtime.errors import LimitReached
 
-_CALLERS = 4096  # remembered at most, before those are forgotten that owe nothing
+_CALLERS = 4096  # remembered at most; then those that have their whole quota are dropped
 
 
 @dataclass(frozen=True)
 class QuotaConfig:
-    """Of each caller; what is over is refused with RESOURCE_EXHAUSTED."""
+    """For each caller; above it, RESOURCE_EXHAUSTED."""
 
     streams: int = 256  # Control streams at once
     calls_per_s: float = 200.0  # [1/s] Control, Describe, Fetch and admin calls
@@ -27,14 +24,14 @@ class QuotaConfig:
 
 
 class Quotas:
-    """The share of each caller."""
+    """The quotas of all callers."""
 
     def __init__(self, config: QuotaConfig) -> None:
         self._config = config
         self._shares: dict[str, Share] = {}
 
     def share(self, caller: str, now: float) -> "Share":
-        """What a caller may take, at a time [s] of a monotonic clock."""
+        """The quota of a caller, at a time [s] of a monotonic clock."""
         share = self._shares.get(caller)
         if share is None:
             if len(self._shares) >= _CALLERS:
@@ -44,7 +41,7 @@ class Quotas:
 
 
 class Share:
-    """What one caller may take, and has taken."""
+    """One caller's quota, and how much of it is used."""
 
     def __init__(self, caller: str, config: QuotaConfig, now: float) -> None:
         self._caller = caller
@@ -54,41 +51,40 @@ class Share:
         self._messages = _Bucket(config.messages_per_s, config.messages_per_s * config.burst_s, now)
 
     def take_call(self, now: float) -> None:
-        """Count one more call.
+        """Count a call.
 
         Raises:
-            LimitReached: the caller makes too many.
+            LimitReached: there are too many.
         """
         if not self._calls.take(now):
-            raise LimitReached(f"{self._caller} makes more calls than the {self._calls.rate:g} a second allowed to one")
+            raise LimitReached(f"{self._caller} makes too many calls; must be at most {self._calls.rate:g} a second")
 
     def take_message(self, now: float) -> None:
-        """Count one more message.
+        """Count a message.
 
         Raises:
-            LimitReached: the caller sends too many.
+            LimitReached: there are too many.
         """
         if not self._messages.take(now):
-            raise LimitReached(
-                f"{self._caller} sends more messages than the {self._messages.rate:g} a second allowed to one caller"
-            )
+            rate = self._messages.rate
+            raise LimitReached(f"{self._caller} sends too many messages; must be at most {rate:g} a second")
 
     def open_stream(self) -> None:
-        """Count a stream that begins; `close_stream` when it ends.
+        """Count a stream until `close_stream`.
 
         Raises:
-            LimitReached: the caller has as many as it may.
+            LimitReached: there are too many.
         """
         if self._streams >= self._config.streams:
-            raise LimitReached(f"{self._caller} has {self._streams} Control streams open, as many as one caller may")
+            raise LimitReached(f"{self._caller} has {self._streams} Control streams open, the most for one caller")
         self._streams += 1
 
     def close_stream(self) -> None:
-        """A stream that was counted is over."""
+        """Uncount a stream."""
         self._streams -= 1
 
     def at_rest(self, now: float) -> bool:
-        """Whether the caller could be forgotten without getting anything for it."""
+        """True if dropping this caller's record grants it no extra quota."""
         return not self._streams and self._calls.full(now) and self._messages.full(now)
 
 
@@ -104,23 +100,22 @@ class _Bucket:
         self.level = self.size
 
     def take(self, now: float) -> bool:
-        self._fill(now)
-        if self.level < 1.0:
+        if self._fill(now) < 1.0:
             return False
         self.level -= 1.0
         return True
 
     def full(self, now: float) -> bool:
-        self._fill(now)
-        return self.level >= self.size
+        return self._fill(now) >= self.size
 
-    def _fill(self, now: float) -> None:
+    def _fill(self, now: float) -> float:
         self.level = min(self.size, self.level + (now - self.filled_at) * self.rate)
         self.filled_at = now
+        return self.level
 
 
 def network_of(peer: str) -> str:
-    """The network that a peer belongs to, of its address as gRPC writes it: "ipv4:10.0.0.7:4711" -> "10.0.0.7"."""
+    """The network of a peer, from its address as gRPC writes it: "ipv4:10.0.0.7:4711" -> "10.0.0.7"."""
     kind, _, rest = unquote(peer).partition(":")
     host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
     try:

@@ -1,10 +1,7 @@
-"""Who may call a server, and from where: the address, TLS, and what each caller has the right to.
+"""Who may call a server and from where: the address, TLS, and each caller's rights (docs/security.md).
 
-In: the operator's settings. Out: the credentials to listen with, and a gate that says of a call whose it is or why it
-is refused. It knows neither the calls nor what they do. docs/security.md says what this is for.
-
-Certificates and tokens are read again when their files change, for the connections and calls that come after. A
-change that cannot be used is logged, and what was there before stays.
+Certificates and tokens are read again when their files change, for the connections and calls that come after. A change
+that cannot be used is logged, and the earlier version stays in force.
 """
 
 import ipaddress
@@ -23,19 +20,18 @@ from rpl_runtime.auth.tokens import Grant, Right, find, read_grants, read_privat
 from rpl_runtime.errors import InvalidInput, PermissionDenied, RelayError, Unauthenticated
 
 _LOG = logging.getLogger(__name__)
-_BEARER = "bearer"
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class SecurityConfig:
-    """By default a server is reached from its own machine alone, by anybody there."""
+    """By default a server answers everybody on its own machine and nobody else."""
 
     tls_cert: Path | None = None  # PEM, the chain of certificates
     tls_key: Path | None = None  # PEM
-    client_ca: Path | None = None  # PEM; who comes without a certificate of it is turned away
-    tokens: Path | None = None  # who may do what; None: everybody who can reach the server may act and fetch
-    insecure: bool = False  # plain text for other machines
+    client_ca: Path | None = None  # PEM; clients without a certificate of this authority are refused
+    tokens: Path | None = None  # the file of grants; None: whoever reaches the server may act and fetch
+    insecure: bool = False  # serve other machines in plain text
 
 
 def is_local(address: str) -> bool:
@@ -50,18 +46,18 @@ def is_local(address: str) -> bool:
 
 
 def server_credentials(address: str, config: SecurityConfig) -> grpc.ServerCredentials | None:
-    """What to listen on an address with; None: plain text.
+    """The credentials to listen on an address with; None for plain text.
 
     Raises:
         InvalidInput: other machines could listen in, or a certificate or key cannot be used.
     """
     if config.tls_cert is None and config.tls_key is None:
         if config.client_ca is not None:
-            raise InvalidInput("clients can show certificates over TLS alone; --client-ca needs --tls-cert, --tls-key")
+            raise InvalidInput("clients show certificates over TLS only; --client-ca needs --tls-cert and --tls-key")
         if not (config.insecure or is_local(address)):
             raise InvalidInput(
                 f"{address} can be reached from other machines, in plain text; must be a loopback address, "
-                f"unix:PATH, --tls-cert with --tls-key, or --insecure where the network itself is trusted"
+                f"unix:PATH, --tls-cert with --tls-key, or --insecure for a trusted network"
             )
         return None
     if config.tls_cert is None or config.tls_key is None:
@@ -69,12 +65,11 @@ def server_credentials(address: str, config: SecurityConfig) -> grpc.ServerCrede
     cert, key, client_ca = config.tls_cert, config.tls_key, config.client_ca
     files = [path for path in (cert, key, client_ca) if path is not None]
     current = _Kept(files, lambda: _certificates(cert, key, client_ca))
-    # Asked at each new connection.
     return grpc.dynamic_ssl_server_credentials(current.value, current.get, client_ca is not None)
 
 
 class Gate:
-    """What each caller may do.
+    """Checks each caller's token.
 
     Args:
         address: where the server listens.
@@ -90,27 +85,27 @@ class Gate:
         self._grants = None if path is None else _Kept([path], lambda: read_grants(path))
 
     def admit(self, right: Right | None, authorization: str | None) -> Grant | None:
-        """Whose a call is, None where nobody is asked; `right` is what the call needs, None: any right.
+        """The caller's grant; None if no tokens are configured.
 
         Args:
-            right: what the call needs; None: any right will do.
+            right: the right that the call needs; None: any.
             authorization: the call's metadata entry of that name.
 
         Raises:
-            Unauthenticated: the server does not know who calls.
-            PermissionDenied: it does, and that one may not.
+            Unauthenticated: the caller is unknown.
+            PermissionDenied: the caller is known but lacks the right.
         """
         if self._grants is None:
             if right is Right.ADMINISTER and not self._local:
                 raise PermissionDenied(
-                    "nobody administers this server from the network; that takes a token: `rpl serve --tokens FILE`"
+                    "without tokens nobody may administer this server from the network; use `rpl serve --tokens FILE`"
                 )
             return None
         if authorization is None:
             raise Unauthenticated("this server asks for a token; RPL_TOKEN_FILE (rpl --token-file) names its file")
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != _BEARER:
-            raise Unauthenticated("the call's authorization is of another kind; this server asks for a bearer token")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("the call's authorization is of another kind; must be a bearer token")
         grant = find(self._grants.get(), token.strip(), datetime.now(UTC))
         if right is not None and right not in grant.rights:
             may = " and ".join(sorted(grant.rights))
@@ -119,7 +114,7 @@ class Gate:
 
 
 class _Kept(Generic[_T]):
-    """What was read from files, read again when one of them has changed."""
+    """A value read from files, and read again when one of them has changed."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], _T]) -> None:
         self._paths = paths
@@ -136,7 +131,7 @@ class _Kept(Generic[_T]):
                 try:
                     self.value = self._read()
                 except RelayError as error:
-                    _LOG.error("what was read before stays in force: %s", error)
+                    _LOG.error("the version read before stays in force: %s", error)
             return self.value
 
     def _look(self) -> list[tuple[int, ...]]:
@@ -151,15 +146,17 @@ class _Kept(Generic[_T]):
 
 
 def _certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertificateConfiguration:
-    private = read_private(key)
-    chain = _read(cert)
+    private, chain = read_private(key), read_public(cert)
+
+    def no_password() -> str:  # or OpenSSL would ask on the terminal
+        raise ValueError("the key is encrypted; must be one without a password")
+
     try:
-        # gRPC itself takes anything and fails at each handshake.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert, key, password=_no_password)
+        # gRPC accepts any text and then fails at each handshake.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
     except (ssl.SSLError, ValueError) as error:
-        raise InvalidInput(f"{cert} and {key} are no certificate with its key, in PEM: {error}") from error
-    authorities = None if client_ca is None else _read(client_ca)
+        raise InvalidInput(f"{cert} and {key} must be a certificate and its key, in PEM: {error}") from error
+    authorities = None if client_ca is None else read_public(client_ca)
     if client_ca is not None:
         check_authorities(client_ca)
     return grpc.ssl_server_certificate_configuration([(private.encode(), chain)], authorities)
@@ -169,7 +166,7 @@ def check_authorities(path: Path) -> None:
     """Refuse a file that holds no certificates of authorities.
 
     Raises:
-        InvalidInput: it does not.
+        InvalidInput: it holds none, or cannot be read.
     """
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
@@ -179,12 +176,13 @@ def check_authorities(path: Path) -> None:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read(path: Path) -> bytes:
+def read_public(path: Path) -> bytes:
+    """The content of a certificate's file.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _no_password() -> str:
-    raise ValueError("the key is encrypted; a server needs one that is not")

@@ -1,13 +1,11 @@
-"""Bearer tokens: who may act, fetch or administer, and until when.
-
-In: a file of grants, and a token somebody shows. Out: whose it is. It knows neither gRPC nor the wire.
+"""Bearer tokens: who may act, fetch or administer, and until when. The server's file holds a grant a line:
 
     # name   rights      sha256 of the token                                               expires (optional)
     arm-3    act,fetch   2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae  2027-03-01T00:00:00Z
 
-A token is 256 random bits: nobody guesses one, nor finds it from its digest, so no salt and no slow hash are needed,
-and who reads the server's file learns nothing that opens the server. Who writes it decides who may do what: files that
-others may write, or strangers read, are refused. Only the client's own file holds a token itself.
+A token is 256 random bits. It cannot be guessed, nor found from its digest, so the digest needs no salt and no slow
+hash, and reading the server's file gives no access. Writing it does: a file that others may write or strangers may read
+is refused. Only the client's own file holds the token itself.
 """
 
 import hashlib
@@ -23,8 +21,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from rpl_runtime.errors import InvalidInput, Unauthenticated
+from rpl_runtime.files import staged
 
-_PREFIX = "rpl_"  # by which a scanner for leaked secrets, and a person, knows one
+_PREFIX = "rpl_"  # lets people, and scanners for leaked secrets, recognise a token
 _NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_FILE = 1 << 20  # [bytes]
@@ -43,19 +42,19 @@ class Grant:
     name: str
     rights: frozenset[Right]
     digest: str  # SHA-256 of the token, in hexadecimal digits
-    expires: datetime | None = None  # in UTC, whose hours come once; None: never
+    expires: datetime | None = None  # UTC (no DST ambiguity); None: never
 
 
 def new_token() -> str:
-    """A token nobody has seen."""
+    """A new random token."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def grant(token: str, name: str, rights: Sequence[Right], expires: datetime | None = None) -> Grant:
-    """What the holder of a token may do, to be put into the server's file.
+    """The grant for a token, to be added to the server's file.
 
     Raises:
-        InvalidInput: the name is not allowed, or there is no right.
+        InvalidInput: the name is not valid, or there is no right.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"the token's name is {name!r}; must be 1 to 64 letters, digits and any of . _ - @")
@@ -65,13 +64,13 @@ def grant(token: str, name: str, rights: Sequence[Right], expires: datetime | No
 
 
 def find(grants: Sequence[Grant], token: str, now: datetime) -> Grant:
-    """The grant that a token stands for.
+    """The grant of a token.
 
     Raises:
-        Unauthenticated: there is none, or it has expired.
+        Unauthenticated: the token is unknown or has expired.
     """
     shown = _digest(token)
-    found = [held for held in grants if hmac.compare_digest(held.digest, shown)]  # all of them, whichever it is
+    found = [held for held in grants if hmac.compare_digest(held.digest, shown)]  # always all, for constant time
     if not found:
         raise Unauthenticated("the token is not one that this server knows; ask its operator for one")
     [held] = found
@@ -84,7 +83,7 @@ def read_grants(path: Path) -> tuple[Grant, ...]:
     """The grants of a server's file.
 
     Raises:
-        InvalidInput: the file cannot be read or is open to others, or a line is not one of a grant.
+        InvalidInput: the file cannot be read or is open to others, or a line is not a grant.
     """
     grants: list[Grant] = []
     for number, line in enumerate(read_private(path).splitlines(), start=1):
@@ -92,12 +91,12 @@ def read_grants(path: Path) -> tuple[Grant, ...]:
             grants.append(_parse(words, f"line {number} of {path}"))
     for what, values in (("name", [held.name for held in grants]), ("token", [held.digest for held in grants])):
         if len(set(values)) < len(values):
-            raise InvalidInput(f"{path} names a {what} twice; each stands there once")
+            raise InvalidInput(f"{path} names a {what} twice; each must be unique")
     return tuple(grants)
 
 
 def add_grant(path: Path, held: Grant) -> None:
-    """Put one more grant into a server's file, which is begun if it is not there.
+    """Add a grant to a server's file, and create the file if there is none.
 
     Raises:
         InvalidInput: the name is taken, or the file cannot be read or written.
@@ -111,10 +110,10 @@ def add_grant(path: Path, held: Grant) -> None:
 
 
 def read_private(path: Path) -> str:
-    """The text of a file that decides who may do what.
+    """The text of a file of grants, of a token or of a key.
 
     Raises:
-        InvalidInput: it cannot be read, or others may write it, or strangers may read it.
+        InvalidInput: it cannot be read, others may write it, or strangers may read it.
     """
     try:
         with path.open("rb") as file:
@@ -124,9 +123,9 @@ def read_private(path: Path) -> str:
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not text; expected UTF-8") from error
+        raise InvalidInput(f"{path} is not text; must be UTF-8") from error
     if len(raw) > _LONGEST_FILE:
-        raise InvalidInput(f"{path} is larger than {_LONGEST_FILE >> 20} MiB; that is no file of tokens")
+        raise InvalidInput(f"{path} is larger than {_LONGEST_FILE >> 20} MiB; must be a file of tokens or a key")
     if status.st_uid not in (0, os.geteuid()):
         raise InvalidInput(f"{path} belongs to user {status.st_uid}; it must belong to you or to root")
     if stat.S_IMODE(status.st_mode) & 0o027:
@@ -141,13 +140,12 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         InvalidInput: it cannot be written.
     """
-    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"{path} cannot be written: {path.parent} is not a folder")
     try:
-        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-        os.replace(staging, path)
+        with staged(path, mode=0o600) as staging:
+            staging.write_text(text)
     except OSError as error:
-        staging.unlink(missing_ok=True)
         raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
 
 
@@ -163,13 +161,13 @@ def read_token(path: Path) -> str:
 
 
 def check_token(token: str, where: str) -> None:
-    """Refuse what can be no token, without saying what it was.
+    """Refuse a text that cannot be a token, without repeating it.
 
     Raises:
-        InvalidInput: it is not printable ASCII in one piece.
+        InvalidInput: it is not one word of printable ASCII.
     """
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InvalidInput(f"{where} holds no token; a token is one word, as `rpl tokens new` prints it")
+        raise InvalidInput(f"{where} holds no token; must be one word, as `rpl tokens new` prints it")
 
 
 def _digest(token: str) -> str:
@@ -182,23 +180,22 @@ def _written(moment: datetime) -> str:
 
 def _parse(words: list[str], where: str) -> Grant:
     if len(words) not in (3, 4):
-        raise InvalidInput(f"{where} has {len(words)} words; it needs name, rights, digest and perhaps an expiry")
+        raise InvalidInput(f"{where} has {len(words)} words; must be name, rights, digest and perhaps an expiry")
     name, rights, digest, *expires = words
     unknown = [right for right in rights.split(",") if right not in set(Right)]
     if unknown:
         raise InvalidInput(f"{where} names the right {unknown[0]!r}; must be one of {','.join(Right)}")
     if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
-        raise InvalidInput(f"{where} is not a grant; `rpl tokens new` writes one: name, rights, SHA-256 as hexadecimal")
-    until = _moment(expires[0], where) if expires else None
+        raise InvalidInput(
+            f"{where} is not a grant; must be name, rights and SHA-256 in hex, as `rpl tokens new` writes"
+        )
+    until = None
+    if expires:
+        try:
+            moment = datetime.fromisoformat(expires[0])
+            until = moment.astimezone(UTC) if moment.tzinfo else None
+        except (ValueError, OverflowError):
+            pass
+        if until is None:
+            raise InvalidInput(f"{where} expires at {expires[0]!r}; must be a time with its zone, 2027-03-01T00:00:00Z")
     return Grant(name, frozenset(map(Right, rights.split(","))), digest, until)
-
-
-def _moment(text: str, where: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-        until = moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        moment = until = None
-    if moment is None or until is None or moment.tzinfo is None:
-        raise InvalidInput(f"{where} expires at {text!r}; must be a time with its zone, as 2027-03-01T00:00:00Z")
-    return until

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpl_runtime.auth.client import plain_text
 from rpl_runtime.bench.load import Order
 from rpl_runtime.errors import InvalidInput, RelayError
 
@@ -100,7 +99,6 @@ def contest(peers: Sequence[Peer], bundle: Path) -> Iterator[list[Contestant]]:
         RelayError: a peer does not start; its own output says why.
     """
     with ExitStack() as stack:
-        stack.enter_context(plain_text())
         contestants = []
         for peer in peers:
             server = stack.enter_context(_process(peer, "serve", str(bundle)))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rpl_runtime.cli.options import ADDRESS, Address, Json
+from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of
 
 if TYPE_CHECKING:
     from rpl_runtime.client.admin import Admin
@@ -24,12 +24,12 @@ models_app = typer.Typer(
 
 
 @models_app.command("list")
-def list_models(address: Address = ADDRESS, as_json: Json = False) -> None:
+def list_models(context: typer.Context, address: Address = ADDRESS, as_json: Json = False) -> None:
     """List the models of a server, the default first.
 
     Example: rpl models list --address robots:50051
     """
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         models = admin.models()
     if as_json:
         typer.echo(json.dumps([model._asdict() for model in models], indent=1))
@@ -43,6 +43,7 @@ def list_models(address: Address = ADDRESS, as_json: Json = False) -> None:
 
 @models_app.command("load")
 def load_model(
+    context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="FOLDER", help="A bundle's folder on the server's machine.")],
     address: Address = ADDRESS,
     as_json: Json = False,
@@ -53,7 +54,7 @@ def load_model(
 
     Example: rpl models load models/kitchen
     """
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         model, replaced = admin.load(str(Path(path).absolute()))  # the server's working folder may be another
     if as_json:
         typer.echo(json.dumps({"model": model._asdict(), "replaced": replaced or None}, indent=1))
@@ -64,13 +65,15 @@ def load_model(
 
 @models_app.command("unload")
 def unload_model(
-    model: Annotated[str, typer.Argument(help="Its name or its digest.")], address: Address = ADDRESS
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Its name or its digest.")],
+    address: Address = ADDRESS,
 ) -> None:
     """Stop starting runs on a model; its current runs continue to their end.
 
     Example: rpl models unload kitchen
     """
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         gone = admin.unload(model)
     runs = f"; robots still running on it: {gone.robots}" if gone.robots else ""
     typer.echo(f"{gone.name} {gone.digest[:12]} starts no more runs{runs}")
@@ -80,6 +83,7 @@ def unload_model(
 
 
 def top_command(
+    context: typer.Context,
     address: Address = ADDRESS,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between updates.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once, instead of a live table.")] = False,
@@ -93,7 +97,7 @@ def top_command(
     """
     from rpl_runtime.cli.top import robots_table, watch
 
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         if as_json:
             typer.echo(json.dumps([robot._asdict() | {"times": robot.times._asdict()} for robot in admin.robots()]))
         elif Console().is_terminal:
@@ -112,14 +116,14 @@ RobotId = Annotated[str, typer.Argument(metavar="ROBOT", help="The robot's id, a
 
 
 @subgoal_app.command("show")
-def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = False) -> None:
+def show_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDRESS, as_json: Json = False) -> None:
     """Show the subgoal that a robot follows, dimension by dimension.
 
     Example: rpl subgoal show kitchen
     """
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         status = admin.robot(robot)
-    named = dict(zip(_state_names(address, status.digest), status.subgoal, strict=False))
+    named = dict(zip(_state_names(context, address, status.digest), status.subgoal, strict=False))
     if as_json:
         facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "subgoal": named}
         typer.echo(json.dumps(facts, indent=1))
@@ -133,6 +137,7 @@ def show_subgoal(robot: RobotId, address: Address = ADDRESS, as_json: Json = Fal
 
 @subgoal_app.command("pin")
 def pin_subgoal(
+    context: typer.Context,
     robot: RobotId,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Dimensions to change, and their values.")
@@ -145,9 +150,9 @@ def pin_subgoal(
     """
     from rpl_runtime.errors import InvalidInput
 
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         status = admin.robot(robot)
-        values = dict(zip(_state_names(address, status.digest), status.subgoal, strict=False))
+        values = dict(zip(_state_names(context, address, status.digest), status.subgoal, strict=False))
         if not values:
             raise InvalidInput("the robot follows no subgoal yet; it has one after its first control step")
         for change in changes or []:
@@ -163,37 +168,37 @@ def pin_subgoal(
 
 
 @subgoal_app.command("veto")
-def veto_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
+def veto_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDRESS) -> None:
     """Discard a robot's subgoal: its next control step plans another, with new noise.
 
     Example: rpl subgoal veto kitchen
     """
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         admin.veto(robot)
     typer.echo(f"{robot} plans a new subgoal")
 
 
 @subgoal_app.command("release")
-def release_subgoal(robot: RobotId, address: Address = ADDRESS) -> None:
+def release_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDRESS) -> None:
     """End a pin: the robot's next control step plans a subgoal.
 
     Example: rpl subgoal release kitchen
     """
-    with _admin(address) as admin:
+    with _admin(context, address) as admin:
         admin.release(robot)
     typer.echo(f"{robot} follows the policy's plans")
 
 
-def _admin(address: str) -> "Admin":
+def _admin(context: typer.Context, address: str) -> "Admin":
     from rpl_runtime.client.admin import Admin
 
-    return Admin(address)
+    return Admin(address, access=access_of(context))
 
 
-def _state_names(address: str, digest: str) -> tuple[str, ...]:
+def _state_names(context: typer.Context, address: str, digest: str) -> tuple[str, ...]:
     from rpl_runtime.client.client import Client
 
-    with Client(address, digest=digest) as client:
+    with Client(address, digest=digest, access=access_of(context)) as client:
         return client.describe().spec.state.names
 
 
@@ -201,6 +206,7 @@ def _state_names(address: str, digest: str) -> tuple[str, ...]:
 
 
 def health_command(
+    context: typer.Context,
     address: Address = ADDRESS,
     service: Annotated[str | None, typer.Option(help="Model to probe; omit for readiness, '' for liveness.")] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 2.0,
@@ -216,7 +222,7 @@ def health_command(
     from rpl_runtime.wire.control import SERVICE
 
     request = health_pb2.HealthCheckRequest(service=SERVICE if service is None else service)
-    with closing(Connection(address)) as connection, connection.translated(timeout):
+    with closing(Connection(address, access_of(context))) as connection, connection.translated(timeout):
         try:
             check = health_pb2_grpc.HealthStub(connection.channel).Check  # type: ignore[attr-defined]
             status = check(request, timeout=timeout).status

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
 from rpl_runtime.cli.measure import bench_command, evaluate_command
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, BundleToServe, Json, PlanLead, access_options
+from rpl_runtime.cli.options import ADDRESS, BundleFolder, BundleToServe, Json, PlanLead, access_of, access_options
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.errors import RelayError
@@ -170,12 +170,14 @@ def run_command(
     Example: rpl run --goal microwave,kettle --bundle models/kitchen
     """
     from rpl_runtime.cli.run import SIMULATED, FrankaOptions, RunOptions, run_franka, run_kitchen
+    from rpl_runtime.client import Access
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("give --address or --bundle, not both")
     options = RunOptions(
         goal=goal,
         address=address or ADDRESS,
+        access=Access() if bundle else access_of(context),
         bundle=bundle,
         robot_id=robot_id or robot.value,
         model=model,
@@ -206,6 +208,7 @@ def run_command(
 
 @app.command("replay")
 def replay_command(
+    context: typer.Context,
     log: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, complete or not.")
     ],
@@ -227,7 +230,7 @@ def replay_command(
     """
     from dataclasses import asdict
 
-    from rpl_runtime.client.client import Client
+    from rpl_runtime.client import Access, Client
     from rpl_runtime.recording.mcap import read_log
     from rpl_runtime.recording.replay import replay, replay_table
     from rpl_runtime.server.subprocess import serve_in_process
@@ -237,7 +240,8 @@ def replay_command(
     logged = read_log(log)
     with ExitStack() as stack:
         where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
-        control = stack.enter_context(stack.enter_context(Client(where)).control())
+        access = Access() if bundle else access_of(context)
+        control = stack.enter_context(stack.enter_context(Client(where, access=access)).control())
         with Console(stderr=True).status(f"replaying {len(logged.steps)} control steps"):
             result = replay(logged, control)
     within = result.within(tolerance)

@@ -14,11 +14,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead
+from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, access_of
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, write_json
 
 if TYPE_CHECKING:
+    from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task
 
 
@@ -35,6 +36,7 @@ class ArmProfile(StrEnum):
 
 
 def evaluate_command(
+    context: typer.Context,
     bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder; a server is started for it.")] = None,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT or unix:PATH of a running server to evaluate instead.")
@@ -114,6 +116,7 @@ def evaluate_command(
         raise typer.BadParameter("give exactly one of BUNDLE, --address and --from")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
+    from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
     from rpl_runtime.evaluation.figures import check_suffix, draw_results, picture_suffixes
     from rpl_runtime.evaluation.results import print_results
@@ -154,11 +157,12 @@ def evaluate_command(
             filmed = plan_tasks(replace(config, goals=(video_goal or config.goals[0],)))[0]
             stack.enter_context(alone)
             where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
-            content = _evaluate(where, config, total, output)
+            access = Access() if bundle else access_of(context)
+            content = _evaluate(where, access, config, total, output)
             if video is not None:
-                films[video] = partial(_film, where, config, filmed, video=video)
+                films[video] = partial(_film, where, access, config, filmed, video=video)
             if sheet is not None:
-                films[sheet] = partial(_film, where, config, filmed, sheet=sheet)
+                films[sheet] = partial(_film, where, access, config, filmed, sheet=sheet)
         outputs: dict[Path, Callable[[], object]] = {}
         if output is not None:
             outputs[output / "evaluation.json"] = partial(write_json, output / "evaluation.json", content)
@@ -191,7 +195,7 @@ def _written(path: Path, put: Callable[[], object]) -> bool:
     return True
 
 
-def _evaluate(address: str, config: "EvaluateConfig", total: int, output: Path | None) -> JsonDict:
+def _evaluate(address: str, access: "Access", config: "EvaluateConfig", total: int, output: Path | None) -> JsonDict:
     """Evaluate with a progress bar on stderr."""
     from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.evaluate import evaluate
@@ -205,11 +209,16 @@ def _evaluate(address: str, config: "EvaluateConfig", total: int, output: Path |
             report(len(done), total, f"episodes, {sum(done) / len(done):.2f} elements done in each")
 
         journal = None if output is None else output / "episodes.jsonl"
-        return evaluate(address, config, journal, on_episode).content
+        return evaluate(address, config, journal, on_episode, access).content
 
 
 def _film(
-    address: str, config: "EvaluateConfig", task: "Task", video: Path | None = None, sheet: Path | None = None
+    address: str,
+    access: "Access",
+    config: "EvaluateConfig",
+    task: "Task",
+    video: Path | None = None,
+    sheet: Path | None = None,
 ) -> None:
     """Film an episode with a progress bar. If rendering is not possible, stderr says what to install."""
     from rpl_runtime.cli.report import progress_bar
@@ -217,7 +226,7 @@ def _film(
 
     try:
         with progress_bar(f"filming {task.goal}") as report:  # without a total until the episode ends
-            film(address, task, video, sheet, config, report)
+            film(address, task, video, sheet, config, report, access)
     except MissingExtra as error:
         console = Console(stderr=True)
         console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)

@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rpl_runtime.auth.client import Access
 
 ADDRESS = "127.0.0.1:50051"  # a server's, by default
 
@@ -16,6 +19,7 @@ PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the re
 
 
 def access_options(
+    context: typer.Context,
     tls: Annotated[bool, typer.Option("--tls", envvar="RPL_TLS", help="Reach servers over TLS.")] = False,
     ca: Annotated[
         Path | None, typer.Option(envvar="RPL_CA", help="Use TLS and trust only the authorities in this PEM file.")
@@ -32,6 +36,12 @@ def access_options(
 
     Example: rpl --ca ca.pem --token-file me.token health --address robots:50051
     """
-    # The environment is the one home of these options, because processes that a command starts inherit it.
     given = {"RPL_TLS": tls or None, "RPL_CA": ca, "RPL_CERT": cert, "RPL_KEY": key, "RPL_TOKEN_FILE": token_file}
-    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
+    context.obj = {name: str(value) for name, value in given.items() if value is not None}
+
+
+def access_of(context: typer.Context) -> "Access":
+    """How a command reaches servers: from the options before it and the environment, which commands read only here."""
+    from rpl_runtime.auth.client import Access
+
+    return Access.from_environment(os.environ | context.obj)

@@ -1,21 +1,13 @@
-"""What `rpl run` does: opens a server, a robot and a log, runs, and says what came of it.
-
-In: what was asked for on the command line. Out: text or JSON on stdout, and an exit code. It does not know options of
-typer, nor how a run is made.
-"""
+"""The command `rpl run`: connects to a server, a robot and a log, runs, and reports the result on stdout."""
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_progress, run_recorder
-from rpl_runtime.client.budget import TimeBudget
-from rpl_runtime.client.control import Control
-from rpl_runtime.client.on_robot import on_robot_control
-from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
+from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
 from rpl_runtime.errors import InvalidInput, RobotStopped
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.realtime import DriveResult, drive
@@ -23,29 +15,31 @@ from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
+from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.robots.profiles import profile
 from rpl_runtime.safety.limits import Box
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
-SIMULATED = "sim"  # the host that stands for a robot simulated for the run
+SIMULATED = "sim"  # the host name for a robot simulated for the run
 TIME_BUDGET = TimeBudget()  # of a Franka's control steps
 _INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What is to be done, and by whose decisions."""
+    """The run and its policy."""
 
     goal: str
     address: str  # of the server
+    access: Access  # how the server is reached
     bundle: Path | None  # served for the run instead
     robot_id: str
-    model: str | None = None  # of those that the server has; None: its default
+    model: str | None = None  # of the server's models; None: its default
     seed: int | None = None
     steps: int | None = None  # None: an episode
-    local: bool = False  # whether the low level runs here
+    local: bool = False  # run the low level here
     plan_lead: int = 0  # [steps]
     log_to: Path | None = None
     as_json: bool = False
@@ -53,7 +47,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class FrankaOptions:
-    """Which Franka, and how far it is trusted."""
+    """The Franka and its limits."""
 
     host: str  # of its control interface, or SIMULATED
     objects: str  # mirror, fixed or HOST:PORT
@@ -68,9 +62,9 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     """Run the simulated kitchen. Returns the exit code: 0 if every element was done, else 1.
 
     Args:
-        perturbed: whether the start is drawn from around the nominal one.
-        patience_s: [s] for how long a server that is gone is looked for.
-        record_to: the Minari data set to which the run is added.
+        perturbed: draw the start from around the nominal one.
+        patience_s: [s] for which a server that is gone is looked for.
+        record_to: the Minari data set that the run is added to.
     """
     from rpl_runtime.robots.simulated import KitchenRobot
     from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
@@ -78,7 +72,9 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     if record_to:
         check_record(record_to)
     with ExitStack() as stack:
-        control = stack.enter_context(_control(options, ReconnectConfig(options.model, budget_s=patience_s)))
+        control = stack.enter_context(
+            _control(options, ReconnectConfig(options.model, patience_s, access=options.access))
+        )
         config = _config(options, control)
         kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
         on_step, _ = stack.enter_context(_listening(options, config, control))
@@ -95,10 +91,10 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
 
 
 def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
-    """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not, and that of whatever stopped it."""
+    """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not; after a stop, that of its cause."""
     with ExitStack() as stack:
         timeout_s = TIME_BUDGET.timeout_s(PERIOD, options.plan_lead)
-        reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False)
+        reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
         control = stack.enter_context(_control(options, reconnect))
         config = _config(options, control)
         robot = stack.enter_context(_franka(franka))
@@ -120,10 +116,11 @@ def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
     else:
         print_run(facts, spec.period_s)
         print_drive(facts)
-    return _exit_code(result, facts["success"])
+    return exit_code(result, facts["success"])
 
 
-def _exit_code(result: DriveResult, success: bool) -> int:
+def exit_code(result: DriveResult, success: bool) -> int:
+    """The exit code after a Franka's run; `success` if every element was done."""
     if result.interrupted:
         return _INTERRUPTED
     if result.stop is not None:
@@ -158,7 +155,7 @@ def _elements(config: RunConfig) -> tuple[str, ...]:
 def _listening(
     options: RunOptions, config: RunConfig, control: Control
 ) -> Iterator[tuple[Callable[[Step], None], RunRecorder | None]]:
-    """Who hears of the steps of a run, and the log if there is one."""
+    """The listener to a run's steps, and the log if one is asked for."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
         log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
@@ -173,9 +170,8 @@ def _listening(
 
 
 @contextmanager
-def _franka(options: FrankaOptions) -> Iterator[Any]:
-    """The robot, at rest and let go of at the end."""
-    from rpl_runtime.robots.franka.franka import FrankaConfig, FrankaRobot
+def _franka(options: FrankaOptions) -> Iterator[FrankaRobot]:
+    """The robot for the length of a block."""
     from rpl_runtime.robots.franka.sim import simulated_robot
 
     limits = profile(options.profile)

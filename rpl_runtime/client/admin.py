@@ -1,7 +1,4 @@
-"""The operator's end of the admin service: plain calls, errors of this project.
-
-In: the address of a server. Out: what it serves, which robots run there, and changes of either.
-"""
+"""The operator's client: lists and changes the models that a server holds and the robots that run there."""
 
 from collections.abc import Sequence
 from typing import Self, TypeVar
@@ -32,10 +29,10 @@ class Admin:
     Args:
         address: HOST:PORT or unix:PATH.
         timeout_s: [s] how long an answer may take before the server counts as gone.
-        access: how the server is reached and what it is shown; None takes what the environment says (access.py).
+        access: how the server is reached; None reads it from the environment.
 
     Raises (every call):
-        ServerUnavailable: nobody answers, or not in time.
+        ServerUnavailable: no server answers in time.
         Unauthenticated, PermissionDenied: the token is missing, or has no right to administer.
         RelayError: of the class that the server names.
     """
@@ -56,15 +53,15 @@ class Admin:
         self._connection.close()
 
     def models(self) -> list[ServedModel]:
-        """The models that the server holds, the default first."""
+        """The models on the server, the default first."""
         return [served_model(model) for model in self._call("ListModels", pb.ListModelsReply).models]
 
     def load(self, path: str) -> tuple[ServedModel, str]:
-        """Serve a bundle in a folder of the server's machine; also the digest whose place it took, or nothing.
+        """Serve a bundle from a folder on the server's machine. Returns the model and the digest it replaced, or "".
 
         Raises:
             BundleError: it cannot be used; nothing has changed.
-            LimitReached: the server holds as many models as it may.
+            LimitReached: the server has no room for another model.
         """
         reply = self._call("LoadModel", pb.LoadModelReply, _LOADING_S, path=path)
         return served_model(reply.model), reply.replaced
@@ -73,17 +70,17 @@ class Admin:
         """Take a model, named by its name or digest, out of service.
 
         Raises:
-            ModelNotFound: there is none.
+            ModelNotFound: the server has no such model.
             ProtocolViolation: it is the last one.
         """
         return served_model(self._call("UnloadModel", pb.UnloadModelReply, model=model).model)
 
     def robots(self) -> list[RobotStatus]:
-        """The robots that run now, by their id."""
+        """The robots that run now, sorted by id."""
         return [robot_status(robot) for robot in self._call("ListRobots", pb.ListRobotsReply).robots]
 
     def robot(self, robot: str) -> RobotStatus:
-        """Where one of them stands.
+        """The status of one robot.
 
         Raises:
             RobotNotFound: it does not run.
@@ -94,16 +91,16 @@ class Admin:
         raise RobotNotFound(f"no robot {robot!r} runs here; `rpl top` shows those that do")
 
     def pin(self, robot: str, subgoal: Sequence[float]) -> None:
-        """Have a robot follow a subgoal (n,) from its next step on, whatever is planned, until it is released.
+        """Make a robot follow a subgoal (n,) from its next step on, until `release`; plans are ignored.
 
         Raises:
             RobotNotFound: it does not run.
-            InvalidInput: the subgoal is no acceptable state.
+            InvalidInput: the subgoal is not a valid state.
         """
         self._call("PinSubgoal", pb.PinSubgoalReply, robot=robot, subgoal=subgoal)
 
     def release(self, robot: str) -> None:
-        """End a pin: the robot's next step plans at once.
+        """End a pin: the robot plans at its next step.
 
         Raises:
             RobotNotFound: it does not run.
@@ -112,7 +109,7 @@ class Admin:
         self._call("ReleaseSubgoal", pb.ReleaseSubgoalReply, robot=robot)
 
     def veto(self, robot: str) -> None:
-        """Have a robot give up its subgoal: its next step plans another at once.
+        """Discard a robot's subgoal: it plans another at its next step.
 
         Raises:
             RobotNotFound: it does not run.

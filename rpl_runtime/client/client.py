@@ -1,16 +1,12 @@
-"""The client of a relay policy server: plain calls and arrays, errors of this project.
-
-In: an address, then states and goals. Out: plans, actions, and the steps of whole runs. It does not know robots;
-bytes and values are codec.py's business.
+"""The client of a relay policy server.
 
     with Client("127.0.0.1:50051") as client, client.control() as control:
         control.start("arm", ["microwave", "kettle"], state)
         action = control.step("arm", 0, state)  # action.target goes to the robot
         control.finish("arm")
 
-Refusals and statuses come back as the matching exception. No call is retried: a command for a robot is worth
-sending once (reconnect.py goes on with runs whose server is gone). A `Control` belongs to one thread; open one for
-each.
+Refusals and gRPC statuses are raised as this project's errors. No call is retried here; reconnect.py continues runs
+whose server is gone. A `Control` belongs to one thread; open one for each.
 """
 
 import functools
@@ -28,29 +24,23 @@ from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle, store_files
-from rpl_runtime.relay.loop import Resume
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
-    FileInfo,
     Finish,
     Finished,
-    Goal,
     GoalSet,
     ModelInfo,
     Observation,
     Reply,
     Request,
     SetGoal,
-    StageTimes,
     Start,
     Started,
     valid_until_ns,
 )
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
-
-__all__ = ["Action", "Client", "Control", "FileInfo", "Goal", "ModelInfo", "Resume", "StageTimes", "Started"]
 
 _FETCH_TIMEOUT_S = 300.0
 
@@ -61,16 +51,16 @@ class Client:
     Args:
         address: HOST:PORT or unix:PATH.
         timeout_s: [s] how long an answer may take before the server counts as gone.
-        digest: of the one bundle that may answer; None takes whichever is served.
-        model: name of the model that is to answer; None takes the server's default.
-        access: how the server is reached and what it is shown; None takes what the environment says (access.py).
+        digest: of the bundle that must answer; None: any.
+        model: name of the model that must answer; None: the server's default.
+        access: how the server is reached; None reads it from the environment (auth/client.py).
 
     Raises (every call):
-        ServerUnavailable: nobody answers, or not in time.
-        Unauthenticated, PermissionDenied: the token is missing, or not one for this call.
-        LimitReached: the server has no room, or was asked too often.
-        ModelNotFound: no such model is served.
-        BundleError: another bundle is served.
+        ServerUnavailable: no server answers in time.
+        Unauthenticated, PermissionDenied: the token is missing, or lacks the right.
+        LimitReached: the server has no room, or a quota is used up.
+        ModelNotFound: the server has no such model.
+        BundleError: the server has another bundle.
         RelayError: of the class that the server names.
     """
 
@@ -101,14 +91,14 @@ class Client:
         self._channel.close()
 
     def describe(self) -> ModelInfo:
-        """What the server serves."""
+        """The served model."""
         return describe.unpack_model(self._call("Describe", b""))
 
     def fetch(self, folder: Path) -> Bundle:
-        """Copy the server's bundle into a folder, checked, whole or not at all.
+        """Copy the server's bundle into a folder, verified, whole or not at all.
 
         Raises:
-            BundleError: something else stands at the folder, or what came is no sound bundle.
+            BundleError: the folder holds something else, or the bundle is damaged.
         """
         files: dict[str, bytearray] = {}
         with self._connection.translated(_FETCH_TIMEOUT_S):
@@ -130,8 +120,8 @@ class Client:
 
     def control(self) -> Control:
         """A stream on which robots run; a context manager."""
-        model = self.describe()  # fails at once where nobody answers, which a stream would not
-        # Of the very bundle that was described: another may take its name at any time.
+        model = self.describe()  # fails at once if no server answers, which a stream would not
+        # Pinned to the bundle just described: another may take its name at any time.
         metadata = (
             *((key, value) for key, value in self._metadata if key != codec.DIGEST_KEY),
             (codec.DIGEST_KEY, model.digest),
@@ -145,12 +135,12 @@ class Client:
 
 
 class Stream:
-    """A `Line` over one call of a server; the first fault ends it: which answers would belong to what after that?
+    """A `Line` over one call. Any fault closes it: replies could no longer be matched to requests.
 
     Args:
-        call: opens the call with an iterator of what it is to send.
-        connection: on which it is made.
-        period_s: [s] one control step of the policy.
+        call: opens the call, given an iterator of the messages to send.
+        connection: of the call.
+        period_s: [s] one control period of the policy.
         timeout_s: [s] how long an answer may take before the server counts as gone.
     """
 
@@ -168,12 +158,12 @@ class Stream:
             self._end()
 
     def exchange(self, rows: Rows) -> list[Reply]:
-        """The answer to each (robot, request), of the kind that belongs to it, or its refusal.
+        """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
 
         Raises:
-            InvalidInput: a request cannot be sent; the stream goes on.
+            InvalidInput: a request cannot be sent; the stream stays open.
             ServerUnavailable: the server is gone.
-            ProtocolViolation: the stream is closed, or what came is no answer to these requests.
+            ProtocolViolation: the stream is closed, or the replies do not match the requests.
             RelayError: the server failed.
         """
         request = codec.pack_request(rows)
@@ -183,18 +173,23 @@ class Stream:
             raw = next(self._call, None)
             if raw is None:
                 raise ProtocolViolation("this control stream is closed; open another")
-            return self._answers(rows, codec.unpack_reply(raw))
+            replies = codec.unpack_reply(raw)
+            if [robot for robot, _ in replies] != [robot for robot, _ in rows]:
+                raise ProtocolViolation(f"the server answered {len(rows)} rows with {len(replies)} that do not match")
+            return [
+                self._checked(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)
+            ]
         except grpc.RpcError as error:
             self._call.cancel()
             raise self._connection.translate(error, self._timeout_s) from None
         except BaseException:
-            self._call.cancel()  # or an answer still under way would be taken for that of the next step
+            self._call.cancel()  # or a late reply would be taken for the next step's
             raise
         finally:
             self._deadline = float("inf")
 
     def close(self) -> None:
-        """End the stream, which frees its robots; returns when the server has."""
+        """End the stream and free its robots; returns when the server has ended it."""
         ended = threading.Event()
         self._end()
         if self._call.add_callback(ended.set) and not ended.wait(self._timeout_s):
@@ -203,18 +198,13 @@ class Stream:
     def _end(self) -> None:
         self._outbox.put(None)
 
-    def _answers(self, rows: Rows, replies: list[tuple[str, Reply]]) -> list[Reply]:
-        if [robot for robot, _ in replies] != [robot for robot, _ in rows]:
-            raise ProtocolViolation(f"the server answered {len(rows)} rows with {len(replies)} that do not match them")
-        return [self._answer(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)]
-
-    def _answer(self, robot: str, request: Request, reply: Reply) -> Reply:
-        """A reply, whole, if it answers the request."""
+    def _checked(self, robot: str, request: Request, reply: Reply) -> Reply:
+        """A reply that answers the request, with the subgoal filled in."""
         if isinstance(reply, RelayError):
             return reply
         expected = _ANSWERS[type(request)]
         if not isinstance(reply, expected):
-            raise ProtocolViolation(f"the server answered with {type(reply).__name__}; expected {expected.__name__}")
+            raise ProtocolViolation(f"the server answered with {type(reply).__name__}; must be {expected.__name__}")
         if isinstance(request, Start):
             before = NOTHING if request.resume is None else request.resume.subgoal
             self._subgoals[robot] = np.asarray(before, dtype=np.float32)
@@ -228,7 +218,7 @@ class Stream:
         return reply
 
     def _outgoing(self) -> Iterator[bytes]:
-        """What gRPC's own sending thread sends; as it is idle while an answer is awaited, it keeps the deadline."""
+        """The messages that gRPC's sending thread sends. While that thread is idle it also enforces the deadline."""
         while True:
             try:
                 request = self._outbox.get(timeout=self._timeout_s / 4)

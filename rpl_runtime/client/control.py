@@ -1,7 +1,6 @@
-"""The verbs with which robots are run, whoever decides.
+"""Control of robots over a `Line` to a relay loop.
 
-In: a line to the relay loop (a stream to a server, one that outlives its server, the loop beside the robot), then
-goals and states. Out: actions. It does not know what carries the line, nor robots.
+The line is a stream to a server (client.py), one that reconnects (reconnect.py), or a loop on the robot (on_robot.py).
 """
 
 import time
@@ -35,30 +34,30 @@ _Reply = TypeVar("_Reply", Started, Action, GoalSet, Finished)
 
 
 class Line(Protocol):
-    """What a `Control` talks through."""
+    """The way to a relay loop."""
 
     def exchange(self, rows: Rows) -> list[Reply]:
-        """The answer to each (robot, request), of the kind that belongs to it, or its refusal.
+        """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
 
         Raises:
-            RelayError: there is no answer to any of them.
+            RelayError: the whole exchange failed.
         """
         ...
 
     def close(self) -> None:
-        """End the line, which frees its robots."""
+        """End the line and free its robots."""
         ...
 
 
 class Control:
-    """Runs of robots; leaving the block frees them. Not for several threads.
+    """Runs of robots; leaving the block frees them. Not thread-safe.
 
     Args:
-        model: the policy that decides.
-        line: the way to it.
+        model: the policy.
+        line: the way to its relay loop.
 
-    Raises (every verb):
-        RelayError: refused, or the line has no answer.
+    Raises (every method):
+        RelayError: the request was refused, or the line failed.
     """
 
     def __init__(self, model: ModelInfo, line: Line) -> None:
@@ -80,19 +79,19 @@ class Control:
         plan_lead: int = 0,
         resume: Resume | None = None,
     ) -> Started:
-        """Begin a run. The state (n,) is the robot's at the start; only a goal of element names needs it.
+        """Start a run.
 
         Args:
             robot: its id; it keys the sampling noise.
             goal: element names, a whole goal state (n,), or a goal as a `Started` returned it.
-            state: measured state (n,).
+            state: measured state (n,); only a goal of element names needs it.
             seed: samples both levels; None takes their modes.
-            plan_lead: [steps] how long before it takes effect a subgoal is planned.
-            resume: where a broken run goes on; its goal is the one that its `Started` returned.
+            plan_lead: [steps] from the request of a plan to its effect.
+            resume: where a broken run continues; its goal must be the one in its `Started`.
 
         Raises:
             RobotLeased: the robot runs already.
-            InvalidGoal, InvalidInput: the goal, the state or an option is not acceptable.
+            InvalidGoal, InvalidInput: the goal, the state or an option is not valid.
         """
         return self._ask(robot, Start(_goal(goal), _vector(state), seed, plan_lead, resume), Started)
 
@@ -100,14 +99,14 @@ class Control:
         """The action for a robot's step, counted from 0, in a state (n,) measured now.
 
         Raises:
-            StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run still stands where it stood.
+            StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run has not moved on.
         """
         return self._ask(robot, Observation(step, _vector(state), time.monotonic_ns()), Action)
 
     def step_batch(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
     ) -> list[Action | RelayError]:
-        """One step of several robots in one message: an action for each, or why it was refused."""
+        """One step of several robots in one message: an action for each, or its refusal."""
         observed_ns = time.monotonic_ns()
         rows = [
             (robot, Observation(step, _vector(state), observed_ns))
@@ -116,7 +115,7 @@ class Control:
         return cast(list[Action | RelayError], self.line.exchange(rows))
 
     def set_goal(self, robot: str, goal: Goal, state: np.ndarray = NOTHING) -> ResolvedGoal:
-        """Give a running robot another goal; its next step replans at once.
+        """Change a running robot's goal; it plans at its next step.
 
         Raises:
             InvalidGoal, InvalidInput, ProtocolViolation: refused; the run keeps its goal.
@@ -124,15 +123,15 @@ class Control:
         return self._ask(robot, SetGoal(_goal(goal), _vector(state)), GoalSet).goal
 
     def finish(self, robot: str) -> int:
-        """End a run and free the robot. Returns the number of steps it has reached.
+        """End a run and free the robot. Returns the number of steps made.
 
         Raises:
-            ProtocolViolation: the robot has no run here.
+            ProtocolViolation: the robot has no run on this line.
         """
         return self._ask(robot, Finish(), Finished).steps
 
     def close(self) -> None:
-        """End every run and the line."""
+        """End all runs and the line."""
         self.line.close()
 
     def _ask(self, robot: str, request: Request, kind: type[_Reply]) -> _Reply:
@@ -154,7 +153,7 @@ def _vector(values: np.ndarray) -> np.ndarray:
     try:
         vector = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"a vector of numbers was expected: {error}") from error
+        raise InvalidInput(f"a vector cannot be read: {error}; must be numbers, (n,)") from error
     if vector.ndim != 1:
         raise InvalidInput(f"a vector has shape {vector.shape}; must be one dimension, (n,)")
     return vector

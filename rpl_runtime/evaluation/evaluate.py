@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpl_runtime.client.client import Client, Control
+from rpl_runtime.client import Access, Client, Control
 from rpl_runtime.errors import InvalidGoal, InvalidInput
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.results import GROUPS, Episode, summarize
@@ -99,10 +99,12 @@ def evaluate(
     config: EvaluateConfig,
     journal: Path | None = None,
     on_episode: Callable[[Episode], None] = lambda episode: None,
+    access: Access | None = None,
 ) -> Evaluation:
     """Run the episodes on the server at `address`; `on_episode` is called with each finished episode.
 
     Finished episodes are kept in the file `journal`, from which an interrupted evaluation continues.
+    `access` is how the server is reached; None reads it from the environment.
 
     Raises:
         InvalidGoal: a goal is unknown.
@@ -111,7 +113,7 @@ def evaluate(
         MissingExtra: the `sim` extra is not installed.
     """
     tasks = plan_tasks(config)
-    with Client(address) as client:
+    with Client(address, access=access) as client:
         model = client.describe()
         if model.spec.state.names != STATE_NAMES:
             raise InvalidInput(

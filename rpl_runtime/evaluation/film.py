@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rpl_runtime.client.client import Client
+from rpl_runtime.client import Access, Client
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, play
 from rpl_runtime.relay.run import Step
 from rpl_runtime.robots.degraded import ImpairedRobot
@@ -21,11 +21,13 @@ def film(
     sheet: Path | None = None,
     config: EvaluateConfig | None = None,
     progress: Callable[[int, int], None] = lambda drawn, total: None,
+    access: Access | None = None,
 ) -> None:
     """Run an episode and write a video, a contact sheet with a tile for each subgoal and for the end, or both.
 
     Args:
         progress: called with the number of pictures drawn of the current file, and the number it needs.
+        access: how the server is reached; None reads it from the environment.
 
     Raises:
         MissingExtra: rendering is not possible here; the message says what to install.
@@ -50,7 +52,7 @@ def film(
                 yield renderer.draw(frame)
                 progress(number, len(chosen))
 
-        with Client(address) as client, client.control() as control:
+        with Client(address, access=access) as client, client.control() as control:
             play(robot, control, task, config, on_step=keep)
         if video is not None:
             write_video(video, drawn(frames))

@@ -74,7 +74,7 @@ class SafetyFilter:
 
     def __init__(self, profile: Profile, period_s: float) -> None:
         self.profile = profile
-        self.counts: Counter[Kind] = Counter()  # of the limit_violations since the filter was made
+        self.counts: Counter[str] = Counter()  # of the limit_violations since the filter was made
         self._samples = round(period_s / DT)
         if self._samples < 1 or abs(self._samples * DT - period_s) > 1e-9:
             raise InvalidInput(f"a control period of {period_s} s; must be a whole number of milliseconds")

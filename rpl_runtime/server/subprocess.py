@@ -8,21 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rpl_runtime.auth.client import plain_text
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.process import own_process
 
 
 @contextmanager
 def serve_in_process(bundle: Path) -> Iterator[str]:
-    """Serve a bundle at the address that is the block's value; clients in the block reach it in plain text.
+    """Serve a bundle at the address that is the block's value; clients reach it with `Access()`.
 
     Raises:
         BundleError: the bundle cannot be used.
         ServerUnavailable: the server did not start.
     """
     load_bundle(bundle)  # raises its errors here and not in the new process
-    with plain_text(), own_process(_serve, str(bundle)) as address:
+    with own_process(_serve, str(bundle)) as address:
         yield address
 
 

@@ -177,6 +177,7 @@ class Recipe(StrEnum):
 
 
 def train_command(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
     demos: Annotated[
         list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, scripted play is made first.")
@@ -236,4 +237,4 @@ def train_command(
     with bars() as report:
         result = train(config, report)
     _print_export(result)
-    evaluate_command(bundle, episodes=episodes, output=config.run / "evaluation", write=True)
+    evaluate_command(context, bundle, episodes=episodes, output=config.run / "evaluation", write=True)

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rpl_runtime.client import Access
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.files import staged
@@ -260,4 +261,4 @@ def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> di
         bundle = Path(folder) / "bundle"
         export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE)
         with serve_in_process(bundle) as address:
-            return evaluate(address, protocol).content
+            return evaluate(address, protocol, access=Access()).content

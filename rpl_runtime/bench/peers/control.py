@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.bench.load import Exchange, main
-from rpl_runtime.client.client import Client
+from rpl_runtime.client import Access, Client
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.server.server import ServerConfig
@@ -23,7 +23,7 @@ def connect(address: str, path: Path, stream: str, batch: int) -> Iterator[Excha
     state = middle(load_bundle(path).spec)
     robots = [f"{stream}-robot-{number}" for number in range(batch)]
     states = np.tile(state, (batch, 1))
-    with Client(address, timeout_s=60.0) as client, client.control() as control:
+    with Client(address, timeout_s=60.0, access=Access()) as client, client.control() as control:
         for robot in robots:
             control.start(robot, ResolvedGoal(state, np.ones_like(state)))
         if batch == 1:

@@ -22,7 +22,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,13 +30,15 @@ from rpl_runtime.errors import InvalidInput, RobotStopped, RobotUnavailable
 from rpl_runtime.robots.franka.fci import franky, translated
 from rpl_runtime.robots.franka.frames import JOINT_ZERO, to_franka, to_kitchen
 from rpl_runtime.robots.franka.hand import Hand, HandConfig
-from rpl_runtime.robots.objects import ObjectSource
 from rpl_runtime.robots.profiles import PROFILES
-from rpl_runtime.safety.filter import Filtered, Kind, SafetyFilter, is_inside
+from rpl_runtime.safety.filter import Filtered, SafetyFilter, is_inside
 from rpl_runtime.safety.limits import Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, Course, course
 from rpl_runtime.tasks.kitchen.simulator import checked_target
+
+if TYPE_CHECKING:  # it imports this package
+    from rpl_runtime.robots.objects import ObjectSource
 
 # (7,) [rad] where FrankaKitchen-v1's arm stands when an episode starts, in the kitchen's zeros.
 HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])
@@ -95,7 +97,7 @@ class FrankaRobot:
 
     waits = False
 
-    def __init__(self, host: str, objects: ObjectSource, config: FrankaConfig | None = None) -> None:
+    def __init__(self, host: str, objects: "ObjectSource", config: FrankaConfig | None = None) -> None:
         self.host = host
         self.config = config or FrankaConfig()
         # What the last target came to, in the kitchen's zeros; also in a dry run.
@@ -116,7 +118,7 @@ class FrankaRobot:
             self._hand = Hand(library.Gripper(host), self.config.hand)
 
     @property
-    def limit_violations(self) -> Counter[Kind]:
+    def limit_violations(self) -> Counter[str]:
         """How many limits the targets so far would not have kept, by kind."""
         return self._safety.counts
 

@@ -66,8 +66,8 @@ def test_settings_of_tls_that_do_not_fit_are_one_sentence(tmp_path: Path) -> Non
         (SecurityConfig(cert, None), "needs both"),
         (SecurityConfig(None, key), "needs both"),
         (SecurityConfig(None, None, ca), "--client-ca needs"),
-        (SecurityConfig(cert, other), "no certificate with its key"),
-        (SecurityConfig(key, key), "no certificate with its key"),
+        (SecurityConfig(cert, other), "must be a certificate and its key"),
+        (SecurityConfig(key, key), "must be a certificate and its key"),
         (SecurityConfig(cert, key, key), "no certificate of an authority"),
         (SecurityConfig(tmp_path / "gone", key), "gone cannot be read: No such file"),
         (SecurityConfig(cert, key, tmp_path / "gone"), "gone cannot be read: No such file"),
@@ -90,7 +90,7 @@ def test_without_tokens_whoever_reaches_the_server_may_use_it() -> None:
 
 def test_without_tokens_only_this_machine_administers() -> None:
     assert Gate(LOCAL, SecurityConfig()).admit(Right.ADMINISTER, None) is None
-    with pytest.raises(PermissionDenied, match="nobody administers this server from the network"):
+    with pytest.raises(PermissionDenied, match="nobody may administer this server from the network"):
         Gate(REMOTE, SecurityConfig()).admit(Right.ADMINISTER, None)
 
 

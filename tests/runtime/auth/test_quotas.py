@@ -46,11 +46,11 @@ def test_who_keeps_to_the_rate_is_never_refused(rate: float, count: int) -> None
 def test_a_refusal_names_the_caller_and_the_limit() -> None:
     share = Quotas(QuotaConfig(streams=2, calls_per_s=1, messages_per_s=2, burst_s=1)).share("arm", 0.0)
     share.take_call(0.0)
-    with pytest.raises(LimitReached, match="arm makes more calls than the 1 a second"):
+    with pytest.raises(LimitReached, match="arm makes too many calls; must be at most 1 a second"):
         share.take_call(0.5)
     share.take_call(1.0)
     assert passed(share, 0.0, 5) == 2
-    with pytest.raises(LimitReached, match="arm sends more messages than the 2 a second"):
+    with pytest.raises(LimitReached, match="arm sends too many messages; must be at most 2 a second"):
         share.take_message(0.0)
     share.open_stream()
     share.open_stream()

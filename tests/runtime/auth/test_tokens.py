@@ -138,7 +138,7 @@ def test_a_file_of_another_user_is_refused(file: Path, monkeypatch: pytest.Monke
 def test_a_file_that_is_not_there_is_one_sentence(file: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read: No such file"):
         read_grants(file)
-    with pytest.raises(InvalidInput, match="cannot be written: No such file"):
+    with pytest.raises(InvalidInput, match="is not a folder"):
         write_private(file / "below", "")
 
 

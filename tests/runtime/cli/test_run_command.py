@@ -14,7 +14,7 @@ from fake_clock import FakeClock
 from live_robot import FakeArm
 from rpl_runtime.cli.app import app
 from rpl_runtime.cli.report import drive_facts, print_drive
-from rpl_runtime.cli.run import _exit_code
+from rpl_runtime.cli.run import exit_code
 from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.errors import InvalidInput, RobotUnavailable
 from rpl_runtime.loop.realtime import INTERRUPTED, DriveResult
@@ -156,7 +156,7 @@ def result(stop: Stop | None) -> DriveResult:
     ],
 )
 def test_the_exit_code_says_how_it_ended(stop: Stop | None, success: bool, code: int) -> None:
-    assert _exit_code(result(stop), success) == code
+    assert exit_code(result(stop), success) == code
 
 
 def test_what_stopped_it_and_when_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.client import Action, Client, Resume
 from rpl_runtime.client.admin import Admin
-from rpl_runtime.client.client import Action, Client, Resume
 from rpl_runtime.errors import (
     BundleCorrupt,
     BundleError,
@@ -220,7 +220,7 @@ def test_a_server_that_never_answers_is_gone_after_the_timeout(tiny_bundle: Bund
         (pb.ControlReply(rows=[pb.ReplyRow(robot="a")]).SerializeToString(), "no kind"),
         (
             pb.ControlReply(rows=[pb.ReplyRow(robot="a", finished=pb.Finished())]).SerializeToString(),
-            "expected Started",
+            "must be Started",
         ),
         (pb.ControlReply(rows=[pb.ReplyRow(robot="b", finished=pb.Finished())]).SerializeToString(), "do not match"),
     ],

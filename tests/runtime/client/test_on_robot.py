@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import policies
 from faults import Inside, Meddler, Mortal, free_port
-from rpl_runtime.client.client import Client, Control
+from rpl_runtime.client import Client, Control
 from rpl_runtime.client.on_robot import cached_bundle, on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig
 from rpl_runtime.errors import (
@@ -236,7 +236,7 @@ def test_a_moving_world_gets_a_plan_for_the_state_it_is_in(lead: int, own_bundle
 
 def test_a_server_that_stays_away_is_one_sentence(own_bundle: Bundle) -> None:
     with serve_in_thread(own_bundle, ServerConfig("127.0.0.1:0", drain_s=0)) as address:
-        here = on_robot_control(address, ReconnectConfig(budget_s=0.2))
+        here = on_robot_control(address, ReconnectConfig(patience_s=0.2))
         drive(here, last=4)
     sentence = rf"gave up after 0\.\d s and \d+ tries: no server answers at {address}"
     with closing(here), pytest.raises(ServerUnavailable, match=sentence):
@@ -271,7 +271,7 @@ def test_a_bundle_under_the_name_of_another_is_not_taken(
     other = policies.tiny_bundle(tmp_path / "other", seed=1)
     shutil.copytree(other.path, cache / tiny_bundle.digest)
     assert cached_bundle(tiny_client, tiny_bundle.digest).digest == tiny_bundle.digest
-    with pytest.raises(BundleError, match=f"abc was asked for; the server sent {tiny_bundle.digest[:12]}"):
+    with pytest.raises(BundleError, match=f"the server sent bundle {tiny_bundle.digest[:12]}; must be abc"):
         cached_bundle(tiny_client, "abc")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import policies
 from faults import Cable, Death, Inside, Meddler, Mortal, free_port
-from rpl_runtime.client.client import Action, Client, Control
+from rpl_runtime.client import Action, Client, Control
 from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control, persist
 from rpl_runtime.errors import (
@@ -292,7 +292,7 @@ def test_another_bundle_does_not_go_on_with_a_run(host: Host, own_bundle: Bundle
 
 def test_a_server_that_stays_away_is_one_sentence_and_the_run_still_stands(host: Host, own_bundle: Bundle) -> None:
     host.come(own_bundle)
-    with lasting_control(host.address, ReconnectConfig(budget_s=0.3)) as control:
+    with lasting_control(host.address, ReconnectConfig(patience_s=0.3)) as control:
         drive(control, last=3)
         host.go()
         sentence = rf"gave up after 0\.\d s and \d+ tries: no server answers at {host.address}"
@@ -337,7 +337,7 @@ def test_nobody_at_the_address_is_said_at_once(host: Host) -> None:
 
 def test_what_the_robot_does_wrong_is_refused_as_ever(tiny_address: str) -> None:
     """And costs nothing of the time for servers that are gone."""
-    never = ReconnectConfig(budget_s=float("inf"))
+    never = ReconnectConfig(patience_s=float("inf"))
     with lasting_control(tiny_address, never) as control, lasting_control(tiny_address, never) as other:
         with pytest.raises(ProtocolViolation, match="send a Start first"):
             control.step("a", 0, STATES[0])

@@ -143,7 +143,9 @@ def test_the_command_succeeds_where_every_element_was_done(
     assert "step 1" in finished.stdout
 
 
-def test_the_command_serves_a_bundle_itself(kitchen_bundle: Bundle) -> None:
+def test_the_command_serves_a_bundle_itself(kitchen_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RPL_TLS": "1", "RPL_TOKEN_FILE": "/nowhere"}.items():  # how other servers are reached
+        monkeypatch.setenv(name, value)
     finished = rpl_run("--bundle", str(kitchen_bundle.path), "--goal", "kettle", "--seed", "3", "--json")
     assert finished.exit_code == 1
     assert json.loads(finished.stdout)["bundle_digest"] == kitchen_bundle.digest
