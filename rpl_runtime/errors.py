@@ -1,4 +1,4 @@
-"""Every error of the project, in one tree; each names the gRPC status that carries it.
+"""Every error of the project, in one tree, with the gRPC status that carries it.
 
     RelayError                       INTERNAL
     ├── InvalidInput                 INVALID_ARGUMENT     a NaN, a wrong size, a value out of range
@@ -11,25 +11,25 @@
     │   ├── BundleCorrupt            DATA_LOSS            a digest that does not match
     │   ├── UnsupportedSchema        UNIMPLEMENTED        a manifest of another schema version
     │   └── MismatchedPair           FAILED_PRECONDITION  a high level with another low level
-    ├── DemonstrationError           INVALID_ARGUMENT     recordings that cannot be learned from
-    ├── RecordingError               FAILED_PRECONDITION  an episode that cannot be kept
-    ├── TrainingError                FAILED_PRECONDITION  a run that cannot go on
-    ├── ParityError                  FAILED_PRECONDITION  exported graphs that differ from their modules
-    ├── ModelNotFound                NOT_FOUND            no model of that name or digest is served
-    ├── RobotNotFound                NOT_FOUND            no robot of that id runs
-    ├── LimitReached                 RESOURCE_EXHAUSTED   more messages, streams, robots or models than are allowed
-    ├── Unauthenticated              UNAUTHENTICATED      the server does not know who calls
-    ├── PermissionDenied             PERMISSION_DENIED    the server knows who calls, and it is not theirs to ask
-    ├── ServerUnavailable            UNAVAILABLE          nobody answers at the address
+    ├── ModelNotFound                NOT_FOUND            no model with that name or digest
+    ├── RobotNotFound                NOT_FOUND            no robot with that id runs
+    ├── LimitReached                 RESOURCE_EXHAUSTED   too many messages, streams, robots or models
+    ├── Unauthenticated              UNAUTHENTICATED      an unknown caller
+    ├── PermissionDenied             PERMISSION_DENIED    a known caller that lacks the right
+    ├── ServerUnavailable            UNAVAILABLE          no server answers at the address
     │   └── ServerStopping           UNAVAILABLE          a server that is about to stop takes no new runs
-    ├── RobotUnavailable             UNAVAILABLE          no robot answers, or it does not let itself be driven
-    ├── RobotStopped                 ABORTED              the robot stopped by itself, or may not go on
-    ├── ObjectsLost                  UNAVAILABLE          nobody says where the objects are
+    ├── RobotUnavailable             UNAVAILABLE          no robot answers, or it refuses to be driven
+    ├── RobotStopped                 ABORTED              the robot stopped by itself, or must not move
+    ├── ObjectsLost                  UNAVAILABLE          the objects are no longer seen
     ├── AddressInUse                 UNAVAILABLE          the port is taken
-    └── MissingExtra                 FAILED_PRECONDITION  an optional dependency is not installed
+    ├── MissingExtra                 FAILED_PRECONDITION  an optional dependency is not installed
+    ├── RecordingError               (never on the wire)  an episode that cannot be recorded
+    ├── DemonstrationError           (never on the wire)  recordings that cannot be learned from
+    ├── TrainingError                (never on the wire)  a training run that cannot continue
+    └── ParityError                  (never on the wire)  exported graphs that differ from their modules
 
-A message is one sentence: what was wrong, what was got, what is allowed. Foreign exceptions are translated
-once, where they enter. Status names are strings so that this module needs no gRPC.
+A message is one sentence: what was wrong, what was got, what it must be. Foreign exceptions are translated once, where
+they enter. Statuses are strings so that this module does not import gRPC.
 """
 
 import importlib
@@ -40,7 +40,7 @@ class RelayError(Exception):
     """Root of the tree."""
 
     status = "INTERNAL"
-    # 2 bad input, 3 an unusable bundle, 4 nobody answers or no port, 5 not allowed, 6 a robot stopped, 1 anything else
+    # 2 bad input, 3 an unusable bundle, 4 no server, robot or free port, 5 no permission, 6 a robot stopped, 1 other
     exit_code = 1
 
 
@@ -84,23 +84,6 @@ class UnsupportedSchema(BundleError):
 
 class MismatchedPair(BundleError):
     pass
-
-
-class DemonstrationError(RelayError):
-    status = "INVALID_ARGUMENT"
-    exit_code = 2
-
-
-class RecordingError(RelayError):
-    status = "FAILED_PRECONDITION"
-
-
-class TrainingError(RelayError):
-    status = "FAILED_PRECONDITION"
-
-
-class ParityError(RelayError):
-    status = "FAILED_PRECONDITION"
 
 
 class ModelNotFound(RelayError):
@@ -160,8 +143,24 @@ class MissingExtra(RelayError):
     status = "FAILED_PRECONDITION"
 
 
+class RecordingError(RelayError):
+    pass
+
+
+class DemonstrationError(RelayError):
+    exit_code = 2
+
+
+class TrainingError(RelayError):
+    pass
+
+
+class ParityError(RelayError):
+    pass
+
+
 def error_named(name: str) -> type[RelayError]:
-    """The class of the tree with this name; the root for a name that is not in it."""
+    """The class with this name; the root for an unknown name."""
     tree: list[type[RelayError]] = [RelayError]
     for error in tree:
         tree += error.__subclasses__()
@@ -169,10 +168,10 @@ def error_named(name: str) -> type[RelayError]:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a module that an optional extra installs.
+    """Import a module of an optional extra.
 
     Raises:
-        MissingExtra: the module is not installed; the message names the command that installs it.
+        MissingExtra: it is not installed; the message names the command that installs it.
     """
     try:
         return importlib.import_module(module)

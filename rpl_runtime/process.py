@@ -1,4 +1,4 @@
-"""Processes of our own: one that lives as long as a block, and none that outlives its parent."""
+"""Child processes that end with a block, and with their parent."""
 
 import multiprocessing
 import os
@@ -15,12 +15,12 @@ _EXIT_S = 10.0  # [s] for a process to end before it is killed
 
 @contextmanager
 def own_process(serve: Callable[..., None], *arguments: str) -> Iterator[str]:
-    """Run `serve(on_ready, *arguments)`, a module's function, in a new process; the value is what on_ready got.
+    """Run a module's function `serve(on_ready, *arguments)` in a new process; the block's value is on_ready's argument.
 
     Raises:
         ServerUnavailable: the process ended before it was ready.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would copy gRPC's threads in whatever state they are
+    context = multiprocessing.get_context("spawn")  # a fork would copy gRPC's threads in an unknown state
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(serve, there, *arguments), daemon=True)
     process.start()
@@ -44,15 +44,15 @@ def own_process(serve: Callable[..., None], *arguments: str) -> Iterator[str]:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent does: one that is killed cannot end its children."""
-    threading.Thread(target=_end_after_parent, daemon=True).start()
+    """End this process when its parent does: a parent that is killed cannot end its children."""
 
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
 
-def _end_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _child(serve: Callable[..., None], ready: Connection, *arguments: str) -> None:

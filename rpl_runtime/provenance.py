@@ -1,7 +1,4 @@
-"""Where a figure comes from: the command, the commit of the code and the versions it ran with.
-
-In: nothing but the running process. Out: strings. It knows nothing of what is recorded with them.
-"""
+"""The provenance of a figure: the command, the commit of the code and the versions it ran with."""
 
 import shlex
 import subprocess
@@ -12,15 +9,15 @@ from pathlib import Path
 
 
 def command() -> str:
-    """The command line that runs."""
+    """The command line of this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def commit() -> str:
-    """The commit of this code, ending in "-dirty" where files differ from it; "unknown" outside its checkout."""
+    """The commit of this code, with "-dirty" appended if tracked files have changed; "unknown" outside its checkout."""
     here = Path(__file__)
     try:
-        # An installation may lie inside another project's checkout: only a tracked file vouches for the commit.
+        # An installation may lie in another project's checkout: only if this file is tracked is the commit its own.
         _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
         changed = _git("status", "--porcelain", "--untracked-files=no", cwd=here.parent)
         return _git("rev-parse", "HEAD", cwd=here.parent) + ("-dirty" if changed else "")
@@ -29,7 +26,7 @@ def commit() -> str:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed version of each package; "not installed" where there is none."""
+    """The versions of Python and of each package; "not installed" for a package that is not there."""
     found = {"python": sys.version.split()[0]}
     for package in packages:
         try:

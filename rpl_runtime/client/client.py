@@ -135,7 +135,7 @@ class Client:
 
 
 class Stream:
-    """A `Line` over one call. Any fault closes it: replies could no longer be matched to requests.
+    """A `Line` over one call. A fault closes it: replies could no longer be matched to requests.
 
     Args:
         call: opens the call, given an iterator of the messages to send.

@@ -1,9 +1,7 @@
-"""The simulated kitchen's robot, impaired as a real one is: its arm keeps limits, its objects are seen badly or late.
+"""The simulated kitchen's robot with a real robot's faults: limits on its arm, a slow hand, noisy or late observations.
 
-In: a kitchen and `Conditions`. Out: the same protocol, `Robot`. The physics is the kitchen's own; what changes is what
-the servos are told and what the policy sees. It does not know policies or the wire.
-
-What is drawn is drawn with the seed of the episode, whatever runs beside it.
+The physics stays the kitchen's; only the servos' set-points and the policy's observations change. All random numbers
+come from the seed of the episode, whatever runs in parallel.
 """
 
 from collections import Counter, deque
@@ -24,7 +22,7 @@ from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_NAMES, S
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, course, setpoint
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, checked_target
 
-_STREAM = 1  # of the random numbers of a seed; the start is drawn from another one
+_STREAM = 1  # of a seed's random numbers; the start is drawn from another stream
 _LONGEST = 100  # [periods] of latency
 _OBJECTS = slice(ROBOT_DIM, None)
 _NEVER_MOVED = [  # by any element
@@ -32,8 +30,8 @@ _NEVER_MOVED = [  # by any element
     for name in ("bottom_right_knob", "bottom_right_burner", "top_right_knob", "top_right_burner", "left_hinge_door")
 ]
 _QUATERNION = slice(STATE_NAMES.index("kettle_qw"), None)
-# FrankaKitchen-v1's model moves a burner with its knob and the light with its switch, so much slower; whoever sees one
-# of them sees the other in the same place.
+# FrankaKitchen-v1's model moves a burner with its knob and the light with its switch, slower by this ratio, so noise on
+# the two must agree.
 _DRIVEN = {
     STATE_NAMES.index(driven): (STATE_NAMES.index(driver), ratio)
     for driven, driver, ratio in (
@@ -46,20 +44,20 @@ _DRIVEN = {
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a robot does to a policy; by default nothing.
+    """The faults of a robot; by default none.
 
     Raises:
         InvalidInput: a value is out of range, or there is no such profile.
     """
 
-    profile: str = "kitchen"  # of limits.py: the limits that the arm's motion keeps
-    position_noise: float = 0.0  # [m] standard deviation of each coordinate of an object, drawn for every observation
+    profile: str = "kitchen"  # the limits of the arm's motion, by name
+    position_noise: float = 0.0  # [m] standard deviation of an object's coordinates, drawn for every observation
     angle_noise: float = 0.0  # [rad] of each hinge and knob, and of the kettle's rotation about each axis
-    object_latency: int = 0  # [periods] by which the objects are seen later than the arm
-    object_dropout: float = 0.0  # probability that they are not seen in a period; what was seen last is kept
-    latency: int = 0  # [periods] by which the whole observation is late
-    still_known: bool = False  # whether what no element moves is known to stand still, and seen without noise
-    hand_time: float | None = None  # [s] that the hand takes for one command; None: fingers follow every target
+    object_latency: int = 0  # [periods] of delay of the objects behind the arm
+    object_dropout: float = 0.0  # probability that they are not seen in a period and keep their last state
+    latency: int = 0  # [periods] of delay of the whole observation
+    still_known: bool = False  # no noise on objects that no element moves
+    hand_time: float | None = None  # [s] of one command of the hand; None: fingers follow every target
 
     def __post_init__(self) -> None:
         profile(self.profile)
@@ -77,11 +75,11 @@ class Conditions:
 
 
 class ImpairedRobot:
-    """The robot of one kitchen under conditions (the `Robot` protocol).
+    """A simulated kitchen's robot with faults (the `Robot` protocol).
 
     Args:
-        kitchen: the robot as it is; it belongs to this one and is closed with it.
-        conditions: what is made of it.
+        kitchen: the robot without faults, closed with this one.
+        conditions: the faults.
     """
 
     waits = True
@@ -94,7 +92,7 @@ class ImpairedRobot:
 
     @property
     def limit_violations(self) -> Counter[str]:
-        """How often the limits changed a motion since the last reset, by the limit."""
+        """How often each kind of limit changed a motion since the last reset."""
         return Counter() if self._arm is None else Counter[str](self._arm.filter.counts)
 
     def reset(self, seed: int) -> None:
@@ -108,11 +106,11 @@ class ImpairedRobot:
         self._objects = deque([self._seen(state)], self.conditions.latency + self.conditions.object_latency + 1)
 
     def observe(self) -> np.ndarray:
-        """The state (30,) [rad, m, quaternion wxyz] as it is seen, the arm's with the environment's noise."""
+        """The observed state (30,) [rad, m, quaternion wxyz], the arm with the environment's noise."""
         return np.concatenate([self._arms[0], self._objects[0]])
 
     def apply(self, target: np.ndarray) -> None:
-        """Go for a position target (9,) [rad, m] for one control period of 0.08 s simulated time.
+        """Follow a position target (9,) [rad, m] for one control period of 0.08 s simulated time.
 
         Raises:
             InvalidInput: the target is not 9 finite numbers.
@@ -128,18 +126,18 @@ class ImpairedRobot:
         self._objects.append(self._objects[-1] if missed else self._seen(state))
 
     def done(self) -> frozenset[str]:
-        """The names of the elements at their goal now, read without noise."""
+        """The elements at their goal now, without noise."""
         return self.kitchen.done()
 
     def stop(self) -> None:
-        """Nothing to do: a kitchen stands still between its steps."""
+        """Nothing to do: the kitchen stands still between steps."""
 
     def close(self) -> None:
         """Release the simulator."""
         self.kitchen.close()
 
     def _seen(self, state: np.ndarray) -> np.ndarray:
-        """The objects (21,) of a state (30,) as they are seen; seen exactly, they are what they are to the last bit."""
+        """The observed objects (21,) of a state (30,); without noise they are equal to the last bit."""
         noise = {"m": self.conditions.position_noise, "rad": self.conditions.angle_noise, "1": 0.0}
         drawn = self._rng.normal(size=len(state)) * [noise[unit] for unit in STATE_UNITS]
         turn = self._rng.normal(size=3) * self.conditions.angle_noise
@@ -154,15 +152,15 @@ class ImpairedRobot:
 
 
 class _CommandedHand:
-    """The fingers of a Franka hand, which takes one command at a time, by the rule of `hand.py`."""
+    """The fingers of a Franka hand, which takes one command at a time (franka/hand.py)."""
 
     def __init__(self, command_s: float) -> None:
         self._config = HandConfig()
         self._commanded = self._width = MAX_WIDTH  # [m]
-        self._periods, self._left = ceil(command_s / PERIOD), 0  # that a command takes; that this one still does
+        self._periods, self._left = ceil(command_s / PERIOD), 0  # of a command; left of the current one
 
     def fingers(self, targets: np.ndarray) -> np.ndarray:
-        """The set-points (2,) [m] of a control period in which fingers (2,) [m] are asked for."""
+        """The set-points (2,) [m] for a control period with finger targets (2,) [m]."""
         self._left = max(0, self._left - 1)
         wanted = wanted_width(self._commanded, float(targets.sum()), self._config)
         if not self._left and wanted != self._commanded:
@@ -173,10 +171,10 @@ class _CommandedHand:
 
 
 class _LimitedArm:
-    """Leads the kitchen's arm on the course that its servos would take, within the limits of a profile.
+    """Leads the kitchen's arm along the path that its servos would take, within the limits of a profile.
 
-    A real arm is driven stiffly along a motion at 1 kHz. Its servos here are soft, so they are led: a set-point for
-    every physics step, ahead of the motion by what damping and weight will cost.
+    A real arm is stiff and follows a motion at 1 kHz. The kitchen's servos are soft, so each physics step gets a
+    set-point ahead of the motion, which makes up for damping and weight.
     """
 
     def __init__(self, simulator: Kitchen, name: str) -> None:
@@ -187,7 +185,7 @@ class _LimitedArm:
         self._place = np.clip(simulator.qpos[:ROBOT_DIM], limits.low, limits.high)[:ARM_DIM]
 
     def setpoints(self, target: np.ndarray) -> Iterator[np.ndarray]:
-        """The set-points (9,) [rad, m] of a control period, one for each physics step, each to be asked for in time.
+        """The set-points (9,) [rad, m] of a control period, one for each physics step; read each just before its step.
 
         Raises:
             InvalidInput: the target is not 9 finite numbers.
@@ -206,7 +204,7 @@ class _LimitedArm:
 
 
 def _turned(quaternion: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """A rotation (4,) wxyz after a small one about its own axes (3,) [rad]."""
+    """A rotation (4,) wxyz after a small turn about its own axes (3,) [rad]."""
     w, vector = quaternion[0], quaternion[1:]
     turned = quaternion + np.append(-vector @ turn, w * turn + np.cross(vector, turn)) / 2
     return turned / np.linalg.norm(turned)

@@ -1,11 +1,9 @@
-"""A simulated kitchen around a robot that stands in none: its arm does what the robot does, its objects react.
+"""A simulated kitchen around a robot without one: its arm repeats the robot's motion, and its objects react.
 
-In: the robot's joints. Out: where the objects of that kitchen are, and where they hold its arm and fingers. It does
-not know whose joints they are.
-
-With it a whole compound goal runs on a real or simulated robot with nothing around it. What it cannot give the robot
-is resistance: the robot's arm feels no door, and its hand closes on nothing. A policy has learned what a soft arm does
-at a handle, so this arm has the kitchen's own servos, led ahead of the robot's motion, and its joints are what is seen.
+With it a whole compound goal runs on a real or simulated robot with nothing around it. It cannot give the robot
+resistance: the robot's arm feels no door, and its hand closes on nothing. The policy was trained with a soft arm at the
+handles, so the mirrored arm has the kitchen's own servos, led ahead of the robot's motion, and the policy sees its
+joints.
 """
 
 import numpy as np
@@ -25,13 +23,13 @@ class KitchenMirror:
     """
 
     def __init__(self) -> None:
-        self.simulator = Kitchen()  # for whoever renders or inspects it
+        self.simulator = Kitchen()  # public for rendering
         self._mujoco = require("mujoco", "sim")
         self._substeps = round(PERIOD / self.simulator.model.opt.timestep)
-        self._robot = np.zeros(ROBOT_DIM)  # (9,) [rad, m] where the arm was led last
+        self._robot = np.zeros(ROBOT_DIM)  # (9,) [rad, m] the arm's last target
 
     def reset(self, seed: int, robot: np.ndarray) -> None:
-        """Put every object where an episode starts, and the arm at the robot's joints (9,) [rad, m]."""
+        """Put the objects at the start of an episode, and the arm at the robot's joints (9,) [rad, m]."""
         self.simulator.reset(seed)
         self._robot = np.asarray(robot, dtype=np.float64)
         self.simulator.restore(np.append(self._robot, self.simulator.qpos[ROBOT_DIM:]), seed)

@@ -1,7 +1,6 @@
-"""Where the objects are, for a robot that cannot feel them: from a fixed state, a function, or a stream of poses.
+"""Sources of the objects' states, for a robot that measures only itself: fixed, from a function, or from a stream.
 
-In: what the robot measured of itself, and whatever a source looks at. Out: `Seen`, the object part of the kitchen's
-state. It does not know robots or policies; the simulated kitchen as a source is mirror.py's.
+mirror.py has one more: a simulated kitchen.
 """
 
 import threading
@@ -20,45 +19,45 @@ from rpl_runtime.wire import objects as wire
 _DIM = len(OBJECT_DIMS)
 _KETTLE = "kettle"
 _JOINTS = STATE_NAMES[OBJECT_DIMS[0] : STATE_NAMES.index("kettle_x")]  # what a stream names, then the kettle's pose
-# (21,) [rad, m, quaternion wxyz] of a kitchen in which nobody has touched anything.
+# (21,) [rad, m, quaternion wxyz] of an untouched kitchen.
 UNTOUCHED = np.array([0.0] * 14 + [-0.2694, 0.3504, 1.6194, 1.0, 0.0, 0.0, 0.0])
 UNTOUCHED.setflags(write=False)
-_FIRST_SIGHT_S = 5.0  # [s] until everything must have been seen once
+_FIRST_SIGHT_S = 5.0  # [s] until all objects must have been seen
 
 
 class Seen(NamedTuple):
-    """What a source sees."""
+    """The state that a source sees."""
 
-    objects: np.ndarray  # (21,) [rad, m, quaternion wxyz] in the order and the frame of the kitchen's state
-    robot: np.ndarray | None = None  # (9,) [rad, m] where objects that only the source has hold the robot
+    objects: np.ndarray  # (21,) [rad, m, quaternion wxyz] in the order and frame of the kitchen's state
+    robot: np.ndarray | None = None  # (9,) [rad, m] of a mirrored robot, for the policy in place of the robot's own
 
 
 class ObjectSource(Protocol):
-    """Where a robot's object states come from."""
+    """A source of object states."""
 
     def reset(self, seed: int, robot: np.ndarray) -> None:
-        """A run starts with the robot's joints at (9,) [rad, m] of the kitchen; a source that can sets up the scene.
+        """Prepare for a run that starts at the joints (9,) [rad, m]; a simulated scene is set up with the seed.
 
         Raises:
-            ObjectsLost: it sees nothing.
+            ObjectsLost: it does not see all objects.
         """
         ...
 
     def read(self, robot: np.ndarray) -> Seen:
-        """What it sees now, with the robot's joints at (9,) [rad, m]. Once a control period.
+        """The objects now, with the robot's joints at (9,) [rad, m]. Call it once a control period.
 
         Raises:
-            ObjectsLost: it no longer sees everything.
+            ObjectsLost: it no longer sees all objects.
         """
         ...
 
     def close(self) -> None:
-        """Let go of whatever it looks through."""
+        """Release its resources."""
         ...
 
 
 class CalledObjects:
-    """Objects that a function tells.
+    """Objects from a function.
 
     Args:
         look: returns (21,) [rad, m, quaternion wxyz]; called once a control period.
@@ -71,7 +70,7 @@ class CalledObjects:
         """Nothing to do."""
 
     def read(self, robot: np.ndarray) -> Seen:
-        """What the function tells now.
+        """The function's value now.
 
         Raises:
             InvalidInput: it is not 21 finite numbers.
@@ -83,7 +82,7 @@ class CalledObjects:
 
 
 class FixedObjects(CalledObjects):
-    """Objects that stay where they are: for a first dry run.
+    """Objects that never move, for a first dry run.
 
     Args:
         objects: (21,) [rad, m, quaternion wxyz].
@@ -98,11 +97,11 @@ class FixedObjects(CalledObjects):
 
 
 class StreamedObjects:
-    """Objects as a server of `rpl.v1.ObjectStates` streams them.
+    """Objects streamed by an `rpl.v1.ObjectStates` server.
 
     Args:
         address: HOST:PORT.
-        max_age_s: [s] for how long what was seen last still counts.
+        max_age_s: [s] for which the last message counts.
     """
 
     def __init__(self, address: str, max_age_s: float = 0.5) -> None:
@@ -118,29 +117,29 @@ class StreamedObjects:
         self._thread.start()
 
     def reset(self, seed: int, robot: np.ndarray) -> None:
-        """Wait until everything has been seen once.
+        """Wait until all objects have been seen once.
 
         Raises:
-            ObjectsLost: it has not, within five seconds.
+            ObjectsLost: they have not, within five seconds.
         """
         with self._news:
             self._news.wait_for(lambda: self._over or not self._missing(), _FIRST_SIGHT_S)
         self.read(robot)
 
     def read(self, robot: np.ndarray) -> Seen:
-        """What was seen last.
+        """The objects as last seen.
 
         Raises:
-            ObjectsLost: that is too long ago, or something was never seen.
+            ObjectsLost: that is too long ago, or the stream has ended.
         """
         with self._news:
             age, missing, objects = time.monotonic() - self._seen_at, self._missing(), self._objects.copy()
         if self._over:
             raise ObjectsLost(f"the objects' stream from {self.address} ended: {self._over}")
         if missing:
-            raise ObjectsLost(f"{self.address} has not said where {', '.join(missing)} stands; it must name everything")
+            raise ObjectsLost(f"{self.address} has not reported {', '.join(missing)}; must report every object")
         if age > self._max_age_s:
-            raise ObjectsLost(f"{self.address} said {age:.2f} s ago where the objects are; allowed {self._max_age_s} s")
+            raise ObjectsLost(f"{self.address} last reported {age:.2f} s ago; must be at most {self._max_age_s} s")
         return Seen(objects)
 
     def close(self) -> None:
@@ -157,7 +156,15 @@ class StreamedObjects:
         over = "its server closed it"
         try:
             for raw in self._stream:
-                self._take(*wire.unpack_sighting(raw))
+                joints, poses = wire.unpack_sighting(raw)
+                objects = self._objects.copy()
+                for name in joints.keys() & set(_JOINTS):
+                    objects[_JOINTS.index(name)] = joints[name]
+                if _KETTLE in poses:
+                    objects[len(_JOINTS) :] = pose_in_kitchen(np.array(poses[_KETTLE]))
+                with self._news:
+                    self._objects, self._seen_at = objects, time.monotonic()
+                    self._news.notify_all()
         except grpc.RpcError as error:
             over = str(error.details())  # type: ignore[attr-defined]
         except (InvalidInput, ProtocolViolation) as error:
@@ -166,19 +173,9 @@ class StreamedObjects:
             self._over = over
             self._news.notify_all()
 
-    def _take(self, joints: dict[str, float], poses: dict[str, tuple[float, ...]]) -> None:
-        objects = self._objects.copy()
-        for name in joints.keys() & set(_JOINTS):
-            objects[_JOINTS.index(name)] = joints[name]
-        if _KETTLE in poses:
-            objects[len(_JOINTS) :] = pose_in_kitchen(np.array(poses[_KETTLE]))
-        with self._news:
-            self._objects, self._seen_at = objects, time.monotonic()
-            self._news.notify_all()
-
 
 def _checked(objects: np.ndarray) -> np.ndarray:
     values = np.array(objects, dtype=np.float64)
     if values.shape != (_DIM,) or not np.isfinite(values).all():
-        raise InvalidInput(f"object states are {_DIM} finite numbers; got {np.array2string(values, precision=3)}")
+        raise InvalidInput(f"the objects are {np.array2string(values, precision=3)}; must be {_DIM} finite numbers")
     return values

@@ -1,9 +1,9 @@
-"""The limits of each robot: one profile for the simulated kitchen, one for the Panda, one for the FR3.
+"""The limits of each robot: the simulated kitchen's, the Panda's and the FR3's.
 
-Franka's tables are those of its public documentation, "Robot and interface specifications"
-(https://frankaemika.github.io/docs/control_parameters.html). A robot aborts a motion that reaches a limit, so the
-limits here are lower by the tolerances that libfranka's own rate limiter subtracts (its rate_limiting.h): 1e-3 from
-velocity, acceleration and jerk, and on the Panda also the velocity that a joint gains while three packets are lost.
+Source of Franka's: "Robot and interface specifications" (https://frankaemika.github.io/docs/control_parameters.html).
+A robot aborts a motion that reaches a limit, so the limits here are lower by the tolerances of libfranka's own rate
+limiter (rate_limiting.h): 1e-3 of velocity, acceleration and jerk, and on the Panda also the velocity that a joint
+gains while three packets are lost.
 """
 
 import numpy as np
@@ -14,13 +14,13 @@ from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
 
 
 def profile(name: str) -> Profile:
-    """The profile of this name.
+    """The profile with a name.
 
     Raises:
         InvalidInput: there is none.
     """
     if name not in PROFILES:
-        raise InvalidInput(f"there is no profile {name!r}; must be one of {', '.join(PROFILES)}")
+        raise InvalidInput(f"the profile is {name!r}; must be one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
@@ -32,9 +32,9 @@ def _array(*values: float) -> np.ndarray:
 
 _TOLERANCE = 1e-3  # [rad/s, rad/s^2, rad/s^3] kLimitEps
 _LOST = 3e-3  # [s] kTolNumberPacketsLost * kDeltaT of the Panda; the FR3's is 0
-_FINGER_LOW, _FINGER_HIGH = (0.0, 0.0), (0.04, 0.04)  # [m] the Franka hand's; how fast they move is the hand's affair
-# [m] The arm's reach of 0.855 m (Franka's data sheet) about its shoulder, 0.333 m up; below, 0.05 m under the plane it
-# stands on, which leaves the kitchen's counter in reach. Every site has a smaller one of its own.
+_FINGER_LOW, _FINGER_HIGH = (0.0, 0.0), (0.04, 0.04)  # [m] the Franka hand's; the hand controls their speed itself
+# [m] The arm's reach of 0.855 m (Franka's data sheet) around its shoulder, 0.333 m up; at the bottom 0.05 m below the
+# plane it stands on, so that it reaches the kitchen's counter. A site should set a smaller one.
 _WORKSPACE = Box((-0.855, -0.855, -0.05), (0.855, 0.855, 1.188))
 _ZEROS = _array(*[0.0] * ARM_JOINTS)
 
@@ -55,14 +55,14 @@ _PANDA = Profile(
         zero=_ZEROS,
     ),
 )
-# There are two public versions of the FR3's velocities near the ends of its range: the formulas of the documentation,
-# which stand in rate_limiting.h, and those of the robot description that newer systems send (franka_description,
-# robots/fr3). The slopes are the same; of offset and ends the stricter is taken, so that the limits hold for both.
+# Two public sources differ in the FR3's velocities near the ends of its range: the documentation (and rate_limiting.h),
+# and the robot description that newer systems send (franka_description, robots/fr3). The slopes are the same; of offset
+# and ends the stricter is taken, so that the limits hold for both.
 _FR3_SLOPE = _array(12.0, 5.17, 7.0, 8.0, 34.0, 11.0, 34.0)
 _FR3_OFFSET = _array(0.652, 0.25, 0.2005, 0.3542, 0.5738, 0.4885, 0.4592) + _TOLERANCE
 _FR3_END_LOW = _array(-2.7501, -1.7918, -2.9007, -3.0481, -2.8101, 0.54092, -3.0196)
 _FR3_END_HIGH = _array(2.7501, 1.7918, 2.9007, -0.1458, 2.8101, 4.5205, 3.0196)
-_FR3_STILL = _FR3_OFFSET**2 / _FR3_SLOPE  # [rad] before an end, where the velocity is 0: no joint gets further
+_FR3_STILL = _FR3_OFFSET**2 / _FR3_SLOPE  # [rad] before an end, where the velocity limit reaches 0
 _FR3_LOW = np.maximum(_FR3_END_LOW + _FR3_STILL, _array(-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159))
 _FR3_HIGH = np.minimum(_FR3_END_HIGH - _FR3_STILL, _array(2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159))
 _FR3 = Profile(
@@ -81,8 +81,8 @@ _FR3 = Profile(
         zero=_ZEROS,
     ),
 )
-# FrankaKitchen-v1's servos hold a set-point for a whole period. Its other rule, that a set-point moves at most
-# 0.16 rad from the last reading, is the simulator's own: it clips to it, whatever it is given.
+# FrankaKitchen-v1's servos hold a set-point for a whole period. That a set-point moves at most 0.16 rad from the last
+# reading is kept by the simulator, which clips to it.
 _KITCHEN = Profile(
     name="kitchen",
     low=_array(*TARGET_LOW.astype(np.float64)),

@@ -1,8 +1,4 @@
-"""The simulated kitchen as a robot.
-
-In: a seed, then position targets. Out: states as the environment observes them, and the elements that are done,
-read without noise. It does not know goals, policies or the wire.
-"""
+"""The simulated kitchen as a robot: states with the environment's noise, done elements without it."""
 
 import numpy as np
 
@@ -13,7 +9,7 @@ class KitchenRobot:
     """The Franka of one simulated kitchen (the `Robot` protocol).
 
     Args:
-        start_noise: how far the starts lie from the nominal one; may be changed between runs.
+        start_noise: how far starts are from the nominal one; can be changed between runs.
 
     Raises:
         MissingExtra: the `sim` extra is not installed.
@@ -23,7 +19,7 @@ class KitchenRobot:
 
     def __init__(self, start_noise: StartNoise = NOMINAL) -> None:
         self.start_noise = start_noise
-        self.simulator = Kitchen()  # for whoever renders or inspects it
+        self.simulator = Kitchen()  # public for rendering
 
     def reset(self, seed: int) -> None:
         """Start an episode; the same seed and start noise give the same one."""
@@ -46,7 +42,7 @@ class KitchenRobot:
         return self.simulator.done()
 
     def stop(self) -> None:
-        """Nothing to do: a kitchen stands still between its steps."""
+        """Nothing to do: the kitchen stands still between steps."""
 
     def close(self) -> None:
         """Release the simulator."""

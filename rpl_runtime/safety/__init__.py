@@ -1,1 +1,1 @@
-"""The limits of a robot, and the filter that keeps every commanded motion inside them."""
+"""The limits of a robot, and the filter that keeps every commanded motion within them."""

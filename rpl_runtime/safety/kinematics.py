@@ -1,7 +1,4 @@
-"""Where the flange of a Panda or an FR3 is, from its joint angles.
-
-In: joint angles in the vendor's convention. Out: the flange's pose in the frame of the arm's base (link 0). It does
-not know limits, targets or simulators. Both arms have the same dimensions.
+"""The forward kinematics of a Panda or an FR3, which have the same dimensions: from joint angles to the flange.
 
 Source: the Denavit-Hartenberg parameters in Craig's convention of Franka's public documentation
 (https://frankaemika.github.io/docs/control_parameters.html#denavithartenberg-parameters).
@@ -23,10 +20,10 @@ _FLANGE_D = 0.107  # [m]
 
 
 def flange_pose(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position (..., 3) [m] and rotation matrix (..., 3, 3) of the flange in the base frame.
+    """Position (..., 3) [m] and rotation matrix (..., 3, 3) of the flange in the frame of the arm's base (link 0).
 
     Args:
-        joints: (..., 7) [rad]
+        joints: (..., 7) [rad] as Franka counts them.
     """
     joints = np.asarray(joints, dtype=np.float64)
     position = np.zeros((*joints.shape[:-1], 3))

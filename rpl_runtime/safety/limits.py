@@ -1,7 +1,4 @@
-"""The limits that a robot keeps: ranges of its targets and, for an arm, velocity, acceleration, jerk and workspace.
-
-The profiles of particular robots are data: rpl_runtime/robots/profiles.py.
-"""
+"""The types of a robot's limits; the limits of particular robots are in robots/profiles.py."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,7 +12,7 @@ ARM_JOINTS = 7  # the first entries of a target, where its profile has an arm
 
 @dataclass(frozen=True)
 class Box:
-    """Where the flange may be, in the frame of the arm's base."""
+    """A workspace for the flange, in the frame of the arm's base."""
 
     low: tuple[float, float, float]  # [m] x, y, z
     high: tuple[float, float, float]  # [m] x, y, z
@@ -23,10 +20,10 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class ArmLimits:
-    """How an arm's joints may move.
+    """Limits of an arm's motion.
 
-    Where `slope` is not 0 a joint is slower near the ends of its range: at the angle q it moves up at no more than
-    sqrt(slope * (end_high - q)) - offset, and down likewise.
+    If `slope` is not 0, the velocity limit falls near the ends of a joint's range: upwards from the angle q it is
+    sqrt(slope * (end_high - q)) - offset, and downwards likewise.
     """
 
     velocity: np.ndarray  # (7,) [rad/s]
@@ -37,7 +34,7 @@ class ArmLimits:
     end_low: np.ndarray  # (7,) [rad]
     end_high: np.ndarray  # (7,) [rad]
     workspace: Box
-    zero: np.ndarray  # (7,) [rad] added to a target's joints this gives the vendor's joint angles
+    zero: np.ndarray  # (7,) [rad] the vendor's joint angles minus a target's
 
     def velocity_range(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest velocity (..., 7) [rad/s] at a position (..., 7) [rad]."""
@@ -48,9 +45,9 @@ class ArmLimits:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What a target (m,), and the motion toward it, must keep.
+    """The limits of a target (m,) and of the motion toward it.
 
-    The entries of a target that belong to no arm are set-points: they are brought inside their range and held.
+    Entries of a target that belong to no arm are set-points: they are clipped to their range and held.
     """
 
     name: str
@@ -60,17 +57,17 @@ class Profile:
 
     @property
     def joints(self) -> int:
-        """How many entries of a target are joints of the arm."""
+        """The number of arm joints in a target."""
         return ARM_JOINTS if self.arm else 0
 
     def within(self, workspace: Box) -> Self:
-        """This profile with a workspace of one's own.
+        """This profile with another workspace.
 
         Raises:
             InvalidInput: the profile has no arm, or the box is empty.
         """
         if self.arm is None:
-            raise InvalidInput(f"a workspace for the profile {self.name}; the profile must have an arm")
+            raise InvalidInput(f"a workspace for the profile {self.name}; must be a profile with an arm")
         if not all(low < high for low, high in zip(workspace.low, workspace.high, strict=True)):
             raise InvalidInput(f"a workspace from {workspace.low} to {workspace.high}; low must be below high")
         return replace(self, arm=replace(self.arm, workspace=workspace))
@@ -79,7 +76,7 @@ class Profile:
         """This profile with a share (0, 1] of each of its arm's limits of motion.
 
         Raises:
-            InvalidInput: the profile has no arm, or a share is none.
+            InvalidInput: the profile has no arm, or a share is out of range.
         """
         if self.arm is None or not all(0 < share <= 1 for share in (velocity, acceleration, jerk)):
             raise InvalidInput(
@@ -95,7 +92,7 @@ class Profile:
         return replace(self, arm=arm)
 
     def rezeroed(self, zero: np.ndarray) -> Self:
-        """This profile for targets with other joint zeros: zero (7,) [rad] is what the vendor's angles have more.
+        """This profile for targets with other joint zeros: zero (7,) [rad] is the vendor's angles minus theirs.
 
         Raises:
             InvalidInput: the profile has no arm, or the zeros are not seven finite numbers.

@@ -1,18 +1,14 @@
-"""Motions of independent joints, sampled at 1 kHz: through a target, and to rest.
-
-In: where joints are, how fast and how they accelerate. Out: `Motion`, a row for every millisecond that follows. It
-does not know which motions are allowed, what a target is for, or any robot.
-"""
+"""Motions of independent joints, sampled at 1 kHz: through a target, and to rest."""
 
 from typing import NamedTuple, Self
 
 import numpy as np
 
-DT = 0.001  # [s] the rate at which a Franka takes commands, and at which every motion is sampled
+DT = 0.001  # [s] of a sample; a Franka takes commands at this rate
 
 
 class State(NamedTuple):
-    """Where J joints are at one moment."""
+    """J joints at one moment."""
 
     position: np.ndarray  # (J,) [rad]
     velocity: np.ndarray  # (J,) [rad/s]
@@ -20,7 +16,7 @@ class State(NamedTuple):
 
 
 class Motion(NamedTuple):
-    """N samples, the first one DT after the moment at which the motion begins."""
+    """N samples, the first one DT after the motion begins."""
 
     position: np.ndarray  # (N, J) [rad]
     velocity: np.ndarray  # (N, J) [rad/s]
@@ -31,15 +27,15 @@ class Motion(NamedTuple):
         return State(self.position[sample], self.velocity[sample], self.acceleration[sample])
 
     def then(self, other: Self) -> Self:
-        """This motion and then another, which begins where this one ends."""
+        """This motion, then another that begins where this one ends."""
         return type(self)(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
     def after(self, samples: int) -> Self:
-        """What is left of the motion after so many samples."""
+        """The motion without its first samples."""
         return type(self)(*(values[samples:] for values in self))
 
     def held(self, samples: int) -> Self:
-        """The motion with its joints held where it ends, so that it has at least so many samples."""
+        """The motion with at least so many samples, its joints held at its end."""
         if len(self.position) >= samples:
             return self
         missing = samples - len(self.position)
@@ -47,16 +43,16 @@ class Motion(NamedTuple):
         return self.then(type(self)(np.repeat(self.position[-1:], missing, axis=0), rest, rest))
 
     def toward(self, other: Self, share: np.ndarray) -> Self:
-        """The motion that is a share (J,) in 0..1 of the way from this one to another of the same length."""
+        """The motion at a share (J,) in 0..1 of the way from this one to another of the same length."""
         return type(self)(
             *(np.where(share < 1, mine + share * (its - mine), its) for mine, its in zip(self, other, strict=True))
         )
 
 
 def through(start: State, end: State, duration: np.ndarray | float, t: np.ndarray) -> Motion:
-    """From one state to another in a duration [s], looked at at the times t [s]; both broadcast to (..., J).
+    """From one state to another in a duration [s], at the times t [s]; both broadcast to (..., J).
 
-    The quintic polynomial: the lowest that meets position, velocity and acceleration at both ends.
+    The quintic polynomial, the lowest that meets position, velocity and acceleration at both ends.
     """
     (p, v, a), h = start, duration
     position = end.position - p - v * h - a * h**2 / 2
@@ -73,9 +69,9 @@ def through(start: State, end: State, duration: np.ndarray | float, t: np.ndarra
 
 
 def braking(start: State, acceleration: np.ndarray, jerk: np.ndarray) -> Motion:
-    """The fastest way to rest, each joint on its own, at most at an acceleration (J,) [rad/s^2] and jerk [rad/s^3].
+    """The fastest way to rest for each joint, within an acceleration (J,) [rad/s^2] and a jerk (J,) [rad/s^3].
 
-    Three phases: the acceleration is ramped to a peak against the motion, held, and ramped to zero.
+    Three phases: the acceleration rises to a peak against the motion, holds, and falls to zero.
     """
     # Against the velocity at which the joint would end if its acceleration were ramped to zero at once.
     left = start.velocity + start.acceleration * abs(start.acceleration) / (2 * jerk)
@@ -97,5 +93,5 @@ def braking(start: State, acceleration: np.ndarray, jerk: np.ndarray) -> Motion:
 
 
 def sample_times(samples: int) -> np.ndarray:
-    """The times (N, 1) [s] of so many samples."""
+    """The times (N, 1) [s] of N samples."""
     return DT * np.arange(1, samples + 1)[:, None]

@@ -1,14 +1,16 @@
-"""Franka's control interface, as franky speaks it: what it raises becomes ours here.
-
-In: a call to the arm or its hand. Out: the same call, failing with an error of this project. It does not know what
-the calls do.
-"""
+"""Franka's control interface, through the vendor's client library franky; its exceptions become this project's."""
 
 import contextlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from rpl_runtime.errors import RelayError, RobotStopped, require
+
+# franky is optional and untyped; the names of its types.
+Arm = Any  # franky.Robot
+ArmState = Any  # franky.RobotState, in Franka's zeros
+Gripper = Any  # franky.Gripper
 
 
 def franky() -> ModuleType:
@@ -22,7 +24,7 @@ def franky() -> ModuleType:
 
 @contextlib.contextmanager
 def translated(what: str, kind: type[RelayError] = RobotStopped) -> Iterator[None]:
-    """Raise what franky raises in this block as an error of a kind; its message says `what` and why."""
+    """Raise franky's exceptions in the block as errors of a kind; the message says `what` failed and why."""
     library = franky()
     try:
         yield

@@ -97,14 +97,14 @@ def test_a_run_does_not_start_before_everything_was_seen(
 ) -> None:
     monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
     camera.sightings.put(wire.pack_sighting(dict.fromkeys(JOINTS, 0.0), {}))
-    with pytest.raises(ObjectsLost, match="where kettle stands"):
+    with pytest.raises(ObjectsLost, match="has not reported kettle"):
         objects.reset(0, ROBOT)
 
 
 def test_what_was_seen_long_ago_no_longer_counts(camera: Camera) -> None:
     objects = StreamedObjects(camera.address, max_age_s=0.0)
     camera.sightings.put(sighting())
-    with pytest.raises(ObjectsLost, match=r"s ago where the objects are; allowed 0\.0 s"):
+    with pytest.raises(ObjectsLost, match=r"s ago; must be at most 0\.0 s"):
         objects.reset(0, ROBOT)
     objects.close()
 
@@ -130,7 +130,7 @@ def test_a_stream_that_breaks_off_says_why(camera: Camera, objects: StreamedObje
 def test_nobody_there_is_said_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
     objects = StreamedObjects("127.0.0.1:1")
-    with pytest.raises(ObjectsLost, match=r"127\.0\.0\.1:1 has not said"):
+    with pytest.raises(ObjectsLost, match=r"127\.0\.0\.1:1 has not reported"):
         objects.reset(0, ROBOT)
     objects.close()
 

@@ -81,7 +81,7 @@ def test_no_sequence_of_targets_leads_outside_and_the_arm_can_always_stop(
         targets = hostile(profile, start, manner, rng)
         for _ in range(periods):
             target = next(targets)
-            filtered = safety.hold() if target is None else safety.step(target)
+            filtered = safety.stop() if target is None else safety.step(target)
             np.testing.assert_array_equal(filtered.target, filtered.trajectory[-1])
             commanded.append(filtered.trajectory)
     commanded += come_to_rest(safety, profile)
@@ -272,7 +272,7 @@ def test_the_edge_of_the_workspace_is_one_and_does_not_trap_the_arm() -> None:
 
 
 def test_a_flange_that_starts_outside_the_workspace_is_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"the flange at .* m; the profile fr3 allows"):
+    with pytest.raises(InvalidInput, match=r"the flange at .* m, under the profile fr3; must be inside"):
         SafetyFilter(PROFILES["fr3"].within(Box((2, 2, 2), (3, 3, 3))), PERIOD).start(HOME)
 
 
@@ -294,29 +294,31 @@ def test_a_target_of_another_size_is_refused() -> None:
         started().step(np.zeros(7))
 
 
-def test_hold_rests_at_the_last_target_and_counts_nothing() -> None:
+def test_an_arm_comes_to_rest_at_a_target_that_is_repeated() -> None:
     safety = started()
     target = HOME.copy()
     for _ in range(5):
         target[0] += 0.08
         safety.step(target)
-    counts = safety.counts.copy()
+    assert not safety.at_rest
     for _ in range(15):
-        filtered = safety.hold()
+        filtered = safety.step(target)
     assert safety.at_rest
     np.testing.assert_array_equal(filtered.target, target)
-    assert safety.counts == counts
 
 
 def test_a_stop_ends_where_the_next_target_begins() -> None:
-    """After a stop the arm holds where it came to rest, not at the target it was stopped from."""
+    """The next target is taken from where the arm came to rest, not from the target it was stopped from."""
     safety = started()
     for _ in range(2):
         safety.step(HOME + 0.3 * (np.arange(9) == 0))
     come_to_rest(safety, PROFILES["fr3"])
-    rest = safety.hold().target
-    assert safety.at_rest
+    counts, rest = safety.counts.copy(), safety.position
     assert 0.01 < rest[0] - HOME[0] < 0.29
+    filtered = safety.step(rest)
+    assert safety.at_rest
+    assert not np.ptp(filtered.trajectory, axis=0).any()
+    assert safety.counts == counts
 
 
 def test_set_points_are_held_inside_their_range() -> None:
@@ -352,15 +354,15 @@ def test_a_start_a_little_outside_is_brought_inside() -> None:
     position = HOME.copy()
     position[1] = PROFILES["panda"].low[1] - 0.05
     safety.start(position)
-    assert safety.hold().target[1] == PROFILES["panda"].low[1]
+    assert safety.position[1] == PROFILES["panda"].low[1]
     position[1] -= 1
-    with pytest.raises(InvalidInput, match=r"-2.813 in dimension 1; the profile panda allows -1.763 to 1.763"):
+    with pytest.raises(InvalidInput, match=r"-2.813 in dimension 1, under the profile panda; must be -1.763 to 1.763"):
         safety.start(position)
 
 
 def test_a_filter_moves_only_when_it_was_started() -> None:
     safety = SafetyFilter(PROFILES["fr3"], PERIOD)
-    for move in (lambda: safety.step(HOME), safety.hold, safety.stop):
+    for move in (lambda: safety.step(HOME), safety.stop, lambda: safety.position):
         with pytest.raises(ProtocolViolation, match="not started"):
             move()
 

@@ -125,9 +125,9 @@ def test_a_profile_takes_a_workspace_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (lambda: profile("ur5"), "no profile 'ur5'; must be one of kitchen, panda, fr3"),
+        (lambda: profile("ur5"), "profile is 'ur5'; must be one of kitchen, panda, fr3"),
         (lambda: PROFILES["fr3"].within(Box((0, 0, 0.5), (1, 1, 0.5))), "low must be below high"),
-        (lambda: PROFILES["kitchen"].within(Box((0, 0, 0), (1, 1, 1))), "the profile must have an arm"),
+        (lambda: PROFILES["kitchen"].within(Box((0, 0, 0), (1, 1, 1))), "must be a profile with an arm"),
         (lambda: PROFILES["fr3"].rezeroed(np.zeros(6)), "must be 7"),
         (lambda: PROFILES["fr3"].rezeroed(np.full(7, np.nan)), "must be 7"),
         (lambda: PROFILES["kitchen"].rezeroed(np.zeros(7)), "for an arm"),

@@ -1,5 +1,6 @@
 """Servers in processes of their own."""
 
+import os
 import subprocess
 import sys
 import threading

@@ -336,10 +336,17 @@ def test_limits_thresholds_and_payload_are_set(host: str) -> None:
         assert robot._arm.state.m_load == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("config", [FrankaConfig(profile=PROFILES["kitchen"]), FrankaConfig(speed=0.0)])
-def test_an_impossible_setting_is_refused_before_anything_is_connected(config: FrankaConfig) -> None:
-    with pytest.raises(InvalidInput, match="must be"):
-        FrankaRobot("nowhere", FixedObjects(OBJECTS), config)
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"profile": PROFILES["kitchen"]}, "must be one with an arm"),
+        ({"speed": 0.0}, "must be a share of the limits"),
+        ({"speed": 1.1}, "must be a share of the limits"),
+    ],
+)
+def test_an_impossible_setting_is_refused_before_anything_is_connected(setting: Any, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        FrankaConfig(**setting)
 
 
 def test_nobody_at_the_host_is_one_sentence() -> None:
