@@ -1,1 +1,1 @@
-"""Run loops: lockstep for simulators that wait, real time for arms that do not."""
+"""Run loops: in lockstep for simulators, in real time for arms."""

@@ -1,11 +1,8 @@
-"""A run in lockstep: observe, ask for the action, apply it, until the steps are over.
-
-For a robot whose world waits for it, such as a simulator. One whose world does not is driven by realtime.py.
-"""
+"""One run of a robot whose world waits, as a simulator does: observe, ask for the action, apply it, step by step."""
 
 from collections.abc import Callable
 
-from rpl_runtime.client.client import Control
+from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import Robot
@@ -14,13 +11,13 @@ from rpl_runtime.robots import Robot
 def run(
     robot: Robot, control: Control, config: RunConfig, on_step: Callable[[Step], None] = lambda step: None
 ) -> RunResult:
-    """Drive a robot through one run; `on_step` hears of each step once it is over.
+    """Drive a robot through one run; `on_step` is called after each step.
 
-    A run that breaks off stops the robot and keeps its lease until the control stream ends.
+    If the run fails, the robot is stopped and stays leased until the control stream ends.
 
     Raises:
-        InvalidInput: there is no step to make.
-        RelayError: the server refused, or is gone.
+        InvalidInput: the run has no step.
+        RelayError: the server refused a request, or is gone.
     """
     if config.steps < 1:
         raise InvalidInput(f"a run of {config.steps} steps was asked for; must be 1 or more")
