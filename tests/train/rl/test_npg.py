@@ -19,6 +19,7 @@ from rpl_train.rl.npg import (
     fisher_product,
     natural_step,
     norm,
+    require_learnable,
 )
 
 SPEC = drawer_spec()
@@ -323,6 +324,31 @@ def test_a_gradient_that_is_not_finite_leaves_the_level_as_it_was(broken: float)
     with pytest.raises(TrainingError, match="not finite"):
         natural_step(level, samples, NpgConfig())
     assert all(value.equal(before[name]) for name, value in parameters(level).items())
+
+
+def test_a_curvature_that_is_negative_leaves_the_level_as_it_was():
+    level = low_level(8)
+    before = parameters(level)
+    with pytest.raises(TrainingError, match=r"curvature -.* must be finite and not negative"):
+        natural_step(level, drawn(level), NpgConfig(damping=-1e3))
+    assert all(value.equal(before[name]) for name, value in parameters(level).items())
+
+
+def test_the_divergence_of_a_step_is_measured_on_samples_taken_evenly():
+    old, level = low_level(8), low_level(8)
+    samples = drawn(level)
+    step = natural_step(level, samples, NpgConfig(fisher_samples=100))
+    inputs = [column[::4] for column in samples.inputs]
+    with torch.no_grad():
+        measured = divergence(Head(old)(*inputs), Head(level)(*inputs)).mean().item()
+    assert step.kl == pytest.approx(measured, rel=1e-6)
+
+
+def test_a_level_without_weights_is_refused():
+    level = low_level(8)
+    assert require_learnable("low", level) is level
+    with pytest.raises(TrainingError, match="the high level of a flat policy has no weights"):
+        require_learnable("high", torch.nn.Identity())
 
 
 def test_divergence_is_that_of_normal_distributions():
