@@ -1,21 +1,17 @@
 """Servers in processes of their own."""
 
-import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from processes import started
 from rpl_runtime.client import Access, Client
-from rpl_runtime.errors import BundleNotFound, LimitReached, ServerUnavailable
+from rpl_runtime.errors import BundleNotFound, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
-from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
 
 
@@ -47,25 +43,12 @@ def test_a_server_that_does_not_start_is_one_sentence():
         pass
 
 
-def test_a_program_starts_soundly_beside_clients_and_a_server(tiny_bundle: Bundle):
-    """With a fork of its own, as the encoder of a video does."""
-    over = threading.Event()
-
-    def call(address: str) -> None:
-        with Client(address) as client:
-            while not over.is_set():
-                with contextlib.suppress(LimitReached):  # so many calls a second
-                    client.describe()
-
-    with serve_in_thread(tiny_bundle) as address, ThreadPoolExecutor(3) as callers:
-        for _ in range(3):
-            callers.submit(call, address)
-        try:
-            for _ in range(60):
-                ran = subprocess.run(["cat"], input=bytes(100_000), capture_output=True, preexec_fn=os.setpgrp)
-                assert len(ran.stdout) == 100_000
-        finally:
-            over.set()
+def test_grpc_stays_out_of_the_children_that_a_program_forks():
+    """Between fork and exec its threads broke the pipe of a video's encoder."""
+    script = "import os, rpl_runtime; print(os.environ['GRPC_ENABLE_FORK_SUPPORT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout == "0\n"
 
 
 def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
