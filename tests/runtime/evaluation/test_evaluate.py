@@ -1,5 +1,6 @@
 """Evaluation through the real server, with a policy that was never trained."""
 
+import errno
 import json
 import os
 import re
@@ -231,17 +232,22 @@ def test_a_wrong_suffix_or_goal_is_refused_before_anything_runs(options: list[st
     assert re.search(sentence, str(result.exception))
 
 
-def test_a_file_that_cannot_be_written_loses_neither_the_table_nor_the_others(tmp_path: Path):
+def test_a_file_that_cannot_be_written_loses_neither_the_table_nor_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
     bundle, output = policies.kitchen_bundle(tmp_path / "bundle"), tmp_path / "out"
     (output / "results.png").mkdir(parents=True)  # a folder where a file should go
-    (bundle.path / ".evaluation.json.tmp").mkdir()
+    monkeypatch.setattr("rpl_runtime.policy.bundle.staged", full)
     options = ["--goals", "kettle", "--episodes", "1", "--steps", "4", "--start", "nominal", "--jobs", "1", "--write"]
     options += ["--output", str(output), "--picture", str(tmp_path / "picture.svg")]
     result = CliRunner().invoke(app, ["evaluate", str(bundle.path), *options])
     assert result.exit_code == 1
     assert "nominal start" in result.stdout
     first, second = result.stderr.strip().splitlines()
-    assert first.startswith(f"error: {bundle.path} was not written: ")
+    assert first == f"error: {bundle.path} was not written: No space left on device"
     assert second.startswith(f"error: {output / 'results.png'} was not written: ")
     assert json.loads((output / "evaluation.json").read_text())["bundle_digest"] == bundle.digest
     assert (tmp_path / "picture.svg").exists()
