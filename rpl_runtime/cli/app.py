@@ -7,10 +7,9 @@ right is missing, 6 a robot stopped, 130 interrupted.
 import json
 import sys
 from contextlib import ExitStack
-from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +17,16 @@ from rich.markup import escape
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
 from rpl_runtime.cli.measure import bench_command, evaluate_command
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, BundleToServe, Json, PlanLead, access_of, access_options
+from rpl_runtime.cli.options import (
+    ADDRESS,
+    BundleFolder,
+    BundleToServe,
+    Json,
+    PlanLead,
+    Start,
+    access_of,
+    access_options,
+)
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.errors import RelayError
@@ -76,31 +84,11 @@ def inspect_command(
         print_bundle(verified)
 
 
-class RobotKind(StrEnum):
-    KITCHEN = "kitchen"
-    FRANKA = "franka"
-
-
-class ProfileKind(StrEnum):
-    FR3 = "fr3"
-    PANDA = "panda"
-
-
-class LowLevel(StrEnum):
-    REMOTE = "remote"
-    LOCAL = "local"
-
-
-class StartKind(StrEnum):
-    NOMINAL = "nominal"
-    PERTURBED = "perturbed"
-
-
 @app.command("run")
 def run_command(
     context: typer.Context,
     goal: Annotated[str, typer.Option(help="Elements separated by commas, or a goal of the policy such as mkbs.")],
-    robot: Annotated[RobotKind, typer.Option(help="The robot to run.")] = RobotKind.KITCHEN,
+    robot: Annotated[Literal["kitchen", "franka"], typer.Option(help="The robot to run.")] = "kitchen",
     address: Annotated[
         str | None,
         typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several separated by commas; default: {ADDRESS}."),
@@ -111,14 +99,15 @@ def run_command(
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="Of the start and of a sampled policy; default: start 0, the modes."),
     ] = None,
-    start: Annotated[StartKind, typer.Option(help="Start of the kitchen.")] = StartKind.NOMINAL,
+    start: Annotated[Start, typer.Option(help="Start of the kitchen.")] = "nominal",
     steps: Annotated[int | None, typer.Option(min=1, help="Control steps; default: 280, an episode of 22.4 s.")] = None,
     robot_id: Annotated[str | None, typer.Option(help="The robot's id on the server; default: kitchen or franka.")] = (
         None
     ),
     low_level: Annotated[
-        LowLevel, typer.Option(help="local: act beside the robot and request only plans; the actions are the same.")
-    ] = LowLevel.REMOTE,
+        Literal["remote", "local"],
+        typer.Option(help="local: act beside the robot and request only plans; the actions are the same."),
+    ] = "remote",
     plan_lead: PlanLead = 0,
     patience: Annotated[
         float, typer.Option(min=0.0, help="Kitchen: seconds to wait for a server that stopped answering.")
@@ -134,7 +123,9 @@ def run_command(
             rich_help_panel=_FRANKA,
         ),
     ] = None,
-    profile: Annotated[ProfileKind, typer.Option(help="Limits of the arm.", rich_help_panel=_FRANKA)] = ProfileKind.FR3,
+    profile: Annotated[
+        Literal["fr3", "panda"], typer.Option(help="Limits of the arm.", rich_help_panel=_FRANKA)
+    ] = "fr3",
     speed: Annotated[float, typer.Option(help="Fraction of the limits to use, up to 1.", rich_help_panel=_FRANKA)] = (
         0.1
     ),
@@ -179,30 +170,30 @@ def run_command(
         address=address or ADDRESS,
         access=Access() if bundle else access_of(context),
         bundle=bundle,
-        robot_id=robot_id or robot.value,
+        robot_id=robot_id or robot,
         model=model,
         seed=seed,
         steps=steps,
-        local=low_level is LowLevel.LOCAL,
+        local=low_level == "local",
         plan_lead=plan_lead,
         log_to=log_to,
         as_json=as_json,
     )
-    if robot is RobotKind.KITCHEN:
+    if robot == "kitchen":
         for option in context.command.params:  # an ignored --dry-run would be dangerous
             source = context.get_parameter_source(option.name or "")
             given = source is not None and source.name == "COMMANDLINE"
             if given and getattr(option, "rich_help_panel", None) == _FRANKA:
                 names = "/".join((*option.opts, *option.secondary_opts))
                 raise typer.BadParameter(f"{names} is for --robot franka")
-        raise typer.Exit(run_kitchen(options, start is StartKind.PERTURBED, patience, record_to))
+        raise typer.Exit(run_kitchen(options, start == "perturbed", patience, record_to))
     if host is None:
         raise typer.BadParameter(f"a Franka needs a --host: its address, or {SIMULATED}")
     if objects is None:
         raise typer.BadParameter("a Franka needs --objects: mirror, fixed or HOST:PORT")
     if record_to is not None:
         raise typer.BadParameter("--record is for --robot kitchen; use --log for a Franka")
-    franka = FrankaOptions(host, objects, profile.value, speed, workspace, dry_run, realtime)
+    franka = FrankaOptions(host, objects, profile, speed, workspace, dry_run, realtime)
     raise typer.Exit(run_franka(options, franka))
 
 

@@ -5,10 +5,9 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,18 +20,6 @@ from rpl_runtime.files import JsonDict, write_json
 if TYPE_CHECKING:
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task
-
-
-class Starts(StrEnum):
-    NOMINAL = "nominal"
-    PERTURBED = "perturbed"
-    BOTH = "both"
-
-
-class ArmProfile(StrEnum):
-    KITCHEN = "kitchen"
-    PANDA = "panda"
-    FR3 = "fr3"
 
 
 def evaluate_command(
@@ -58,15 +45,17 @@ def evaluate_command(
         int, typer.Option(help="Control steps of an episode; the protocol has 280 for four elements, 70 for each.")
     ] = 280,
     start: Annotated[
-        Starts, typer.Option(help="perturbed: each arm joint +-0.05 rad, the kettle +-0.02 m in x and y.")
-    ] = Starts.BOTH,
+        Literal["nominal", "perturbed", "both"],
+        typer.Option(help="perturbed: each arm joint +-0.05 rad, the kettle +-0.02 m in x and y."),
+    ] = "both",
     seed: Annotated[int, typer.Option(help="First seed of the episodes; training uses seeds below 1000000.")] = (
         1_000_000
     ),
     sample: Annotated[bool, typer.Option("--sample", help="Sample both levels instead of taking their modes.")] = False,
     profile: Annotated[
-        ArmProfile, typer.Option(help="Motion limits of the arm; kitchen: its own soft servos.")
-    ] = ArmProfile.KITCHEN,
+        Literal["kitchen", "panda", "fr3"],
+        typer.Option(help="Motion limits of the arm; kitchen: its own soft servos."),
+    ] = "kitchen",
     object_noise: Annotated[
         tuple[float, float],
         typer.Option(metavar="M RAD", help="Standard deviation of an observed object's position [m] and angle [rad]."),
@@ -140,8 +129,8 @@ def evaluate_command(
                 raise InvalidInput(f"{saved} is not JSON ({error}); must be an evaluation.json") from error
             stack.enter_context(alone)
         else:
-            starts = ("nominal", "perturbed") if start is Starts.BOTH else (start.value,)
-            robot = Conditions(profile.value, *object_noise, object_latency, object_dropout, latency, still_known, hand)
+            starts = ("nominal", "perturbed") if start == "both" else (start,)
+            robot = Conditions(profile, *object_noise, object_latency, object_dropout, latency, still_known, hand)
             config = EvaluateConfig(
                 goals=tuple(goals or ["paper"]),
                 episodes=episodes,

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1:50051"  # a server's, by default
 
+Start = Literal["nominal", "perturbed"]  # of the kitchen
 Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of the server.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 BundleToServe = Annotated[Path | None, typer.Option("--bundle", help="Serve this bundle meanwhile, and use it.")]

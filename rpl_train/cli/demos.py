@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.app import StartKind
+from rpl_runtime.cli.options import Start
 
 if TYPE_CHECKING:
     from rpl_train.data.sources import Demonstrations
@@ -36,7 +36,7 @@ def play_command(
     sequences: Annotated[int, typer.Option(help="Number of sequences.")] = 400,
     length: Annotated[int, typer.Option(help="Elements in a sequence: 1 tries each alone, 7 does them all.")] = 4,
     order: Annotated[Order, typer.Option(help="human: the order of the human data. random: any.")] = Order.HUMAN,
-    start: Annotated[StartKind, typer.Option(help="Where the kitchen starts.")] = StartKind.PERTURBED,
+    start: Annotated[Start, typer.Option(help="Where the kitchen starts.")] = "perturbed",
     seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes; the sequences are the same for any number.")] = 2,
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
@@ -53,7 +53,7 @@ def play_command(
 
     if sheet is not None:
         check_suffix(sheet, sheet_suffixes())
-    noise = PERTURBED if start is StartKind.PERTURBED else NOMINAL
+    noise = PERTURBED if start == "perturbed" else NOMINAL
     config = PlayConfig(sequences=sequences, length=length, order=order.value, seed=seed, jobs=jobs, start=noise)
     with bars() as report:
         result = play(config, folder, lambda finished, total: report("sequences", finished, total))
