@@ -95,8 +95,14 @@ class Connection:
                 f"network"
             )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Close it and every call on it."""
+        """Close the connection, and every call and stream on it."""
         self.channel.close()
 
     @contextmanager

@@ -1,7 +1,7 @@
 """The operator's client: lists and changes the models that a server holds and the robots that run there."""
 
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.errors import RobotNotFound
@@ -23,7 +23,7 @@ _Reply = TypeVar("_Reply", bound=Message)
 _LOADING_S = 120.0  # [s] for a large bundle from a slow disk
 
 
-class Admin:
+class Admin(Connection):
     """A connection to one server.
 
     Args:
@@ -38,19 +38,8 @@ class Admin:
     """
 
     def __init__(self, address: str, timeout_s: float = 5.0, access: Access | None = None) -> None:
-        self.address = address
+        super().__init__(address, access)
         self._timeout_s = timeout_s
-        self._connection = Connection(address, access)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
 
     def models(self) -> list[ServedModel]:
         """The models on the server, the default first."""
@@ -119,6 +108,6 @@ class Admin:
 
     def _call(self, method: str, reply: type[_Reply], timeout_s: float | None = None, **fields: object) -> _Reply:
         request, timeout_s = pack_request(method, **fields), timeout_s or self._timeout_s
-        with self._connection.translated(timeout_s):
-            call = self._connection.channel.unary_unary(f"/{SERVICE}/{method}")
-            return unpack_reply(reply, call(request, timeout=timeout_s, metadata=self._connection.metadata))
+        with self.translated(timeout_s):
+            call = self.channel.unary_unary(f"/{SERVICE}/{method}")
+            return unpack_reply(reply, call(request, timeout=timeout_s, metadata=self.metadata))

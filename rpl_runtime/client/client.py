@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import numpy as np
@@ -45,7 +45,7 @@ from rpl_runtime.wire import control as codec
 _FETCH_TIMEOUT_S = 300.0
 
 
-class Client:
+class Client(Connection):
     """A connection to one server.
 
     Args:
@@ -72,23 +72,11 @@ class Client:
         model: str | None = None,
         access: Access | None = None,
     ) -> None:
-        self.address = address
+        super().__init__(address, access)
         self._timeout_s = timeout_s
-        self._connection = Connection(address, access)
         named = ((codec.DIGEST_KEY, digest), (codec.MODEL_KEY, model))
-        self._metadata = *((key, value) for key, value in named if value is not None), *self._connection.metadata
-        channel = self._channel = self._connection.channel
-        self._methods = {name: channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection and every stream on it."""
-        self._channel.close()
+        self.metadata = *((key, value) for key, value in named if value is not None), *self.metadata
+        self._methods = {name: self.channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
 
     def describe(self) -> ModelInfo:
         """The served model."""
@@ -101,9 +89,9 @@ class Client:
             BundleError: the folder holds something else, or the bundle is damaged.
         """
         files: dict[str, bytearray] = {}
-        with self._connection.translated(_FETCH_TIMEOUT_S):
-            fetch = self._channel.unary_stream(_path("Fetch"))
-            for raw in fetch(b"", timeout=_FETCH_TIMEOUT_S, metadata=self._metadata):
+        with self.translated(_FETCH_TIMEOUT_S):
+            fetch = self.channel.unary_stream(_path("Fetch"))
+            for raw in fetch(b"", timeout=_FETCH_TIMEOUT_S, metadata=self.metadata):
                 name, chunk = describe.unpack_chunk(raw)
                 files.setdefault(name, bytearray()).extend(chunk)
         return store_files(folder, {name: bytes(content) for name, content in files.items()})
@@ -123,15 +111,15 @@ class Client:
         model = self.describe()  # fails at once if no server answers, which a stream would not
         # Pinned to the bundle just described: another may take its name at any time.
         metadata = (
-            *((key, value) for key, value in self._metadata if key != codec.DIGEST_KEY),
+            *((key, value) for key, value in self.metadata if key != codec.DIGEST_KEY),
             (codec.DIGEST_KEY, model.digest),
         )
-        call = functools.partial(self._channel.stream_stream(_path("Control")), metadata=metadata)
-        return Control(model, Stream(call, self._connection, model.spec.period_s, self._timeout_s))
+        call = functools.partial(self.channel.stream_stream(_path("Control")), metadata=metadata)
+        return Control(model, Stream(call, self, model.spec.period_s, self._timeout_s))
 
     def _call(self, method: str, request: bytes) -> bytes:
-        with self._connection.translated(self._timeout_s):
-            return self._methods[method](request, timeout=self._timeout_s, metadata=self._metadata)
+        with self.translated(self._timeout_s):
+            return self._methods[method](request, timeout=self._timeout_s, metadata=self.metadata)
 
 
 class Stream:
