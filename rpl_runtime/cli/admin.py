@@ -1,7 +1,7 @@
 """The commands that look at a running server or change it: models, top, subgoal and health."""
 
 import json
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of
+from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, show
 
 if TYPE_CHECKING:
     from rpl_runtime.client.admin import Admin
@@ -31,14 +31,11 @@ def list_models(context: typer.Context, address: Address = ADDRESS, as_json: Jso
     """
     with _admin(context, address) as admin:
         models = admin.models()
-    if as_json:
-        typer.echo(json.dumps([model._asdict() for model in models], indent=1))
-        return
     table = Table("model", "bundle", "robots", "", "folder")
     for model in models:
         note = "default" if model.is_default else "retired" if model.retired else ""
         table.add_row(escape(model.name), model.digest[:12], str(model.robots), note, escape(model.path))
-    Console().print(table)
+    show(as_json, [model._asdict() for model in models], lambda: Console().print(table))
 
 
 @models_app.command("load")
@@ -56,11 +53,9 @@ def load_model(
     """
     with _admin(context, address) as admin:
         model, replaced = admin.load(str(Path(path).absolute()))  # the server's working folder may be another
-    if as_json:
-        typer.echo(json.dumps({"model": model._asdict(), "replaced": replaced or None}, indent=1))
-    else:
-        place = f", replacing {replaced[:12]}" if replaced else ""
-        typer.echo(f"{model.name} is {model.digest[:12]}{place}")
+    place = f", replacing {replaced[:12]}" if replaced else ""
+    facts = {"model": model._asdict(), "replaced": replaced or None}
+    show(as_json, facts, lambda: typer.echo(f"{model.name} is {model.digest[:12]}{place}"))
 
 
 @models_app.command("unload")
@@ -124,15 +119,12 @@ def show_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDR
     with _admin(context, address) as admin:
         status = admin.robot(robot)
     named = dict(zip(_state_names(context, address, status.digest), status.subgoal, strict=False))
-    if as_json:
-        facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "subgoal": named}
-        typer.echo(json.dumps(facts, indent=1))
-        return
+    facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "subgoal": named}
     standing = "pinned" if status.pinned else f"age {status.age}"
     table = Table("dimension", "subgoal", title=f"{escape(robot)}, {standing}")
     for name, value in named.items():
         table.add_row(escape(name), f"{value:.4f}")
-    Console().print(table)
+    show(as_json, facts, lambda: Console().print(table))
 
 
 @subgoal_app.command("pin")
@@ -222,7 +214,7 @@ def health_command(
     from rpl_runtime.wire.control import SERVICE
 
     request = health_pb2.HealthCheckRequest(service=SERVICE if service is None else service)
-    with closing(Connection(address, access_of(context))) as connection, connection.translated(timeout):
+    with Connection(address, access_of(context)) as connection, connection.translated(timeout):
         try:
             check = health_pb2_grpc.HealthStub(connection.channel).Check  # type: ignore[attr-defined]
             status = check(request, timeout=timeout).status

@@ -4,9 +4,9 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no s
 right is missing, 6 a robot stopped, 130 interrupted.
 """
 
-import json
 import sys
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +26,7 @@ from rpl_runtime.cli.options import (
     Start,
     access_of,
     access_options,
+    show,
 )
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
@@ -56,6 +57,7 @@ def _fail(message: str, code: int) -> None:
 
 
 _FRANKA = "A Franka"  # heading of its options in the help
+_FrankaOption = partial(typer.Option, rich_help_panel=_FRANKA)
 
 app.callback()(access_options)
 app.command("serve")(serve_command)
@@ -78,10 +80,7 @@ def inspect_command(
     from rpl_runtime.cli.inspect import bundle_facts, print_bundle, verified_bundle
 
     verified = verified_bundle(bundle)
-    if as_json:
-        typer.echo(json.dumps(bundle_facts(verified), indent=1))
-    else:
-        print_bundle(verified)
+    show(as_json, bundle_facts(verified), lambda: print_bundle(verified))
 
 
 @app.command("run")
@@ -112,36 +111,22 @@ def run_command(
     patience: Annotated[
         float, typer.Option(min=0.0, help="Kitchen: seconds to wait for a server that stopped answering.")
     ] = 30.0,
-    host: Annotated[
-        str | None, typer.Option(help="Address of the Franka, or sim for a simulated one.", rich_help_panel=_FRANKA)
-    ] = None,
+    host: Annotated[str | None, _FrankaOption(help="Address of the Franka, or sim for a simulated one.")] = None,
     objects: Annotated[
         str | None,
-        typer.Option(
+        _FrankaOption(
             help="Source of object states: mirror (a simulated kitchen around the arm), fixed (untouched), or "
-            "HOST:PORT of an rpl.v1.ObjectStates.",
-            rich_help_panel=_FRANKA,
+            "HOST:PORT of an rpl.v1.ObjectStates."
         ),
     ] = None,
-    profile: Annotated[
-        Literal["fr3", "panda"], typer.Option(help="Limits of the arm.", rich_help_panel=_FRANKA)
-    ] = "fr3",
-    speed: Annotated[float, typer.Option(help="Fraction of the limits to use, up to 1.", rich_help_panel=_FRANKA)] = (
-        0.1
-    ),
+    profile: Annotated[Literal["fr3", "panda"], _FrankaOption(help="Limits of the arm.")] = "fr3",
+    speed: Annotated[float, _FrankaOption(help="Fraction of the limits to use, up to 1.")] = 0.1,
     workspace: Annotated[
         tuple[float, float, float, float, float, float] | None,
-        typer.Option(
-            help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z.",
-            rich_help_panel=_FRANKA,
-        ),
+        _FrankaOption(help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything except move the motors.", rich_help_panel=_FRANKA)
-    ] = False,
-    realtime: Annotated[
-        bool, typer.Option(help="Require a real-time kernel, as the vendor does.", rich_help_panel=_FRANKA)
-    ] = True,
+    dry_run: Annotated[bool, _FrankaOption("--dry-run", help="Do everything except move the motors.")] = False,
+    realtime: Annotated[bool, _FrankaOption(help="Require a real-time kernel, as the vendor does.")] = True,
     record_to: Annotated[
         Path | None,
         typer.Option("--record", help="Kitchen: add the run to the Minari data set in this folder, named NAME-vN."),
@@ -236,10 +221,8 @@ def replay_command(
         with Console(stderr=True).status(f"replaying {len(logged.steps)} control steps"):
             result = replay(logged, control)
     within = result.within(tolerance)
-    if as_json:
-        typer.echo(json.dumps({**asdict(result), "tolerance": tolerance, "within": within}, indent=1))
-    else:
-        Console().print(replay_table(result, tolerance))
+    facts = {**asdict(result), "tolerance": tolerance, "within": within}
+    show(as_json, facts, lambda: Console().print(replay_table(result, tolerance)))
     raise typer.Exit(0 if within else 1)
 
 

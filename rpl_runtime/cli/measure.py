@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, access_of
+from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, access_of, show
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, write_json
 
@@ -161,10 +161,7 @@ def evaluate_command(
             if path is not None:
                 outputs[path] = partial(draw_results, content, path)
         try:
-            if as_json:
-                typer.echo(json.dumps(content, indent=1))
-            else:
-                print_results(content)
+            show(as_json, content, lambda: print_results(content))
         finally:  # a closed pipe must not lose a file
             written = [_written(path, put) for path, put in (outputs | films).items()]
     if not all(written):
@@ -248,8 +245,5 @@ def bench_command(
         result = bench(bundle, BenchConfig(steps, seconds, peers=peers))
     if output is not None:
         write_json(output, result.content)
-    if as_json:
-        typer.echo(json.dumps(result.content, indent=1))
-    else:
-        Console().print(bench_table(result.content))
+    show(as_json, result.content, lambda: Console().print(bench_table(result.content)))
     raise typer.Exit(0 if result.met else 1)

@@ -1,6 +1,8 @@
 """The options that several commands share, and the options before the command: how to reach a server."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,6 +41,14 @@ def access_options(
     """
     given = {"RPL_TLS": tls or None, "RPL_CA": ca, "RPL_CERT": cert, "RPL_KEY": key, "RPL_TOKEN_FILE": token_file}
     context.obj = {name: str(value) for name, value in given.items() if value is not None}
+
+
+def show(as_json: bool, facts: object, show_table: Callable[[], object]) -> None:
+    """Print the result of a command: as JSON, or as `show_table` prints it."""
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        show_table()
 
 
 def access_of(context: typer.Context) -> "Access":

@@ -1,11 +1,12 @@
 """The command `rpl run`: connects to a server, a robot and a log, runs, and reports the result on stdout."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from rpl_runtime.cli.options import show
 from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_progress, run_recorder
 from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
 from rpl_runtime.errors import InvalidInput, RobotStopped
@@ -14,7 +15,7 @@ from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
-from rpl_runtime.relay.run import RunConfig, RunResult, Step
+from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.robots.profiles import profile
@@ -72,21 +73,18 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     if record_to:
         check_record(record_to)
     with ExitStack() as stack:
-        control = stack.enter_context(
-            _control(options, ReconnectConfig(options.model, patience_s, access=options.access))
-        )
+        control = _control(stack, options, ReconnectConfig(options.model, patience_s, access=options.access))
         config = _config(options, control)
         kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
-        on_step, _ = stack.enter_context(_listening(options, config, control))
+        on_step, _ = _listeners(stack, options, config, control)
         result = run(kitchen, control, config, on_step)
     spec = control.model.spec
     facts = run_facts(result, _elements(config), spec)
-    if options.as_json:
-        print(json.dumps(facts, indent=1))
-    else:
-        print_run(facts, spec.period_s)
+    show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
     if record_to:
-        _record(result, config, spec.name, record_to)
+        source = f"{spec.name}, bundle {result.digest[:12]}, seed {config.seed}"
+        about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": spec.name}
+        record([recording_of(result, _elements(config), source)], record_to, about)
     return 0 if facts["success"] else 1
 
 
@@ -95,10 +93,10 @@ def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
     with ExitStack() as stack:
         timeout_s = TIME_BUDGET.timeout_s(PERIOD, options.plan_lead)
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
-        control = stack.enter_context(_control(options, reconnect))
+        control = _control(stack, options, reconnect)
         config = _config(options, control)
-        robot = stack.enter_context(_franka(franka))
-        on_step, log = stack.enter_context(_listening(options, config, control))
+        robot = _franka(stack, franka)
+        on_step, log = _listeners(stack, options, config, control)
         result = drive(
             robot,
             control,
@@ -111,11 +109,7 @@ def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
             log.event("limit_violations", json.dumps(result.limit_violations))
     spec = control.model.spec
     facts = run_facts(result.run, _elements(config), spec) | drive_facts(result, franka.dry_run)
-    if options.as_json:
-        print(json.dumps(facts, indent=1))
-    else:
-        print_run(facts, spec.period_s)
-        print_drive(facts)
+    show(options.as_json, facts, lambda: (print_run(facts, spec.period_s), print_drive(facts)))
     return exit_code(result, facts["success"])
 
 
@@ -128,12 +122,10 @@ def exit_code(result: DriveResult, success: bool) -> int:
     return 0 if success else 1
 
 
-@contextmanager
-def _control(options: RunOptions, reconnect: ReconnectConfig) -> Iterator[Control]:
-    with ExitStack() as stack:
-        where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
-        open_control = on_robot_control if options.local else lasting_control
-        yield stack.enter_context(open_control(where, reconnect))
+def _control(stack: ExitStack, options: RunOptions, reconnect: ReconnectConfig) -> Control:
+    where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
+    open_control = on_robot_control if options.local else lasting_control
+    return stack.enter_context(open_control(where, reconnect))
 
 
 def _config(options: RunOptions, control: Control) -> RunConfig:
@@ -151,27 +143,23 @@ def _elements(config: RunConfig) -> tuple[str, ...]:
     return tuple(str(name) for name in config.goal)  # type: ignore[union-attr]  # names, as they were parsed
 
 
-@contextmanager
-def _listening(
-    options: RunOptions, config: RunConfig, control: Control
-) -> Iterator[tuple[Callable[[Step], None], RunRecorder | None]]:
+def _listeners(
+    stack: ExitStack, options: RunOptions, config: RunConfig, control: Control
+) -> tuple[Callable[[Step], None], RunRecorder | None]:
     """The listener to a run's steps, and the log if one is asked for."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
-        log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
-        if log is not None:
-            listeners.append(log.step)
+    listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
+    log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
+    if log is not None:
+        listeners.append(log.step)
 
-        def on_step(step: Step) -> None:
-            for listener in listeners:
-                listener(step)
+    def on_step(step: Step) -> None:
+        for listener in listeners:
+            listener(step)
 
-        yield on_step, log
+    return on_step, log
 
 
-@contextmanager
-def _franka(options: FrankaOptions) -> Iterator[FrankaRobot]:
-    """The robot for the length of a block."""
+def _franka(stack: ExitStack, options: FrankaOptions) -> FrankaRobot:
     from rpl_runtime.robots.franka.sim import simulated_robot
 
     limits = profile(options.profile)
@@ -179,10 +167,9 @@ def _franka(options: FrankaOptions) -> Iterator[FrankaRobot]:
         limits = limits.within(Box(options.workspace[:3], options.workspace[3:]))
     simulated = options.host == SIMULATED
     config = FrankaConfig(limits, options.speed, dry_run=options.dry_run, realtime=options.realtime and not simulated)
-    with ExitStack() as stack:
-        source = stack.enter_context(closing(_source(options.objects)))
-        host = stack.enter_context(simulated_robot()) if simulated else options.host
-        yield stack.enter_context(closing(FrankaRobot(host, source, config)))
+    source = stack.enter_context(closing(_source(options.objects)))
+    host = stack.enter_context(simulated_robot()) if simulated else options.host
+    return stack.enter_context(closing(FrankaRobot(host, source, config)))
 
 
 def _source(name: str) -> ObjectSource:
@@ -195,9 +182,3 @@ def _source(name: str) -> ObjectSource:
     if ":" in name:
         return StreamedObjects(name)
     raise InvalidInput(f"objects from {name!r}; must be one of mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates")
-
-
-def _record(result: RunResult, config: RunConfig, policy: str, path: Path) -> None:
-    source = f"{policy}, bundle {result.digest[:12]}, seed {config.seed}"
-    about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": policy}
-    record([recording_of(result, _elements(config), source)], path, about)
