@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import grpc
 
-from rpl_runtime.auth.server import check_authorities, is_local, read_public
+from rpl_runtime.auth.server import is_local, read_authorities, read_public
 from rpl_runtime.auth.tokens import check_token, read_private, read_token
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, ServerUnavailable, error_named
 
@@ -149,10 +149,8 @@ class Connection:
 def _credentials(access: Access) -> grpc.ChannelCredentials:
     if (access.cert is None) != (access.key is None):
         raise InvalidInput(f"a client's certificate needs its key and the reverse; {CERT} or {KEY} is missing")
-    if access.ca is not None:
-        check_authorities(access.ca)
     return grpc.ssl_channel_credentials(
-        None if access.ca is None else read_public(access.ca),
+        None if access.ca is None else read_authorities(access.ca),
         None if access.key is None else read_private(access.key).encode(),
         None if access.cert is None else read_public(access.cert),
     )

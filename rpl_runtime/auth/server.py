@@ -156,24 +156,22 @@ def _certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerC
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidInput(f"{cert} and {key} must be a certificate and its key, in PEM: {error}") from error
-    authorities = None if client_ca is None else read_public(client_ca)
-    if client_ca is not None:
-        check_authorities(client_ca)
+    authorities = None if client_ca is None else read_authorities(client_ca)
     return grpc.ssl_server_certificate_configuration([(private.encode(), chain)], authorities)
 
 
-def check_authorities(path: Path) -> None:
-    """Refuse a file that holds no certificates of authorities.
+def read_authorities(path: Path) -> bytes:
+    """The content of a file of authorities' certificates.
 
     Raises:
         InvalidInput: it holds none, or cannot be read.
     """
+    content = read_public(path)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError as error:
         raise InvalidInput(f"{path} holds no certificate of an authority, in PEM: {error}") from error
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    return content
 
 
 def read_public(path: Path) -> bytes:

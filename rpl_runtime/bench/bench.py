@@ -5,6 +5,7 @@ blocks of control steps. Each server and each driver is a process of its own (pr
 part of the figures.
 """
 
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -184,14 +185,9 @@ def _requirements(content: JsonDict) -> list[JsonDict]:
     if 64 in batches:
         per_s = batches[64]["steps_per_s"]
         found.append(("Control, 64 robots on a stream [control steps/s]", per_s, "at least", MIN_BATCHED_PER_S))
+    met = {"at most": operator.le, "at least": operator.ge}
     return [
-        {
-            "what": what,
-            "value": value,
-            "limit": limit,
-            "sense": sense,
-            "met": value >= limit if sense == "at least" else value <= limit,
-        }
+        {"what": what, "value": value, "limit": limit, "sense": sense, "met": met[sense](value, limit)}
         for what, value, sense, limit in found
     ]
 

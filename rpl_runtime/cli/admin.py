@@ -15,8 +15,6 @@ from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, show
 if TYPE_CHECKING:
     from rpl_runtime.client.admin import Admin
 
-# ------------------------------------------------------------------------------------------------ models
-
 models_app = typer.Typer(
     help="The models of a running server; needs the right to administer.\n\nExample: rpl models list",
     no_args_is_help=True,
@@ -72,9 +70,6 @@ def unload_model(
         gone = admin.unload(model)
     runs = f"; robots still running on it: {gone.robots}" if gone.robots else ""
     typer.echo(f"{gone.name} {gone.digest[:12]} starts no more runs{runs}")
-
-
-# ------------------------------------------------------------------------------------------------ robots
 
 
 def top_command(
@@ -192,9 +187,6 @@ def _state_names(context: typer.Context, address: str, digest: str) -> tuple[str
 
     with Client(address, digest=digest, access=access_of(context)) as client:
         return client.describe().spec.state.names
-
-
-# ------------------------------------------------------------------------------------------------ health
 
 
 def health_command(

@@ -77,13 +77,9 @@ class Places:
         if not self._turns:
             raise InvalidInput(f"the address is {addresses!r}; must be HOST:PORT or unix:PATH, or more with commas")
 
-    @property
-    def now(self) -> str:
-        return self._turns[0]
-
     def client(self, timeout_s: float, digest: str | None = None, model: str | None = None) -> Client:
         """A client of the current address."""
-        return Client(self.now, timeout_s, digest, model, self._config.access)
+        return Client(self._turns[0], timeout_s, digest, model, self._config.access)
 
     def move_on(self) -> None:
         """Make the next address current."""
@@ -218,7 +214,7 @@ class _LastingLine:
                 rows.append((robot, SetGoal(start.goal)))
         for reply in line.exchange(rows) if rows else []:
             if isinstance(reply, RobotLeased):  # to the broken stream, until the server notices
-                raise ServerUnavailable(f"the server at {self._places.now} still holds the broken stream: {reply}")
+                raise ServerUnavailable(f"the server at {self._client.address} still holds the broken stream: {reply}")
             if isinstance(reply, RelayError):
                 raise reply
         self._line = line
