@@ -182,7 +182,6 @@ def _written(path: Path, put: Callable[[], object]) -> bool:
 
 
 def _evaluate(address: str, access: "Access", config: "EvaluateConfig", total: int, output: Path | None) -> JsonDict:
-    """Evaluate with a progress bar on stderr."""
     from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.evaluate import evaluate
     from rpl_runtime.evaluation.results import Episode

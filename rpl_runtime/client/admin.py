@@ -5,21 +5,12 @@ from typing import TypeVar
 
 from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.errors import RobotNotFound
-from rpl_runtime.wire.admin import (
-    SERVICE,
-    Message,
-    RobotStatus,
-    ServedModel,
-    pack_request,
-    pb,
-    robot_status,
-    served_model,
-    unpack_reply,
-)
+from rpl_runtime.wire import admin as codec
+from rpl_runtime.wire.admin import RobotStatus, ServedModel
 
 __all__ = ["Admin", "RobotStatus", "ServedModel"]
 
-_Reply = TypeVar("_Reply", bound=Message)
+_Reply = TypeVar("_Reply", bound=codec.Message)
 _LOADING_S = 120.0  # [s] for a large bundle from a slow disk
 
 
@@ -43,7 +34,7 @@ class Admin(Connection):
 
     def models(self) -> list[ServedModel]:
         """The models on the server, the default first."""
-        return [served_model(model) for model in self._call("ListModels", pb.ListModelsReply).models]
+        return [codec.served_model(model) for model in self._call("ListModels", codec.pb.ListModelsReply).models]
 
     def load(self, path: str) -> tuple[ServedModel, str]:
         """Serve a bundle from a folder on the server's machine. Returns the model and the digest it replaced, or "".
@@ -52,8 +43,8 @@ class Admin(Connection):
             BundleError: it cannot be used; nothing has changed.
             LimitReached: the server has no room for another model.
         """
-        reply = self._call("LoadModel", pb.LoadModelReply, _LOADING_S, path=path)
-        return served_model(reply.model), reply.replaced
+        reply = self._call("LoadModel", codec.pb.LoadModelReply, _LOADING_S, path=path)
+        return codec.served_model(reply.model), reply.replaced
 
     def unload(self, model: str) -> ServedModel:
         """Take a model, named by its name or digest, out of service.
@@ -62,11 +53,11 @@ class Admin(Connection):
             ModelNotFound: the server has no such model.
             ProtocolViolation: it is the last one.
         """
-        return served_model(self._call("UnloadModel", pb.UnloadModelReply, model=model).model)
+        return codec.served_model(self._call("UnloadModel", codec.pb.UnloadModelReply, model=model).model)
 
     def robots(self) -> list[RobotStatus]:
         """The robots that run now, sorted by id."""
-        return [robot_status(robot) for robot in self._call("ListRobots", pb.ListRobotsReply).robots]
+        return [codec.robot_status(robot) for robot in self._call("ListRobots", codec.pb.ListRobotsReply).robots]
 
     def robot(self, robot: str) -> RobotStatus:
         """The status of one robot.
@@ -86,7 +77,7 @@ class Admin(Connection):
             RobotNotFound: it does not run.
             InvalidInput: the subgoal is not a valid state.
         """
-        self._call("PinSubgoal", pb.PinSubgoalReply, robot=robot, subgoal=subgoal)
+        self._call("PinSubgoal", codec.pb.PinSubgoalReply, robot=robot, subgoal=subgoal)
 
     def release(self, robot: str) -> None:
         """End a pin: the robot plans at its next step.
@@ -95,7 +86,7 @@ class Admin(Connection):
             RobotNotFound: it does not run.
             ProtocolViolation: its subgoal is not pinned.
         """
-        self._call("ReleaseSubgoal", pb.ReleaseSubgoalReply, robot=robot)
+        self._call("ReleaseSubgoal", codec.pb.ReleaseSubgoalReply, robot=robot)
 
     def veto(self, robot: str) -> None:
         """Discard a robot's subgoal: it plans another at its next step.
@@ -104,10 +95,10 @@ class Admin(Connection):
             RobotNotFound: it does not run.
             ProtocolViolation: its subgoal is pinned.
         """
-        self._call("VetoSubgoal", pb.VetoSubgoalReply, robot=robot)
+        self._call("VetoSubgoal", codec.pb.VetoSubgoalReply, robot=robot)
 
     def _call(self, method: str, reply: type[_Reply], timeout_s: float | None = None, **fields: object) -> _Reply:
-        request, timeout_s = pack_request(method, **fields), timeout_s or self._timeout_s
+        request, timeout_s = codec.pack_request(method, **fields), timeout_s or self._timeout_s
         with self.translated(timeout_s):
-            call = self.channel.unary_unary(f"/{SERVICE}/{method}")
-            return unpack_reply(reply, call(request, timeout=timeout_s, metadata=self.metadata))
+            call = self.channel.unary_unary(f"/{codec.SERVICE}/{method}")
+            return codec.unpack_reply(reply, call(request, timeout=timeout_s, metadata=self.metadata))

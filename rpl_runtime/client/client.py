@@ -24,21 +24,7 @@ from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle, store_files
-from rpl_runtime.relay.messages import (
-    NOTHING,
-    Action,
-    Finish,
-    Finished,
-    GoalSet,
-    ModelInfo,
-    Observation,
-    Reply,
-    Request,
-    SetGoal,
-    Start,
-    Started,
-    valid_until_ns,
-)
+from rpl_runtime.relay import messages
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
 
@@ -78,7 +64,7 @@ class Client(Connection):
         self.metadata = *((key, value) for key, value in named if value is not None), *self.metadata
         self._methods = {name: self.channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
 
-    def describe(self) -> ModelInfo:
+    def describe(self) -> messages.ModelInfo:
         """The served model."""
         return describe.unpack_model(self._call("Describe", b""))
 
@@ -145,7 +131,7 @@ class Stream:
         if not self._call.add_callback(self._end):
             self._end()
 
-    def exchange(self, rows: Rows) -> list[Reply]:
+    def exchange(self, rows: Rows) -> list[messages.Reply]:
         """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
 
         Raises:
@@ -186,22 +172,22 @@ class Stream:
     def _end(self) -> None:
         self._outbox.put(None)
 
-    def _checked(self, robot: str, request: Request, reply: Reply) -> Reply:
+    def _checked(self, robot: str, request: messages.Request, reply: messages.Reply) -> messages.Reply:
         """A reply that answers the request, with the subgoal filled in."""
         if isinstance(reply, RelayError):
             return reply
         expected = _ANSWERS[type(request)]
         if not isinstance(reply, expected):
             raise ProtocolViolation(f"the server answered with {type(reply).__name__}; must be {expected.__name__}")
-        if isinstance(request, Start):
-            before = NOTHING if request.resume is None else request.resume.subgoal
+        if isinstance(request, messages.Start):
+            before = messages.NOTHING if request.resume is None else request.resume.subgoal
             self._subgoals[robot] = np.asarray(before, dtype=np.float32)
-        if isinstance(request, Observation) and isinstance(reply, Action):
-            if reply.valid_until_ns != valid_until_ns(request.observed_ns, self._period_ns):
+        if isinstance(request, messages.Observation) and isinstance(reply, messages.Action):
+            if reply.valid_until_ns != messages.valid_until_ns(request.observed_ns, self._period_ns):
                 raise ProtocolViolation(f"the server answered step {request.step} with the action of another step")
             if not reply.replanned:
                 # `_replace` takes twice as long.
-                return Action(reply.target, self._subgoals.get(robot, NOTHING), *reply[2:])
+                return messages.Action(reply.target, self._subgoals.get(robot, messages.NOTHING), *reply[2:])
             self._subgoals[robot] = reply.subgoal
         return reply
 
@@ -219,7 +205,12 @@ class Stream:
             yield request
 
 
-_ANSWERS = {Start: Started, Observation: Action, SetGoal: GoalSet, Finish: Finished}
+_ANSWERS = {
+    messages.Start: messages.Started,
+    messages.Observation: messages.Action,
+    messages.SetGoal: messages.GoalSet,
+    messages.Finish: messages.Finished,
+}
 
 
 def _path(method: str) -> str:

@@ -11,32 +11,18 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError
 from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay import messages
 from rpl_runtime.relay.loop import Resume
-from rpl_runtime.relay.messages import (
-    NOTHING,
-    Action,
-    Finish,
-    Finished,
-    Goal,
-    GoalSet,
-    ModelInfo,
-    Observation,
-    Reply,
-    Request,
-    SetGoal,
-    Start,
-    Started,
-)
 
-Rows = Sequence[tuple[str, Request]]
+Rows = Sequence[tuple[str, messages.Request]]
 
-_Reply = TypeVar("_Reply", Started, Action, GoalSet, Finished)
+_Reply = TypeVar("_Reply", messages.Started, messages.Action, messages.GoalSet, messages.Finished)
 
 
 class Line(Protocol):
     """The way to a relay loop."""
 
-    def exchange(self, rows: Rows) -> list[Reply]:
+    def exchange(self, rows: Rows) -> list[messages.Reply]:
         """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
 
         Raises:
@@ -60,7 +46,7 @@ class Control:
         RelayError: the request was refused, or the line failed.
     """
 
-    def __init__(self, model: ModelInfo, line: Line) -> None:
+    def __init__(self, model: messages.ModelInfo, line: Line) -> None:
         self.model = model
         self.line = line
 
@@ -73,12 +59,12 @@ class Control:
     def start(
         self,
         robot: str,
-        goal: Goal,
-        state: np.ndarray = NOTHING,
+        goal: messages.Goal,
+        state: np.ndarray = messages.NOTHING,
         seed: int | None = None,
         plan_lead: int = 0,
         resume: Resume | None = None,
-    ) -> Started:
+    ) -> messages.Started:
         """Start a run.
 
         Args:
@@ -93,34 +79,34 @@ class Control:
             RobotLeased: the robot runs already.
             InvalidGoal, InvalidInput: the goal, the state or an option is not valid.
         """
-        return self._ask(robot, Start(_goal(goal), _vector(state), seed, plan_lead, resume), Started)
+        return self._ask(robot, messages.Start(_goal(goal), _vector(state), seed, plan_lead, resume), messages.Started)
 
-    def step(self, robot: str, step: int, state: np.ndarray) -> Action:
+    def step(self, robot: str, step: int, state: np.ndarray) -> messages.Action:
         """The action for a robot's step, counted from 0, in a state (n,) measured now.
 
         Raises:
             StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run has not moved on.
         """
-        return self._ask(robot, Observation(step, _vector(state), time.monotonic_ns()), Action)
+        return self._ask(robot, messages.Observation(step, _vector(state), time.monotonic_ns()), messages.Action)
 
     def step_batch(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
-    ) -> list[Action | RelayError]:
+    ) -> list[messages.Action | RelayError]:
         """One step of several robots in one message: an action for each, or its refusal."""
         observed_ns = time.monotonic_ns()
         rows = [
-            (robot, Observation(step, _vector(state), observed_ns))
+            (robot, messages.Observation(step, _vector(state), observed_ns))
             for robot, step, state in zip(robots, steps, states, strict=True)
         ]
-        return cast(list[Action | RelayError], self.line.exchange(rows))
+        return cast(list[messages.Action | RelayError], self.line.exchange(rows))
 
-    def set_goal(self, robot: str, goal: Goal, state: np.ndarray = NOTHING) -> ResolvedGoal:
+    def set_goal(self, robot: str, goal: messages.Goal, state: np.ndarray = messages.NOTHING) -> ResolvedGoal:
         """Change a running robot's goal; it plans at its next step.
 
         Raises:
             InvalidGoal, InvalidInput, ProtocolViolation: refused; the run keeps its goal.
         """
-        return self._ask(robot, SetGoal(_goal(goal), _vector(state)), GoalSet).goal
+        return self._ask(robot, messages.SetGoal(_goal(goal), _vector(state)), messages.GoalSet).goal
 
     def finish(self, robot: str) -> int:
         """End a run and free the robot. Returns the number of steps made.
@@ -128,20 +114,20 @@ class Control:
         Raises:
             ProtocolViolation: the robot has no run on this line.
         """
-        return self._ask(robot, Finish(), Finished).steps
+        return self._ask(robot, messages.Finish(), messages.Finished).steps
 
     def close(self) -> None:
         """End all runs and the line."""
         self.line.close()
 
-    def _ask(self, robot: str, request: Request, kind: type[_Reply]) -> _Reply:
+    def _ask(self, robot: str, request: messages.Request, kind: type[_Reply]) -> _Reply:
         [reply] = self.line.exchange([(robot, request)])
         if isinstance(reply, RelayError):
             raise reply
         return cast(_Reply, reply)
 
 
-def _goal(goal: Goal) -> Goal:
+def _goal(goal: messages.Goal) -> messages.Goal:
     if isinstance(goal, str):
         raise InvalidGoal(f"the goal is the text {goal!r}; must be a list of element names, or a goal state")
     if isinstance(goal, ResolvedGoal):

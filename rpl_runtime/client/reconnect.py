@@ -27,21 +27,8 @@ from rpl_runtime.errors import (
     ServerUnavailable,
 )
 from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.relay import messages
 from rpl_runtime.relay.loop import Resume, SubgoalOverride
-from rpl_runtime.relay.messages import (
-    NOTHING,
-    Action,
-    Finish,
-    Finished,
-    GoalSet,
-    ModelInfo,
-    Observation,
-    Reply,
-    Request,
-    SetGoal,
-    Start,
-    Started,
-)
 
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.02  # [s] between the first two tries, doubled from one to the next
@@ -96,7 +83,7 @@ class Places:
         self.move_on()
         return ServerUnavailable(str(error))
 
-    def describe(self, timeout_s: float) -> ModelInfo:
+    def describe(self, timeout_s: float) -> messages.ModelInfo:
         """The model of the first server that answers; its address becomes current.
 
         Raises:
@@ -165,15 +152,15 @@ class _LastingLine:
         self._closed = threading.Event()
         self._client: Client | None = None
         self._line: Line | None = None
-        self._runs: dict[str, Start] = {}  # robot -> the request that resumes its run where it is
+        self._runs: dict[str, messages.Start] = {}  # robot -> the request that resumes its run where it is
         self._replanning: set[str] = set()  # robots with a new goal and no step since
         self._maybe_started: set[str] = set()  # robots whose Start may have reached a server without an answer
         self.model = self._places.describe(max(config.timeout_s, FIRST_ANSWER_S))
 
-    def exchange(self, rows: Rows) -> list[Reply]:
+    def exchange(self, rows: Rows) -> list[messages.Reply]:
         if self._closed.is_set():
             raise ProtocolViolation("this control is closed; open another")
-        starting = any(isinstance(request, Start) for _, request in rows)  # no robot moves yet
+        starting = any(isinstance(request, messages.Start) for _, request in rows)  # no robot moves yet
         retry_s = self._config.patience_s if starting else self._config.retry_s(self.model.spec)
         return persist(lambda: self._try(rows), retry_s, self._closed)
 
@@ -183,14 +170,14 @@ class _LastingLine:
             self._line.close()
         self._hang_up()
 
-    def _try(self, rows: Rows) -> list[Reply]:
+    def _try(self, rows: Rows) -> list[messages.Reply]:
         try:
             line = self._line or self._connect()
             replies = line.exchange(rows)
             for (robot, request), reply in zip(rows, replies, strict=True):
                 self._check(robot, request, reply)
         except (ServerUnavailable, ProtocolViolation) as error:
-            self._maybe_started.update(robot for robot, request in rows if isinstance(request, Start))
+            self._maybe_started.update(robot for robot, request in rows if isinstance(request, messages.Start))
             self._hang_up()
             self._places.move_on()
             raise ServerUnavailable(str(error)) from error
@@ -207,11 +194,11 @@ class _LastingLine:
         self._hang_up()
         self._client = self._places.client(self._config.timeout_s, self.model.digest)
         line = self._client.control().line
-        rows: list[tuple[str, Request]] = []
+        rows: list[tuple[str, messages.Request]] = []
         for robot, start in self._runs.items():
             rows.append((robot, start))
             if start.resume is not None and (robot in self._replanning or not self._config.waits):
-                rows.append((robot, SetGoal(start.goal)))
+                rows.append((robot, messages.SetGoal(start.goal)))
         for reply in line.exchange(rows) if rows else []:
             if isinstance(reply, RobotLeased):  # to the broken stream, until the server notices
                 raise ServerUnavailable(f"the server at {self._client.address} still holds the broken stream: {reply}")
@@ -220,29 +207,29 @@ class _LastingLine:
         self._line = line
         return line
 
-    def _check(self, robot: str, request: Request, reply: Reply) -> None:
+    def _check(self, robot: str, request: messages.Request, reply: messages.Reply) -> None:
         """Refuse a reply that shows that messages were lost or repeated on the way.
 
         Raises:
             ServerUnavailable, ProtocolViolation: it does; the exchange is tried again on a new stream.
         """
-        if isinstance(request, Start):
+        if isinstance(request, messages.Start):
             if isinstance(reply, RobotLeased) and robot in self._maybe_started:
                 raise ServerUnavailable(str(reply))
         elif isinstance(reply, ProtocolViolation | RobotLeased) and robot in self._runs:
             resume = self._runs[robot].resume
             # A step out of order is the caller's fault.
-            if not isinstance(request, Observation) or request.step == (0 if resume is None else resume.step):
+            if not isinstance(request, messages.Observation) or request.step == (0 if resume is None else resume.step):
                 raise ProtocolViolation(f"the stream is out of step: {reply}")
 
-    def _note(self, robot: str, request: Request, reply: Reply) -> None:
+    def _note(self, robot: str, request: messages.Request, reply: messages.Reply) -> None:
         """Keep the state from which a run can be resumed on another server."""
         match request, reply:
-            case Start(), Started():
-                self._runs[robot] = request._replace(goal=reply.goal, state=NOTHING)
+            case messages.Start(), messages.Started():
+                self._runs[robot] = request._replace(goal=reply.goal, state=messages.NOTHING)
                 self._replanning.discard(robot)
                 self._maybe_started.discard(robot)
-            case Observation(), Action():
+            case messages.Observation(), messages.Action():
                 start = self._runs[robot]
                 upcoming = reply.upcoming
                 if upcoming is None and start.resume is not None and not reply.replanned:
@@ -253,10 +240,10 @@ class _LastingLine:
                 resume = Resume(request.step + 1, reply.subgoal, reply.age + 1, upcoming, override)
                 self._runs[robot] = start._replace(resume=resume)
                 self._replanning.discard(robot)
-            case SetGoal(), GoalSet():
+            case messages.SetGoal(), messages.GoalSet():
                 self._runs[robot] = self._runs[robot]._replace(goal=reply.goal)
                 self._replanning.add(robot)
-            case Finish(), Finished():
+            case messages.Finish(), messages.Finished():
                 del self._runs[robot]
 
     def _hang_up(self) -> None:
