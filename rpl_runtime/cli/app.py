@@ -77,9 +77,12 @@ def inspect_command(
 
     Example: rpl inspect models/kitchen
     """
-    from rpl_runtime.cli.inspect import bundle_facts, print_bundle, verified_bundle
+    from rpl_runtime.cli.inspect import bundle_facts, print_bundle
+    from rpl_runtime.policy.bundle import load_bundle
+    from rpl_runtime.policy.graphs import OnnxPolicy
 
-    verified = verified_bundle(bundle)
+    verified = load_bundle(bundle)
+    OnnxPolicy(verified).warm_up()  # runs both graphs as a server does, which can serve every bundle that passes
     show(as_json, bundle_facts(verified), lambda: print_bundle(verified))
 
 

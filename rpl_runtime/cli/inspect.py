@@ -1,31 +1,15 @@
-"""What `rpl inspect` prints: a bundle's model card, and that the bundle is intact.
-
-It loads and runs both graphs as a server would, so a server can serve every bundle that passes.
-"""
-
-from pathlib import Path
+"""What `rpl inspect` prints: a bundle's model card, and that the bundle is intact."""
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markdown import Markdown
 
-from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.card import render_card
-from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
+from rpl_runtime.policy.graphs import graph_metadata
 from rpl_runtime.policy.manifest import JsonDict
 
 _VERIFIED = "every digest matches; both graphs load, run, match the manifest and belong to each other"
-
-
-def verified_bundle(path: Path) -> Bundle:
-    """The bundle in a folder, once its files are checked and its graphs have run.
-
-    Raises:
-        BundleError: it cannot be served; the message says why.
-    """
-    bundle = load_bundle(path)
-    OnnxPolicy(bundle).warm_up()
-    return bundle
 
 
 def bundle_facts(bundle: Bundle) -> JsonDict:
