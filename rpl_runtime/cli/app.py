@@ -148,8 +148,11 @@ def run_command(
 
     Example: rpl run --goal microwave,kettle --bundle models/kitchen
     """
-    from rpl_runtime.cli.run import SIMULATED, FrankaOptions, RunOptions, run_franka, run_kitchen
+    from rpl_runtime.cli.run import SIMULATED, RunOptions, run_franka, run_kitchen
     from rpl_runtime.client import Access
+    from rpl_runtime.robots.franka import FrankaConfig
+    from rpl_runtime.robots.profiles import PROFILES
+    from rpl_runtime.safety.limits import Box
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("give --address or --bundle, not both")
@@ -181,8 +184,11 @@ def run_command(
         raise typer.BadParameter("a Franka needs --objects: mirror, fixed or HOST:PORT")
     if record_to is not None:
         raise typer.BadParameter("--record is for --robot kitchen; use --log for a Franka")
-    franka = FrankaOptions(host, objects, profile, speed, workspace, dry_run, realtime)
-    raise typer.Exit(run_franka(options, franka))
+    limits = PROFILES[profile]
+    if workspace is not None:
+        limits = limits.within(Box(workspace[:3], workspace[3:]))
+    franka = FrankaConfig(limits, speed, dry_run=dry_run, realtime=realtime and host != SIMULATED)
+    raise typer.Exit(run_franka(options, host, objects, franka))
 
 
 @app.command("replay")

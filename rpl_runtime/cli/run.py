@@ -18,8 +18,6 @@ from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
-from rpl_runtime.robots.profiles import profile
-from rpl_runtime.safety.limits import Box
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
@@ -44,19 +42,6 @@ class RunOptions:
     plan_lead: int = 0  # [steps]
     log_to: Path | None = None
     as_json: bool = False
-
-
-@dataclass(frozen=True)
-class FrankaOptions:
-    """The Franka and its limits."""
-
-    host: str  # of its control interface, or SIMULATED
-    objects: str  # mirror, fixed or HOST:PORT
-    profile: str
-    speed: float  # share of the profile's limits
-    workspace: tuple[float, float, float, float, float, float] | None  # [m] lowest x, y, z of the flange, then highest
-    dry_run: bool
-    realtime: bool
 
 
 def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_to: Path | None) -> int:
@@ -88,14 +73,23 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     return 0 if facts["success"] else 1
 
 
-def run_franka(options: RunOptions, franka: FrankaOptions) -> int:
-    """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not; after a stop, that of its cause."""
+def run_franka(options: RunOptions, host: str, objects: str, franka: FrankaConfig) -> int:
+    """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not; after a stop, that of its cause.
+
+    Args:
+        host: address of its control interface, or SIMULATED.
+        objects: mirror, fixed or HOST:PORT.
+    """
+    from rpl_runtime.robots.franka.sim import simulated_robot
+
     with ExitStack() as stack:
         timeout_s = TIME_BUDGET.timeout_s(PERIOD, options.plan_lead)
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
         control = _control(stack, options, reconnect)
         config = _config(options, control)
-        robot = _franka(stack, franka)
+        source = stack.enter_context(closing(_source(objects)))
+        there = stack.enter_context(simulated_robot()) if host == SIMULATED else host
+        robot = stack.enter_context(closing(FrankaRobot(there, source, franka)))
         on_step, log = _listeners(stack, options, config, control)
         result = drive(
             robot,
@@ -157,19 +151,6 @@ def _listeners(
             listener(step)
 
     return on_step, log
-
-
-def _franka(stack: ExitStack, options: FrankaOptions) -> FrankaRobot:
-    from rpl_runtime.robots.franka.sim import simulated_robot
-
-    limits = profile(options.profile)
-    if options.workspace:
-        limits = limits.within(Box(options.workspace[:3], options.workspace[3:]))
-    simulated = options.host == SIMULATED
-    config = FrankaConfig(limits, options.speed, dry_run=options.dry_run, realtime=options.realtime and not simulated)
-    source = stack.enter_context(closing(_source(options.objects)))
-    host = stack.enter_context(simulated_robot()) if simulated else options.host
-    return stack.enter_context(closing(FrankaRobot(host, source, config)))
 
 
 def _source(name: str) -> ObjectSource:
