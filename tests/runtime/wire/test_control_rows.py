@@ -100,6 +100,17 @@ def test_a_subgoal_travels_only_where_it_is_new() -> None:
     assert isinstance(reply, Action)
     assert same(reply.subgoal, NOTHING)
     assert reply.upcoming is None
+    action = pb.Action(subgoal=np.ones(5, np.float32).tobytes())  # sent all the same
+    [(_, reply)] = codec.unpack_reply(pb.ControlReply(rows=[pb.ReplyRow(robot="a", action=action)]).SerializeToString())
+    assert isinstance(reply, Action)
+    assert same(reply.subgoal, NOTHING)
+
+
+def test_numbers_travel_as_float32_whatever_they_were() -> None:
+    values = np.array([0.1, 1 / 3, 1e10])
+    [(_, request)] = codec.unpack_request(codec.pack_request([("a", Observation(0, values, 0))]))
+    assert isinstance(request, Observation)
+    assert same(request.state, values.astype(np.float32))
 
 
 @pytest.mark.parametrize(
