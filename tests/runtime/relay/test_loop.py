@@ -430,6 +430,20 @@ def test_an_impossible_start_says_what_is_allowed(options: dict, sentence: str) 
     assert not loop.robots
 
 
+def test_a_subgoal_that_nobody_planned_may_be_older_than_the_run() -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    loop.start("a", SPEC.resolve(["door"], np.zeros(N)), resume=Resume(1, np.zeros(N), 3, None, SubgoalOverride.PINNED))
+    assert loop.standing("a").pinned
+
+
+def test_a_batch_of_unequal_columns_is_refused() -> None:
+    loop = RelayLoop(Blend(), SPEC)
+    loop.start("a", SPEC.resolve(["door"], np.zeros(N)))
+    for call in (loop.faults, loop.step):
+        with pytest.raises(ValueError, match="longer than"):
+            call(["a"], [0, 1], np.zeros((1, N)))
+
+
 def test_noise_depends_on_every_part_of_its_key() -> None:
     base = (7, 2**63 + 5, "high", 3, 4)
     # The second differs in the last bit of a 64-bit key, which a float would lose.
