@@ -82,7 +82,7 @@ def test_the_runtime_knows_nothing_of_training(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -> None:
-    optional = {"mujoco", "gymnasium", "gymnasium_robotics", "franky", "franky_sim", "pinocchio"}
+    optional = {"mujoco", "gymnasium", "gymnasium_robotics", "franky", "franky_sim", "pinocchio", "ruckig"}
     optional |= {"matplotlib", "imageio", "onnx", "grpc_tools", "h5py", "mcap", "opentelemetry"}
     assert not packages(path, top_level_only=True) & optional
 
