@@ -10,12 +10,16 @@ MS = 1e-3  # [s] between two samples
 
 def assert_inside(profile: Profile, start: np.ndarray, commanded: np.ndarray) -> None:
     """Every limit of the arm, on samples at 1 kHz (T, m) after a start at rest and their differences."""
+    assert_inside_while_moving(profile, np.vstack([[start] * 3, commanded]))
+
+
+def assert_inside_while_moving(profile: Profile, commanded: np.ndarray) -> None:
+    """Every limit of the arm, on samples at 1 kHz (T, m) from the midst of a motion and their differences."""
     arm = profile.arm
     assert arm is not None
-    low, high = profile.low, profile.high
-    assert (commanded >= low - 1e-9).all()
-    assert (commanded <= high + 1e-9).all()
-    position = np.vstack([[start[:7]] * 3, commanded[:, :7]])
+    assert (commanded >= profile.low - 1e-9).all()
+    assert (commanded <= profile.high + 1e-9).all()
+    position = commanded[:, :7]
     velocity = np.diff(position, axis=0) / MS
     acceleration = np.diff(velocity, axis=0) / MS
     slowest, fastest = arm.velocity_range(position)

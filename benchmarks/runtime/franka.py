@@ -54,17 +54,12 @@ class Watched(FrankaRobot):
         super().__init__(*arguments)
         self.sent: list[tuple[int, int, np.ndarray]] = []  # [ns] here, [ms] on the robot's clock, (7,) [rad]
 
-    def _motion(self, *arguments: Any) -> Any:
-        return self._watched(super()._motion(*arguments))
+        self._lines.on_motion = self._watch
 
-    def _braking(self) -> Any:
-        return self._watched(super()._braking())
-
-    def _watched(self, motion: Any) -> Any:
+    def _watch(self, motion: Any) -> None:
         motion.register_callback(
             lambda state, step, since, at, sent: self.sent.append((time.monotonic_ns(), at.to_msec(), np.array(sent.q)))
         )
-        return motion
 
 
 def main(

@@ -124,6 +124,20 @@ class SafetyFilter:
             self._arm = _Arm(self.profile, self.profile.arm, self._samples, inside[: self.profile.joints])
         self._target = inside
 
+    def resume(self, before: np.ndarray, ahead: np.ndarray) -> None:
+        """Go on from a motion of the arm (J joints) that another proved and commands.
+
+        Args:
+            before: (3, J) [rad] what was commanded last, at 1 kHz, evenly.
+            ahead: (N, J) [rad] what would follow, at 1 kHz, up to rest.
+
+        Raises:
+            ProtocolViolation: the filter was not started.
+        """
+        self._started()
+        if self._arm:
+            self._arm.resume(before, ahead)
+
     def step(self, target: np.ndarray) -> Filtered:
         """The next control period, toward a target (m,).
 
@@ -172,15 +186,6 @@ class SafetyFilter:
         if self._target is None:
             raise ProtocolViolation("the safety filter was not started; must be started where the robot is at rest")
         return self._target
-
-
-def is_inside(profile: Profile, position: np.ndarray) -> bool:
-    """Whether a position (m,) is within its range, and the flange within the workspace."""
-    if (position < profile.low).any() or (position > profile.high).any():
-        return False
-    if profile.arm is None:
-        return True
-    return _is_flange_inside(position[: profile.joints], profile.arm)
 
 
 def reading_fault(profile: Profile, reading: np.ndarray, last: np.ndarray, elapsed_s: float) -> str | None:
@@ -240,6 +245,12 @@ class _Arm:
     def resting_place(self) -> np.ndarray:
         """Of the proved motion, (J,) [rad]."""
         return self._proven.position[-1]
+
+    def resume(self, before: np.ndarray, ahead: np.ndarray) -> None:
+        velocity = np.diff(np.vstack([before[-1:], ahead]), axis=0) / DT
+        acceleration = np.diff(np.vstack([velocity[:1], velocity]), axis=0) / DT
+        self._now, self._past = State(before[-1], (before[-1] - before[-2]) / DT, self._still), before
+        self._proven = Motion(ahead, velocity, acceleration)
 
     def step(self, target: np.ndarray, last: np.ndarray) -> tuple[Motion, list[LimitViolation]]:
         """A period's motion toward a target (J,), given the last one (J,), and the limits it would have violated."""

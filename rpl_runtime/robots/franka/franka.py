@@ -4,12 +4,12 @@ Its state is the kitchen's: arm and hand as measured, objects from a source. Cal
 period. A target passes three stages on its way to the motors, each with one job:
 
     course   where the kitchen's soft servos would have the arm at the end of the period (tasks/kitchen/servo.py)
-    filter   a motion there, and from there to rest, proved at 1 kHz within the profile's limits (safety/filter.py)
-    Ruckig   the motion itself, every millisecond, in the robot's control loop (in the vendor's client library)
+    filter   a motion there, and from there to rest, within the profile's limits (safety/filter.py)
+    lines    the speed of that motion, in a line that the vendor's client library draws every millisecond (follow.py)
 
-The filter comes after the course because its limits are the arm's, and the arm never reaches a policy's target. Ruckig
-takes no samples, so it gets the end and the resting place of each proved motion, and the same limits. A test compares
-the two at 1 kHz.
+The filter comes after the course because its limits are the arm's, and the arm never reaches a policy's target. What
+the robot receives is the line, so the line is proved at 1 kHz within the profile before it may take over, and the
+filter goes on from it.
 
 This is a software stop, through the same cable and library that move the robot, and not a safety-rated one: keep the
 robot's own emergency stop in your hand.
@@ -25,10 +25,11 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput, RobotStopped, RobotUnavailable
 from rpl_runtime.robots.franka.fci import Arm, ArmState, franky, translated
+from rpl_runtime.robots.franka.follow import RAMP_MS, Lines, TakeOver
 from rpl_runtime.robots.franka.frames import JOINT_ZERO, to_franka, to_kitchen
 from rpl_runtime.robots.franka.hand import Hand, HandConfig
 from rpl_runtime.robots.profiles import PROFILES
-from rpl_runtime.safety.filter import Filtered, SafetyFilter, is_inside
+from rpl_runtime.safety.filter import Filtered, SafetyFilter
 from rpl_runtime.safety.limits import Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, Course, course
@@ -44,17 +45,15 @@ _DOWN = (0.0, 0.0, -9.81)  # [m/s^2] in the base's frame: the arm stands upright
 _LOOK_S = 0.02  # [s] between two checks on the way there
 _INSIDE = 0.005  # [rad] that a joint stays inside its range there
 _ASTRAY = 0.15  # [rad] largest accepted distance from where the arm was led
-_STILL = 1e-3  # [rad/s] below which a commanded joint is at rest
+_PERIOD_MS = round(1000 * PERIOD)
+_SEEN_AHEAD_MS = 30  # from an observation until its target takes over, at most
 
-# A motion that takes over from another starts with the speed and acceleration that the robot reports, a millisecond
-# old. Both are exact while the speed is constant, and so it is for this long before and after the end of a period.
-_EVEN_S = 0.01  # [s]
-# The filter gets this share of Ruckig's acceleration, since a motion that ends at constant speed needs more to arrive
-# in time. Ruckig gets this share of the profile's jerk for its motions, which start from rounded values.
-_ACCELERATION_SHARE = 0.65
-_JERK_SHARE = 0.8
-_SHARE = 0.8  # fraction of the largest speed change per period requested from Ruckig
-_NO_FILTER = 1000.0  # [Hz] libfranka's kMaxCutoffFrequency: its low-pass filter would delay the reported values
+# Ruckig gets these shares of the profile's limits, since its lines start from rounded values.
+_DRAWN_ACCELERATION = 0.99
+_DRAWN_JERK = 0.8
+# The filter gets this share of Ruckig's acceleration, since a line that ends at constant speed needs more to arrive in
+# time.
+_FILTER_ACCELERATION = 0.65
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ class FrankaRobot:
         self._objects = objects
         self._robot = np.zeros(ROBOT_DIM)  # (9,) [rad, m] seen last, in the kitchen's zeros
         self._done: frozenset[str] = frozenset()
-        self._moving = False
-        self._sent_ms = 0  # [ms] on the robot's clock, of the last command
+        self.held_back = 0  # targets for which no line was sent, since none could be proved
+        self._violations: Counter[str] = Counter()  # of lines
         library = franky()
         realtime = library.RealtimeConfig.Enforce if self.config.realtime else library.RealtimeConfig.Ignore
         with translated(f"no robot to drive at {host}", RobotUnavailable):
@@ -121,14 +120,14 @@ class FrankaRobot:
     @property
     def limit_violations(self) -> Counter[str]:
         """How many limits the targets so far would have violated, by kind."""
-        return self._safety.counts
+        return self._safety.counts + self._violations
 
     def reset(self, seed: int) -> None:
         """Open the hand and go slowly to the start of the kitchen's episodes; in a dry run, stay. Blocks until there.
 
         Raises:
             RobotStopped: the robot stopped on the way.
-            InvalidInput: the start is outside the profile's workspace; nothing has moved.
+            InvalidInput: the start, or the straight way there, is outside the profile's limits; nothing has moved.
             ObjectsLost: the source does not see the objects.
         """
         self.stop()
@@ -167,15 +166,23 @@ class FrankaRobot:
         """
         target = checked_target(target)
         state = self._state()
-        place = self._place(state)
+        take_over, place = None, to_kitchen(state.q)
+        if self.config.dry_run:
+            self._safety.start(np.append(place, self._safety.position[ARM_DIM:]))
+        else:
+            take_over = self._take_over(state)
+            if take_over is None:
+                self.held_back += 1
+                return
+            place = to_kitchen(take_over.position)
         gravity = np.ravel(self._arm.model.gravity(state, _DOWN))
         self.course = course(place, self._robot[:ARM_DIM], target[:ARM_DIM], gravity, PERIOD)
         self.filtered = self._safety.step(np.append(self.course.position, target[ARM_DIM:]))
-        if self.config.dry_run:
+        if take_over is None:
             return
         with self._driven():
-            self._arm.move(self._motion(self._arm.state, self.filtered), asynchronous=True, cutoff_frequency=_NO_FILTER)
-            self._moving, self._sent_ms = True, state.time.to_msec()
+            found = self._lines.follow(take_over, _speed(take_over, self.filtered))
+        self._violations.update(violation.kind for violation in found)
         self._hand.follow(target[ARM_DIM:])
 
     def done(self) -> frozenset[str]:
@@ -186,17 +193,17 @@ class FrankaRobot:
         """Brake within the limits, and return when at rest. The hand finishes its command and keeps its hold.
 
         Raises:
-            RobotStopped: the robot stopped by itself instead.
+            RobotStopped: the robot stopped by itself instead, or is not at rest in time.
         """
-        if self._moving:
+        if self._lines.moving:
             with self._driven():
-                self._arm.move(self._braking())
-            self._moving = False
+                self._lines.end()
 
     def close(self) -> None:
         """Stop and disconnect."""
         with contextlib.ExitStack() as stack:
-            stack.callback(delattr, self, "_arm")  # disconnects
+            stack.callback(delattr, self, "_arm")  # disconnects, once nothing else holds it
+            stack.callback(delattr, self, "_lines")
             stack.callback(self._objects.close)
             stack.callback(self._hand.close)
             self.stop()
@@ -212,31 +219,36 @@ class FrankaRobot:
             acceleration=np.minimum(limits.acceleration, arm.joint_acceleration_limit.max),
             jerk=np.minimum(limits.jerk, arm.joint_jerk_limit.max),
         )
-        drawn = replace(config.profile, arm=limits).slowed(config.speed, config.speed, config.speed * _JERK_SHARE)
+        drawn = replace(config.profile, arm=limits).slowed(
+            config.speed, config.speed * _DRAWN_ACCELERATION, config.speed * _DRAWN_JERK
+        )
         assert drawn.arm is not None
-        self._drawn = drawn.arm  # Ruckig's limits
         arm.joint_velocity_limit.set(drawn.arm.velocity)
         arm.joint_acceleration_limit.set(drawn.arm.acceleration)
         arm.joint_jerk_limit.set(drawn.arm.jerk)
+        self._lines = Lines(arm, config.profile.slowed(config.speed, config.speed, config.speed), drawn.arm)
         arm.set_collision_behavior(config.torque_threshold, config.force_threshold)
         if config.load is not None:
             arm.set_load(config.load.mass, config.load.center, config.load.inertia)
-        return drawn.slowed(1.0, _ACCELERATION_SHARE, 1.0).rezeroed(JOINT_ZERO)
+        return drawn.slowed(1.0, _FILTER_ACCELERATION, 1.0).rezeroed(JOINT_ZERO)
 
     def _go_home(self, home: np.ndarray) -> None:
         """Go slowly to joints (7,) [rad]; Ctrl-C stops the arm on its way."""
-        motion = franky().JointMotion(home, relative_dynamics_factor=_HOMING_SPEED)
-        with self._driven():
-            self._arm.move(motion, asynchronous=True)
-        self._moving = True
         try:
-            while self._moving:
-                with self._driven():
-                    # In short waits: a call that waited for the end would handle no signal before.
-                    self._moving = not self._arm.join_motion(timeout=_LOOK_S)
-        except KeyboardInterrupt:
+            with self._driven():
+                self._lines.begin()
+                found = self._lines.go(home, _HOMING_SPEED)
+                # In short waits: a call that waited for the end would handle no signal before.
+                while not found and not self._lines.arrived(_LOOK_S):
+                    pass
+        finally:
             self.stop()
-            raise
+        if found:
+            kinds = ", ".join(sorted({violation.kind for violation in found}))
+            raise InvalidInput(
+                f"the straight way from where the arm stands to the start leaves the profile's limits of {kinds}; must "
+                f"be inside: move the arm nearer to the start by hand"
+            )
 
     @contextlib.contextmanager
     def _driven(self) -> Iterator[None]:
@@ -245,7 +257,7 @@ class FrankaRobot:
             with translated(f"the robot at {self.host} stopped"):
                 yield
         except RobotStopped:
-            self._moving = False
+            self._lines.abandon()
             raise
 
     def _state(self) -> ArmState:
@@ -257,7 +269,7 @@ class FrankaRobot:
         modes = franky().RobotMode
         able = {modes.Idle, modes.Move} | ({modes.Guiding} if self.config.dry_run else set())
         with self._driven():
-            if self._moving:
+            if self._lines.moving:
                 self._arm.poll_motion()  # raises what ended the motion
             state = self._arm.state
             if state.robot_mode not in able:
@@ -282,11 +294,11 @@ class FrankaRobot:
         Raises:
             RobotStopped: the measured arm is somewhere else.
         """
-        if not self._moving:
+        if not self._lines.moving:
             return to_kitchen(state.q)
         self._check_led(abs(np.subtract(state.q, state.q_d)))
-        remaining_s = PERIOD - (state.time.to_msec() - self._sent_ms) / 1000
-        return to_kitchen(state.q_d) + np.clip(remaining_s, 0.0, _EVEN_S) * np.ravel(state.dq_d)
+        remaining_ms = _PERIOD_MS - self._lines.since_ms(state)
+        return to_kitchen(self._lines.position(state, min(max(0, remaining_ms), _SEEN_AHEAD_MS)))
 
     def _check_led(self, astray: np.ndarray) -> None:
         """Check the distances (7,) [rad] between where the arm was led and where it is.
@@ -300,76 +312,29 @@ class FrankaRobot:
                 f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; must be at most {_ASTRAY} rad"
             )
 
-    def _place(self, state: ArmState) -> np.ndarray:
-        """Where (7,) [rad] the arm was led by now; the filter continues from there.
+    def _take_over(self, state: ArmState) -> TakeOver | None:
+        """When the next line takes over, with the filter ready to continue from there; None if no line can be proved.
 
         Raises:
-            RobotStopped: the arm is somewhere else.
-            InvalidInput: in a dry run, the arm is outside its limits.
+            ProtocolViolation: there was no reset.
         """
-        commanded = to_kitchen(state.q_d)
-        # In periods without a target the arm has moved on towards rest.
-        gone = round((state.time.to_msec() - self._sent_ms) / (1000 * PERIOD)) - 1
-        while self._moving and gone > 0 and not self._safety.at_rest:
-            self._safety.stop()
-            gone -= 1
-        if self.config.dry_run:
-            self._start_at(to_kitchen(state.q))
-        elif not self._moving or (self._safety.at_rest and abs(np.ravel(state.dq_d)).max() < _STILL):
-            # Ruckig's resting place is close to the filter's, and at a limit may be past it.
-            self._start_at(commanded, only_inside=True)
-        place = self._safety.position[:ARM_DIM]
-        if not self.config.dry_run:
-            self._check_led(abs(commanded - place))
-        return place
-
-    def _start_at(self, joints: np.ndarray, only_inside: bool = False) -> None:
-        """Restart the filter from joints (7,) [rad] at rest, or only if they are inside the limits."""
-        position = np.append(joints, self._safety.position[ARM_DIM:])
-        if not only_inside or is_inside(self.profile, position):
-            self._safety.start(position)
-
-    def _motion(self, state: ArmState, filtered: Filtered) -> object:
-        """A motion to the speed at the proved period's end, at that speed a little past it, then to rest.
-
-        The speed is corrected for the error in place that would be left. Asking for the place itself would be exact as
-        long as periods are exact; but from a little beside it Ruckig may find no way to arrive at that speed and time,
-        and then swings back first.
-        """
-        now, speed = to_kitchen(state.q_d), np.ravel(state.dq_d)
-        place, next_speed = filtered.target[:ARM_DIM], filtered.velocity[:ARM_DIM]
-        ramp_s = PERIOD - _EVEN_S
-        next_speed = next_speed + (place - now - _ramp(speed, next_speed, ramp_s) - _EVEN_S * next_speed) / PERIOD
-        acceleration, jerk = self._drawn.acceleration, self._drawn.jerk
-        change = _SHARE * acceleration * (ramp_s - acceleration / jerk)
-        next_speed = np.clip(next_speed, speed - change, speed + change)
-        next_speed = np.clip(next_speed, -self._drawn.velocity, self._drawn.velocity)
-        # Relative to the arm's place when this takes over, a moment after now.
-        ramp, even = (_ramp(speed, next_speed, ramp_s), ramp_s), (2 * _EVEN_S * next_speed, 2 * _EVEN_S)
-        rest = self._safety.resting_place
-        # Moving on at constant speed ends further away, which may be too far.
-        further = rest + np.append(_EVEN_S * next_speed, np.zeros(len(rest) - ARM_DIM))
-        if is_inside(self.profile, further):
-            rest = further
-        else:
-            even = _EVEN_S * next_speed, _EVEN_S
-        library = franky()
-        waypoints = [
-            library.JointWaypoint(
-                library.JointState(way, next_speed),
-                library.ReferenceType.Relative,
-                minimum_time=library.Duration(round(1000 * duration_s)),
-            )
-            for way, duration_s in (ramp, even)
-        ]
-        still = library.JointWaypoint(library.JointState(to_franka(rest[:ARM_DIM])))
-        return library.JointWaypointMotion([*waypoints, still], return_when_finished=False)
-
-    def _braking(self) -> object:
-        """The fastest motion to rest within the limits."""
-        return franky().JointStopMotion()
+        fingers = self._safety.position[ARM_DIM:]
+        with self._driven():
+            if not self._lines.moving:
+                self._safety.start(np.append(to_kitchen(state.q_d), fingers))
+                self._lines.begin()
+            take_over = self._lines.take_over(state)
+        if take_over is not None:
+            self._safety.resume(to_kitchen(take_over.before), to_kitchen(self._lines.ahead(take_over)))
+        return take_over
 
 
-def _ramp(speed: np.ndarray, next_speed: np.ndarray, duration_s: float) -> np.ndarray:
-    """The distance (7,) [rad] covered while the speed (7,) [rad/s] changes linearly."""
-    return (speed + next_speed) / 2 * duration_s
+def _speed(take_over: TakeOver, filtered: Filtered) -> np.ndarray:
+    """The speed (7,) [rad/s] of the next line.
+
+    The filter's at the end of the period, corrected for the error in place that would be left. Asking for the place
+    itself would be exact as long as periods are exact, and swings where they are not.
+    """
+    speed, ramp_s = filtered.velocity[:ARM_DIM], RAMP_MS / 1000
+    way = (take_over.velocity + speed) / 2 * ramp_s + speed * (PERIOD - ramp_s)
+    return speed + (to_franka(filtered.target[:ARM_DIM]) - take_over.position - way) / PERIOD

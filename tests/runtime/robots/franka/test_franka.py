@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from limits_kept import assert_inside_while_moving
 from processes import started
 from robot_contract import LiveContract
 from rpl_runtime.errors import AddressInUse, InvalidInput, RobotStopped, RobotUnavailable
@@ -27,7 +28,7 @@ from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.objects import CalledObjects, FixedObjects
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.kinematics import flange_pose
-from rpl_runtime.safety.limits import Box
+from rpl_runtime.safety.limits import Box, Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, kitchen_spec
 
 pytest.importorskip("franky_sim", reason="needs the franka-sim extra")
@@ -154,30 +155,32 @@ class Sent(NamedTuple):
 class Watched(FrankaRobot):
     """A Franka whose commands are taken down as they are sent, one a millisecond."""
 
-    sent: list[Sent]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.sent: list[Sent] = []
+        self._lines.on_motion = self._watch
 
-    def _motion(self, *arguments: Any) -> Any:
-        assert self.filtered is not None
-        return self._watched(super()._motion(*arguments), to_franka(self.filtered.trajectory[:, :7]))
-
-    def _braking(self) -> Any:
-        return self._watched(super()._braking(), np.empty((0, 7)))
-
-    def _watched(self, motion: Any, proved: np.ndarray) -> Any:
+    def _watch(self, motion: Any) -> None:
+        proved = to_franka(self.filtered.trajectory[:, :7]) if self.filtered else np.empty((0, 7))
         motion.register_callback(
             lambda state, step, since, at, command: self.sent.append(
                 Sent(at.to_msec(), since.to_msec(), np.array(command.q), proved)
             )
         )
-        return motion
+
+
+def assert_sent_inside(robot: Watched, profile: Profile) -> None:
+    """Every limit, wherever no millisecond was missed."""
+    times, commands = np.array([sent.at for sent in robot.sent]), np.array([sent.joints for sent in robot.sent])
+    missed = np.flatnonzero(np.diff(times) != 1) + 1
+    for stretch in np.split(commands, missed):
+        assert_inside_while_moving(profile, np.column_stack([stretch, np.tile(HAND_OPEN, (len(stretch), 1))]))
 
 
 def test_what_is_commanded_keeps_the_limits_and_is_what_was_proved_at_1_khz(host: str) -> None:
-    rng, limits = np.random.default_rng(0), PROFILES["fr3"].arm
-    assert limits is not None
+    rng = np.random.default_rng(0)
     rate, phase = rng.uniform(2.0, 6.0, 7), rng.uniform(0, 2 * np.pi, 7)  # [rad/s] and [rad] of a swing of each joint
     with closing(Watched(host, FixedObjects(OBJECTS), CONFIG)) as robot:
-        robot.sent = []
         robot.reset(0)
         bent = HOME + np.array([0, 0.2, 0, 0.2, 0, 0, 0])  # away from the ends of the joints
         for number in range(30):
@@ -186,26 +189,17 @@ def test_what_is_commanded_keeps_the_limits_and_is_what_was_proved_at_1_khz(host
             robot.apply(np.append(bent + swing, HAND_OPEN))
             let_pass(robot)
         robot.stop()
-    times, commands = np.array([sent.at for sent in robot.sent]), np.array([sent.joints for sent in robot.sent])
-    # Where the machine is too busy for it, a millisecond is skipped now and then.
-    whole = np.flatnonzero(times[3:] - times[:-3] == 3)
-    assert len(whole) > 2000
-    velocity, acceleration, jerk = (np.abs(np.diff(commands, n=n, axis=0)[whole]) / 1e-3**n for n in (1, 2, 3))
-    assert np.ptp(commands, axis=0).min() > 0.05  # every joint went somewhere
-    assert (velocity <= limits.velocity).all()
-    # The speed that a motion starts with is rounded on the way here; the profile's limit is lower by so much.
-    assert (acceleration <= limits.acceleration + 1e-3).all()
-    # A motion that takes over while the arm speeds up, because its target came early or late, starts with what the
-    # robot reported a millisecond before.
-    assert np.mean(jerk > limits.jerk) < 1e-2
-    # Ruckig draws another line between the ends of the motions that were proved, and a target that comes late is
+    assert len(robot.sent) > 2000
+    assert_sent_inside(robot, PROFILES["fr3"])
+    assert np.ptp([sent.joints for sent in robot.sent], axis=0).min() > 0.05  # every joint went somewhere
+    # Ruckig draws another line between the ends of the motions that the filter made, and a target that comes late is
     # followed late.
     apart = [
         abs(sent.joints - sent.proved[sent.since - 1]).max()
         for sent in robot.sent
         if 0 < sent.since <= len(sent.proved)
     ]
-    assert np.percentile(apart, 90) < 0.02
+    assert np.percentile(apart, 90) < 0.03
 
 
 def test_the_arm_goes_as_the_kitchens_would(robot: FrankaRobot) -> None:
@@ -221,22 +215,21 @@ def test_the_arm_goes_as_the_kitchens_would(robot: FrankaRobot) -> None:
     assert to_go == sorted(to_go, reverse=True)
 
 
-def test_an_arm_whose_targets_stay_out_comes_to_rest_where_it_was_proved_that_it_may(robot: FrankaRobot) -> None:
+def test_an_arm_whose_targets_stay_out_comes_to_rest_where_its_line_ends(robot: FrankaRobot) -> None:
     for _ in range(4):
         robot.apply(lead(robot, 0.1, 0, 0, 0.1, 0, 0, 0))
         let_pass(robot)
-    assert robot.filtered is not None
-    rest, fast = to_franka(robot._safety.resting_place[:7]), np.abs(robot.filtered.velocity[:7]).max()
+    rest = robot._lines._look(robot._arm.state).commands[-1]
     let_pass(robot, 600)
     still = np.array(robot._arm.state.q_d)
     let_pass(robot, 300)
     np.testing.assert_array_equal(robot._arm.state.q_d, still)
-    np.testing.assert_allclose(still, rest, atol=0.01 * fast + 2e-3)  # it goes on evenly for 10 ms
+    np.testing.assert_allclose(still, rest, atol=0.02)
     assert np.abs(robot._arm.state.dq).max() < 0.01
-    # And it is found there when targets come again.
-    robot.apply(lead(robot, 0, 0, 0, 0, 0, 0, 0))
+    # And it goes on from there when targets come again.
+    robot.apply(lead(robot, 0.1, 0, 0, 0, 0, 0, 0))
     let_pass(robot)
-    np.testing.assert_allclose(to_franka(robot._safety.position[:7]), still, atol=0.02)
+    assert robot._arm.state.q_d[0] > still[0] + 1e-3
 
 
 def test_the_hand_opens_and_closes_while_the_arm_goes_on(robot: FrankaRobot) -> None:
@@ -279,16 +272,12 @@ def test_a_workspace_is_not_left(host: str) -> None:
         flange, _ = flange_pose(robot._arm.state.q)
     here = Box(tuple(flange - 0.1), tuple(flange + 0.1))
     with closing(Watched(host, FixedObjects(OBJECTS), replace(CONFIG, profile=PROFILES["fr3"].within(here)))) as robot:
-        robot.sent = []
         robot.reset(0)
         drive_on(robot, 25)
         robot.stop()
         assert robot.observe()[0] > HOME[0] + 0.05
         assert robot.limit_violations["workspace"] > 0
-    places, _ = flange_pose(np.array([sent.joints for sent in robot.sent]))
-    # Ruckig's line lies a little beside the one that was proved.
-    assert (places > np.array(here.low) - 0.01).all()
-    assert (places < np.array(here.high) + 0.01).all()
+    assert_sent_inside(robot, robot.config.profile)
 
 
 def test_a_workspace_that_excludes_the_start_is_refused_before_anything_moves(host: str) -> None:
@@ -306,21 +295,13 @@ def test_a_joints_range_is_not_left(host: str) -> None:
     high = profile.high.copy()
     high[0] = HOME[0] + 0.05
     with closing(Watched(host, FixedObjects(OBJECTS), replace(CONFIG, profile=replace(profile, high=high)))) as robot:
+        robot.reset(0)  # from outside of this range
         robot.sent = []
-        robot.reset(0)
         drive_on(robot, 15)
         robot.stop()
         assert robot.limit_violations["position"] > 0
-        assert np.array([sent.joints for sent in robot.sent])[:, 0].max() < high[0] + 2e-3
         assert robot.observe()[0] > HOME[0] + 0.03
-
-
-def test_an_arm_that_is_not_where_it_was_led_stops(robot: FrankaRobot) -> None:
-    robot.apply(lead(robot, 0.05, 0, 0, 0, 0, 0, 0))
-    robot._safety.start(robot._safety.position + 0.2 * (np.arange(9) == 0))
-    robot._safety.step(robot._safety.position - 0.02 * (np.arange(9) == 0))
-    with pytest.raises(RobotStopped, match=r"joint 1 is 0\.\d+ rad from where it was led; must be at most 0.15 rad"):
-        robot.apply(lead(robot, 0.05, 0, 0, 0, 0, 0, 0))
+    assert_sent_inside(robot, robot.config.profile)
 
 
 def test_limits_thresholds_and_payload_are_set(host: str) -> None:
