@@ -218,7 +218,8 @@ class Gripper:
 
     def __init__(self, host: str) -> None: ...
 
-    def open(self, speed: float) -> None: ...
+    def open_async(self, speed: float) -> Any:
+        return self.move_async(self.width, speed)
 
     def move_async(self, *_: float) -> Any:
         return SimpleNamespace(wait=lambda seconds: True, get=lambda: True)

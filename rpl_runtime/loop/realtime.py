@@ -9,7 +9,9 @@ retried here. This is a software stop, not a safety-rated one.
 """
 
 import contextlib
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +33,8 @@ from rpl_runtime.safety.filter import reading_fault
 
 INTERRUPTED = "interrupted by the operator"
 _TIME_BUDGET = TimeBudget()
+_GRACE_S = 1.0  # that braking goes on after a second signal
+_INTERRUPTED_EXIT = 130
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,8 @@ def drive(
         budget: when each part of a step is due.
         clock: the system's monotonic clock by default.
 
+    A second signal ends the process within a second where the robot, by then, is not at rest.
+
     Raises:
         InvalidInput: the run has no step.
         RelayError: the run did not begin.
@@ -82,7 +88,7 @@ def drive(
     if config.steps < 1:
         raise InvalidInput(f"a run of {config.steps} steps was asked for; must be 1 or more")
     # SIGTERM ends the run as Ctrl-C does: the robot must be at rest before the process ends.
-    with _handling(signal.default_int_handler, signal.SIGTERM):
+    with _ended_by_a_second_signal(), _handling(signal.default_int_handler, signal.SIGTERM):
         try:
             robot.reset(config.start_seed)
             started = control.start(config.robot_id, config.goal, robot.observe(), config.seed, config.plan_lead)
@@ -241,13 +247,46 @@ class _Loop:
 
 def _undisturbed() -> contextlib.AbstractContextManager[None]:
     """A block that neither Ctrl-C nor SIGTERM cuts short: braking is short, and there is no second try."""
-    return _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM)
+    return _handling(lambda *_: None, signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def _handling(
-    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *signals: signal.Signals
-) -> Iterator[None]:
+def _ended_by_a_second_signal() -> Iterator[None]:
+    """A block that ends a little after the second signal, if need be with the process: a robot's library may hang."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+    over = threading.Event()
+
+    def watch() -> None:
+        signals = b""
+        while len(signals) < 2:
+            received = heard.recv(1)
+            if not received:
+                return
+            signals += received
+        if not over.wait(_GRACE_S):
+            os.write(2, b"interrupted again while the robot did not come to rest: it is left to its own stop\n")
+            os._exit(_INTERRUPTED_EXIT)
+
+    watcher = threading.Thread(target=watch, name="second-signal", daemon=True)
+    # It is told by the interpreter's own handler, also while the main thread is inside a call that does not return.
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(before)
+        told.close()
+        watcher.join()
+        heard.close()
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], object], *signals: signal.Signals) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return

@@ -11,6 +11,8 @@ from rpl_runtime.errors import RelayError, RobotStopped, require
 Arm = Any  # franky.Robot
 ArmState = Any  # franky.RobotState, in Franka's zeros
 Gripper = Any  # franky.Gripper
+Command = Any  # franky.BoolFuture
+Motion = Any  # franky.JointWaypointMotion
 
 
 def franky() -> ModuleType:

@@ -8,12 +8,12 @@ the robot receives parts of proved lines, each from where the one before was lef
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from rpl_runtime.errors import RobotStopped
-from rpl_runtime.robots.franka.fci import Arm, ArmState, franky
+from rpl_runtime.robots.franka.fci import Arm, ArmState, Motion, franky
 from rpl_runtime.robots.franka.line import Waypoint, line, violations
 from rpl_runtime.safety.filter import LimitViolation
 from rpl_runtime.safety.limits import ARM_JOINTS, ArmLimits, Profile
@@ -30,6 +30,7 @@ _LAGS_MS = (1, 2, 3)  # by which what the robot reports may then be old
 _REST_MARGIN_S = 0.002  # that a way to rest takes longer than the fastest
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the speed that is asked for
 _CHANGE = 0.8  # share of the fastest change of speed in a ramp that is asked for
+_BEGUN_MS = 4  # after franky took control, when the robot reports what it commands
 _HEARD_MS = 10  # after a window, when it is known that nothing took over in it
 _STANDING = 1e-3  # [rad/s] of the fastest joint, below which the arm is not moved
 _AT_REST = 1e-4  # [rad/s, rad/s^2] below which a joint is commanded to stand
@@ -40,9 +41,6 @@ _DEADLINE_S = 5.0  # [s] for an arm to come to rest
 _NO_FILTER = 1000.0  # [Hz] libfranka's kMaxCutoffFrequency: its low-pass would change what is sent
 _ZEROS = np.zeros(ARM_JOINTS)
 _STILL = Waypoint(_ZEROS, _ZEROS)
-
-
-Motion = Any  # franky.JointWaypointMotion, untyped
 
 
 class TakeOver(NamedTuple):
@@ -109,11 +107,20 @@ class Lines:
         return self._line is not None
 
     def begin(self) -> None:
-        """Have the arm, which must be at rest, held where it is."""
-        state, motion = self._arm.state, self._motion([_STILL])
+        """Have the arm, which must be at rest, held where it is.
+
+        Raises:
+            RobotStopped: franky is not in control in time.
+        """
+        motion, over = self._motion([_STILL]), time.monotonic() + _DEADLINE_S
+        free_ms = self._arm.state.time.to_msec()
+        self._arm.move(motion, asynchronous=True, cutoff_frequency=_NO_FILTER)
+        # Only now it is settled where it is held.
+        while (state := self._arm.state).time.to_msec() < free_ms + _BEGUN_MS:
+            self._arm.join_motion(timeout=_LOOK_S)
+            _check_time(over)
         self._line, self._waiting, self._followed = _Line(motion, np.ravel(state.q_d)[None]), None, True
         self._began_ms = state.time.to_msec()
-        self._arm.move(motion, asynchronous=True, cutoff_frequency=_NO_FILTER)
 
     def abandon(self) -> None:
         """Forget the lines: the robot has stopped by itself."""

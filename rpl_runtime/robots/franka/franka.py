@@ -16,6 +16,7 @@ robot's own emergency stop in your hand.
 """
 
 import contextlib
+import ctypes
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -202,11 +203,16 @@ class FrankaRobot:
     def close(self) -> None:
         """Stop and disconnect."""
         with contextlib.ExitStack() as stack:
-            stack.callback(delattr, self, "_arm")  # disconnects, once nothing else holds it
-            stack.callback(delattr, self, "_lines")
+            stack.callback(self._disconnect)
             stack.callback(self._objects.close)
             stack.callback(self._hand.close)
             self.stop()
+
+    def _disconnect(self) -> None:
+        arm = self._arm
+        if arm.is_in_control:  # it did not come to rest, and to disconnect would wait for it, without a deadline
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(arm))  # nor may the end of the process
+        del self._arm, self._lines, arm
 
     def _set_up(self) -> Profile:
         """Set the robot's limits and thresholds. Returns the limits for the filter."""
@@ -323,6 +329,7 @@ class FrankaRobot:
             if not self._lines.moving:
                 self._safety.start(np.append(to_kitchen(state.q_d), fingers))
                 self._lines.begin()
+                state = self._arm.state
             take_over = self._lines.take_over(state)
         if take_over is not None:
             self._safety.resume(to_kitchen(take_over.before), to_kitchen(self._lines.ahead(take_over)))

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rpl_runtime.errors import RobotStopped
-from rpl_runtime.robots.franka.fci import Gripper, franky, translated
+from rpl_runtime.robots.franka.fci import Command, Gripper, franky, translated
 
 _LOG = logging.getLogger(__name__)
+_DEADLINE_S = 10.0  # for a command; a grasp of a real hand takes about a second
 _READ_PAUSE_S = 0.02  # [s] between two readings of the width; the hand itself sends it every 0.1 s
 MAX_WIDTH = 0.08  # [m] between the fingers
 
@@ -71,7 +72,9 @@ class Hand:
         """Open fully, and return when open."""
         self._settle(wait=True)
         with translated("the hand does not open"):
-            self._gripper.open(self._config.speed)
+            opening = self._gripper.open_async(self._config.speed)
+            _wait(opening)
+            opening.get()
         self.commanded = MAX_WIDTH
 
     def follow(self, fingers: np.ndarray) -> None:
@@ -94,7 +97,7 @@ class Hand:
     def close(self) -> None:
         """Disconnect once the command under way is over; the hand keeps holding what it holds."""
         self._closing.set()
-        self._reader.join()
+        self._reader.join(_DEADLINE_S)
         try:
             self._settle(wait=True)
         finally:
@@ -103,7 +106,9 @@ class Hand:
     def _settle(self, wait: bool) -> bool:
         """Whether no command is under way; logs the last one if it failed."""
         if self._pending is not None:
-            if not wait and not self._pending.wait(0):
+            if wait:
+                _wait(self._pending)
+            elif not self._pending.wait(0):
                 return False
             command, self._pending = self._pending, None
             with translated("the hand no longer answers"):
@@ -121,3 +126,13 @@ class Hand:
                 self._width = float(self._gripper.width)
         except Exception as error:  # of any class; `width` raises it in the caller's thread
             self._lost = error
+
+
+def _wait(command: Command) -> None:
+    """Wait for the end of a command.
+
+    Raises:
+        RobotStopped: it does not end.
+    """
+    if not command.wait(_DEADLINE_S):
+        raise RobotStopped(f"the hand was at the same command for {_DEADLINE_S:g} s; must be at most that")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -179,6 +181,41 @@ def test_ctrl_c_ramps_to_rest_at_once_and_for_good(number: signal.Signals) -> No
     assert len(result.run.states) <= 7
     assert kinds(result)[-2:] == ["tripped", "stopped"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+HANGS = """
+import sys, time
+sys.path[:0] = {path!r}
+from fake_clock import FakeClock
+from live_robot import FakeArm
+from rpl_runtime.loop.realtime import drive
+from rpl_runtime.relay.run import RunConfig
+
+class Hanging(FakeArm):
+    def reset(self, seed):
+        print("begun", flush=True)
+        time.sleep(60)
+
+    def stop(self):
+        print("stopping", flush=True)
+        while True:
+            time.sleep(60)
+
+drive(Hanging(FakeClock()), None, RunConfig(["microwave"], 10))
+"""
+
+
+def test_a_second_signal_ends_a_process_whose_robot_hangs() -> None:
+    program = HANGS.format(path=sys.path)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"stopping\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"it is left to its own stop" in errors
 
 
 @pytest.fixture

@@ -22,9 +22,11 @@ class Command:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.over = False
+        self.hangs = False
         self.error: Exception | None = None
 
     def wait(self, timeout: float) -> bool:
+        self.over = self.over or (timeout > 0 and not self.hangs)
         return self.over
 
     def get(self) -> bool:
@@ -50,9 +52,6 @@ class Gripper:
         if self.error:
             raise self.error
         return 0.08 if not self.commands else 0.05
-
-    def open(self, speed: float) -> bool:
-        return self._take("open").get()
 
     def open_async(self, speed: float) -> Command:
         return self._take("open")
@@ -154,6 +153,14 @@ def test_a_hand_that_is_gone_stops_the_run(hand: Hand, gripper: Gripper) -> None
     gripper.commands[0].over = True
     with pytest.raises(RobotStopped, match="server closed connection"):
         hand.follow(OPEN)
+
+
+def test_a_hand_that_does_not_end_its_command_is_not_waited_for_for_ever(hand: Hand, gripper: Gripper) -> None:
+    hand.follow(CLOSED)
+    gripper.commands[0].hangs = True
+    with pytest.raises(RobotStopped, match="at the same command for 10 s"):
+        hand.open()
+    gripper.commands[0].hangs = False
 
 
 def test_a_width_that_no_longer_comes_is_not_made_up(hand: Hand, gripper: Gripper) -> None:
