@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # it imports this package
 
 # (7,) [rad] FrankaKitchen-v1's arm at the start of an episode, in the kitchen's zeros.
 HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])
-_HOMING_SPEED = 0.2  # share of the limits on the way there
+_HOMING_SPEEDS = (0.2, 0.1, 0.05)  # share of the limits on the way there; at an end of its range a joint is slower
 _DOWN = (0.0, 0.0, -9.81)  # [m/s^2] in the base's frame: the arm stands upright
 _LOOK_S = 0.02  # [s] between two checks on the way there
 _INSIDE = 0.005  # [rad] that a joint stays inside its range there
@@ -240,10 +240,14 @@ class FrankaRobot:
 
     def _go_home(self, home: np.ndarray) -> None:
         """Go slowly to joints (7,) [rad]; Ctrl-C stops the arm on its way."""
+        found = set()
         try:
             with self._driven():
                 self._lines.begin()
-                found = self._lines.go(home, _HOMING_SPEED)
+                for speed in _HOMING_SPEEDS:
+                    found = self._lines.go(home, speed)
+                    if not found:
+                        break
                 # In short waits: a call that waited for the end would handle no signal before.
                 while not found and not self._lines.arrived(_LOOK_S):
                     pass

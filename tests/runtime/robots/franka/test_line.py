@@ -172,12 +172,22 @@ def test_the_way_to_the_start_can_be_broken_off(franky: type[franky_in_step.Robo
     assert_inside(PROFILES["fr3"].slowed(0.5, 0.5, 0.5), received[0], received)
 
 
+def test_the_way_to_a_start_near_an_end_is_slow_enough(franky: type[franky_in_step.Robot]) -> None:
+    profile = PROFILES["fr3"]
+    franky.start = profile.high[:7] - 0.3
+    with closing(FrankaRobot("host", FixedObjects(UNTOUCHED), CONFIG)) as robot:
+        robot.reset(0)
+    received = np.column_stack([np.array(franky.made.commands), np.tile(HAND_OPEN, (len(franky.made.commands), 1))])
+    assert_inside(profile, received[0], received)
+    np.testing.assert_allclose(to_kitchen(received[-1, :7]), HOME, atol=0.01)
+
+
 def test_a_way_to_the_start_that_leaves_the_workspace_is_refused(franky: type[franky_in_step.Robot]) -> None:
     there = to_franka(HOME) + np.array([2.2, 0, 0, 0, 0, 0, 0])
     ends = flange_pose(np.array([to_franka(HOME), there]))[0]
     chord = PROFILES["fr3"].within(Box(tuple(ends.min(axis=0) - 0.01), tuple(ends.max(axis=0) + 0.01)))
     franky.start = there
-    with closing(FrankaRobot("x", FixedObjects(UNTOUCHED), FrankaConfig(profile=chord, realtime=False))) as robot:
+    with closing(FrankaRobot("host", FixedObjects(UNTOUCHED), FrankaConfig(profile=chord, realtime=False))) as robot:
         with pytest.raises(InvalidInput, match=r"the straight way .* leaves the profile's limits of workspace"):
             robot.reset(0)
         np.testing.assert_array_equal(franky.made.commands[-1], there)
