@@ -5,6 +5,7 @@ ago, now and then two or three, in single precision.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -151,6 +152,8 @@ class Robot:
         self.time_ms = self.since_ms = 0
         self.is_in_control = False
         self.lag = 1  # [ms]
+        self.told_late_ms = 1  # that a callback comes after what it tells of
+        self.untold: list[tuple[int, Callable[[], None]]] = []
 
     def set_collision_behavior(self, *_: float) -> None: ...
 
@@ -195,6 +198,8 @@ class Robot:
     def pass_by(self, milliseconds: int) -> None:
         for _ in range(milliseconds):
             self.time_ms += 1
+            while self.untold and self.untold[0][0] <= self.time_ms:
+                self.untold.pop(0)[1]()
             self.lag = 1 if self.rng.random() > 0.03 else int(self.rng.integers(2, 4))
             if self.motion is None or not self.is_in_control:
                 self.commands.append(self.commands[-1])
@@ -202,8 +207,8 @@ class Robot:
             state = self.state
             for reaction in self.motion.reactions:
                 if reaction.condition.holds(self.since_ms / 1000):
-                    for callback in reaction.callbacks:
-                        callback(state, Duration(self.since_ms), None)
+                    told = [partial(each, state, Duration(self.since_ms), None) for each in reaction.callbacks]
+                    self.untold += [(self.time_ms + self.told_late_ms, each) for each in told]
                     self.motion, self.since_ms = reaction.motion, 0
                     self.motion.take_over(self, self.commands[-1], state)
                     break

@@ -98,6 +98,7 @@ class Lines:
         self._line: _Line | None = None  # the one that the arm is on; None where franky controls nothing
         self._began_ms = 0  # on the robot's clock, when it took over
         self._waiting: _Waiting | None = None
+        self._passed: _Waiting | None = None  # one whose window has passed
         self._followed = True  # whether the arm is where its line is
         self.on_motion: Callable[[Motion], None] = lambda motion: None  # called before franky gets a motion
 
@@ -119,12 +120,13 @@ class Lines:
         while (state := self._arm.state).time.to_msec() < free_ms + _BEGUN_MS:
             self._arm.join_motion(timeout=_LOOK_S)
             _check_time(over)
-        self._line, self._waiting, self._followed = _Line(motion, np.ravel(state.q_d)[None]), None, True
+        self._line, self._followed = _Line(motion, np.ravel(state.q_d)[None]), True
+        self._waiting = self._passed = None
         self._began_ms = state.time.to_msec()
 
     def abandon(self) -> None:
         """Forget the lines: the robot has stopped by itself."""
-        self._line = self._waiting = None
+        self._line = self._waiting = self._passed = None
 
     def since_ms(self, state: ArmState) -> int:
         """How long the arm has been on its line at a state of the robot."""
@@ -334,15 +336,19 @@ class Lines:
     def _look(self, state: ArmState) -> _Line:
         """The line that the arm is on at a state of the robot, where the robot has it."""
         assert self._line is not None
-        if self._waiting is not None:
-            proved, take_over, taken_ms = self._waiting
-            if taken_ms:
-                late_ms = 0 if take_over.last_ms is None else taken_ms[0] - self._began_ms - take_over.first_ms
+        # One whose window has passed may have taken over all the same, and be told of late.
+        for waiting in (self._passed, self._waiting):
+            if waiting is not None and waiting.taken_ms:
+                (proved, take_over, [taken_ms]) = waiting
+                late_ms = 0 if take_over.last_ms is None else taken_ms - self._began_ms - take_over.first_ms
                 commands = proved.commands + late_ms * DT * take_over.velocity
-                self._line, self._began_ms = proved._replace(commands=commands), taken_ms[0]
-                self._waiting = None
-            elif take_over.last_ms is not None and self._now_ms(state) > take_over.last_ms + _HEARD_MS:
-                self._waiting = None  # franky heard of it too late
+                self._line, self._began_ms = proved._replace(commands=commands), taken_ms
+                self._passed = self._waiting = None
+                break
+        if self._waiting is not None:
+            last_ms = self._waiting.take_over.last_ms
+            if last_ms is not None and self._now_ms(state) > last_ms + _HEARD_MS:
+                self._passed, self._waiting = self._waiting, None
         led, commands = np.ravel(state.q_d), self._line.commands
         recent = np.clip(self._now_ms(state) - np.arange(max(_LAGS_MS) + 1), 0, len(commands) - 1)
         beside = min(led - commands[recent], key=lambda distance: abs(distance).max())

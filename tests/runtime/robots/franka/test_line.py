@@ -132,6 +132,20 @@ def test_an_arm_goes_on_where_every_other_target_is_late_or_early(
     assert speeds[200:].min() > 0.1
 
 
+@pytest.mark.parametrize("told_late_ms", [40, 70, 150])
+def test_an_arm_goes_on_where_it_is_told_late_what_took_over(
+    franky: type[franky_in_step.Robot], told_late_ms: int
+) -> None:
+    with closing(robot_at(franky, to_franka(HOME), PROFILES["fr3"], 1.0)) as robot:
+        arm = franky.made
+        for number in range(30):
+            arm.told_late_ms = told_late_ms if number == 10 else 1
+            robot.apply(np.append(robot.observe()[:7] + 0.02, HAND_OPEN))
+            arm.pass_by(PERIOD_MS)
+        assert robot.held_back <= 6
+    assert np.ptp(np.array(arm.commands)[-200:], axis=0).max() > 0.005
+
+
 def test_a_target_that_reaches_franky_too_late_changes_nothing(franky: type[franky_in_step.Robot]) -> None:
     with closing(robot_at(franky, to_franka(HOME), PROFILES["fr3"], 1.0)) as robot:
         arm = franky.made
