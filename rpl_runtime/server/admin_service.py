@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -17,23 +18,16 @@ from rpl_runtime.wire.admin import REQUESTS, pb, unpack_request
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class AdminService:
-    """The calls, each named as in admin.proto.
+    """The calls, each named as in admin.proto."""
 
-    Args:
-        admission: admits the calls.
-        models: the models of the server.
-        streams: the open Control streams.
-        on_models: called after the served models have changed.
-    """
+    admission: Admission  # admits the calls
+    models: Models  # of the server
+    streams: Streams  # the open Control streams
+    on_models: Callable[[], Awaitable[None]]  # called after the served models have changed
 
-    def __init__(
-        self, admission: Admission, models: Models, streams: Streams, on_models: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._admission = admission
-        self._models = models
-        self._streams = streams
-        self._on_models = on_models
+    def __post_init__(self) -> None:
         self._loading = asyncio.Lock()  # one bundle at a time: loading takes memory and a processor
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
@@ -43,7 +37,7 @@ class AdminService:
             answer = getattr(self, method)
 
             async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-                async with self._admission.admin_call(method, context):
+                async with self.admission.admin_call(method, context):
                     reply = await answer(unpack_request(method, raw))
                     return reply.SerializeToString()
 
@@ -52,25 +46,25 @@ class AdminService:
         return {method: handler(method) for method in REQUESTS}
 
     async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsReply:
-        return pb.ListModelsReply(models=[self._served(model) for model in self._models.all])
+        return pb.ListModelsReply(models=[self._served(model) for model in self.models.all])
 
     async def LoadModel(self, request: pb.LoadModelRequest) -> pb.LoadModelReply:
         async with self._loading:
             model = await asyncio.to_thread(prepare, Path(request.path))
-            replaced = self._models.put(model)
-        await self._on_models()
-        served = self._served(self._models.find(model.name))
+            replaced = self.models.put(model)
+        await self.on_models()
+        served = self._served(self.models.find(model.name))
         return pb.LoadModelReply(model=served, replaced="" if replaced is None else replaced.digest)
 
     async def UnloadModel(self, request: pb.UnloadModelRequest) -> pb.UnloadModelReply:
-        model = self._models.unload(request.model)
-        await self._on_models()
+        model = self.models.unload(request.model)
+        await self.on_models()
         return pb.UnloadModelReply(model=self._served(model))
 
     async def ListRobots(self, request: pb.ListRobotsRequest) -> pb.ListRobotsReply:
         now_ns = perf_counter_ns()
         robots: list[pb.Robot] = []
-        for stream in self._streams:
+        for stream in self.streams:
             for robot in stream.session.loop.robots:
                 standing = stream.session.loop.standing(robot)
                 row = pb.Robot(
@@ -92,17 +86,17 @@ class AdminService:
         return pb.ListRobotsReply(robots=sorted(robots, key=lambda row: row.robot))
 
     async def PinSubgoal(self, request: pb.PinSubgoalRequest) -> pb.PinSubgoalReply:
-        self._streams.with_robot(request.robot).session.loop.pin(request.robot, tuple(request.subgoal))
+        self.streams.with_robot(request.robot).session.loop.pin(request.robot, tuple(request.subgoal))
         _log_override("pinned", request.robot)
         return pb.PinSubgoalReply()
 
     async def ReleaseSubgoal(self, request: pb.ReleaseSubgoalRequest) -> pb.ReleaseSubgoalReply:
-        self._streams.with_robot(request.robot).session.loop.release(request.robot)
+        self.streams.with_robot(request.robot).session.loop.release(request.robot)
         _log_override("released", request.robot)
         return pb.ReleaseSubgoalReply()
 
     async def VetoSubgoal(self, request: pb.VetoSubgoalRequest) -> pb.VetoSubgoalReply:
-        self._streams.with_robot(request.robot).session.loop.veto(request.robot)
+        self.streams.with_robot(request.robot).session.loop.veto(request.robot)
         _log_override("vetoed", request.robot)
         return pb.VetoSubgoalReply()
 
@@ -110,8 +104,8 @@ class AdminService:
         return pb.Model(
             name=model.name,
             digest=model.digest,
-            robots=self._streams.count(model),
-            is_default=model is self._models.find(),
+            robots=self.streams.count(model),
+            is_default=model is self.models.find(),
             retired=model.retired,
             path=str(model.bundle.path),
         )

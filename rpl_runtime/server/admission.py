@@ -6,6 +6,7 @@ It also reports the call to the observers, and ends a call that fails with the s
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import grpc.aio
@@ -38,21 +39,14 @@ class Call(NamedTuple):
     observers: Sequence[CallObserver]  # of this call
 
 
+@dataclass(eq=False)
 class Admission:
-    """The gate of a server's calls.
+    """The gate of a server's calls."""
 
-    Args:
-        gate: checks the callers' rights.
-        quotas: limit each caller's calls.
-        models: the models that calls can name.
-        observers: each makes an observer of every call.
-    """
-
-    def __init__(self, gate: Gate, quotas: Quotas, models: Models, observers: Sequence[Observer]) -> None:
-        self._gate = gate
-        self._quotas = quotas
-        self._models = models
-        self._observers = observers
+    gate: Gate  # checks the callers' rights
+    quotas: Quotas  # limit each caller's calls
+    models: Models  # that calls can name
+    observers: Sequence[Observer]  # each makes an observer of every call
 
     @asynccontextmanager
     async def policy_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Call]:
@@ -64,7 +58,7 @@ class Admission:
             ModelNotFound, BundleError: no such model is served.
         """
         async with self._admitted(method, _RIGHTS[method], context) as (metadata, name, share, observers):
-            model = self._models.find(_value(metadata, MODEL_KEY), _value(metadata, DIGEST_KEY))
+            model = self.models.find(_value(metadata, MODEL_KEY), _value(metadata, DIGEST_KEY))
             for observer in observers:
                 observer.admitted(name, model.info)
             yield Call(share, model, observers)
@@ -82,11 +76,11 @@ class Admission:
         self, method: str, right: Right | None, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[tuple[Metadata, str, Share, list[CallObserver]]]:
         metadata, peer, now = context.invocation_metadata() or (), context.peer(), time.monotonic()
-        observers = [observer(method, metadata, peer) for observer in self._observers]
+        observers = [observer(method, metadata, peer) for observer in self.observers]
         try:
-            grant = self._gate.admit(right, _value(metadata, "authorization"))
+            grant = self.gate.admit(right, _value(metadata, "authorization"))
             name = network_of(peer) if grant is None else grant.name
-            share = self._quotas.share(name, now)
+            share = self.quotas.share(name, now)
             if method in _AS_A_MESSAGE:
                 share.take_message(now)
             else:

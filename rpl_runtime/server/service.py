@@ -8,6 +8,7 @@ rows, and a larger batch of Plan or Act runs in a thread.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from time import perf_counter_ns
 
 import grpc
@@ -25,17 +26,12 @@ _INLINE_ROWS = 64  # a larger batch of Plan or Act runs in a thread, so that no 
 Context = grpc.aio.ServicerContext
 
 
+@dataclass(eq=False)
 class Service:
-    """The five calls, each named as in relay.proto.
+    """The five calls, each named as in relay.proto."""
 
-    Args:
-        admission: admits the calls.
-        streams: the open Control streams.
-    """
-
-    def __init__(self, admission: Admission, streams: Streams) -> None:
-        self._admission = admission
-        self._streams = streams
+    admission: Admission  # admits the calls
+    streams: Streams  # the open Control streams
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """A handler for each call. They take raw bytes, so that a malformed request gets a status of ours."""
@@ -49,8 +45,8 @@ class Service:
 
     async def Control(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """For each message of the stream: parse, decide, reply."""
-        async with self._admission.policy_call("Control", context) as call:
-            with self._streams.open(call.share, call.model, context.peer()) as stream:
+        async with self.admission.policy_call("Control", context) as call:
+            with self.streams.open(call.share, call.model, context.peer()) as stream:
                 while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                     call.share.take_message(time.monotonic())
                     received_ns = perf_counter_ns()
@@ -59,23 +55,23 @@ class Service:
                     await context.write(control.pack_reply(*answer))
                     for observer in call.observers:
                         observer.answered(rows, answer, call.model.info)
-                    self._streams.check(stream)
+                    self.streams.check(stream)
 
     async def Describe(self, request: bytes, context: Context) -> bytes:
         """The policy's spec, its digest and its files."""
-        async with self._admission.policy_call("Describe", context) as call:
+        async with self.admission.policy_call("Describe", context) as call:
             return bundles.pack_model(call.model.info)
 
     async def Fetch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Every file of the bundle, in chunks."""
-        async with self._admission.policy_call("Fetch", context) as call:
+        async with self.admission.policy_call("Fetch", context) as call:
             for name, content in call.model.files.items():
                 for chunk in bundles.pack_chunks(name, content):
                     yield chunk
 
     async def Plan(self, request: bytes, context: Context) -> bytes:
         """The high level once."""
-        async with self._admission.policy_call("Plan", context) as call:
+        async with self.admission.policy_call("Plan", context) as call:
             policy, spec = call.model.policy, call.model.bundle.spec
             state, goal, mask, noise = control.unpack_plan_request(request, spec)
 
@@ -90,7 +86,7 @@ class Service:
 
     async def Act(self, request: bytes, context: Context) -> bytes:
         """The low level once."""
-        async with self._admission.policy_call("Act", context) as call:
+        async with self.admission.policy_call("Act", context) as call:
             policy, spec = call.model.policy, call.model.bundle.spec
             state, subgoal, noise = control.unpack_act_request(request, spec)
 
