@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import policies
 from processes import started
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.client.client import Action, Client, Control
+from rpl_runtime.client.client import Client, Control
 from rpl_runtime.errors import (
     BundleCorrupt,
     InvalidInput,
@@ -31,7 +31,7 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.policy.bundle import Bundle, read_files
 from rpl_runtime.policy.graphs import OnnxPolicy
-from rpl_runtime.relay.messages import Finish
+from rpl_runtime.relay.messages import Action, Finish
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.wire import control as codec
 
