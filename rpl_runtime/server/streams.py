@@ -39,17 +39,14 @@ class Stream:
             self.task.cancel()
 
 
+@dataclass(eq=False)
 class Streams:
-    """All open streams.
+    """All open streams."""
 
-    Args:
-        models: the models that they run on.
-        leases: the robots that run on any of them.
-    """
+    models: Models  # that they run on
+    leases: Leases  # the robots that run on any of them
 
-    def __init__(self, models: Models, leases: Leases) -> None:
-        self._models = models
-        self._leases = leases
+    def __post_init__(self) -> None:
         self._streams: dict[int, Stream] = {}
         self._numbers = itertools.count(1)
         self._draining = False
@@ -75,8 +72,8 @@ class Streams:
         if self._draining:
             raise ServerStopping(_STOPPING)
         share.open_stream()
-        self._models.enter(model)
-        session = Session(model.policy, model.bundle, self._leases)
+        self.models.enter(model)
+        session = Session(model.policy, model.bundle, self.leases)
         stream = Stream(next(self._numbers), peer, model, session, task)
         self._streams[stream.number] = stream
         self._empty.clear()
@@ -89,7 +86,7 @@ class Streams:
         finally:
             session.close()
             share.close_stream()
-            self._models.leave(model)
+            self.models.leave(model)
             del self._streams[stream.number]
             if not self._streams:
                 self._empty.set()
@@ -123,7 +120,7 @@ class Streams:
         A stream without a run ends at once; a stream with runs ends with the last of them.
         """
         self._draining = True
-        self._leases.close()
+        self.leases.close()
         for stream in self:
             if not stream.session.loop.robots:
                 stream.end(ServerStopping(_STOPPING))
