@@ -22,9 +22,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, UnsupportedSchema
-from rpl_runtime.files import staged
+from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.policy.card import render_card
-from rpl_runtime.policy.manifest import SCHEMA_VERSION, JsonDict, Manifest
+from rpl_runtime.policy.manifest import SCHEMA_VERSION, Manifest
 from rpl_runtime.policy.spec import PolicySpec
 
 MANIFEST = "manifest.json"

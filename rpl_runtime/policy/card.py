@@ -6,7 +6,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rpl_runtime.policy.manifest import JsonDict, Manifest, Provenance
+from rpl_runtime.files import JsonDict
+from rpl_runtime.policy.manifest import Manifest, Provenance
 from rpl_runtime.policy.spec import PolicySpec, VectorSpec
 
 _MEASURES = {  # key in an evaluation -> heading, format

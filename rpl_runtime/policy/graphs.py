@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 
 from rpl_runtime.errors import BundleError, MismatchedPair
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, read_graph
-from rpl_runtime.policy.manifest import JsonDict
 
 
 class OnnxPolicy:

@@ -1,13 +1,13 @@
 """The content of a bundle's manifest, as pydantic models with a schema version."""
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import PolicySpec
 
 SCHEMA_VERSION = 1
-JsonDict = dict[str, Any]  # a JSON object
 
 
 class Statistics(BaseModel):
