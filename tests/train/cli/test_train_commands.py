@@ -223,7 +223,9 @@ def evaluated(monkeypatch):
     from rpl_runtime.cli import measure
 
     calls = []
-    monkeypatch.setattr(measure, "evaluate_command", lambda bundle, **settings: calls.append((bundle, settings)))
+    monkeypatch.setattr(
+        measure, "evaluate_command", lambda context, bundle, **settings: calls.append((bundle, settings))
+    )
     return calls
 
 
@@ -244,7 +246,7 @@ def test_train_replaces_a_bundle_of_its_own_run_or_by_force(
 ):
     from rpl_runtime.cli import measure as measure_cli
 
-    def lost(bundle, **settings):
+    def lost(context, bundle, **settings):
         raise ServerUnavailable("the server is gone")
 
     bundle = tmp_path / "bundle"
@@ -295,7 +297,7 @@ def test_paper_draws_what_the_folder_holds(rpl, tmp_path):
     for name in ("npg-rpl", "sparse"):
         write_row(rows.row(METHODS[name]), tmp_path / "results")
     (tmp_path / "results.md").write_text("<!-- table -->\n<!-- /table -->\n")
-    code, out, _ = rpl("paper", tmp_path / "results")
+    code, out, _ = rpl("paper", tmp_path / "results", "--page", tmp_path / "results.md")
     assert code == 0
     assert "What was run" in out
     assert {path.name for path in (tmp_path / "results").glob("*.png")} == {"curves.png", "ablations.png"}
