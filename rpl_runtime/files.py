@@ -1,13 +1,15 @@
-"""Files and folders that commands write."""
+"""How commands write files and folders, and read files that others made."""
 
+import errno
 import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rpl_runtime.errors import InvalidInput
 
@@ -31,6 +33,42 @@ def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: Path, most: int) -> Iterator[BinaryIO]:
+    """A file that somebody else may have made, open to be read. A pipe or a device, which may never end, is refused.
+
+    Args:
+        path: of the file, or of a link to it.
+        most: [bytes] the largest accepted size.
+
+    Raises:
+        OSError: it cannot be opened, is not a regular file, or is larger.
+    """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a path must not hold a NUL", str(path))
+    # Without O_NONBLOCK the opening of a pipe waits for a writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "must be a regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes; must be {most:,} or less", str(path))
+        yield file
+
+
+def read(path: Path, most: int) -> bytes:
+    """The content of a file that somebody else may have made.
+
+    Raises:
+        OSError: as `opened`, or the file grew beyond `most` [bytes] while it was read.
+    """
+    with opened(path, most) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"grew while it was read; must be {most:,} bytes or less", str(path))
+    return content
 
 
 def write_json(path: Path, content: JsonDict) -> None:

@@ -25,7 +25,7 @@ def bundle_facts(bundle: Bundle) -> JsonDict:
         "horizon_s": spec.horizon * spec.period_s,
         "graphs": {
             graph.stem: {
-                "bytes": graph.stat().st_size,
+                "bytes": len(bundle.files[graph.name]),
                 "parameters": graph_metadata(bundle, graph.name).get("parameters"),
             }
             for graph in (bundle.high, bundle.low)

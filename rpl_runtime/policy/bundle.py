@@ -7,7 +7,8 @@
     MODEL_CARD.md    the same for people; sealed
 
 Only this module reads or writes bundles, and it checks every byte. A sealed file carries the SHA-256 of its own other
-content, so that a changed byte in any file is found.
+content, so that a changed byte in any file is found. Each file is read once: the bytes that were checked are the bytes
+that are used.
 """
 
 import hashlib
@@ -16,13 +17,14 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, UnsupportedSchema
-from rpl_runtime.files import JsonDict, staged
+from rpl_runtime.files import JsonDict, read, staged
 from rpl_runtime.policy.card import render_card
 from rpl_runtime.policy.manifest import SCHEMA_VERSION, Manifest
 from rpl_runtime.policy.spec import PolicySpec
@@ -32,6 +34,7 @@ HIGH, LOW = "high.onnx", "low.onnx"
 EVALUATION = "evaluation.json"
 CARD = "MODEL_CARD.md"
 FILES = (MANIFEST, HIGH, LOW, EVALUATION, CARD)
+_MOST = dict.fromkeys(FILES, 16 << 20) | dict.fromkeys((HIGH, LOW), 512 << 20)  # [bytes] of each file
 _SEAL = re.compile(rb"<!-- sha256 of the text above: [0-9a-f]{64} -->\n\Z")
 
 
@@ -43,6 +46,7 @@ class Bundle:
     manifest: Manifest
     digest: str  # its identity: SHA-256 over the manifest, which holds the digests of the graphs
     evaluation: JsonDict | None
+    files: Mapping[str, bytes] = field(repr=False, compare=False)  # name -> content, as it was checked
 
     @property
     def spec(self) -> PolicySpec:
@@ -67,7 +71,8 @@ def load_bundle(path: Path) -> Bundle:
         BundleError: the manifest is intact but cannot be used.
     """
     path = Path(path)
-    content = _unseal_json(path, MANIFEST)
+    files = {MANIFEST: _read(path, MANIFEST)}
+    content = _unseal_json(path / MANIFEST, files[MANIFEST])
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -75,20 +80,22 @@ def load_bundle(path: Path) -> Bundle:
         where = ".".join(map(str, first["loc"]))
         raise BundleError(f"{path / MANIFEST} cannot be used: {where}: {first['msg']}") from error
     for name in (HIGH, LOW):
-        _read_graph(path, name, manifest)
+        files[name] = _read(path, name)
+        found, expected = hashlib.sha256(files[name]).hexdigest(), manifest.files.get(name)
+        if found != expected:
+            raise BundleCorrupt(f"{path / name} has digest {found[:12]}, but the manifest says {str(expected)[:12]}")
+    files |= {name: _read(path, name) for name in (EVALUATION, CARD) if (path / name).exists()}
     digest, evaluation = _digest(content), None
-    if (path / CARD).exists():
-        card = _read(path, CARD)
-        if _seal_card(_SEAL.sub(b"", card)) != card:
-            raise BundleCorrupt(f"{path / CARD} does not match its own digest; fetch or export the bundle again")
-    if (path / EVALUATION).exists():
-        evaluation = _unseal_json(path, EVALUATION)
+    if CARD in files and _seal_card(_SEAL.sub(b"", files[CARD])) != files[CARD]:
+        raise BundleCorrupt(f"{path / CARD} does not match its own digest; fetch or export the bundle again")
+    if EVALUATION in files:
+        evaluation = _unseal_json(path / EVALUATION, files[EVALUATION])
         if evaluation.get("bundle_digest") != digest:
             raise BundleCorrupt(
                 f"{path / EVALUATION} was measured on bundle {str(evaluation.get('bundle_digest'))[:12]}, "
                 f"but this one is {digest[:12]}; run `rpl evaluate` again"
             )
-    return Bundle(path, manifest, digest, evaluation)
+    return Bundle(path, manifest, digest, evaluation, files)
 
 
 def write_bundle(path: Path, manifest: Manifest, high: bytes, low: bytes) -> Bundle:
@@ -102,26 +109,6 @@ def write_bundle(path: Path, manifest: Manifest, high: bytes, low: bytes) -> Bun
     content = manifest.model_dump(mode="json")
     card = _seal_card(render_card(manifest, _digest(content), None).encode())
     return store_files(path, {MANIFEST: _seal_json(content), HIGH: high, LOW: low, CARD: card})
-
-
-def read_graph(bundle: Bundle, name: str) -> bytes:
-    """The bytes of a graph, checked again because the file may have changed.
-
-    Raises:
-        BundleNotFound: it is gone.
-        BundleCorrupt: it does not match the manifest.
-    """
-    return _read_graph(bundle.path, name, bundle.manifest)
-
-
-def read_files(bundle: Bundle) -> dict[str, bytes]:
-    """The content of every file of a bundle, by name, the graphs checked again.
-
-    Raises:
-        As `read_graph`.
-    """
-    others = {name: _read(bundle.path, name) for name in (MANIFEST, EVALUATION, CARD) if (bundle.path / name).exists()}
-    return others | {name: read_graph(bundle, name) for name in (HIGH, LOW)}
 
 
 def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
@@ -203,17 +190,9 @@ def _check_replaceable(path: Path) -> None:
         raise BundleError(f"{path} holds {others[0]}, which is not the bundle's; choose another path or move it away")
 
 
-def _read_graph(path: Path, name: str, manifest: Manifest) -> bytes:
-    content, expected = _read(path, name), manifest.files.get(name)
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise BundleCorrupt(f"{path / name} has digest {found[:12]}, but the manifest says {str(expected)[:12]}")
-    return content
-
-
 def _read(path: Path, name: str) -> bytes:
     try:
-        return (path / name).read_bytes()
+        return read(path / name, _MOST[name])
     except (FileNotFoundError, NotADirectoryError):
         raise BundleNotFound(f"{path} holds no {name}; a bundle is a folder written by `rpl export`") from None
     except OSError as error:
@@ -236,8 +215,7 @@ def _seal_card(text: bytes) -> bytes:
     return text + f"<!-- sha256 of the text above: {hashlib.sha256(text).hexdigest()} -->\n".encode()
 
 
-def _unseal_json(path: Path, name: str) -> JsonDict:
-    raw, file = _read(path, name), path / name
+def _unseal_json(file: Path, raw: bytes) -> JsonDict:
     try:
         sealed = dict(json.loads(raw))
         content = {key: value for key, value in sealed.items() if key != "digest"}
@@ -245,7 +223,7 @@ def _unseal_json(path: Path, name: str) -> JsonDict:
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleCorrupt(f"{file} is not the JSON object that a bundle holds: {error}") from error
     version = sealed.get("schema_version")
-    if name == MANIFEST and version != SCHEMA_VERSION:
+    if file.name == MANIFEST and version != SCHEMA_VERSION:
         raise UnsupportedSchema(
             f"{file} has schema version {version}; this version of relay-policy reads {SCHEMA_VERSION}"
         )

@@ -9,7 +9,7 @@ import onnxruntime
 
 from rpl_runtime.errors import BundleError, MismatchedPair
 from rpl_runtime.files import JsonDict
-from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, read_graph
+from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
 
 
 class OnnxPolicy:
@@ -96,7 +96,6 @@ def graph_metadata(bundle: Bundle, name: str) -> JsonDict:
 
 
 def _load(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
-    content = read_graph(bundle, name)
     options = onnxruntime.SessionOptions()
     # One row through small layers is faster on the calling thread than in a pool, and many servers share a machine:
     # without worker threads nothing spins either.
@@ -106,7 +105,7 @@ def _load(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
     # No digest covers weights in files beside the graph: have them searched where no file can be.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(bundle.files[name], options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class but this one
         raise BundleError(
             f"{bundle.path / name} is not a graph that ONNX Runtime {onnxruntime.__version__} loads: {error}"

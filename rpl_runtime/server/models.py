@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation
-from rpl_runtime.policy.bundle import Bundle, load_bundle, read_files
+from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.messages import FileInfo, ModelInfo
 
@@ -22,7 +22,6 @@ class Model:
 
     bundle: Bundle
     policy: OnnxPolicy
-    files: dict[str, bytes]  # of the bundle, as they were checked
     info: ModelInfo  # the reply of Describe
     streams: int = 0  # number of Control streams on it
     retired: bool = False  # answers only calls that name its digest
@@ -54,10 +53,9 @@ def model_of(bundle: Bundle) -> Model:
     Raises:
         BundleError: it cannot be run.
     """
-    files = read_files(bundle)
-    about = {name: FileInfo(len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()}
+    about = {name: FileInfo(len(file), hashlib.sha256(file).hexdigest()) for name, file in bundle.files.items()}
     info = ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, about)
-    return Model(bundle, OnnxPolicy(bundle), files, info)
+    return Model(bundle, OnnxPolicy(bundle), info)
 
 
 class Models:

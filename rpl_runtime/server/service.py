@@ -65,7 +65,7 @@ class Service:
     async def Fetch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """Every file of the bundle, in chunks."""
         async with self.admission.policy_call("Fetch", context) as call:
-            for name, content in call.model.files.items():
+            for name, content in call.model.bundle.files.items():
                 for chunk in bundles.pack_chunks(name, content):
                     yield chunk
 

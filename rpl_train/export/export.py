@@ -57,7 +57,7 @@ class ExportResult:
             "digest": self.bundle.digest,
             "replaced": self.replaced,
             "pair_id": self.bundle.manifest.pair_id,
-            "bytes": {file.name: file.stat().st_size for file in (self.bundle.high, self.bundle.low)},
+            "bytes": {file.name: len(self.bundle.files[file.name]) for file in (self.bundle.high, self.bundle.low)},
             "parity": asdict(self.parity),
         }
 

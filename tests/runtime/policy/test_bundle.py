@@ -25,8 +25,6 @@ from rpl_runtime.policy.bundle import (
     Bundle,
     attach_evaluation,
     load_bundle,
-    read_files,
-    read_graph,
 )
 from rpl_runtime.policy.graphs import OnnxPolicy
 
@@ -206,11 +204,29 @@ def test_a_bundle_with_something_of_somebodys_in_it_is_left_alone(own_bundle: Bu
     assert (own_bundle.path / "notes.md").exists()
 
 
-@pytest.mark.parametrize("read", [read_files, lambda bundle: read_graph(bundle, LOW)])
-def test_a_graph_that_was_changed_since_is_found(own_bundle: Bundle, read: Callable[[Bundle], object]) -> None:
-    own_bundle.low.write_bytes(own_bundle.low.read_bytes() + b"\x00")
-    with pytest.raises(BundleCorrupt, match=r"low\.onnx has digest"):
-        read(own_bundle)
+def test_the_bytes_that_were_checked_are_the_bytes_that_are_used(own_bundle: Bundle) -> None:
+    checked = snapshot(own_bundle.path)
+    for name in (HIGH, LOW):
+        (own_bundle.path / name).write_bytes(b"another graph")
+    assert own_bundle.files == checked
+    OnnxPolicy(own_bundle).warm_up()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_never_ends_or_is_too_large_is_refused(own_bundle: Bundle, name: str) -> None:
+    file = attach_evaluation(own_bundle, EVALUATED).path / name
+    os.truncate(file, 1 << 30)  # of holes
+    with pytest.raises(BundleError, match=f"{name} cannot be read: has 1,073,741,824 bytes; must be"):
+        load_bundle(own_bundle.path)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(BundleError, match=f"{name} cannot be read: must be a regular file"):
+        load_bundle(own_bundle.path)
+
+
+def test_a_path_with_a_nul_is_one_sentence() -> None:
+    with pytest.raises(BundleError, match="a path must not hold a NUL"):
+        load_bundle(Path("models\0/kitchen"))
 
 
 def test_an_evaluation_comes_back_as_it_was(own_bundle: Bundle) -> None:

@@ -29,7 +29,7 @@ from rpl_runtime.errors import (
     ServerUnavailable,
     StepOutOfOrder,
 )
-from rpl_runtime.policy.bundle import Bundle, read_files
+from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.messages import Action, Finish
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
@@ -64,14 +64,14 @@ def test_describe_tells_the_whole_spec(tiny_client: Client, tiny_bundle: Bundle)
     assert model.spec == tiny_bundle.spec
     assert model.digest == tiny_bundle.digest
     assert {name: file.size for name, file in model.files.items()} == {
-        name: len(content) for name, content in read_files(tiny_bundle).items()
+        name: len(content) for name, content in tiny_bundle.files.items()
     }
 
 
 def test_fetch_brings_the_same_bundle(tiny_client: Client, tiny_bundle: Bundle, tmp_path: Path) -> None:
     fetched = tiny_client.fetch(tmp_path / "copy")
     assert fetched.digest == tiny_bundle.digest
-    assert read_files(fetched) == read_files(tiny_bundle)
+    assert fetched.files == tiny_bundle.files
 
 
 def test_plan_and_act_are_the_policys_own(tiny_client: Client, tiny_bundle: Bundle) -> None:
