@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,14 @@ def tiny_statistics() -> Statistics:
 def kitchen_bundle(path: Path, seed: int = 0) -> Bundle:
     """Write a bundle of the kitchen's sizes with an untrained policy."""
     return tiny_bundle(path, kitchen_spec("kitchen", horizon=30, high_noise=4, low_noise=9), seed)
+
+
+def rewritten(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], object]) -> Bundle:
+    """The bundle with one graph changed and all files sealed again."""
+    graphs = {name: onnx.load(bundle.path / f"{name}.onnx") for name in ("high", "low")}
+    change(graphs[level])
+    high, low = (graph.SerializeToString() for graph in graphs.values())
+    return write_bundle(bundle.path, bundle.manifest, high, low)
 
 
 def _layer(

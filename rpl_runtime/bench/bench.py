@@ -26,6 +26,7 @@ from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.loop import RelayLoop
 
@@ -72,7 +73,7 @@ def bench(path: Path, config: BenchConfig) -> Bench:
             raise InvalidInput(f"{name} is {value}; must be a finite number above 0")
     bundle = load_bundle(path)
     peers = own_peers() + (folder_peers(config.peers) if config.peers else [])
-    content: JsonDict = {"in_process": _in_process(OnnxPolicy(bundle), config)}
+    content: JsonDict = {"in_process": _in_process(open_policy(bundle), config)}
     with contest(peers, path.resolve()) as contestants:
         _by_turns(contestants, Order(1, 1, 1, config.warm_up), rounds=1)
         order = Order(1, 1, min(BLOCK, config.steps), warm_up=5)

@@ -79,10 +79,10 @@ def inspect_command(
     """
     from rpl_runtime.cli.inspect import bundle_facts, print_bundle
     from rpl_runtime.policy.bundle import load_bundle
-    from rpl_runtime.policy.graphs import OnnxPolicy
+    from rpl_runtime.policy.trial import open_policy
 
     verified = load_bundle(bundle)
-    OnnxPolicy(verified).warm_up()  # runs both graphs as a server does, which can serve every bundle that passes
+    open_policy(verified)  # as a server does, which can serve every bundle that passes
     show(as_json, bundle_facts(verified), lambda: print_bundle(verified))
 
 

@@ -21,7 +21,7 @@ from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.client.reconnect import FIRST_ANSWER_S, Places, ReconnectConfig, persist
 from rpl_runtime.errors import BundleError, LimitReached, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle, load_bundle
-from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.messages import Reply
 from rpl_runtime.relay.session import Session
@@ -88,7 +88,7 @@ class _RemotePlans:
     """The low level here, the high level on the server (the `Levels` protocol of the relay loop)."""
 
     def __init__(self, places: Places, bundle: Bundle, config: ReconnectConfig) -> None:
-        self.act = OnnxPolicy(bundle).act
+        self.act = open_policy(bundle).act
         self._places = places
         self._timeout_s = config.timeout_s
         self._digest = bundle.digest

@@ -36,8 +36,11 @@ class OnnxPolicy:
         """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
         return self._low.run(state, subgoal, noise)
 
-    def warm_up(self) -> None:
+    def warm_up(self, request_bytes: int = 0) -> None:
         """Run both levels once, so that the first robot pays for no lazy initialisation and meets no broken graph.
+
+        Args:
+            request_bytes: as many rows as fit into so many bytes, at least one.
 
         Raises:
             BundleError: a level fails, or its output is not finite.
@@ -45,10 +48,15 @@ class OnnxPolicy:
         spec = self.spec
         state = np.clip(np.zeros(spec.state.dim, dtype=np.float32), *spec.state.bounds)
         goal = spec.resolve_state(state)
-        noises = [np.zeros((1, size), dtype=np.float32) for size in (spec.high_noise, spec.low_noise)]
+
+        def rows(*inputs: np.ndarray) -> list[np.ndarray]:
+            count = max(1, request_bytes // sum(row.nbytes for row in inputs))
+            return [np.tile(row, (count, 1)) for row in inputs]
+
+        noises = [np.zeros(size, dtype=np.float32) for size in (spec.high_noise, spec.low_noise)]
         try:
-            plan = self.plan(state[None], goal.state[None], goal.mask[None], noises[0])
-            action = self.act(state[None], state[None], noises[1])
+            plan = self.plan(*rows(state, goal.state, goal.mask, noises[0]))
+            action = self.act(*rows(state, state, noises[1]))
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
             raise BundleError(f"the policy {spec.name} fails when it is run: {error}") from error
         for level, answer in (("high", plan), ("low", action)):

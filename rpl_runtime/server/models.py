@@ -13,6 +13,7 @@ from pathlib import Path
 from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.relay.messages import FileInfo, ModelInfo
 
 
@@ -42,20 +43,18 @@ def prepare(path: Path) -> Model:
     Raises:
         BundleError: it cannot be used.
     """
-    model = model_of(load_bundle(path))
-    model.policy.warm_up()
-    return model
+    return model_of(load_bundle(path))
 
 
 def model_of(bundle: Bundle) -> Model:
-    """The model of a checked bundle, not warmed up.
+    """The model of a checked bundle, after its trial and warm.
 
     Raises:
         BundleError: it cannot be run.
     """
     about = {name: FileInfo(len(file), hashlib.sha256(file).hexdigest()) for name, file in bundle.files.items()}
     info = ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, about)
-    return Model(bundle, OnnxPolicy(bundle), info)
+    return Model(bundle, open_policy(bundle), info)
 
 
 class Models:

@@ -21,6 +21,7 @@ from rpl_runtime.auth.quotas import QuotaConfig, Quotas
 from rpl_runtime.auth.server import Gate, SecurityConfig, is_local
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.server.address import listen
 from rpl_runtime.server.admin_service import AdminService
@@ -73,6 +74,8 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
             asyncio.get_running_loop().add_signal_handler(number, stop.request)
         await _serve(bundles, config, on_ready, stop)
 
+    for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
+        open_policy(bundle)  # no signal is handled yet, so each ends the trial of a bundle
     asyncio.run(main())
 
 
@@ -144,8 +147,6 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
         await server.start()
         reaping = asyncio.create_task(streams.reap(config.idle_s))
         try:
-            for model in models.active:
-                await asyncio.to_thread(model.policy.warm_up)
             await readiness.begin()
             on_ready(address)
             await stop.requested.wait()

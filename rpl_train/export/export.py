@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.bundle import Bundle, standing_at, write_bundle
-from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.policy.trial import open_policy
 from rpl_train.export.parity import Parity, ParityConfig, check_parity
 from rpl_train.networks import RelayPolicy
 
@@ -90,7 +90,7 @@ def export(
     manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, provenance=provenance)
     with tempfile.TemporaryDirectory() as scratch:
         candidate = write_bundle(Path(scratch) / "candidate", manifest, high, low)
-        parity = check_parity(policy, OnnxPolicy(candidate), spec, config)
+        parity = check_parity(policy, open_policy(candidate), spec, config)
     manifest = manifest.model_copy(update={"parity": asdict(parity)})
     replaced = standing_at(path)
     return ExportResult(write_bundle(path, manifest, high, low), parity, replaced)

@@ -21,14 +21,6 @@ from rpl_runtime.policy.bundle import LOW, Bundle, load_bundle, write_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 
 
-def rewrite(bundle: Bundle, level: str, change: Callable[[onnx.ModelProto], object]) -> Bundle:
-    """The bundle with one graph changed and all files sealed again."""
-    graphs = {name: onnx.load(bundle.path / f"{name}.onnx") for name in ("high", "low")}
-    change(graphs[level])
-    high, low = (graph.SerializeToString() for graph in graphs.values())
-    return write_bundle(bundle.path, bundle.manifest, high, low)
-
-
 def add_last(graph: onnx.ModelProto, nodes: Sequence[tuple[str, list[str]]]) -> None:
     """Append operations to a last layer; inputs: "before", earlier operations by number, and "much", a million."""
     attributes = {"Cast": {"to": onnx.TensorProto.INT64}, "GatherElements": {"axis": 1}}
@@ -101,7 +93,7 @@ def _fix_batch(graph: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("change", [_rename_input, _fix_batch])
 def test_a_graph_with_another_signature(own_bundle: Bundle, change: Callable[[onnx.ModelProto], object]) -> None:
-    bundle = rewrite(own_bundle, "high", change)
+    bundle = policies.rewritten(own_bundle, "high", change)
     with pytest.raises(
         BundleError, match=r"high\.onnx has inputs .*; the manifest asks for float32 state \(batch, 5\)"
     ):
@@ -133,18 +125,20 @@ def test_a_graph_of_another_pair(own_bundle: Bundle, facts: dict[str, str], mess
         onnx.helper.set_model_props(graph, props)
 
     with pytest.raises(MismatchedPair, match=message):
-        OnnxPolicy(rewrite(own_bundle, "low", relabel))
+        OnnxPolicy(policies.rewritten(own_bundle, "low", relabel))
 
 
 def test_metadata_that_is_not_ours(own_bundle: Bundle) -> None:
-    bundle = rewrite(own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, {"author": "someone else"}))
+    bundle = policies.rewritten(
+        own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, {"author": "someone else"})
+    )
     with pytest.raises(BundleError, match="metadata is not JSON"):
         OnnxPolicy(bundle)
 
 
 def test_metadata_that_is_nested_without_end(own_bundle: Bundle) -> None:
     props = {"level": "[" * 200_000}
-    bundle = rewrite(own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, props))
+    bundle = policies.rewritten(own_bundle, "low", lambda graph: onnx.helper.set_model_props(graph, props))
     with pytest.raises(BundleError, match="metadata is not JSON"):
         OnnxPolicy(bundle)
 
@@ -156,7 +150,7 @@ def test_weights_that_no_digest_covers_are_refused(own_bundle: Bundle, monkeypat
         set_external_data(weights, "weights.bin")
         weights.ClearField("raw_data")
 
-    bundle = rewrite(own_bundle, "low", move_out)
+    bundle = policies.rewritten(own_bundle, "low", move_out)
     shutil.copy(own_bundle.path.parent / "weights.bin", own_bundle.path)
     monkeypatch.chdir(bundle.path)  # so that they are beside the graph, and here
     with pytest.raises(BundleError, match="External data"):
@@ -168,7 +162,7 @@ def test_a_graph_that_fails_when_it_is_run(own_bundle: Bundle) -> None:
         """Index columns that the last layer does not have."""
         add_last(graph, [("Add", ["before", "much"]), ("Cast", ["1"]), ("GatherElements", ["before", "2"])])
 
-    policy = OnnxPolicy(rewrite(own_bundle, "low", reach_beyond))
+    policy = OnnxPolicy(policies.rewritten(own_bundle, "low", reach_beyond))
     with pytest.raises(BundleError, match="tiny fails when it is run"):
         policy.warm_up()
 
@@ -177,7 +171,7 @@ def test_a_graph_that_answers_with_no_number(own_bundle: Bundle) -> None:
     def take_a_root(graph: onnx.ModelProto) -> None:
         add_last(graph, [("Sub", ["before", "much"]), ("Sqrt", ["1"])])
 
-    policy = OnnxPolicy(rewrite(own_bundle, "high", take_a_root))
+    policy = OnnxPolicy(policies.rewritten(own_bundle, "high", take_a_root))
     with pytest.raises(BundleError, match="high level of tiny answers with a number that is not finite"):
         policy.warm_up()
 
