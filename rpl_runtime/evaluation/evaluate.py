@@ -27,7 +27,7 @@ from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.run import RunConfig, Step
-from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
+from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.tasks.kitchen.elements import (
     DONE_DISTANCE,
@@ -144,7 +144,7 @@ def evaluate(
 
 
 def play(
-    robot: ImpairedRobot,
+    robot: DegradedRobot,
     control: Control,
     task: Task,
     config: EvaluateConfig,
@@ -236,7 +236,7 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
     """Run tasks on simulators in parallel, each with its own stream; calls of `finished` do not overlap."""
     waiting, turn = deque(tasks), threading.Lock()
 
-    def work(robot: ImpairedRobot) -> None:
+    def work(robot: DegradedRobot) -> None:
         with client.control() as control:
             while waiting:
                 try:
@@ -250,7 +250,7 @@ def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished
 
     with ExitStack() as stack:
         robots = [
-            stack.enter_context(closing(ImpairedRobot(KitchenRobot(), config.robot)))
+            stack.enter_context(closing(DegradedRobot(KitchenRobot(), config.robot)))
             for _ in range(min(config.jobs, len(tasks)))
         ]
         pool = stack.enter_context(ThreadPoolExecutor(config.jobs))

@@ -9,7 +9,7 @@ import numpy as np
 from rpl_runtime.client import Access, Client
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, play
 from rpl_runtime.relay.run import Step
-from rpl_runtime.robots.degraded import ImpairedRobot
+from rpl_runtime.robots.degraded import DegradedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.tasks.kitchen.render import Frame, open_renderer, write_sheet, write_video
 
@@ -37,7 +37,7 @@ def film(
     frames: list[Frame] = []
     done: frozenset[str] = frozenset()
     with (
-        closing(ImpairedRobot(KitchenRobot(), config.robot)) as robot,
+        closing(DegradedRobot(KitchenRobot(), config.robot)) as robot,
         open_renderer(robot.kitchen.simulator.model, task.elements) as renderer,
     ):
 

@@ -74,7 +74,7 @@ class Conditions:
                 raise InvalidInput(f"{name} is {value}; must be 0 to {highest:g}")
 
 
-class ImpairedRobot:
+class DegradedRobot:
     """A simulated kitchen's robot with faults (the `Robot` protocol).
 
     Args:

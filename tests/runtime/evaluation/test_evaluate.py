@@ -27,7 +27,7 @@ from rpl_runtime.evaluation.evaluate import (
 )
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.policy.bundle import Bundle, load_bundle
-from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
+from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
@@ -132,8 +132,8 @@ def test_a_file_that_is_no_journal_is_refused(kitchen_bundle: Bundle, tmp_path: 
 
 
 def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
-    observe, calls = ImpairedRobot.observe, iter(range(1000))
-    monkeypatch.setattr(ImpairedRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
+    observe, calls = DegradedRobot.observe, iter(range(1000))
+    monkeypatch.setattr(DegradedRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
     config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("nominal",), steps=8, jobs=1)
     with serve_in_thread(kitchen_bundle) as address:
         first, second = evaluate(address, config).episodes

@@ -11,7 +11,7 @@ from robot_contract import RobotContract
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
-from rpl_runtime.robots.degraded import Conditions, ImpairedRobot
+from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.robots.simulated import KitchenRobot
@@ -42,7 +42,7 @@ class TestContract(RobotContract):
 
     @pytest.fixture
     def robot(self, kitchen: KitchenRobot, profile: str) -> Robot:
-        return ImpairedRobot(kitchen, Conditions(profile))
+        return DegradedRobot(kitchen, Conditions(profile))
 
 
 def wander(robot: Robot, seed: int = 0, steps: int = 12) -> np.ndarray:
@@ -58,12 +58,12 @@ def wander(robot: Robot, seed: int = 0, steps: int = 12) -> np.ndarray:
 
 def test_no_conditions_change_nothing(kitchen: KitchenRobot) -> None:
     alone = wander(kitchen, seed=3)
-    np.testing.assert_array_equal(wander(ImpairedRobot(kitchen, Conditions()), seed=3), alone)
+    np.testing.assert_array_equal(wander(DegradedRobot(kitchen, Conditions()), seed=3), alone)
 
 
 def test_a_seed_fixes_an_episode(kitchen: KitchenRobot) -> None:
-    robot = ImpairedRobot(kitchen, EVERYTHING)
-    first, other, again = wander(robot, 3), wander(robot, 4), wander(ImpairedRobot(kitchen, EVERYTHING), 3)
+    robot = DegradedRobot(kitchen, EVERYTHING)
+    first, other, again = wander(robot, 3), wander(robot, 4), wander(DegradedRobot(kitchen, EVERYTHING), 3)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -86,7 +86,7 @@ def test_an_arm_in_free_space_keeps_its_limits(
     kitchen.reset(0)
     away = simulator.qpos + np.append([0, 0.3, 0, 0.3, 0, 0.3, 0], np.zeros(23))  # from everything
     monkeypatch.setattr(kitchen, "reset", lambda seed: simulator.restore(away, seed))
-    robot = ImpairedRobot(kitchen, Conditions(name))
+    robot = DegradedRobot(kitchen, Conditions(name))
     wander(robot, steps=25)
     assert robot.limit_violations["acceleration"] > 10
     velocity = np.array(speeds)
@@ -97,29 +97,29 @@ def test_an_arm_in_free_space_keeps_its_limits(
 
 
 def test_what_is_late_was_seen_before(kitchen: KitchenRobot) -> None:
-    seen = wander(ImpairedRobot(kitchen, Conditions(latency=3)))
+    seen = wander(DegradedRobot(kitchen, Conditions(latency=3)))
     np.testing.assert_array_equal(seen[:4], seen[[0, 0, 0, 0]])
     assert not np.array_equal(seen[4], seen[0])
 
 
 def test_objects_may_be_later_than_the_arm(kitchen: KitchenRobot) -> None:
-    on_time, late = (wander(ImpairedRobot(kitchen, Conditions(object_latency=n))) for n in (0, 2))
+    on_time, late = (wander(DegradedRobot(kitchen, Conditions(object_latency=n))) for n in (0, 2))
     np.testing.assert_array_equal(late[:, :9], on_time[:, :9])
     np.testing.assert_array_equal(late[2:, 9:], on_time[:-2, 9:])
 
 
 def test_objects_that_are_never_seen_stay_where_they_were(kitchen: KitchenRobot) -> None:
-    seen = wander(ImpairedRobot(kitchen, Conditions(object_dropout=1.0)))
+    seen = wander(DegradedRobot(kitchen, Conditions(object_dropout=1.0)))
     np.testing.assert_array_equal(seen[:, 9:], np.repeat(seen[:1, 9:], len(seen), axis=0))
-    sometimes = wander(ImpairedRobot(kitchen, Conditions(object_dropout=0.5)), steps=60)
+    sometimes = wander(DegradedRobot(kitchen, Conditions(object_dropout=0.5)), steps=60)
     kept = np.mean([np.array_equal(*pair) for pair in zip(sometimes[:-1, 9:], sometimes[1:, 9:], strict=True)])
     assert 0.3 < kept < 0.7
 
 
 def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -> None:
     exact = Conditions()
-    truth = wander(ImpairedRobot(kitchen, exact), steps=100)
-    noisy = wander(ImpairedRobot(kitchen, replace(exact, position_noise=0.01, angle_noise=0.02)), steps=100)
+    truth = wander(DegradedRobot(kitchen, exact), steps=100)
+    noisy = wander(DegradedRobot(kitchen, replace(exact, position_noise=0.01, angle_noise=0.02)), steps=100)
     noise = noisy - truth
     np.testing.assert_array_equal(noise[:, :9], 0)
     assert noise[:, 23:26].std() == pytest.approx(0.01, rel=0.2)
@@ -132,7 +132,7 @@ def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -
 
 def test_a_hand_takes_one_command_at_a_time(kitchen: KitchenRobot) -> None:
     """It closes at 0.1 m/s when told to, and what it is told before that command is over is not made up for."""
-    robot = ImpairedRobot(kitchen, Conditions(hand_time=0.8))
+    robot = DegradedRobot(kitchen, Conditions(hand_time=0.8))
     robot.reset(0)
     arm, widths = robot.observe()[:7], []
     for step in range(30):
@@ -147,7 +147,7 @@ def test_a_hand_takes_one_command_at_a_time(kitchen: KitchenRobot) -> None:
 
 def test_what_no_element_moves_may_be_known_to_stand_still(kitchen: KitchenRobot) -> None:
     noisy = Conditions(position_noise=0.01, angle_noise=0.02)
-    robots = (ImpairedRobot(kitchen, each) for each in (Conditions(), noisy, replace(noisy, still_known=True)))
+    robots = (DegradedRobot(kitchen, each) for each in (Conditions(), noisy, replace(noisy, still_known=True)))
     truth, all_noisy, some = (wander(robot) for robot in robots)
     moved = {dim for element in ELEMENTS.values() for dim in element.dims if element.goal[element.dims.index(dim)]}
     moved |= {*range(9), *range(23, 30)}  # the arm; the kettle, whichever way it is to stand
@@ -168,7 +168,7 @@ def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> Non
     kitchen.start_noise = PERTURBED
     kitchen.reset(5)
     alone = kitchen.observe()
-    robot = ImpairedRobot(kitchen, Conditions("fr3"))
+    robot = DegradedRobot(kitchen, Conditions("fr3"))
     robot.reset(5)
     np.testing.assert_array_equal(robot.observe(), alone)
 
