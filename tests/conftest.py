@@ -1,6 +1,5 @@
 """Fixtures shared by the tests: small policies, and bundles made of them."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -26,14 +25,6 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 # For mutants.py, which asks only whether a test fails, not how simply.
 settings.register_profile("unshrunk", settings.get_profile("untimed"), phases=[Phase.explicit, Phase.generate])
-
-
-@pytest.fixture(autouse=True)
-def own_scheduling() -> Iterator[None]:
-    """A Franka's client puts the thread that connects at a real-time priority, which later tests would inherit."""
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
-    yield
-    os.sched_setscheduler(0, *before)
 
 
 @pytest.fixture(scope="session")

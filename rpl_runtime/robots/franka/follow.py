@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from rpl_runtime.errors import RobotStopped
-from rpl_runtime.robots.franka.fci import Arm, ArmState, Motion, franky
+from rpl_runtime.robots.franka.fci import Arm, ArmState, Calls, Motion, franky
 from rpl_runtime.robots.franka.line import Waypoint, line, violations
 from rpl_runtime.safety.filter import LimitViolation
 from rpl_runtime.safety.limits import ARM_JOINTS, ArmLimits, Profile
@@ -87,14 +87,15 @@ class Lines:
 
     Args:
         arm: the `franky.Robot`, which has the limits `drawn`.
+        call: makes the calls to it.
         profile: what no line leaves, in Franka's joint zeros.
         drawn: the velocity, acceleration and jerk with which Ruckig draws.
 
-    Raises (every verb): what franky raises where the robot has stopped.
+    Raises (every verb): what franky raises where the robot has stopped; TimeoutError where it does not return.
     """
 
-    def __init__(self, arm: Arm, profile: Profile, drawn: ArmLimits) -> None:
-        self._arm, self._profile, self._drawn = arm, profile, drawn
+    def __init__(self, arm: Arm, call: Calls, profile: Profile, drawn: ArmLimits) -> None:
+        self._arm, self._call, self._profile, self._drawn = arm, call, profile, drawn
         self._line: _Line | None = None  # the one that the arm is on; None where franky controls nothing
         self._began_ms = 0  # on the robot's clock, when it took over
         self._waiting: _Waiting | None = None
@@ -107,6 +108,10 @@ class Lines:
         """Whether franky controls the arm, if only to hold it."""
         return self._line is not None
 
+    def state(self) -> ArmState:
+        """The robot's state."""
+        return self._call("state", lambda: self._arm.state)
+
     def begin(self) -> None:
         """Have the arm, which must be at rest, held where it is.
 
@@ -114,11 +119,11 @@ class Lines:
             RobotStopped: franky is not in control in time.
         """
         motion, over = self._motion([_STILL]), time.monotonic() + _DEADLINE_S
-        free_ms = self._arm.state.time.to_msec()
-        self._arm.move(motion, asynchronous=True, cutoff_frequency=_NO_FILTER)
+        free_ms = self.state().time.to_msec()
+        self._call("move", lambda: self._arm.move(motion, asynchronous=True, cutoff_frequency=_NO_FILTER))
         # Only now it is settled where it is held.
-        while (state := self._arm.state).time.to_msec() < free_ms + _BEGUN_MS:
-            self._arm.join_motion(timeout=_LOOK_S)
+        while (state := self.state()).time.to_msec() < free_ms + _BEGUN_MS:
+            self._join(_LOOK_S)
             _check_time(over)
         self._line, self._followed = _Line(motion, np.ravel(state.q_d)[None]), True
         self._waiting = self._passed = None
@@ -207,8 +212,8 @@ class Lines:
 
     def arrived(self, within_s: float) -> bool:
         """Whether the arm is where its line ends; waits so long for it."""
-        self._arm.join_motion(timeout=within_s)
-        state = self._arm.state
+        self._join(within_s)
+        state = self.state()
         ended = len(self._look(state).commands) <= self._now_ms(state)
         return ended and self._followed and self._waiting is None
 
@@ -222,13 +227,17 @@ class Lines:
         take_over = self._settled(over)
         while self._is_under_way():
             self._brake(take_over)
-            self._arm.join_motion(timeout=_LOOK_S)
+            self._join(_LOOK_S)
             take_over = self._settled(over)
             _check_time(over)
         self._offer(take_over, [_STILL], returns=True)
-        while not self._arm.join_motion(timeout=_LOOK_S):
+        while not self._join(_LOOK_S):
             _check_time(over)
         self.abandon()
+
+    def _join(self, within_s: float) -> bool:
+        """Whether franky's motion ends within a time [s]."""
+        return self._call("join_motion", lambda: self._arm.join_motion(timeout=within_s))
 
     def _motion(self, waypoints: Sequence[Waypoint], share: float = 1.0, returns: bool = False) -> Motion:
         """franky's motion through waypoints; one that returns lets go of the arm at the last."""
@@ -251,22 +260,22 @@ class Lines:
     def _settled(self, over: float) -> TakeOver:
         """The next take-over, once no line waits and the arm is on its line; `over` is when to give up."""
         while True:
-            take_over = self.take_over(self._arm.state)
+            take_over = self.take_over(self.state())
             if take_over is not None:
                 return take_over
-            self._arm.join_motion(timeout=_LOOK_S)
+            self._join(_LOOK_S)
             _check_time(over)
 
     def _is_under_way(self) -> bool:
         assert self._line is not None
-        return self._now_ms(self._arm.state) < len(self._line.commands)
+        return self._now_ms(self.state()) < len(self._line.commands)
 
     def _brake(self, take_over: TakeOver) -> None:
         """Have the arm come to rest before its line does, if it can: from an even stretch that is near, or at once."""
         assert self._line is not None
         if self._line.brakes:
             return
-        commands, first = self._line.commands, self._now_ms(self._arm.state) + _BRAKE_AHEAD_MS
+        commands, first = self._line.commands, self._now_ms(self.state()) + _BRAKE_AHEAD_MS
         until = first + _BRAKE_WINDOW_MS
         if take_over.last_ms is not None and take_over.first_ms <= until:
             self._offer(take_over, [self._rest(take_over.velocity)], brakes=True)
@@ -329,7 +338,8 @@ class Lines:
             window &= since <= (take_over.last_ms + 0.5) * DT
         reaction, taken_ms = library.JointPositionReaction(window, proved.motion), list[int]()
         reaction.register_callback(lambda state, *_: taken_ms.append(state.time.to_msec()))
-        self._line.motion.add_reaction(reaction)
+        before = self._line.motion
+        self._call("add_reaction", lambda: before.add_reaction(reaction))
         self._waiting = _Waiting(proved, take_over, taken_ms)
         return set()
 

@@ -16,16 +16,16 @@ robot's own emergency stop in your hand.
 """
 
 import contextlib
-import ctypes
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput, RobotStopped, RobotUnavailable
-from rpl_runtime.robots.franka.fci import Arm, ArmState, franky, translated
+from rpl_runtime.robots.franka.fci import Arm, ArmState, Calls, franky, leave, translated
 from rpl_runtime.robots.franka.follow import RAMP_MS, Lines, TakeOver
 from rpl_runtime.robots.franka.frames import JOINT_ZERO, to_franka, to_kitchen
 from rpl_runtime.robots.franka.hand import Hand, HandConfig
@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # it imports this package
 HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])
 _HOMING_SPEEDS = (0.2, 0.1, 0.05)  # share of the limits on the way there; at an end of its range a joint is slower
 _DOWN = (0.0, 0.0, -9.81)  # [m/s^2] in the base's frame: the arm stands upright
+_CONNECTED_S = 10.0  # [s] for a robot to answer
 _LOOK_S = 0.02  # [s] between two checks on the way there
 _INSIDE = 0.005  # [rad] that a joint stays inside its range there
 _ASTRAY = 0.15  # [rad] largest accepted distance from where the arm was led
@@ -112,11 +113,12 @@ class FrankaRobot:
         self._violations: Counter[str] = Counter()  # of lines
         library = franky()
         realtime = library.RealtimeConfig.Enforce if self.config.realtime else library.RealtimeConfig.Ignore
+        self._call, hand = Calls("franka-arm"), Calls("franka-hand")
         with translated(f"no robot to drive at {host}", RobotUnavailable):
-            self._arm: Arm = library.Robot(host, realtime_config=realtime)
+            self._arm: Arm = self._call("Robot", lambda: library.Robot(host, realtime_config=realtime), _CONNECTED_S)
             self.profile = self._set_up()  # the filter's limits, in the kitchen's zeros
             self._safety = SafetyFilter(self.profile, PERIOD)
-            self._hand = Hand(library.Gripper(host), self.config.hand)
+            self._hand = Hand(hand("Gripper", lambda: library.Gripper(host), _CONNECTED_S), hand, self.config.hand)
 
     @property
     def limit_violations(self) -> Counter[str]:
@@ -176,7 +178,8 @@ class FrankaRobot:
                 self.held_back += 1
                 return
             place = to_kitchen(take_over.position)
-        gravity = np.ravel(self._arm.model.gravity(state, _DOWN))
+        with self._driven():
+            gravity = np.ravel(self._call("gravity", lambda: self._arm.model.gravity(state, _DOWN)))
         self.course = course(place, self._robot[:ARM_DIM], target[:ARM_DIM], gravity, PERIOD)
         self.filtered = self._safety.step(np.append(self.course.position, target[ARM_DIM:]))
         if take_over is None:
@@ -209,14 +212,17 @@ class FrankaRobot:
             self.stop()
 
     def _disconnect(self) -> None:
-        arm = self._arm
-        if arm.is_in_control:  # it did not come to rest, and to disconnect would wait for it, without a deadline
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(arm))  # nor may the end of the process
-        del self._arm, self._lines, arm
+        left = True
+        with contextlib.suppress(TimeoutError):
+            left = self._call("is_in_control", lambda: self._arm.is_in_control)
+        if left:  # it did not come to rest
+            leave(self._arm)
+        del self._arm, self._lines
+        self._call.close()
 
     def _set_up(self) -> Profile:
         """Set the robot's limits and thresholds. Returns the limits for the filter."""
-        config, arm, limits = self.config, self._arm, self.config.profile.arm
+        config, arm, call, limits = self.config, self._arm, self._call, self.config.profile.arm
         assert limits is not None  # checked by the configuration
         # franky 2.0.0 has the Panda's limits for an FR3 too, and accepts no higher ones.
         limits = replace(
@@ -229,13 +235,14 @@ class FrankaRobot:
             config.speed, config.speed * _DRAWN_ACCELERATION, config.speed * _DRAWN_JERK
         )
         assert drawn.arm is not None
-        arm.joint_velocity_limit.set(drawn.arm.velocity)
-        arm.joint_acceleration_limit.set(drawn.arm.acceleration)
-        arm.joint_jerk_limit.set(drawn.arm.jerk)
-        self._lines = Lines(arm, config.profile.slowed(config.speed, config.speed, config.speed), drawn.arm)
-        arm.set_collision_behavior(config.torque_threshold, config.force_threshold)
-        if config.load is not None:
-            arm.set_load(config.load.mass, config.load.center, config.load.inertia)
+        for kind in ("velocity", "acceleration", "jerk"):
+            limit = f"joint_{kind}_limit"
+            call(f"{limit}.set", partial(getattr(arm, limit).set, getattr(drawn.arm, kind)))
+        self._lines = Lines(arm, call, config.profile.slowed(config.speed, config.speed, config.speed), drawn.arm)
+        thresholds, load = (config.torque_threshold, config.force_threshold), config.load
+        call("set_collision_behavior", lambda: arm.set_collision_behavior(*thresholds))
+        if load is not None:
+            call("set_load", lambda: arm.set_load(load.mass, load.center, load.inertia))
         return drawn.slowed(1.0, _FILTER_ACCELERATION, 1.0).rezeroed(JOINT_ZERO)
 
     def _go_home(self, home: np.ndarray) -> None:
@@ -280,8 +287,8 @@ class FrankaRobot:
         able = {modes.Idle, modes.Move} | ({modes.Guiding} if self.config.dry_run else set())
         with self._driven():
             if self._lines.moving:
-                self._arm.poll_motion()  # raises what ended the motion
-            state = self._arm.state
+                self._call("poll_motion", lambda: self._arm.poll_motion())  # raises what ended the motion
+            state = self._lines.state()
             if state.robot_mode not in able:
                 errors = state.current_errors
                 named = [name for name in dir(errors) if not name.startswith("_") and getattr(errors, name) is True]
@@ -333,7 +340,7 @@ class FrankaRobot:
             if not self._lines.moving:
                 self._safety.start(np.append(to_kitchen(state.q_d), fingers))
                 self._lines.begin()
-                state = self._arm.state
+                state = self._lines.state()
             take_over = self._lines.take_over(state)
         if take_over is not None:
             self._safety.resume(to_kitchen(take_over.before), to_kitchen(self._lines.ahead(take_over)))

@@ -9,15 +9,18 @@ over the mirrored kitchen.
 
 import logging
 import threading
+import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from rpl_runtime.errors import RobotStopped
-from rpl_runtime.robots.franka.fci import Command, Gripper, franky, translated
+from rpl_runtime.robots.franka.fci import Calls, Command, Gripper, franky, leave, translated
 
 _LOG = logging.getLogger(__name__)
 _DEADLINE_S = 10.0  # for a command; a grasp of a real hand takes about a second
+_LOOK_S = 0.02  # [s] between two looks at a command that is waited for
+_SILENT_S = 2.0  # [s] without a reading, from which on the hand no longer answers
 _READ_PAUSE_S = 0.02  # [s] between two readings of the width; the hand itself sends it every 0.1 s
 MAX_WIDTH = 0.08  # [m] between the fingers
 
@@ -44,18 +47,19 @@ class Hand:
 
     Args:
         gripper: the connected hand.
+        call: makes the calls to it, and ends with it.
         config: how it moves and grasps.
 
     Raises (every method):
         RobotStopped: the hand no longer answers.
     """
 
-    def __init__(self, gripper: Gripper, config: HandConfig) -> None:
-        self.commanded = float(gripper.width)  # [m] last; 0 was a grasp
-        self._gripper = gripper
+    def __init__(self, gripper: Gripper, call: Calls, config: HandConfig) -> None:
+        self.commanded = self._width = float(call("width", lambda: gripper.width))  # [m] last; 0 was a grasp
+        self._read_s = time.monotonic()
+        self._gripper, self._call = gripper, call
         self._config = config
         self._pending = None  # the franky.BoolFuture of the command under way
-        self._width = float(gripper.width)
         self._lost: Exception | None = None
         self._closing = threading.Event()
         self._reader = threading.Thread(target=self._read, name="franka-hand", daemon=True)
@@ -66,13 +70,15 @@ class Hand:
         """[m] between the fingers, measured last."""
         if self._lost is not None:
             raise RobotStopped(f"the hand no longer answers: {self._lost}")
+        if time.monotonic() - self._read_s > _SILENT_S:
+            raise RobotStopped(f"the hand has not told its width for {_SILENT_S:g} s; must tell it ten times a second")
         return self._width
 
     def open(self) -> None:
         """Open fully, and return when open."""
         self._settle(wait=True)
         with translated("the hand does not open"):
-            opening = self._gripper.open_async(self._config.speed)
+            opening = self._call("open_async", lambda: self._gripper.open_async(self._config.speed))
             _wait(opening)
             opening.get()
         self.commanded = MAX_WIDTH
@@ -86,11 +92,14 @@ class Hand:
             return
         speed, force = self._config.speed, self._config.force
         with translated("the hand does not answer"):
+            hand, width = self._gripper, MAX_WIDTH
             self._pending = (
-                self._gripper.move_async(wanted, speed)
+                self._call("move_async", lambda: hand.move_async(wanted, speed))
                 if wanted
                 # Any width between the fingers counts as a grasp: the policy sees it.
-                else self._gripper.grasp_async(0.0, speed, force, epsilon_inner=MAX_WIDTH, epsilon_outer=MAX_WIDTH)
+                else self._call(
+                    "grasp_async", lambda: hand.grasp_async(0.0, speed, force, epsilon_inner=width, epsilon_outer=width)
+                )
             )
         self.commanded = wanted
 
@@ -102,6 +111,7 @@ class Hand:
             self._settle(wait=True)
         finally:
             del self._gripper  # disconnects
+            self._call.close()
 
     def _settle(self, wait: bool) -> bool:
         """Whether no command is under way; logs the last one if it failed."""
@@ -123,7 +133,7 @@ class Hand:
     def _read(self) -> None:
         try:
             while not self._closing.wait(_READ_PAUSE_S):
-                self._width = float(self._gripper.width)
+                self._width, self._read_s = float(self._gripper.width), time.monotonic()
         except Exception as error:  # of any class; `width` raises it in the caller's thread
             self._lost = error
 
@@ -134,5 +144,8 @@ def _wait(command: Command) -> None:
     Raises:
         RobotStopped: it does not end.
     """
-    if not command.wait(_DEADLINE_S):
-        raise RobotStopped(f"the hand was at the same command for {_DEADLINE_S:g} s; must be at most that")
+    over = time.monotonic() + _DEADLINE_S
+    while not command.wait(_LOOK_S):  # in short waits, between which signals are handled
+        if time.monotonic() > over:
+            leave(command)
+            raise RobotStopped(f"the hand was at the same command for {_DEADLINE_S:g} s; must be at most that")

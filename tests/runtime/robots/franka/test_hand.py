@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpl_runtime.errors import RobotStopped
+from rpl_runtime.robots.franka.fci import Calls
 from rpl_runtime.robots.franka.hand import Hand, HandConfig, wanted_width
 
 franky = pytest.importorskip("franky", reason="needs the franka extra")
@@ -76,7 +77,7 @@ def gripper() -> Gripper:
 
 @pytest.fixture
 def hand(gripper: Gripper):
-    hand = Hand(gripper, CONFIG)
+    hand = Hand(gripper, Calls("franka-hand"), CONFIG)
     yield hand
     hand.close()
 
@@ -155,10 +156,13 @@ def test_a_hand_that_is_gone_stops_the_run(hand: Hand, gripper: Gripper) -> None
         hand.follow(OPEN)
 
 
-def test_a_hand_that_does_not_end_its_command_is_not_waited_for_for_ever(hand: Hand, gripper: Gripper) -> None:
+def test_a_hand_that_does_not_end_its_command_is_not_waited_for_for_ever(
+    hand: Hand, gripper: Gripper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpl_runtime.robots.franka.hand._DEADLINE_S", 0.1)
     hand.follow(CLOSED)
     gripper.commands[0].hangs = True
-    with pytest.raises(RobotStopped, match="at the same command for 10 s"):
+    with pytest.raises(RobotStopped, match=r"at the same command for 0\.1 s"):
         hand.open()
     gripper.commands[0].hangs = False
 
@@ -176,3 +180,11 @@ def test_opening_waits_for_what_is_under_way(hand: Hand, gripper: Gripper) -> No
     hand.open()
     assert kinds(gripper) == ["grasp", "open"]
     assert hand.commanded == 0.08
+
+
+def test_a_hand_that_falls_silent_is_not_taken_for_one_that_stands(
+    hand: Hand, gripper: Gripper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpl_runtime.robots.franka.hand._SILENT_S", -1.0)
+    with pytest.raises(RobotStopped, match="has not told its width"):
+        _ = hand.width
