@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint docs mutants proto clean
+.PHONY: demo test attack lint docs mutants proto clean
 
 demo: $(VENV)/.demo
 	@sh .ci/install-gl || true
@@ -13,6 +13,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev lint
 	@sh .ci/install-gl || true
 	$(BIN)/python -m pytest
+
+# The long form of tests/attack, whose short form is part of `make test`.
+attack: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'long or not long' tests/attack
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

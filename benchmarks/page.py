@@ -130,24 +130,12 @@ def soak(content: JsonDict) -> Iterator[str]:
     yield ""
 
 
-def hostile(content: JsonDict) -> Iterator[str]:
-    yield from heading("Hostile messages, and a robot beside them")
-    yield (
-        f"{content['messages']:,} messages in {content['seconds'] / 60:.0f} min: {len(content['wrong'])} wrong "
-        f"statuses; {content['robot_runs_beside']:,} runs of a robot meanwhile, {content['robot_runs_different']} "
-        "different from one without attack."
-    )
-    yield ""
-    yield from table(["attack and status", "times"], list(content["statuses"].items()))
-
-
 TABLES: dict[str, Callable[[JsonDict], Iterator[str]]] = {
     "server": server,
     "local": local,
     "scheduler": scheduler,
     "franka": franka,
     "soak": soak,
-    "hostile": hostile,
 }
 
 

@@ -1,44 +1,23 @@
-"""Hostile messages against a real server, and a robot beside them that must not be affected.
+"""Seeded hostile clients: arbitrary, oversized and disordered messages, and wrong, expired and missing tokens.
 
-    python -m benchmarks.runtime.hostile models/kitchen                    # 100,000 messages
-    python -m benchmarks.runtime.hostile models/kitchen --messages 2000    # the short form, which CI runs as a test
-
-The server requires tokens and has limits that the attack reaches. Seeded attackers send fuzzed protobuf, oversized and
-empty messages, small messages that unpack to MiBs, rows out of order, half-closed and abandoned streams, and wrong,
-expired and missing tokens, or do not read the replies. Each attack names the correct statuses; any other is wrong.
-Meanwhile a robot runs again and again, and each of its runs must equal one without attack, to the last bit. Exits with
-1 if the server died, a status was wrong or a bit differed.
+Each attack names the correct statuses; any other is wrong.
 """
 
 import random
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import grpc
-import numpy as np
-import typer
-from rich.table import Table
 
-from benchmarks.common import Bundle, Json, circumstances, show, table
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.auth.client import Access
-from rpl_runtime.auth.tokens import Right, add_grant, grant, new_token
-from rpl_runtime.client.client import Client
-from rpl_runtime.files import JsonDict
-from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.auth.tokens import new_token
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.process import own_process
 from rpl_runtime.wire.control import MAX_MESSAGE_BYTES
 
-STEPS = 60  # [control steps] of each run of the robot
-ATTACKERS = 4
 _SERVICE = "rpl.v1.RelayPolicy"
 _S, _GZIP = grpc.StatusCode, grpc.Compression.Gzip
 # Correct statuses for arbitrary bytes: accepted, or wrong in form, order or number.
@@ -228,83 +207,3 @@ def _status(call: Any) -> grpc.StatusCode:
     except grpc.RpcError:
         pass
     return call.code()
-
-
-def robot_run(address: str, spec: PolicySpec, token: str) -> np.ndarray:
-    """The targets (60, m) of a sampled run."""
-    states = np.random.default_rng(0).uniform(-0.01, 0.01, (STEPS, spec.state.dim)).astype(np.float32)
-    states = np.clip(states, *spec.state.bounds)
-    with Client(address, 60.0, access=Access(token=token)) as client, client.control() as control:
-        control.start("bystander", [next(iter(spec.elements))], states[0], seed=7)
-        targets = [control.step("bystander", step, state).target for step, state in enumerate(states)]
-        control.finish("bystander")
-    return np.array(targets)
-
-
-def attack(bundle: Path, messages: int, seed: int = 0) -> JsonDict:
-    """Send hostile messages to a server of a bundle."""
-    spec, tally = load_bundle(bundle).spec, Tally(messages)
-    with tempfile.TemporaryDirectory() as folder:
-        file, tokens = Path(folder) / "tokens", {}
-        for name, rights in (("attacker", [Right.ACT]), ("robot", [Right.ACT]), ("fetching", [Right.FETCH])):
-            tokens[name] = new_token()
-            add_grant(file, grant(tokens[name], name, rights))
-        tokens["expired"] = new_token()
-        add_grant(file, grant(tokens["expired"], "expired", list(Right), datetime.now(UTC) - timedelta(seconds=1)))
-        began = time.monotonic()
-        with own_process(_serve, str(bundle), str(file)) as address:
-            alone = robot_run(address, spec, tokens["robot"])
-            attackers = [Attacker(address, spec, tokens, seed * ATTACKERS + number) for number in range(ATTACKERS)]
-            threads = [threading.Thread(target=attacker.run, args=(tally,)) for attacker in attackers]
-            for thread in threads:
-                thread.start()
-            runs, different = 0, 0
-            while any(thread.is_alive() for thread in threads):
-                different += not np.array_equal(robot_run(address, spec, tokens["robot"]), alone)
-                runs += 1
-            last = robot_run(address, spec, tokens["robot"])  # the server still answers
-    return {
-        "messages": tally.sent,
-        "seconds": round(time.monotonic() - began, 1),
-        "statuses": dict(sorted(tally.statuses.items())),
-        "wrong": tally.wrong[:20],
-        "robot_runs_beside": runs,
-        "robot_runs_different": different + int(not np.array_equal(last, alone)),
-        "met": not tally.wrong and not different and np.array_equal(last, alone),
-        **circumstances(("numpy", "onnxruntime", "grpcio")),
-    }
-
-
-def _serve(on_ready: Callable[[str], None], bundle: str, tokens: str) -> None:
-    from rpl_runtime.auth.quotas import QuotaConfig
-    from rpl_runtime.auth.server import SecurityConfig
-    from rpl_runtime.server.server import ServerConfig, serve
-
-    security, quotas = SecurityConfig(tokens=Path(tokens)), QuotaConfig(streams=8, calls_per_s=100, messages_per_s=3000)
-    serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0", security=security, quotas=quotas), on_ready)
-
-
-def main(
-    bundle: Bundle,
-    messages: Annotated[int, typer.Option(min=1, help="Hostile messages in all.")] = 100_000,
-    seed: Annotated[int, typer.Option(help="Seed of the attackers.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Attack a server, and check that others are not affected."""
-    content = attack(bundle, messages, seed)
-    show(content, as_json, shown(content))
-    raise typer.Exit(0 if content["met"] else 1)
-
-
-def shown(content: JsonDict) -> Table:
-    return table(
-        f"{content['messages']} messages in {content['seconds']:.0f} s",
-        ("attack and status", "times"),
-        list(content["statuses"].items()),
-        f"wrong statuses: {len(content['wrong'])}; runs of a robot meanwhile: {content['robot_runs_beside']}, "
-        f"different from one without attack: {content['robot_runs_different']}",
-    )
-
-
-if __name__ == "__main__":
-    typer.run(main)
