@@ -12,7 +12,8 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev lint
 	@sh .ci/install-gl || true
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not long and not alone'
+	$(BIN)/python -m pytest -m 'alone and not long'
 
 # The long form of tests/attack, whose short form is part of `make test`.
 attack: $(VENV)/.dev

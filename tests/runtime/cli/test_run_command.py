@@ -108,6 +108,7 @@ def host() -> Iterator[str]:
         yield host
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("unhurried")
 class TestSimulated:
     def test_a_dry_run_commands_nothing_and_says_everything(self, address: str, host: str) -> None:

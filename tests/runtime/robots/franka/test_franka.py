@@ -32,6 +32,7 @@ from rpl_runtime.safety.limits import Box, Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, kitchen_spec
 
 pytest.importorskip("franky_sim", reason="needs the franka-sim extra")
+pytestmark = pytest.mark.alone
 
 ROOT = Path(__file__).parents[4]
 PERIOD_MS = 80

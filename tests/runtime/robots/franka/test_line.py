@@ -231,6 +231,7 @@ class Sent(NamedTuple):
     joints: np.ndarray  # (7,) [rad]
 
 
+@pytest.mark.alone
 def test_the_line_is_the_one_that_franky_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit nearly, through the vendor's client and its own Ruckig, where it missed no millisecond."""
     pytest.importorskip("franky", reason="needs the franka extra")
