@@ -42,7 +42,8 @@ def print_bundle(bundle: Bundle) -> None:
     console = Console(markup=False, highlight=False)  # a name or a command may contain brackets
     console.print(Markdown(render_card(bundle.manifest, bundle.digest, bundle.evaluation)))
     for level, graph in bundle_facts(bundle)["graphs"].items():
-        parameters = "an unknown number of" if graph["parameters"] is None else f"{graph['parameters']:,}"
+        known = isinstance(graph["parameters"], int)
+        parameters = f"{graph['parameters']:,}" if known else "an unknown number of"
         console.print(f"{level} level: {decimal(graph['bytes'])}, {parameters} parameters")
     console.print(f"pair: {bundle.manifest.pair_id}")
     console.print(f"verified: {_VERIFIED}", style="green")

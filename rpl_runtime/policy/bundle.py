@@ -20,13 +20,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, UnsupportedSchema
 from rpl_runtime.files import JsonDict, read, staged
 from rpl_runtime.policy.card import render_card
-from rpl_runtime.policy.manifest import SCHEMA_VERSION, Manifest
+from rpl_runtime.policy.manifest import SCHEMA_VERSION, Evaluation, Manifest
 from rpl_runtime.policy.spec import PolicySpec
 
 MANIFEST = "manifest.json"
@@ -35,6 +36,8 @@ EVALUATION = "evaluation.json"
 CARD = "MODEL_CARD.md"
 FILES = (MANIFEST, HIGH, LOW, EVALUATION, CARD)
 _MOST = dict.fromkeys(FILES, 16 << 20) | dict.fromkeys((HIGH, LOW), 512 << 20)  # [bytes] of each file
+_DEEPEST = 32  # [levels] of a JSON file
+_Content = TypeVar("_Content", Manifest, Evaluation)
 _SEAL = re.compile(rb"<!-- sha256 of the text above: [0-9a-f]{64} -->\n\Z")
 
 
@@ -73,12 +76,7 @@ def load_bundle(path: Path) -> Bundle:
     path = Path(path)
     files = {MANIFEST: _read(path, MANIFEST)}
     content = _unseal_json(path / MANIFEST, files[MANIFEST])
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{path / MANIFEST} cannot be used: {where}: {first['msg']}") from error
+    manifest = _validated(Manifest, content, path / MANIFEST)
     for name in (HIGH, LOW):
         files[name] = _read(path, name)
         found, expected = hashlib.sha256(files[name]).hexdigest(), manifest.files.get(name)
@@ -95,6 +93,7 @@ def load_bundle(path: Path) -> Bundle:
                 f"{path / EVALUATION} was measured on bundle {str(evaluation.get('bundle_digest'))[:12]}, "
                 f"but this one is {digest[:12]}; run `rpl evaluate` again"
             )
+        _validated(Evaluation, evaluation, path / EVALUATION)
     return Bundle(path, manifest, digest, evaluation, files)
 
 
@@ -190,6 +189,15 @@ def _check_replaceable(path: Path) -> None:
         raise BundleError(f"{path} holds {others[0]}, which is not the bundle's; choose another path or move it away")
 
 
+def _validated(kind: type[_Content], content: JsonDict, file: Path) -> _Content:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{file} cannot be used: {where}: {first['msg']}") from error
+
+
 def _read(path: Path, name: str) -> bytes:
     try:
         return read(path / name, _MOST[name])
@@ -197,6 +205,12 @@ def _read(path: Path, name: str) -> bytes:
         raise BundleNotFound(f"{path} holds no {name}; a bundle is a folder written by `rpl export`") from None
     except OSError as error:
         raise BundleError(f"{path / name} cannot be read: {error.strerror}") from error
+
+
+def _depth(value: object) -> int:
+    """The levels of objects and lists within each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def _canonical(content: JsonDict) -> bytes:
@@ -218,6 +232,8 @@ def _seal_card(text: bytes) -> bytes:
 def _unseal_json(file: Path, raw: bytes) -> JsonDict:
     try:
         sealed = dict(json.loads(raw))
+        if _depth(sealed) > _DEEPEST:
+            raise RecursionError(f"it is nested deeper than {_DEEPEST} levels")
         content = {key: value for key, value in sealed.items() if key != "digest"}
         resealed = _seal_json(content)
     except (ValueError, TypeError, RecursionError) as error:

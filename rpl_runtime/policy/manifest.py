@@ -46,6 +46,24 @@ class Provenance(BaseModel):
     parents: tuple[str, ...] = ()  # digests of the policies it was distilled from
 
 
+class Measures(BaseModel):
+    """Means over episodes, as the model card prints them; an evaluation holds more beside them."""
+
+    mean_steps_ever: float | None = None
+    mean_steps_end: float | None = None
+    success_ever: float | None = None
+    success_end: float | None = None
+    intervals: dict[str, tuple[float, float] | None] | None = None
+    goals: dict[str, "Measures"] | None = None
+
+
+class Evaluation(BaseModel):
+    """The parts of `evaluation.json` that the model card reads."""
+
+    starts: dict[str, Measures] | None = None
+    protocol: JsonDict | None = None
+
+
 class Manifest(BaseModel):
     """The content of `manifest.json` without its own digest."""
 

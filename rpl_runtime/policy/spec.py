@@ -2,16 +2,27 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rpl_runtime.errors import InvalidGoal, InvalidInput
 
 _LARGEST = float(np.finfo(np.float32).max)
-_MOST = 2**31 - 1
+_MOST_DIMS = 4096  # of a state, an action or a noise
 _SHOWN = 60  # [characters] of an unknown name in a message
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"got {text[:_SHOWN]!r}; must be one line of printable characters")
+    return text
+
+
+# Texts of strangers end in terminals, logs and tables.
+_Text = Annotated[str, AfterValidator(_printable), Field(max_length=2000)]
+_Name = Annotated[_Text, Field(min_length=1, max_length=128)]
 
 
 class _Frozen(BaseModel):
@@ -21,8 +32,8 @@ class _Frozen(BaseModel):
 class VectorSpec(_Frozen):
     """A named vector: one name, unit, lowest and highest accepted value for each dimension."""
 
-    names: tuple[str, ...] = Field(min_length=1)
-    units: tuple[str, ...]
+    names: tuple[_Name, ...] = Field(min_length=1, max_length=_MOST_DIMS)
+    units: tuple[_Text, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -120,16 +131,16 @@ class PolicySpec(_Frozen):
     with a free batch dimension first and float32 throughout.
     """
 
-    name: str = Field(min_length=1)
-    description: str = ""
+    name: _Name
+    description: _Text = ""
     state: VectorSpec
     action: VectorSpec
-    horizon: int = Field(ge=1, le=_MOST)  # steps a subgoal is kept
-    period_s: float = Field(gt=0)  # [s] one control step
-    high_noise: int = Field(ge=0, le=_MOST)  # size of the high level's noise input
-    low_noise: int = Field(ge=0, le=_MOST)
-    elements: dict[str, ElementSpec] = {}
-    library: dict[str, tuple[str, ...]] = {}  # named compound goals, each a set of elements
+    horizon: int = Field(ge=1, le=1_000_000)  # steps a subgoal is kept
+    period_s: float = Field(ge=1e-4, le=3600)  # [s] one control step
+    high_noise: int = Field(ge=0, le=_MOST_DIMS)  # size of the high level's noise input
+    low_noise: int = Field(ge=0, le=_MOST_DIMS)
+    elements: dict[_Name, ElementSpec] = {}
+    library: dict[_Name, tuple[_Name, ...]] = {}  # named compound goals, each a set of elements
     goal_dims: tuple[int, ...] = Field(min_length=1)  # state dimensions that count in a goal of a whole state
 
     @model_validator(mode="after")
@@ -137,6 +148,9 @@ class PolicySpec(_Frozen):
         for name, element in self.elements.items():
             if len(element.dims) != len(element.goal) or any(not 0 <= d < self.state.dim for d in element.dims):
                 raise ValueError(f"element {name!r} must have one goal value for each of its state dimensions")
+            low, high = ([bounds[d] for d in element.dims] for bounds in (self.state.low, self.state.high))
+            if any(not a <= value <= b for a, value, b in zip(low, element.goal, high, strict=True)):
+                raise ValueError(f"element {name!r} has a goal outside the state's range; must be from low to high")
         if any(not 0 <= d < self.state.dim for d in self.goal_dims):
             raise ValueError(f"goal_dims must be from 0 to {self.state.dim - 1}")
         for name, goal in self.library.items():

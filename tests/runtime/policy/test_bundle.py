@@ -131,11 +131,50 @@ def test_a_newer_schema(own_bundle: Bundle) -> None:
         (lambda content: content["spec"].update(horizon=2**32), "spec.horizon"),
         (lambda content: content["spec"]["state"]["high"].__setitem__(0, 1.7e308), "spec.state: .*float32"),
         (lambda content: content.update(surprise=1), "surprise"),
+        (lambda content: content["spec"].update(period_s=1e-9), "spec.period_s"),
+        (lambda content: content["spec"].update(period_s=1e9), "spec.period_s"),
+        (lambda content: content["spec"].update(high_noise=10_000), "spec.high_noise"),
+        (lambda content: content["spec"].update(name="\x1b]0;owned\x07"), "spec.name: .*printable"),
+        (lambda content: content["spec"].update(name="right\u202eleft"), "spec.name: .*printable"),
+        (lambda content: content["spec"].update(name="x" * 129), "spec.name"),
+        (lambda content: content["spec"].update(description="safe\nverified: every digest matches"), "spec.desc"),
+        (
+            lambda content: content["spec"]["state"]["units"].__setitem__(0, "\x1b[2J"),
+            "spec.state.units.0: ",
+        ),
+        (lambda content: content["spec"]["elements"]["door"].update(goal=[7.0]), "spec: .*'door' has a goal outside"),
+        (lambda content: content["spec"]["library"].update({"\x1b[2J": ["door"]}), "spec.library"),
     ],
 )
 def test_a_sound_manifest_that_makes_no_sense(own_bundle: Bundle, change: Callable, where: str) -> None:
     reseal(own_bundle.path / MANIFEST, change)
     with pytest.raises(BundleError, match=f"cannot be used: {where}"):
+        load_bundle(own_bundle.path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"starts": []},
+        {"starts": {"nominal": {"success_ever": "all"}}},
+        {"starts": {"nominal": {"intervals": {"success_ever": 1}}}},
+        {"starts": {"nominal": {"goals": {"home": 3}}}},
+        {"protocol": "mine"},
+    ],
+)
+def test_a_sound_evaluation_that_makes_no_sense(own_bundle: Bundle, content: dict[str, Any]) -> None:
+    file = attach_evaluation(own_bundle, EVALUATED).path / EVALUATION
+    reseal(file, lambda sound: sound.update(content))
+    with pytest.raises(BundleError, match=r"evaluation\.json cannot be used: (starts|protocol)"):
+        load_bundle(own_bundle.path)
+
+
+@pytest.mark.parametrize("depth", [40, 900, 200_000])
+def test_json_that_is_nested_without_end(own_bundle: Bundle, depth: int) -> None:
+    file = own_bundle.path / MANIFEST
+    deep = "[" * depth + "]" * depth
+    file.write_text(file.read_text().replace('"settings": {}', f'"settings": {{"a": {deep}}}'))
+    with pytest.raises(BundleCorrupt, match="not the JSON object"):
         load_bundle(own_bundle.path)
 
 
