@@ -7,32 +7,98 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, RelayError
 
 JsonDict = dict[str, Any]  # a JSON object
+_SHOWN = 300  # [characters] of a foreign error in a message
 
 
 @contextmanager
 def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """A new empty file to write in the block; at its end it replaces `path`, whole or not at all.
 
+    A link stays, and what it leads to is replaced. A file that is replaced keeps its mode, and its owner and group as
+    far as this process may set them.
+
     Args:
         path: the file's place; its folder is made if need be.
         mode: permissions of a new file, before the umask.
+
+    Raises:
+        OSError: the file cannot be written, or the path leads to something else than a regular file.
     """
+    path = followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.stat() if path.exists() else None
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        raise OSError(errno.EINVAL, "must be a regular file", str(path))
     # A name of its own, so that two writers do not mix; the suffix stays, since writers choose a format by it.
     staging = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     os.close(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
         yield staging
+        if before is not None:
+            with suppress(PermissionError):  # only root gives files away
+                os.chown(staging, before.st_uid, before.st_gid)
+            staging.chmod(stat.S_IMODE(before.st_mode))
+        _to_disk(staging)
         os.replace(staging, path)
+        _to_disk(path.parent)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def followed(path: Path) -> Path:
+    """The path at the end of links.
+
+    Raises:
+        OSError: the path holds a NUL, or its links lead in a circle.
+    """
+    _check_name(path)
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # of Python before 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or the names in a folder would outlast a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _check_name(path: Path) -> None:
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a path must not hold a NUL", repr(str(path)))
+
+
+@contextmanager
+def translated(path: Path, error: type[RelayError], what: str) -> Iterator[None]:
+    """Turn what the reader of a foreign file raises into one sentence: the boundary that each reader has.
+
+    Args:
+        error: the class to raise.
+        what: the file must be, with its article.
+
+    Raises:
+        RelayError: as `error` says; one that is raised in the block goes through unchanged.
+    """
+    try:
+        yield
+    except RelayError:
+        raise
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror or cause}") from cause
+    except Exception as cause:  # readers of foreign formats raise classes without a common base
+        first = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        raise error(f"{path} is damaged or not {what}: {first[:_SHOWN]}") from cause
 
 
 @contextmanager
@@ -46,16 +112,19 @@ def opened(path: Path, most: int) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be opened, is not a regular file, or is larger.
     """
-    if "\0" in str(path):
-        raise OSError(errno.EINVAL, "a path must not hold a NUL", str(path))
+    _check_name(path)
     # Without O_NONBLOCK the opening of a pipe waits for a writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(number)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "must be a regular file", str(path))
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes; must be {most:,} or less", str(path))
-        yield file
+        with open(number, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(number)
 
 
 def read(path: Path, most: int) -> bytes:
@@ -78,6 +147,22 @@ def write_json(path: Path, content: JsonDict) -> None:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep two commands from changing what is at a path at once: the second waits.
+
+    The path's folder is locked, which leaves no file behind. NFS cannot lock a folder; there nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+@contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Make a folder, if need be, and lock it against other commands during the block.
 
@@ -87,11 +172,20 @@ def alone_in(folder: Path) -> Iterator[None]:
         InvalidInput: another command has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                f"another command writes to {folder} now; wait until it ends, or choose another folder"
-            ) from None
+    # Neither a link to another file nor a pipe, whose opening waits.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(folder / ".lock", flags, 0o666), "rb") as file:
+        lock_now(file.fileno(), folder)
         yield
+
+
+def lock_now(file: int, what: Path) -> None:
+    """Lock an open file until it is closed.
+
+    Raises:
+        InvalidInput: another command has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InvalidInput(f"another command writes to {what} now; wait until it ends, or choose another") from None

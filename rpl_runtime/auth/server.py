@@ -82,7 +82,7 @@ class Gate:
     def __init__(self, address: str, config: SecurityConfig) -> None:
         self._local = is_local(address)
         path = config.tokens
-        self._grants = None if path is None else _Kept([path], lambda: read_grants(path))
+        self._grants = None if path is None else _Kept([path], lambda: read_grants(path), unusable=())
 
     def admit(self, right: Right | None, authorization: str | None) -> Grant | None:
         """The caller's grant; None if no tokens are configured.
@@ -114,10 +114,15 @@ class Gate:
 
 
 class _Kept(Generic[_T]):
-    """A value read from files, and read again when one of them has changed."""
+    """A value read from files, and read again when one of them has changed.
 
-    def __init__(self, paths: Sequence[Path], read: Callable[[], _T]) -> None:
+    Args:
+        unusable: the value while they cannot be read; None: the one that was read before.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], _T], unusable: _T | None = None) -> None:
         self._paths = paths
+        self._unusable = unusable
         self._read = read
         self._lock = threading.Lock()
         self._seen = self._look()
@@ -131,7 +136,11 @@ class _Kept(Generic[_T]):
                 try:
                     self.value = self._read()
                 except RelayError as error:
-                    _LOG.error("the version read before stays in force: %s", error)
+                    if self._unusable is None:
+                        _LOG.error("the version read before stays in force: %s", error)
+                    else:
+                        self.value = self._unusable  # it may have been revoked
+                        _LOG.error("nobody is admitted until this is mended: %s", error)
             return self.value
 
     def _look(self) -> list[tuple[int, ...]]:

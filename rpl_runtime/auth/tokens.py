@@ -21,7 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from rpl_runtime.errors import InvalidInput, Unauthenticated
-from rpl_runtime.files import staged
+from rpl_runtime.files import followed, locked, opened, staged
 
 _PREFIX = "rpl_"  # lets people, and scanners for leaked secrets, recognise a token
 _NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
@@ -101,12 +101,14 @@ def add_grant(path: Path, held: Grant) -> None:
     Raises:
         InvalidInput: the name is taken, or the file cannot be read or written.
     """
-    before = read_private(path) if path.exists() else "# name  rights  sha256 of the token  expires (optional)\n"
-    if path.exists() and held.name in {other.name for other in read_grants(path)}:
-        raise InvalidInput(f"{path} has a token named {held.name}; choose another name or remove its line")
-    expires = "" if held.expires is None else "  " + _written(held.expires)
-    line = f"{held.name}  {','.join(sorted(held.rights))}  {held.digest}{expires}\n"
-    write_private(path, before + ("" if before.endswith("\n") else "\n") + line)
+    _check_folder(path)
+    with locked(followed(path)):
+        before = read_private(path) if path.exists() else "# name  rights  sha256 of the token  expires (optional)\n"
+        if path.exists() and held.name in {other.name for other in read_grants(path)}:
+            raise InvalidInput(f"{path} has a token named {held.name}; choose another name or remove its line")
+        expires = "" if held.expires is None else "  " + _written(held.expires)
+        line = f"{held.name}  {','.join(sorted(held.rights))}  {held.digest}{expires}\n"
+        write_private(path, before + ("" if before.endswith("\n") else "\n") + line)
 
 
 def read_private(path: Path) -> str:
@@ -116,16 +118,13 @@ def read_private(path: Path) -> str:
         InvalidInput: it cannot be read, others may write it, or strangers may read it.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path, _LONGEST_FILE) as file:
             status = os.fstat(file.fileno())
-            raw = file.read(_LONGEST_FILE + 1)
-        text = raw.decode()
+            text = file.read(_LONGEST_FILE).decode()
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not text; must be UTF-8") from error
-    if len(raw) > _LONGEST_FILE:
-        raise InvalidInput(f"{path} is larger than {_LONGEST_FILE >> 20} MiB; must be a file of tokens or a key")
     if status.st_uid not in (0, os.geteuid()):
         raise InvalidInput(f"{path} belongs to user {status.st_uid}; it must belong to you or to root")
     if stat.S_IMODE(status.st_mode) & 0o027:
@@ -135,18 +134,22 @@ def read_private(path: Path) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all.
+    """Write a file that only its owner may read, whole or not at all; one that is replaced keeps its mode and owner.
 
     Raises:
         InvalidInput: it cannot be written.
     """
-    if not path.parent.is_dir():
-        raise InvalidInput(f"{path} cannot be written: {path.parent} is not a folder")
+    _check_folder(path)
     try:
         with staged(path, mode=0o600) as staging:
             staging.write_text(text)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InvalidInput(f"{path} cannot be written: {path.parent} is not a folder")
 
 
 def read_token(path: Path) -> str:

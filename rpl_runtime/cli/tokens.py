@@ -41,15 +41,22 @@ def new_token_command(
     from rpl_runtime.auth.tokens import add_grant, grant, new_token, write_private
     from rpl_runtime.errors import InvalidInput
 
-    if output is not None and output.exists():
-        raise InvalidInput(f"{output} exists; choose a new file for the token")
     token = new_token()
     held = grant(token, name, right, None if days is None else datetime.now(UTC) + timedelta(days=days))
-    if output is not None:
-        write_private(output, token + "\n")
-    add_grant(file, held)
     if output is None:
+        add_grant(file, held)
         typer.echo(token)
+        return
+    try:
+        output.touch(mode=0o600, exist_ok=False)  # no other command takes the name meanwhile
+    except FileExistsError:
+        raise InvalidInput(f"{output} exists; choose a new file for the token") from None
+    try:
+        write_private(output, token + "\n")
+        add_grant(file, held)
+    except BaseException:
+        output.unlink()
+        raise
 
 
 @tokens_app.command("list")

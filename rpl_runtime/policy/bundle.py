@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, UnsupportedSchema
-from rpl_runtime.files import JsonDict, read, staged
+from rpl_runtime.files import JsonDict, followed, locked, read, staged
 from rpl_runtime.policy.card import render_card
 from rpl_runtime.policy.manifest import SCHEMA_VERSION, Evaluation, Manifest
 from rpl_runtime.policy.spec import PolicySpec
@@ -116,30 +117,31 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
     Raises:
         BundleError: the path holds something other than a bundle, or the files are not a valid bundle.
     """
-    path = Path(path)
+    path = followed(Path(path))
     _check_replaceable(path)
     if unknown := set(files) - set(FILES):
         raise BundleError(f"a bundle has no file {sorted(unknown)[0]!r}; its files are {', '.join(FILES)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    older = staging.with_name(f"{staging.name}.older")  # a folder cannot be renamed onto another
-    try:
-        for name, content in files.items():
-            (staging / name).write_bytes(content)
-        staging.chmod(0o755)
-        load_bundle(staging)
-        if path.exists():
-            os.replace(path, older)
+    with locked(path):
+        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        older = staging.with_name(f"{staging.name}.older")  # a folder cannot be renamed onto another
         try:
-            os.replace(staging, path)
+            for name, content in files.items():
+                with staged(staging / name) as file:
+                    file.write_bytes(content)
+            staging.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o755)
+            load_bundle(staging)
+            if path.exists():
+                os.replace(path, older)
+            try:
+                os.replace(staging, path)
+            except BaseException:
+                if older.exists():
+                    os.replace(older, path)
+                raise
         except BaseException:
-            if older.exists():
-                os.replace(older, path)
+            shutil.rmtree(staging, ignore_errors=True)
             raise
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
     return load_bundle(path)
 
 
@@ -172,9 +174,10 @@ def attach_evaluation(bundle: Bundle, evaluation: JsonDict) -> Bundle:
             f"must be {bundle.digest[:12]}, which is at {bundle.path}"
         )
     card = render_card(bundle.manifest, bundle.digest, content).encode()
-    for name, sealed in ((EVALUATION, _seal_json(content)), (CARD, _seal_card(card))):
-        with staged(bundle.path / name) as file:
-            file.write_bytes(sealed)
+    with locked(bundle.path):
+        for name, sealed in ((EVALUATION, _seal_json(content)), (CARD, _seal_card(card))):
+            with staged(bundle.path / name) as file:
+                file.write_bytes(sealed)
     return load_bundle(bundle.path)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from certificates import pems
 from rpl_runtime.auth.server import Gate, SecurityConfig, is_local, server_credentials
-from rpl_runtime.auth.tokens import Right, add_grant, grant
+from rpl_runtime.auth.tokens import Right, add_grant, grant, write_private
 from rpl_runtime.errors import InvalidInput, PermissionDenied, RelayError, Unauthenticated
 
 LOCAL, REMOTE = "127.0.0.1:50051", "0.0.0.0:50051"
@@ -71,7 +71,7 @@ def test_settings_of_tls_that_do_not_fit_are_one_sentence(tmp_path: Path) -> Non
         (SecurityConfig(cert, key, key), "no certificate of an authority"),
         (SecurityConfig(tmp_path / "gone", key), "gone cannot be read: No such file"),
         (SecurityConfig(cert, key, tmp_path / "gone"), "gone cannot be read: No such file"),
-        (SecurityConfig(cert, tmp_path), "cannot be read: Is a directory"),
+        (SecurityConfig(cert, tmp_path), "cannot be read: must be a regular file"),
     ):
         with pytest.raises(InvalidInput, match=sentence):
             server_credentials(REMOTE, config)
@@ -137,13 +137,18 @@ def test_a_change_of_the_tokens_holds_from_the_next_call_on(tokens: Path, caplog
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("?"), lambda path: path.chmod(0o666)])
-def test_tokens_that_cannot_be_used_leave_the_ones_before(
+def test_nobody_is_admitted_while_the_tokens_cannot_be_used(
     spoil: object, tokens: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = Gate(LOCAL, SecurityConfig(tokens=tokens))
+    """The tokens that were read before may have been revoked since."""
+    gate, text = Gate(LOCAL, SecurityConfig(tokens=tokens)), tokens.read_text()
     spoil(tokens)  # type: ignore[operator]
     for _ in range(3):
-        assert gate.admit(Right.ACT, "Bearer arm") is not None
+        with pytest.raises(Unauthenticated):
+            gate.admit(Right.ACT, "Bearer arm")
     assert len(caplog.records) == 1  # once for a change, not for each call
     with pytest.raises(InvalidInput):
         Gate(LOCAL, SecurityConfig(tokens=tokens))
+    tokens.unlink(missing_ok=True)
+    write_private(tokens, text)
+    assert gate.admit(Right.ACT, "Bearer arm") is not None

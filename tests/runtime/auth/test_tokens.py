@@ -1,6 +1,7 @@
 """Tokens: what the server's file says, who may write it, and whose a shown token is."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processes import rpl
 from rpl_runtime.auth.tokens import (
     Grant,
     Right,
@@ -103,7 +105,7 @@ BAD_FILES = {
     "a time past the last year": (f"a act {SHA} 9999-12-31T23:59:59-12:00\n", "with its zone"),
     "a name twice": (f"a act {SHA}\na act {SHA[::-1]}\n", "names a name twice"),
     "a token twice": (f"a act {SHA}\nb act {SHA}\n", "names a token twice"),
-    "much": ("#" * (1 << 20) + "\n", "larger than 1 MiB"),
+    "much": ("#" * (1 << 20) + "\n", "has 1,048,577 bytes; must be 1,048,576 or less"),
 }
 
 
@@ -140,6 +142,41 @@ def test_a_file_that_is_not_there_is_one_sentence(file: Path) -> None:
         read_grants(file)
     with pytest.raises(InvalidInput, match="is not a folder"):
         write_private(file / "below", "")
+
+
+def test_grants_that_are_made_at_once_are_all_kept(file: Path) -> None:
+    with ThreadPoolExecutor(12) as threads:
+        made = list(threads.map(lambda n: add_grant(file, grant(f"t{n}", f"arm-{n}", [Right.ACT])), range(24)))
+    assert len(read_grants(file)) == len(made) == 24
+
+
+def test_a_file_that_a_group_reads_through_a_link_stays_so(file: Path) -> None:
+    kept = written(file.with_name("kept"), f"a act {SHA}\n", 0o640)
+    file.symlink_to(kept)
+    before = kept.stat()
+    add_grant(file, grant("x", "b", [Right.FETCH]))
+    after = kept.stat()
+    assert file.is_symlink()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert {held.name for held in read_grants(file)} == {"a", "b"}
+
+
+def test_a_pipe_in_place_of_the_file_is_refused(file: Path) -> None:
+    os.mkfifo(file, 0o600)
+    for act in (lambda: read_grants(file), lambda: add_grant(file, grant("x", "b", [Right.FETCH]))):
+        with pytest.raises(InvalidInput, match="must be a regular file"):
+            act()
+
+
+def test_a_new_token_takes_no_file_of_another(file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "token"
+    written(file, f"arm act {SHA}\n")
+    assert rpl("tokens", "new", file, "arm", "--right", "act", "--output", output).returncode == 2  # the name is taken
+    assert not output.exists()
+    output.write_text("mine")
+    assert rpl("tokens", "new", file, "leg", "--right", "act", "--output", output).returncode == 2
+    assert output.read_text() == "mine"
+    assert [held.name for held in read_grants(file)] == ["arm"]
 
 
 def test_a_name_is_granted_once_and_the_file_keeps_what_it_had(file: Path) -> None:

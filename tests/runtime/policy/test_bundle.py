@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,21 @@ def test_a_new_bundle_replaces_an_older_one_whole(own_bundle: Bundle) -> None:
     assert newer.digest != own_bundle.digest
     assert newer.evaluation is None
     assert list(own_bundle.path.parent.iterdir()) == [own_bundle.path]
+
+
+def test_a_bundle_behind_a_link_is_replaced_and_the_link_stays(own_bundle: Bundle, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(own_bundle.path)
+    newer = policies.tiny_bundle(link, seed=1)
+    assert link.is_symlink()
+    assert load_bundle(own_bundle.path).digest == newer.digest != own_bundle.digest
+
+
+def test_bundles_that_are_written_at_once_leave_one_of_them(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        written = list(threads.map(lambda seed: policies.tiny_bundle(tmp_path / "bundle", seed=seed).digest, range(8)))
+    assert load_bundle(tmp_path / "bundle").digest in written
+    assert list(tmp_path.iterdir()) == [tmp_path / "bundle"]
 
 
 def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
