@@ -188,7 +188,7 @@ def run_command(
     if workspace is not None:
         limits = limits.within(Box(workspace[:3], workspace[3:]))
     franka = FrankaConfig(limits, speed, dry_run=dry_run, realtime=realtime and host != SIMULATED)
-    raise typer.Exit(run_franka(options, host, objects, franka))
+    raise typer.Exit(run_franka(options, host, objects, access_of(context), franka))
 
 
 @app.command("replay")

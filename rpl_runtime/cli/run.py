@@ -73,13 +73,14 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     return 0 if facts["success"] else 1
 
 
-def run_franka(options: RunOptions, host: str, objects: str, franka: FrankaConfig) -> int:
+def run_franka(options: RunOptions, host: str, objects: str, objects_access: Access, franka: FrankaConfig) -> int:
     """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not; after a stop, that of its cause.
 
     Args:
         host: address of its control interface, or SIMULATED.
         objects: mirror, fixed or HOST:PORT.
     """
+        objects_access: how a server of objects is reached.
     from rpl_runtime.robots.franka.sim import simulated_robot
 
     with ExitStack() as stack:
@@ -87,7 +88,7 @@ def run_franka(options: RunOptions, host: str, objects: str, franka: FrankaConfi
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
         control = _control(stack, options, reconnect)
         config = _config(options, control)
-        source = stack.enter_context(closing(_source(objects)))
+        source = stack.enter_context(closing(_source(objects, objects_access)))
         there = stack.enter_context(simulated_robot()) if host == SIMULATED else host
         robot = stack.enter_context(closing(FrankaRobot(there, source, franka)))
         on_step, log = _listeners(stack, options, config, control)
@@ -153,7 +154,7 @@ def _listeners(
     return on_step, log
 
 
-def _source(name: str) -> ObjectSource:
+def _source(name: str, access: Access) -> ObjectSource:
     if name == "mirror":
         from rpl_runtime.robots.mirror import KitchenMirror
 
@@ -161,5 +162,5 @@ def _source(name: str) -> ObjectSource:
     if name == "fixed":
         return FixedObjects(UNTOUCHED)
     if ":" in name:
-        return StreamedObjects(name)
+        return StreamedObjects(name, access)
     raise InvalidInput(f"objects from {name!r}; must be one of mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates")

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
+from types import MappingProxyType
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -9,24 +11,36 @@ from rpl_runtime._pb.rpl.v1 import objects_pb2 as pb
 from rpl_runtime.errors import InvalidInput, ProtocolViolation
 
 WATCH = f"/{pb.DESCRIPTOR.services_by_name['ObjectStates'].full_name}/Watch"  # path of the method
+_SHOWN = 60  # [characters] of a name in a message
 
 
-def pack_sighting(joints: Mapping[str, float], poses: Mapping[str, Sequence[float]]) -> bytes:
-    """One message: joints by name [rad, m], poses by name, each (7,) [m, quaternion wxyz] in the base frame."""
-    sighting = pb.Sighting()
-    for name, position in joints.items():
-        sighting.joints.add(name=name, position=position)
-    for name, pose in poses.items():
-        sighting.poses.add(name=name, position=pose[:3], orientation=pose[3:])
+class Sighting(NamedTuple):
+    """What was seen, by name."""
+
+    joints: Mapping[str, float]  # [rad, m]
+    poses: Mapping[str, Sequence[float]]  # each (7,) [m, quaternion wxyz] in the base frame
+    ages_ns: Mapping[str, int] = MappingProxyType({})  # [ns] from when each was seen until it was sent; 0 by default
+    sent_ns: int | None = None  # [ns] in the sender's clock
+
+
+def pack_sighting(seen: Sighting) -> bytes:
+    """One message."""
+    sighting = pb.Sighting(sent_ns=seen.sent_ns)
+    for name, position in seen.joints.items():
+        sighting.joints.add(name=name, position=position, age_ns=seen.ages_ns.get(name, 0))
+    for name, pose in seen.poses.items():
+        age_ns = seen.ages_ns.get(name, 0)
+        sighting.poses.add(name=name, position=pose[:3], orientation=pose[3:], age_ns=age_ns)
     return sighting.SerializeToString()
 
 
-def unpack_sighting(raw: bytes) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
-    """Joints by name, and poses (7,) by name, as `pack_sighting` takes them.
+def unpack_sighting(raw: bytes) -> Sighting:
+    """The sighting of a message.
 
     Raises:
         ProtocolViolation: the bytes are not a Sighting.
-        InvalidInput: a pose is not of size 3 + 4, a quaternion is not of length 1, or a number is not finite.
+        InvalidInput: a pose is not of size 3 + 4, a quaternion is not of length 1, a number is not finite, or an age is
+            negative.
     """
     try:
         sighting = pb.Sighting.FromString(raw)
@@ -34,15 +48,20 @@ def unpack_sighting(raw: bytes) -> tuple[dict[str, float], dict[str, tuple[float
         raise ProtocolViolation(f"{len(raw)} bytes came that are not a {pb.Sighting.DESCRIPTOR.full_name}") from None
     joints = {joint.name: joint.position for joint in sighting.joints}
     poses = {pose.name: (*pose.position, *pose.orientation) for pose in sighting.poses}
+    for seen in (*sighting.joints, *sighting.poses):
+        if seen.age_ns < 0:
+            raise InvalidInput(f"{seen.name[:_SHOWN]!r} was seen {seen.age_ns} ns ago; must be 0 or more")
     for name, position in joints.items():
         if not isfinite(position):
-            raise InvalidInput(f"the joint {name} was seen at {position}; must be a finite number")
+            raise InvalidInput(f"the joint {name[:_SHOWN]!r} was seen at {position}; must be a finite number")
     for pose in sighting.poses:
-        length = sum(number * number for number in pose.orientation)
-        if (len(pose.position), len(pose.orientation)) != (3, 4) or not abs(length - 1) < 1e-2:
+        length, place = sum(number * number for number in pose.orientation), (*pose.position, *pose.orientation)
+        if (len(pose.position), len(pose.orientation)) != (3, 4):
+            got = f"{len(pose.position)} + {len(pose.orientation)} numbers"
+            raise InvalidInput(f"{pose.name[:_SHOWN]!r} was seen at {got}; must be 3 numbers [m] and a quaternion of 4")
+        if not abs(length - 1) < 1e-2 or not all(map(isfinite, pose.position)):
             raise InvalidInput(
-                f"{pose.name} was seen at {poses[pose.name]}; must be 3 numbers [m] and a quaternion of length 1"
+                f"{pose.name[:_SHOWN]!r} was seen at {place}; must be 3 finite numbers [m] and a quaternion of length 1"
             )
-        if not all(map(isfinite, pose.position)):
-            raise InvalidInput(f"{pose.name} was seen at {poses[pose.name]}; must be finite numbers")
-    return joints, poses
+    ages_ns = {seen.name: seen.age_ns for seen in (*sighting.joints, *sighting.poses)}
+    return Sighting(joints, poses, ages_ns, sighting.sent_ns if sighting.HasField("sent_ns") else None)

@@ -3,12 +3,16 @@
 import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from certificates import pems
+from rpl_runtime.auth.client import Access
 from rpl_runtime.errors import InvalidInput, ObjectsLost, ProtocolViolation
 from rpl_runtime.robots.franka.frames import pose_in_base
 from rpl_runtime.robots.objects import CalledObjects, FixedObjects, StreamedObjects
@@ -20,24 +24,31 @@ JOINTS = STATE_NAMES[9:23]
 OBJECTS = np.concatenate([np.linspace(-0.5, 0.1, 14), [-0.27, 0.35, 1.62, 1.0, 0.0, 0.0, 0.0]])
 
 
-def sighting(objects: np.ndarray = OBJECTS) -> bytes:
+def sighting(objects: np.ndarray = OBJECTS, **more: Any) -> bytes:
     """All of the kitchen, as a camera that is calibrated to the robot's base would tell it."""
     joints = dict(zip(JOINTS, objects[:14].tolist(), strict=True))
-    return wire.pack_sighting(joints, {"kettle": pose_in_base(objects[14:]).tolist()})
+    return wire.pack_sighting(wire.Sighting(joints, {"kettle": pose_in_base(objects[14:]).tolist()}, **more))
 
 
 class Camera:
     """A server of rpl.v1.ObjectStates that says what the test gives it."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.sightings: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.callers: list[dict[str, str]] = []  # what each call carried
         self._workers = ThreadPoolExecutor(2)
         self._server = grpc.server(self._workers)
-        method = grpc.unary_stream_rpc_method_handler(lambda request, context: iter(self.sightings.get, None))
+        method = grpc.unary_stream_rpc_method_handler(self._watch)
         service, name = wire.WATCH[1:].split("/")
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        here, server = "127.0.0.1:0", self._server
+        port = server.add_secure_port(here, credentials) if credentials else server.add_insecure_port(here)
+        self.address = f"127.0.0.1:{port}"
         self._server.start()
+
+    def _watch(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.callers.append(dict(context.invocation_metadata()))
+        return iter(self.sightings.get, None)
 
     def close(self) -> None:
         for _ in range(2):  # as many calls as may be waiting
@@ -85,7 +96,9 @@ def test_a_stream_is_turned_into_the_kitchens_frame(camera: Camera, objects: Str
 def test_what_a_message_leaves_out_is_as_it_was(camera: Camera, objects: StreamedObjects) -> None:
     camera.sightings.put(sighting())
     objects.reset(0, ROBOT)
-    camera.sightings.put(wire.pack_sighting({"microwave_door": -0.75, "fridge": 1.0}, {"cat": (1, 1, 1, 1, 0, 0, 0)}))
+    camera.sightings.put(
+        wire.pack_sighting(wire.Sighting({"microwave_door": -0.75, "fridge": 1.0}, {"cat": (1, 1, 1, 1, 0, 0, 0)}))
+    )
     with objects._news:
         assert objects._news.wait_for(lambda: objects._objects[13] == -0.75, 10)
     np.testing.assert_allclose(np.delete(objects.read(ROBOT).objects, 13), np.delete(OBJECTS, 13), atol=1e-12)
@@ -96,17 +109,73 @@ def test_a_run_does_not_start_before_everything_was_seen(
     camera: Camera, objects: StreamedObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
-    camera.sightings.put(wire.pack_sighting(dict.fromkeys(JOINTS, 0.0), {}))
+    camera.sightings.put(wire.pack_sighting(wire.Sighting(dict.fromkeys(JOINTS, 0.0), {})))
     with pytest.raises(ObjectsLost, match="has not reported kettle"):
         objects.reset(0, ROBOT)
 
 
 def test_what_was_seen_long_ago_no_longer_counts(camera: Camera) -> None:
-    objects = StreamedObjects(camera.address, max_age_s=0.0)
-    camera.sightings.put(sighting())
-    with pytest.raises(ObjectsLost, match=r"s ago; must be at most 0\.0 s"):
+    with closing(StreamedObjects(camera.address, max_age_s=0.0)) as objects:
+        camera.sightings.put(sighting())
+        with pytest.raises(ObjectsLost, match=r"s ago; must be at most 0\.0 s"):
+            objects.reset(0, ROBOT)
+
+
+HOUR_NS = 3600 * 10**9
+
+
+def test_each_object_has_an_age_of_its_own(camera: Camera, objects: StreamedObjects) -> None:
+    camera.sightings.put(sighting(ages_ns={"light": HOUR_NS}))
+    with pytest.raises(ObjectsLost, match=r"last saw light 3600\.\d\d s ago; must be at most 60\.0 s"):
         objects.reset(0, ROBOT)
-    objects.close()
+
+
+def arrived(objects: StreamedObjects, camera: Camera, *sightings: bytes) -> None:
+    """Send sightings, and return when all have arrived: the last thing is a door, half open."""
+    for each in sightings:
+        camera.sightings.put(each)
+    camera.sightings.put(wire.pack_sighting(wire.Sighting({"microwave_door": -0.75}, {})))
+    with objects._news:
+        assert objects._news.wait_for(lambda: objects._objects[13] == -0.75, 10)
+
+
+def test_a_message_that_sees_nothing_makes_nothing_fresh(camera: Camera, objects: StreamedObjects) -> None:
+    camera.sightings.put(sighting())
+    objects.reset(0, ROBOT)
+    seen_s = objects._seen_s.copy()
+    arrived(
+        objects, camera, wire.pack_sighting(wire.Sighting({}, {})), wire.pack_sighting(wire.Sighting({"cat": 1}, {}))
+    )
+    np.testing.assert_array_equal(np.delete(objects._seen_s, 13), np.delete(seen_s, 13))
+
+
+def test_a_message_that_was_held_up_on_its_way_is_as_old_as_it_is(camera: Camera, objects: StreamedObjects) -> None:
+    """The second one was sent an hour before it came, by the clock of the first, which has a zero of its own."""
+    camera.sightings.put(sighting(sent_ns=2 * HOUR_NS))
+    objects.reset(0, ROBOT)
+    objects._least_s -= 3600.0
+    camera.sightings.put(sighting(sent_ns=2 * HOUR_NS + 1))
+    arrived(objects, camera)
+    with pytest.raises(ObjectsLost, match=r"36\d\d\.\d\d s ago"):
+        objects.read(ROBOT)
+
+
+TOKEN = "rpl_" + "a" * 43
+
+
+def test_from_another_machine_they_come_over_tls_with_a_token(tmp_path: Path) -> None:
+    for access in (Access(), Access(token=TOKEN), Access(tls=True)):
+        with pytest.raises(InvalidInput, match="must come over TLS with a token"):
+            StreamedObjects("camera.example:50060", access)
+    with closing(StreamedObjects("192.0.2.1:50060", Access(insecure=True))):
+        pass  # on a network that its owner trusts
+    cert, key, ca = pems(tmp_path)
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
+    with closing(Camera(credentials)) as camera:
+        camera.sightings.put(sighting())
+        with closing(StreamedObjects(camera.address, Access(ca=ca, token=TOKEN), max_age_s=60.0)) as objects:
+            objects.reset(0, ROBOT)
+        assert camera.callers[0]["authorization"] == f"Bearer {TOKEN}"
 
 
 @pytest.mark.parametrize(
@@ -114,12 +183,14 @@ def test_what_was_seen_long_ago_no_longer_counts(camera: Camera) -> None:
     [
         (None, "closed"),
         (b"\xff\xff", "not a rpl.v1.Sighting"),
-        (wire.pack_sighting({"microwave_door": np.nan}, {}), "microwave_door was seen at nan"),
-        (wire.pack_sighting({}, {"kettle": (0, 0, 0, 2, 0, 0, 0)}), "quaternion of length 1"),
+        (wire.pack_sighting(wire.Sighting({"microwave_door": np.nan}, {})), "'microwave_door' was seen at nan"),
+        (sighting(ages_ns={"light": -1}), "'light' was seen -1 ns ago"),
+        (sighting(sent_ns=5), "sent at 5 ns, after one at 5 ns"),
+        (wire.pack_sighting(wire.Sighting({}, {"kettle": (0, 0, 0, 2, 0, 0, 0)})), "quaternion of length 1"),
     ],
 )
 def test_a_stream_that_breaks_off_says_why(camera: Camera, objects: StreamedObjects, last: bytes | None, why: str):
-    camera.sightings.put(sighting())
+    camera.sightings.put(sighting(sent_ns=5))
     objects.reset(0, ROBOT)
     camera.sightings.put(last)
     objects._thread.join(10)
@@ -137,15 +208,23 @@ def test_nobody_there_is_said_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bytes_come_back_as_they_were_sent() -> None:
     joints, poses = {"a": 0.25, "b": -1.0}, {"c": (1.0, 2.0, 3.0, 0.6, 0.8, 0.0, 0.0)}
-    assert wire.unpack_sighting(wire.pack_sighting(joints, poses)) == (joints, poses)
+    for sent_ns in (None, 0, 7):
+        seen = wire.Sighting(joints, poses, {"a": 3, "b": 0, "c": 2**40}, sent_ns)
+        assert wire.unpack_sighting(wire.pack_sighting(seen)) == seen
     with pytest.raises(ProtocolViolation):
         wire.unpack_sighting(b"\x00")
     with pytest.raises(InvalidInput, match="3 numbers"):
-        wire.unpack_sighting(wire.pack_sighting({}, {"c": (1.0, 2.0, 3.0, 1.0)}))
+        wire.unpack_sighting(wire.pack_sighting(wire.Sighting({}, {"c": (1.0, 2.0, 3.0, 1.0)})))
+
+
+def test_a_sender_of_before_is_understood() -> None:
+    """Its messages have neither times nor ages: what it sees is as old as the message."""
+    raw = bytes.fromhex("0a190a0e6d6963726f776176655f646f6f7211000000000000e8bf")
+    assert wire.unpack_sighting(raw) == wire.Sighting({"microwave_door": -0.75}, {}, {"microwave_door": 0})
 
 
 def test_every_field_of_the_proto_file_is_commented() -> None:
     proto = Path(__file__).parents[3] / "proto" / "rpl" / "v1" / "objects.proto"
     fields = [line for line in proto.read_text().splitlines() if line.startswith("  ") and " = " in line]
-    assert len(fields) == 7
+    assert len(fields) == 10
     assert all("; " in line and "// " in line for line in fields)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rpl/v1/objects.proto\x12\x06rpl.v1\"\x0e\n\x0cWatchRequest\"N\n\x08Sighting\x12!\n\x06joints\x18\x01 \x03(\x0b\x32\x11.rpl.v1.SeenJoint\x12\x1f\n\x05poses\x18\x02 \x03(\x0b\x32\x10.rpl.v1.SeenPose\"+\n\tSeenJoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x01\"?\n\x08SeenPose\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x03(\x01\x12\x13\n\x0borientation\x18\x03 \x03(\x01\x32\x41\n\x0cObjectStates\x12\x31\n\x05Watch\x12\x14.rpl.v1.WatchRequest\x1a\x10.rpl.v1.Sighting0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rpl/v1/objects.proto\x12\x06rpl.v1\"\x0e\n\x0cWatchRequest\"p\n\x08Sighting\x12!\n\x06joints\x18\x01 \x03(\x0b\x32\x11.rpl.v1.SeenJoint\x12\x1f\n\x05poses\x18\x02 \x03(\x0b\x32\x10.rpl.v1.SeenPose\x12\x14\n\x07sent_ns\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_sent_ns\";\n\tSeenJoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x01\x12\x0e\n\x06\x61ge_ns\x18\x03 \x01(\x03\"O\n\x08SeenPose\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x03(\x01\x12\x13\n\x0borientation\x18\x03 \x03(\x01\x12\x0e\n\x06\x61ge_ns\x18\x04 \x01(\x03\x32\x41\n\x0cObjectStates\x12\x31\n\x05Watch\x12\x14.rpl.v1.WatchRequest\x1a\x10.rpl.v1.Sighting0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=32
   _globals['_WATCHREQUEST']._serialized_end=46
   _globals['_SIGHTING']._serialized_start=48
-  _globals['_SIGHTING']._serialized_end=126
-  _globals['_SEENJOINT']._serialized_start=128
-  _globals['_SEENJOINT']._serialized_end=171
-  _globals['_SEENPOSE']._serialized_start=173
-  _globals['_SEENPOSE']._serialized_end=236
-  _globals['_OBJECTSTATES']._serialized_start=238
-  _globals['_OBJECTSTATES']._serialized_end=303
+  _globals['_SIGHTING']._serialized_end=160
+  _globals['_SEENJOINT']._serialized_start=162
+  _globals['_SEENJOINT']._serialized_end=221
+  _globals['_SEENPOSE']._serialized_start=223
+  _globals['_SEENPOSE']._serialized_end=302
+  _globals['_OBJECTSTATES']._serialized_start=304
+  _globals['_OBJECTSTATES']._serialized_end=369
 # @@protoc_insertion_point(module_scope)
