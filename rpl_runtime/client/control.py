@@ -86,8 +86,12 @@ class Control:
 
         Raises:
             StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run has not moved on.
+            RelayError: the action is outside the range of the policy's spec.
         """
-        return self._ask(robot, messages.Observation(step, _vector(state), time.monotonic_ns()), messages.Action)
+        action = self._ask(robot, messages.Observation(step, _vector(state), time.monotonic_ns()), messages.Action)
+        if fault := self._fault(action):
+            raise fault
+        return action
 
     def step_batch(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -98,7 +102,8 @@ class Control:
             (robot, messages.Observation(step, _vector(state), observed_ns))
             for robot, step, state in zip(robots, steps, states, strict=True)
         ]
-        return cast(list[messages.Action | RelayError], self.line.exchange(rows))
+        replies = cast(list[messages.Action | RelayError], self.line.exchange(rows))
+        return [reply if isinstance(reply, RelayError) else self._fault(reply) or reply for reply in replies]
 
     def set_goal(self, robot: str, goal: messages.Goal, state: np.ndarray = messages.NOTHING) -> ResolvedGoal:
         """Change a running robot's goal; it plans at its next step.
@@ -119,6 +124,16 @@ class Control:
     def close(self) -> None:
         """End all runs and the line."""
         self.line.close()
+
+    def _fault(self, action: messages.Action) -> RelayError | None:
+        """Why an action must not reach a robot: a server may be anybody's."""
+        accepted = self.model.spec.action
+        try:
+            if not accepted.accepts(np.asarray(action.target, dtype=np.float32)[None]):
+                accepted.check("action", action.target)
+        except InvalidInput as error:
+            return RelayError(f"the server's answer cannot be used: {error}")
+        return None
 
     def _ask(self, robot: str, request: messages.Request, kind: type[_Reply]) -> _Reply:
         [reply] = self.line.exchange([(robot, request)])

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rpl_runtime.errors import RelayError
+from rpl_runtime.errors import InvalidInput, RelayError
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.novelty import Novelty
-from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.loop import Levels, RelayLoop, SubgoalOverride
 from rpl_runtime.relay.messages import (
@@ -50,7 +50,7 @@ class Session:
     """
 
     def __init__(self, levels: Levels, bundle: Bundle, leases: Leases) -> None:
-        self._levels = _Timed(levels)
+        self._levels = _Timed(levels, bundle.spec.action)
         self._bundle = bundle
         self._spec = bundle.spec
         self._period_ns = round(bundle.spec.period_s * 1e9)
@@ -175,10 +175,11 @@ class Session:
 
 
 class _Timed:
-    """Both levels, and the time they took."""
+    """Both levels, and the time they took. No action leaves them that is outside its range."""
 
-    def __init__(self, levels: Levels) -> None:
+    def __init__(self, levels: Levels, accepted: VectorSpec) -> None:
         self._levels = levels
+        self._accepted = accepted
         self.plan_ns = 0  # [ns]
         self.act_ns = 0  # [ns]
 
@@ -192,6 +193,12 @@ class _Timed:
 
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
         started_ns = perf_counter_ns()
-        action = self._levels.act(state, subgoal, noise)
+        actions = self._levels.act(state, subgoal, noise)
         self.act_ns += perf_counter_ns() - started_ns
-        return action
+        if not self._accepted.accepts(actions):
+            try:
+                for action in actions:
+                    self._accepted.check("action", action)
+            except InvalidInput as error:
+                raise RelayError(f"the policy's answer cannot be used: {error}") from None
+        return actions

@@ -67,7 +67,7 @@ class Script:
             raise answer
         if isinstance(answer, int):  # [ns] how long it takes
             self._clock.advance(answer)
-            answer = request.state[:9].astype(np.float64) + LEAD  # type: ignore[union-attr]
+            answer = (request.state[:9].astype(np.float64) + LEAD).clip(*SPEC.action.bounds)  # type: ignore[union-attr]
         subgoal = np.zeros(30, np.float32)
         return Action(np.asarray(answer), subgoal, 0, False, valid_until_ns(observed_ns, round(PERIOD * 1e9)))
 
@@ -271,7 +271,8 @@ def test_what_is_wrong_with_the_robot_stops_it_at_once(verb: str, spoiled: Any, 
 @pytest.mark.parametrize(
     ("answer", "cause"),
     [
-        (np.full(9, np.nan), "9 finite numbers"),
+        (np.full(9, np.nan), "answer cannot be used: the action has panda_joint1 = nan rad"),
+        (np.full(9, 2.91), "panda_joint1 = 2.91 rad; must be a finite number from -2.9 to 2.9"),
         (InvalidInput("the state has a NaN"), "the state has a NaN"),
         (BundleError("another bundle is served"), "another bundle"),
     ],
@@ -332,6 +333,11 @@ def test_a_refused_start_leaves_the_robot_at_rest(arm: FakeArm) -> None:
     assert_stands_inside(arm)
 
 
+def anywhere(seed: int) -> np.ndarray:
+    """A target (9,) [rad, m] that a server may send."""
+    return np.random.default_rng(seed).normal(0, 2, 9).clip(*SPEC.action.bounds)
+
+
 @given(
     answers=st.lists(
         st.one_of(
@@ -339,13 +345,13 @@ def test_a_refused_start_leaves_the_robot_at_rest(arm: FakeArm) -> None:
             st.integers(80 * MS, 300 * MS),
             st.just(ServerUnavailable("away")),
             st.just(InvalidInput("refused")),
-            st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).normal(0, 2, 9)),
+            st.integers(0, 2**32).map(anywhere),
         ),
         min_size=1,
         max_size=25,
     )
 )
-@example([np.random.default_rng(4011).normal(0, 2, 9), np.random.default_rng(36779).normal(0, 2, 9)])
+@example([anywhere(4011), anywhere(36779)])
 @settings(max_examples=40)
 def test_whatever_is_answered_the_arm_keeps_its_limits_and_stands_in_the_end(answers: list[Any]) -> None:
     robot = FakeArm(FakeClock())

@@ -83,6 +83,25 @@ def test_rows_take_effect_in_their_order(session: Session) -> None:
     assert replies[8] == Finished(3)
 
 
+def test_an_action_outside_its_range_is_refused_and_no_other(tiny_bundle: Bundle, policy: OnnxPolicy) -> None:
+    class Wild:
+        plan = policy.plan
+
+        def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            actions = policy.act(state, subgoal, noise)
+            actions[state[:, 0] == 9, 1] = 2.01
+            return actions
+
+    session, far = Session(Wild(), tiny_bundle, Leases()), np.where(np.arange(5) == 0, np.float32(9), STATE)
+    ask(session, ("a", Start(DOOR, STATE)), ("b", Start(DOOR, STATE)))
+    fault, action = ask(session, ("a", see(0, far)), ("b", see(0)))
+    assert str(fault) == (
+        "the policy's answer cannot be used: the action has turn = 2.01 rad/s; must be a finite number from -2 to 2"
+    )
+    assert isinstance(action, Action)
+    assert isinstance(ask(session, ("a", see(0)))[0], Action)  # its run has not moved on
+
+
 def test_an_action_is_valid_for_one_period_of_the_clients_clock(session: Session) -> None:
     [_, action] = ask(session, ("a", Start(DOOR, STATE)), ("a", see(0)))
     [last] = ask(session, ("a", Observation(1, STATE, observed_ns=2**63 - 1)))
