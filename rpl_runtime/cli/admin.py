@@ -114,8 +114,10 @@ def show_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDR
     with _admin(context, address) as admin:
         status = admin.robot(robot)
     named = dict(zip(_state_names(context, address, status.digest), status.subgoal, strict=False))
-    facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "subgoal": named}
+    facts = {"robot": robot, "age": status.age, "pinned": status.pinned, "claimed": status.claimed, "subgoal": named}
     standing = "pinned" if status.pinned else f"age {status.age}"
+    if status.claimed:
+        standing = "pinned before, as its client says; not by an operator of this server"
     table = Table("dimension", "subgoal", title=f"{escape(robot)}, {standing}")
     for name, value in named.items():
         table.add_row(escape(name), f"{value:.4f}")

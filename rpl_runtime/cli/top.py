@@ -52,7 +52,7 @@ def robots_table(robots: Sequence[RobotStatus]) -> Table:
             escape(robot.robot),
             f"{escape(robot.model)} {robot.digest[:8]}",
             str(robot.step),
-            "[bold]pinned[/]" if robot.pinned else str(robot.age),
+            "claimed" if robot.claimed else "[bold]pinned[/]" if robot.pinned else str(robot.age),
             str(robot.vetoes),
             f"[red]{novelty}[/]" if robot.novelty is not None and robot.novelty > FLAGGED else novelty,
             *(f"{spent:.0f}" for spent in (robot.times.plan_us, robot.times.act_us, robot.times.total_us)),

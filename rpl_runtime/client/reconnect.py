@@ -235,8 +235,7 @@ class _LastingLine:
                 if upcoming is None and start.resume is not None and not reply.replanned:
                     upcoming = start.resume.upcoming
                 # A pin lasts; any other override ended with its step.
-                pinned = reply.override is SubgoalOverride.PINNED
-                override = SubgoalOverride.PINNED if pinned else SubgoalOverride.NONE
+                override = SubgoalOverride.PINNED if reply.override.lasts else SubgoalOverride.NONE
                 resume = Resume(request.step + 1, reply.subgoal, reply.age + 1, upcoming, override)
                 self._runs[robot] = start._replace(resume=resume)
                 self._replanning.discard(robot)

@@ -14,7 +14,7 @@ from rpl_runtime.client.client import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.recording.mcap import Log, LoggedStep
-from rpl_runtime.relay.loop import Resume, SubgoalOverride
+from rpl_runtime.relay.loop import Resume
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _start(control: Control, log: Log, step: LoggedStep) -> None:
     """Start the run at a logged step, or resume it there."""
     robot, lead, horizon = log.header.robot, log.header.plan_lead, log.header.spec.horizon
     subgoal, upcoming = _vector(step.subgoal), None
-    if step.override and (step.age == 0 or step.override is SubgoalOverride.PINNED):
+    if step.override and (step.age == 0 or step.override.lasts):
         # The operator's subgoal is used as it is; the policy makes its later plans again.
         resume = Resume(step.step, subgoal, step.age or horizon, None, step.override)
         control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
@@ -132,7 +132,7 @@ def _start(control: Control, log: Log, step: LoggedStep) -> None:
 
 def _operator_changed(before: LoggedStep, step: LoggedStep) -> bool:
     """Whether an operator replaced the subgoal, by a pin, a veto or a release."""
-    same_pin = before.override is step.override is SubgoalOverride.PINNED and before.subgoal == step.subgoal
+    same_pin = before.override.lasts and step.override.lasts and before.subgoal == step.subgoal
     return step.age == 0 and bool(step.override) and not same_pin
 
 

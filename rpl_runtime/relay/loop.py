@@ -41,6 +41,12 @@ class SubgoalOverride(IntEnum):
     PINNED = 1  # the operator's own subgoal, kept until it is released
     VETOED = 2  # new at this step, because the operator vetoed the previous one; its plan has noise of its own
     RELEASED = 3  # new at this step, because the operator released a pinned one
+    CLAIMED = 4  # kept as a pinned one is, because the client resumed its run with it and says that it was pinned
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the subgoal is kept until it is released."""
+        return self in (SubgoalOverride.PINNED, SubgoalOverride.CLAIMED)
 
 
 class Resume(NamedTuple):
@@ -50,7 +56,8 @@ class Resume(NamedTuple):
     subgoal: np.ndarray  # (n,) of the step before
     age: int  # [steps] for which that subgoal has been followed, 1..H
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, if plan_lead had it planned already
-    # PINNED: the subgoal is pinned. VETOED, RELEASED: why the next step must replan.
+    # PINNED: the subgoal is kept, as CLAIMED. VETOED, RELEASED: why the next step must replan. None is told again as an
+    # operator's: this is what a client says.
     override: SubgoalOverride = SubgoalOverride.NONE
 
 
@@ -77,6 +84,7 @@ class Standing(NamedTuple):
     subgoal: np.ndarray | None  # (n,) followed at the last step, None before the first
     pinned: bool
     vetoes: int  # number of subgoals vetoed since the start
+    claimed: bool = False  # whether it is pinned by a client's word alone
 
 
 @dataclass
@@ -91,6 +99,7 @@ class _Run:
     upcoming: ArrayLike | None = None  # planned ahead, perhaps still under way
     pin: np.ndarray | None = None  # (n,) replaces every plan
     override: SubgoalOverride = SubgoalOverride.NONE  # to report with the next step
+    resumed: SubgoalOverride = SubgoalOverride.NONE  # of the next step, by the client's word: not reported
     vetoes: int = 0
 
     def replan(self) -> None:
@@ -125,7 +134,8 @@ class RelayLoop:
         run = self._run(robot)
         age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
         pinned = run.pin is not None
-        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes)
+        claimed = run.override is SubgoalOverride.CLAIMED
+        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes, claimed)
 
     def start(
         self,
@@ -157,10 +167,10 @@ class RelayLoop:
             run.planned_at = resume.step - resume.age
             run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
             run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
-            run.override = resume.override
-            if resume.override is SubgoalOverride.PINNED:
-                run.pin = run.subgoal
+            if resume.override.lasts:
+                run.pin, run.override = run.subgoal, SubgoalOverride.CLAIMED
             elif resume.override:
+                run.resumed = resume.override
                 run.replan()
         self._runs[robot] = run
 
@@ -259,6 +269,7 @@ class RelayLoop:
                 runs[row].override = SubgoalOverride.NONE
         for run in runs:
             run.step += 1
+            run.resumed = SubgoalOverride.NONE
         upcoming = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
         return Decision(action, subgoals, ages, upcoming, overrides)
 
@@ -319,7 +330,7 @@ class RelayLoop:
     ) -> np.ndarray:
         rows = np.zeros((len(runs), size), dtype=np.float32)
         for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
-            if level == "high" and run.override is SubgoalOverride.VETOED:
+            if level == "high" and SubgoalOverride.VETOED in (run.override, run.resumed):
                 rows[row] = self._noise.draw(run.seed or 0, run.key, "veto", step, size)
             elif run.seed is not None:
                 rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
@@ -346,9 +357,10 @@ class RelayLoop:
             )
         if not lead and resume.upcoming is not None:
             raise InvalidInput("a resume with an upcoming subgoal needs a plan_lead; with 0 nothing is planned ahead")
+        check = self._spec.state.check if resume.override.lasts else self._spec.state.check_finite  # a pin is in range
         for subgoal in (resume.subgoal, resume.upcoming):
             if subgoal is not None:
-                self._spec.state.check_finite("subgoal", subgoal)
+                check("subgoal", subgoal)
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:

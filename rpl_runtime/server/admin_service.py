@@ -79,6 +79,7 @@ class AdminService:
                     idle_s=(now_ns - stream.session.heard_ns[robot]) / 1e9,
                     times=stream.session.times._asdict(),
                     pinned=standing.pinned,
+                    claimed=standing.claimed,
                     vetoes=standing.vetoes,
                     novelty=stream.session.novelty.get(robot),
                 )

@@ -18,6 +18,7 @@ from rpl_runtime.relay.session import Answer, Rows
 from rpl_runtime.telemetry.observer import CallObserver
 
 _SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)  # upper ends of the buckets
+_NOT_BY_OPERATOR = (SubgoalOverride.NONE, SubgoalOverride.CLAIMED)
 
 
 class Metrics(CallObserver):
@@ -66,7 +67,7 @@ class Metrics(CallObserver):
         self._steps.inc(len(actions))
         for counter, count in (
             (self._plans, sum(action.replanned for action in actions)),
-            (self._overrides, sum(action.override is not SubgoalOverride.NONE for action in actions)),
+            (self._overrides, sum(action.override not in _NOT_BY_OPERATOR for action in actions)),
             (self._novel, sum(action.flagged for action in actions)),
         ):
             if count:

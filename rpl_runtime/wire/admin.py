@@ -44,6 +44,7 @@ class RobotStatus(NamedTuple):
     pinned: bool = False  # whether the subgoal is pinned
     vetoes: int = 0  # number of subgoals vetoed since its start
     novelty: float | None = None  # of its last state; None: before the first state, or the bundle cannot score states
+    claimed: bool = False  # whether its client says that the subgoal was pinned, and no operator of this server did
 
 
 def served_model(model: pb.Model) -> ServedModel:

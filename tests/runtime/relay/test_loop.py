@@ -351,16 +351,17 @@ def operators(draw: st.DrawFn) -> dict[int, str]:
 def test_a_resumed_run_goes_on_under_its_operator_as_the_unbroken_one(
     case: Case, operator: dict[int, str], cut: int
 ) -> None:
-    """The decisions hold everything about pins that a resume needs; other overrides are repeated."""
+    """The decisions hold everything about pins that a resume needs; what the client tells is told as such."""
     pin = np.full(N, 0.3, np.float32)
     unbroken, resumed = RelayLoop(Blend(), case.spec), RelayLoop(Blend(), case.spec)
     for loop in (unbroken, resumed):
         loop.start("a", case.goals[0], case.seed, case.lead)
-    resume = upcoming = None
+    resume, upcoming, claimed = None, None, False
     for step, state in enumerate(case.states):
         if step == cut and resume is not None:
             resumed.finish("a")
             resumed.start("a", case.goals[0], case.seed, case.lead, resume)
+            claimed = resume.override is SubgoalOverride.PINNED
         for loop in (unbroken, resumed):
             match operator.get(step):
                 case "pin":
@@ -372,7 +373,9 @@ def test_a_resumed_run_goes_on_under_its_operator_as_the_unbroken_one(
         decision, again = one_step(unbroken, step, state), one_step(resumed, step, state)
         for one, other in zip(decision[:3], again[:3], strict=True):
             np.testing.assert_array_equal(one, other)
-        assert decision.overrides == again.overrides
+        claimed = claimed and step not in operator
+        assert again.overrides == ({0: SubgoalOverride.CLAIMED} if claimed else decision.overrides)
+        assert resumed.standing("a").claimed == claimed
         upcoming = decision.upcoming.get(0, None if decision.replanned[0] else upcoming)
         kept = decision.overrides.get(0, SubgoalOverride.NONE)
         kept = kept if kept is SubgoalOverride.PINNED else SubgoalOverride.NONE
@@ -434,6 +437,24 @@ def test_a_subgoal_that_nobody_planned_may_be_older_than_the_run() -> None:
     loop = RelayLoop(Blend(), SPEC)
     loop.start("a", SPEC.resolve(["door"], np.zeros(N)), resume=Resume(1, np.zeros(N), 3, None, SubgoalOverride.PINNED))
     assert loop.standing("a").pinned
+
+
+@pytest.mark.parametrize("override", [override for override in SubgoalOverride if override])
+def test_a_client_cannot_pass_its_subgoal_off_as_an_operators(override: SubgoalOverride) -> None:
+    loop, goal = RelayLoop(Blend(), SPEC), SPEC.resolve(["door"], np.zeros(N))
+    loop.start("a", goal, resume=Resume(1, np.zeros(N), 1, None, override))
+    told = {one_step(loop, step, np.zeros(N)).overrides.get(0, SubgoalOverride.NONE) for step in range(1, 8)}
+    assert told == {SubgoalOverride.CLAIMED if override.lasts else SubgoalOverride.NONE}
+    assert loop.standing("a").claimed == override.lasts
+    loop.pin("a", np.zeros(N))
+    assert one_step(loop, 8, np.zeros(N)).overrides == {0: SubgoalOverride.PINNED}
+    assert not loop.standing("a").claimed
+
+
+def test_a_pin_that_a_client_claims_is_one_that_an_operator_could_have_made() -> None:
+    loop, outside = RelayLoop(Blend(), SPEC), np.full(N, 20.0)
+    with pytest.raises(InvalidInput, match="the subgoal has x = 20"):
+        loop.start("a", SPEC.resolve(["door"], np.zeros(N)), resume=Resume(1, outside, 1, None, SubgoalOverride.PINNED))
 
 
 def test_a_batch_of_unequal_columns_is_refused() -> None:

@@ -24,7 +24,7 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
-from rpl_runtime.relay.loop import RelayLoop, SubgoalOverride
+from rpl_runtime.relay.loop import RelayLoop, Resume, SubgoalOverride
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
@@ -130,6 +130,18 @@ def test_a_subgoal_is_pinned_released_and_vetoed_while_its_robot_runs(address: s
         assert not np.array_equal(vetoed.subgoal, released.subgoal)
         [status] = admin.robots()
         assert (status.pinned, status.vetoes) == (False, 1)
+
+
+def test_a_pin_by_a_clients_word_is_told_as_such(address: str, admin: Admin) -> None:
+    with Client(address) as client, client.control() as control:
+        goal = control.start("b", ["door"], STATES[0]).goal
+        control.start("a", goal, resume=Resume(1, STATES[0], 1, None, SubgoalOverride.PINNED))
+        assert control.step("a", 1, STATES[1]).override is SubgoalOverride.CLAIMED
+        claimed, _ = admin.robots()
+        assert (claimed.robot, claimed.pinned, claimed.claimed) == ("a", True, True)
+        admin.pin("a", STATES[0].tolist())
+        assert control.step("a", 2, STATES[2]).override is SubgoalOverride.PINNED
+        assert not admin.robot("a").claimed
 
 
 def test_what_cannot_be_pinned_or_vetoed_changes_nothing(address: str, admin: Admin) -> None:

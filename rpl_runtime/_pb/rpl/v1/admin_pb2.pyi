@@ -70,7 +70,7 @@ class ListRobotsReply(_message.Message):
     def __init__(self, robots: _Optional[_Iterable[_Union[Robot, _Mapping]]] = ...) -> None: ...
 
 class Robot(_message.Message):
-    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty")
+    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty", "claimed")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,7 @@ class Robot(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     VETOES_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_FIELD_NUMBER: _ClassVar[int]
     robot: str
     model: str
     digest: str
@@ -97,7 +98,8 @@ class Robot(_message.Message):
     pinned: bool
     vetoes: int
     novelty: float
-    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ...) -> None: ...
+    claimed: bool
+    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ..., claimed: _Optional[bool] = ...) -> None: ...
 
 class PinSubgoalRequest(_message.Message):
     __slots__ = ("robot", "subgoal")

@@ -13,10 +13,12 @@ class SubgoalOverride(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUBGOAL_OVERRIDE_PINNED: _ClassVar[SubgoalOverride]
     SUBGOAL_OVERRIDE_VETOED: _ClassVar[SubgoalOverride]
     SUBGOAL_OVERRIDE_RELEASED: _ClassVar[SubgoalOverride]
+    SUBGOAL_OVERRIDE_CLAIMED: _ClassVar[SubgoalOverride]
 SUBGOAL_OVERRIDE_NONE: SubgoalOverride
 SUBGOAL_OVERRIDE_PINNED: SubgoalOverride
 SUBGOAL_OVERRIDE_VETOED: SubgoalOverride
 SUBGOAL_OVERRIDE_RELEASED: SubgoalOverride
+SUBGOAL_OVERRIDE_CLAIMED: SubgoalOverride
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
