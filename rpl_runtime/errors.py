@@ -35,6 +35,8 @@ they enter. Statuses are strings so that this module does not import gRPC.
 import importlib
 from types import ModuleType
 
+_LONGEST = 2000  # [characters] of a text from elsewhere
+
 
 class RelayError(Exception):
     """Root of the tree."""
@@ -165,6 +167,14 @@ def error_named(name: str) -> type[RelayError]:
     for error in tree:
         tree += error.__subclasses__()
     return next((error for error in tree if error.__name__ == name), RelayError)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere as one line that does nothing to a terminal or a log: of bounded length, and what cannot be
+    printed written as in Python.
+    """
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown)
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -20,7 +20,7 @@ import grpc
 
 from rpl_runtime.auth.server import is_local, read_authorities, read_public
 from rpl_runtime.auth.tokens import check_token, read_private, read_token
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, ServerUnavailable, error_named
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, ServerUnavailable, error_named, printable
 
 TLS, CA, CERT, KEY = "RPL_TLS", "RPL_CA", "RPL_CERT", "RPL_KEY"
 TOKEN, TOKEN_FILE, INSECURE = "RPL_TOKEN", "RPL_TOKEN_FILE", "RPL_INSECURE"
@@ -115,20 +115,20 @@ class Connection:
 
     def translate(self, error: Any, timeout_s: float) -> RelayError:  # grpc.RpcError has no typed status
         """The exception for the status of a call that was given a time [s]."""
-        reason = dict(error.trailing_metadata() or ()).get("rpl-reason")
+        reason, details = dict(error.trailing_metadata() or ()).get("rpl-reason"), printable(error.details() or "")
         if reason is not None:
-            return error_named(reason)(error.details())
+            return error_named(reason)(details)
         match error.code():
             case grpc.StatusCode.UNAVAILABLE:
-                return ServerUnavailable(self._why_no_answer(error.details() or ""))
+                return ServerUnavailable(self._why_no_answer(details))
             case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
                 return ServerUnavailable(f"the server at {self.address} is gone: no answer came within {timeout_s:g} s")
             case grpc.StatusCode.UNIMPLEMENTED:
                 return ProtocolViolation(f"the server at {self.address} does not speak rpl.v1 as this client does")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return InvalidInput(f"the message is too large: {error.details()}")
+                return InvalidInput(f"the message is too large: {details}")
             case code:
-                return RelayError(f"the server at {self.address} failed with {code.name}: {error.details()}")
+                return RelayError(f"the server at {self.address} failed with {code.name}: {details}")
 
     def _why_no_answer(self, details: str) -> str:
         said, address = details.lower(), self.address

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, show
+from rpl_runtime.errors import printable
 
 if TYPE_CHECKING:
     from rpl_runtime.client.admin import Admin
@@ -32,7 +33,8 @@ def list_models(context: typer.Context, address: Address = ADDRESS, as_json: Jso
     table = Table("model", "bundle", "robots", "", "folder")
     for model in models:
         note = "default" if model.is_default else "retired" if model.retired else ""
-        table.add_row(escape(model.name), model.digest[:12], str(model.robots), note, escape(model.path))
+        name, digest, path = (escape(printable(text)) for text in (model.name, model.digest[:12], model.path))
+        table.add_row(name, digest, str(model.robots), note, path)
     show(as_json, [model._asdict() for model in models], lambda: Console().print(table))
 
 
@@ -51,9 +53,9 @@ def load_model(
     """
     with _admin(context, address) as admin:
         model, replaced = admin.load(str(Path(path).absolute()))  # the server's working folder may be another
-    place = f", replacing {replaced[:12]}" if replaced else ""
+    place = f", replacing {printable(replaced[:12])}" if replaced else ""
     facts = {"model": model._asdict(), "replaced": replaced or None}
-    show(as_json, facts, lambda: typer.echo(f"{model.name} is {model.digest[:12]}{place}"))
+    show(as_json, facts, lambda: typer.echo(f"{printable(model.name)} is {printable(model.digest[:12])}{place}"))
 
 
 @models_app.command("unload")
@@ -69,7 +71,7 @@ def unload_model(
     with _admin(context, address) as admin:
         gone = admin.unload(model)
     runs = f"; robots still running on it: {gone.robots}" if gone.robots else ""
-    typer.echo(f"{gone.name} {gone.digest[:12]} starts no more runs{runs}")
+    typer.echo(f"{printable(gone.name)} {printable(gone.digest[:12])} starts no more runs{runs}")
 
 
 def top_command(
@@ -118,9 +120,9 @@ def show_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDR
     standing = "pinned" if status.pinned else f"age {status.age}"
     if status.claimed:
         standing = "pinned before, as its client says; not by an operator of this server"
-    table = Table("dimension", "subgoal", title=f"{escape(robot)}, {standing}")
+    table = Table("dimension", "subgoal", title=f"{escape(printable(robot))}, {standing}")
     for name, value in named.items():
-        table.add_row(escape(name), f"{value:.4f}")
+        table.add_row(escape(printable(name)), f"{value:.4f}")
     show(as_json, facts, lambda: Console().print(table))
 
 
@@ -207,6 +209,7 @@ def health_command(
     from rpl_runtime.auth.client import Connection
     from rpl_runtime.wire.control import SERVICE
 
+    statuses = health_pb2.HealthCheckResponse.ServingStatus
     request = health_pb2.HealthCheckRequest(service=SERVICE if service is None else service)
     with Connection(address, access_of(context)) as connection, connection.translated(timeout):
         try:
@@ -215,7 +218,7 @@ def health_command(
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:  # type: ignore[attr-defined]
                 raise
-            status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-    said = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+            status = statuses.Value("SERVICE_UNKNOWN")
+    said = {number: name for name, number in statuses.items()}.get(status, f"status {status}")
     typer.echo(said)
     raise typer.Exit(0 if said == "SERVING" else 1)

@@ -30,7 +30,7 @@ from rpl_runtime.cli.options import (
 )
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
-from rpl_runtime.errors import RelayError
+from rpl_runtime.errors import RelayError, printable
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
 app = typer.Typer(
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     # Escaped, because units such as [rad] in a message are not markup.
-    Console(stderr=True).print("[bold red]error:[/]", escape(message), highlight=False, soft_wrap=True)
+    Console(stderr=True).print("[bold red]error:[/]", escape(printable(message)), highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.client.admin import Admin
+from rpl_runtime.errors import printable
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.wire.admin import RobotStatus
 
@@ -49,14 +50,14 @@ def robots_table(robots: Sequence[RobotStatus]) -> Table:
         novelty = "–" if robot.novelty is None else f"{robot.novelty:.2f}"
         silent = f"{robot.idle_s:.1f}"
         table.add_row(
-            escape(robot.robot),
-            f"{escape(robot.model)} {robot.digest[:8]}",
+            escape(printable(robot.robot)),
+            f"{escape(printable(robot.model))} {escape(printable(robot.digest[:8]))}",
             str(robot.step),
             "claimed" if robot.claimed else "[bold]pinned[/]" if robot.pinned else str(robot.age),
             str(robot.vetoes),
             f"[red]{novelty}[/]" if robot.novelty is not None and robot.novelty > FLAGGED else novelty,
             *(f"{spent:.0f}" for spent in (robot.times.plan_us, robot.times.act_us, robot.times.total_us)),
             f"[yellow]{silent}[/]" if robot.idle_s > _SILENT_S else silent,
-            escape(robot.peer),
+            escape(printable(robot.peer)),
         )
     return table

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named
+from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named, printable
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Resume, SubgoalOverride
 from rpl_runtime.relay.messages import (
@@ -203,7 +203,7 @@ def _unpack_reply_row(row: _Message, times: StageTimes) -> Reply:
         case "finished":
             return Finished(row.finished.steps)
         case "refusal":
-            return error_named(row.refusal.reason)(row.refusal.message)
+            return error_named(row.refusal.reason)(printable(row.refusal.message))
         case _:
             raise ProtocolViolation(f"the server's reply to robot {row.robot!r} has no kind that this client knows")
 

@@ -7,6 +7,16 @@ from rpl_runtime.relay.messages import StageTimes
 from rpl_runtime.wire.admin import RobotStatus
 
 
+def test_a_name_does_nothing_to_the_terminal() -> None:
+    hostile, times = "\x1b]0;owned\x07\x1b[2Jx\n", StageTimes(1.0, 1.0, 1.0, 1.0)
+    robot = RobotStatus(hostile, hostile, hostile, hostile, 1, 7, 3, (), 2.5, times)
+    console = Console(record=True, width=400)
+    console.print(robots_table([robot]))
+    shown = console.export_text(styles=False)
+    assert "\\x1b]0;owned\\x07\\x1b[2Jx\\n" in shown
+    assert not set(shown) & set("\x1b\x07\x9b")
+
+
 def test_units_are_shown_and_names_stay_as_they_are() -> None:
     robot = RobotStatus("[red]a", "[/]kitchen", "d" * 64, "ipv4:1", 1, 7, 3, (), 2.5, StageTimes(1.0, 20.0, 30.0, 60.0))
     console = Console(record=True, width=160)
