@@ -11,11 +11,12 @@ from typer.core import TyperGroup
 
 import policies
 import rows
+from rpl_runtime.cli import measure
 from rpl_runtime.cli.app import main
-from rpl_runtime.errors import ServerUnavailable
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
+from rpl_train import recipe
 from rpl_train.cli.app import register
 from rpl_train.data.trajectory import Trajectory, save
 from rpl_train.export.parity import ParityConfig
@@ -218,61 +219,45 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
 
 
 @pytest.fixture
-def evaluated(monkeypatch):
-    """What would be evaluated."""
-    from rpl_runtime.cli import measure
-
-    calls = []
-    monkeypatch.setattr(
-        measure, "evaluate_command", lambda context, bundle, **settings: calls.append((bundle, settings))
-    )
-    return calls
+def short_episodes(monkeypatch):
+    """Episodes of two steps, those of the parity gate and those of the evaluation, and not 280."""
+    monkeypatch.setattr(recipe, "RecipeConfig", partial(recipe.RecipeConfig, parity=ParityConfig(steps=2)))
+    shortly = partial(measure.evaluate_command, goals=["mkbs"], steps=2, jobs=1)
+    monkeypatch.setattr(measure, "evaluate_command", shortly)
 
 
-@pytest.fixture
-def short_gate(monkeypatch):
-    """A recipe exports after two steps of comparison instead of whole episodes."""
-    from rpl_train import recipe
-
-    def export(policy, spec, provenance, bundle, statistics, _):
-        return whole(policy, spec, provenance, bundle, statistics, ParityConfig(episodes=1, steps=2))
-
-    whole = recipe.export
-    monkeypatch.setattr(recipe, "export", export)
-
-
-def test_train_replaces_a_bundle_of_its_own_run_or_by_force(
-    rpl, evaluated, short_gate, demonstrations, tmp_path, monkeypatch
+def test_train_evaluates_its_bundle_and_replaces_one_of_its_own_run_or_by_force(
+    rpl, short_episodes, occupy, demonstrations, tmp_path
 ):
-    from rpl_runtime.cli import measure as measure_cli
-
-    def lost(context, bundle, **settings):
-        raise ServerUnavailable("the server is gone")
-
-    bundle = tmp_path / "bundle"
-    options = ("--demos", demonstrations, "--steps", 3, "--jobs", 1, "--components", 1)
+    bundle, evaluation = tmp_path / "bundle", tmp_path / "run" / "evaluation"
+    options = ("--demos", demonstrations, "--steps", 3, "--jobs", 1, "--components", 1, "--episodes", 1)
     command = ("train", bundle, "--run", tmp_path / "run", *options)
-    with monkeypatch.context() as patch:  # broken off once the bundle is there
-        patch.setattr(measure_cli, "evaluate_command", lost)
-        assert rpl(*command)[0] == 4
-    first = load_bundle(bundle).digest
-    assert evaluated == []
+    in_the_way = occupy(evaluation)
+    code, _, err = rpl(*command)  # broken off once the bundle is there
+    assert code == 2
+    assert f"another command writes to {evaluation} now" in as_one_line(err)
+    first = load_bundle(bundle)
+    assert first.evaluation is None
+    assert first.manifest.parity["steps"] == (17 + 64) * 2
+    in_the_way.kill()
+    in_the_way.wait()
     code, out, _ = rpl(*command)
-    assert (code, evaluated) == (
-        0,
-        [(bundle, {"episodes": 20, "output": tmp_path / "run" / "evaluation", "write": True})],
-    )
-    assert load_bundle(bundle).spec.name == "bundle"  # as its folder
-    assert f"bundle {first[:12]}" in out
-    assert load_bundle(bundle).digest == first
+    assert code == 0
+    assert f"bundle {first.digest[:12]}" in out
+    second = load_bundle(bundle)
+    assert second.spec.name == "bundle"  # as its folder
+    assert second.digest == first.digest
+    found = json.loads((evaluation / "evaluation.json").read_text())
+    assert found["bundle_digest"] == first.digest
+    assert second.evaluation == found
 
     other = ("train", bundle, "--run", tmp_path / "other", *options, "--seed", 1)
     for refused_one in (other, (*command, "--recipe", "relay"), ("export", tmp_path / "run", bundle)):
-        assert f"{bundle} already holds bundle {first[:12]}; pass --force" in refused(rpl, *refused_one)
+        assert f"{bundle} already holds bundle {first.digest[:12]}; pass --force" in refused(rpl, *refused_one)
     assert not (tmp_path / "other").exists()
     code, out, _ = rpl(*other, "--force")
     assert code == 0
-    assert f"bundle {first[:12]}" in out
+    assert f"bundle {first.digest[:12]}" in out
     assert load_bundle(bundle).manifest.provenance == read_run(tmp_path / "other").provenance
 
 
