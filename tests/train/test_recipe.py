@@ -22,7 +22,7 @@ PARITY = ParityConfig(episodes=1, steps=2)
 
 def goal(letters: str) -> FinetuneConfig:
     return FinetuneConfig(
-        goal=compound_goal(letters), objective="iril", env_steps=1, episodes=2, kitchens=2, likelihood_batch=16
+        goal=compound_goal(letters), objective="iril", env_steps=1, episodes=2, kitchens=1, likelihood_batch=16
     )
 
 
@@ -46,7 +46,7 @@ def relay(tmp_path_factory):
         imitation=IMITATION,
         specialists={letters: goal(letters) for letters in ("mkbs", "kbts")},
         jobs=1,
-        distillation=DistillConfig(rounds=1, episodes=2, steps=2, batch=16, kitchens=2),
+        distillation=DistillConfig(rounds=1, episodes=1, steps=2, batch=16, kitchens=1),
         parity=PARITY,
     )
     reports: list[tuple[str, int, int, str]] = []
