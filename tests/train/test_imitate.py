@@ -163,7 +163,7 @@ if __name__ == "__main__":
 
 def test_it_learns_to_open_what_is_named(tmp_path):
     spec = drawer_spec()
-    config = replace(SMALL, steps=800, batch=128, networks=NetworkConfig((64,), (64,)))
+    config = replace(SMALL, steps=500, batch=128, networks=NetworkConfig((64,), (64,)))
     policy, _ = imitate(drawer_demonstrations(24), spec, tmp_path, config, quiet)
     for goal in (("first drawer",), ("first drawer", "second drawer")):
         state = np.zeros(3, dtype=np.float32)
