@@ -35,7 +35,7 @@ from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
-IMPATIENT = ReconnectConfig(timeout_s=0.3)
+IMPATIENT = ReconnectConfig(timeout_s=0.2)
 
 
 def alone(bundle: Bundle, lead: int = 0, seed: int | None = 5, goals: dict[int, str] | None = None) -> np.ndarray:

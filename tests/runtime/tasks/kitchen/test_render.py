@@ -108,7 +108,7 @@ def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path
 def test_a_video_that_cannot_be_written_does_not_lose_the_sheet(kitchen_bundle: Bundle, tmp_path: Path):
     video, sheet = tmp_path / "film.mp4", tmp_path / "new" / "film.png"
     video.mkdir()  # a folder where the file should go
-    options = ["--goals", "mkbs", "--episodes", "1", "--start", "nominal", "--steps", "4", "--jobs", "1"]
+    options = ["--goals", "mkbs", "--episodes", "1", "--start", "nominal", "--steps", "2", "--jobs", "1"]
     options += ["--video", str(video), "--sheet", str(sheet)]
     result = CliRunner().invoke(app, ["evaluate", str(kitchen_bundle.path), *options])
     assert result.exit_code == 1

@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import imageio.v3
 import numpy as np
 import pytest
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS
+from rpl_runtime.tasks.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, open_kitchen
 from rpl_train.data.trajectory import digest, load, load_folder
 from rpl_train.tasks.kitchen import play as module
@@ -167,7 +169,11 @@ def test_a_contact_sheet_has_a_row_for_each_demonstration(tmp_path: Path):
         contact_sheet(demonstrations, tmp_path / "sheet.png", columns=2)
     except MissingExtra as error:
         pytest.skip(str(error))
-    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    height, width = (HEIGHT + CAPTION_HEIGHT) // 2, WIDTH // 2
+    sheet = imageio.v3.imread(tmp_path / "sheet.png")
+    assert sheet.shape == (2 * height, 2 * width, 3)
+    one, other = sheet[:height], sheet[height:]
+    assert (one != other).any()
 
 
 def test_an_empty_contact_sheet_is_refused(tmp_path: Path):
