@@ -79,8 +79,8 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
     Args:
         host: address of its control interface, or SIMULATED.
         objects: mirror, fixed or HOST:PORT.
-    """
         objects_access: how a server of objects is reached.
+    """
     from rpl_runtime.robots.franka.sim import simulated_robot
 
     with ExitStack() as stack:

@@ -44,7 +44,7 @@ def test_what_is_not_a_file_is_not_replaced(tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
     for name in ("pipe", "folder", "a", "nul\0"):
         with (
-            pytest.raises(OSError, match="must be a regular file|symbolic links|must not hold a NUL"),
+            pytest.raises(OSError, match=r"must be a regular file|symbolic links|must not hold a NUL"),
             staged(tmp_path / name),
         ):
             pass
