@@ -9,6 +9,7 @@ import logging
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,8 @@ from rpl_runtime.auth.tokens import Grant, Right, find, read_grants, read_privat
 from rpl_runtime.errors import InvalidInput, PermissionDenied, RelayError, Unauthenticated
 
 _LOG = logging.getLogger(__name__)
+_DATES = ("notBefore", "notAfter")  # between which a certificate is valid
+_ANY_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 _T = TypeVar("_T")
 
 
@@ -162,11 +165,39 @@ def _certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerC
 
     try:
         # gRPC accepts any text and then fails at each handshake.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key, password=no_password)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidInput(f"{cert} and {key} must be a certificate and its key, in PEM: {error}") from error
+    _check_dates(cert, context)
     authorities = None if client_ca is None else read_authorities(client_ca)
     return grpc.ssl_server_certificate_configuration([(private.encode(), chain)], authorities)
+
+
+def _check_dates(cert: Path, context: ssl.SSLContext) -> None:
+    """Check that a server's certificate is valid today: no client would connect, and gRPC would not say why.
+
+    Only a handshake parses a certificate, so this makes one in memory.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.load_verify_locations(cert)  # trusts the certificate itself
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _ANY_TIME
+    there, here = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking, answering = client.wrap_bio(there, here), context.wrap_bio(here, there, server_side=True)
+    try:
+        for side in (asking, answering, asking):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLError:  # another fault, which each client judges for itself
+        return
+    found = asking.getpeercert() or {}
+    first, last = (datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found[end])), UTC) for end in _DATES)
+    if not first <= datetime.now(UTC) <= last:
+        raise InvalidInput(
+            f"{cert} is valid from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, and it is "
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M} here; must be valid now, or no client will connect"
+        )
 
 
 def read_authorities(path: Path) -> bytes:

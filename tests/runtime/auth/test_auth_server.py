@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
 from certificates import pems
 from rpl_runtime.auth.server import Gate, SecurityConfig, is_local, server_credentials
@@ -78,6 +79,19 @@ def test_settings_of_tls_that_do_not_fit_are_one_sentence(tmp_path: Path) -> Non
     key.chmod(0o644)
     with pytest.raises(InvalidInput, match="has mode 644, open to others"):
         server_credentials(REMOTE, SecurityConfig(cert, key))
+
+
+@pytest.mark.parametrize(("first", "last"), [(-20, -1), (1, 20)])
+def test_a_certificate_that_is_not_valid_today_is_said_with_its_dates(first: int, last: int, tmp_path: Path) -> None:
+    today = datetime.now(UTC)
+    begin, end = today + timedelta(days=first), today + timedelta(days=last)
+    issued = trustme.CA().issue_cert("127.0.0.1", not_before=begin, not_after=end)
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    key.chmod(0o600)
+    with pytest.raises(InvalidInput, match=rf"cert.pem is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}"):
+        server_credentials("127.0.0.1:0", SecurityConfig(cert, key))
 
 
 def test_without_tokens_whoever_reaches_the_server_may_use_it() -> None:
