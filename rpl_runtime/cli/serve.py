@@ -52,10 +52,18 @@ def serve_command(
     max_robots: Annotated[int, typer.Option(min=1, help="Most robots that run at once.")] = 1024,
     idle: Annotated[float, typer.Option(min=0.1, help="Seconds of silence after which a robot is released.")] = 300.0,
     streams: Annotated[int, typer.Option(min=1, help="Most open control streams of one caller.")] = 256,
+    robots: Annotated[int, typer.Option(min=1, help="Most robots of one caller that run at once.")] = 256,
     calls: Annotated[float, typer.Option(min=0.1, help="Calls per second of one caller, in bursts of 5 s.")] = 200.0,
-    messages: Annotated[
-        float, typer.Option(min=0.1, help="Messages per second of one caller, in bursts of 5 s; a robot sends 12.5.")
-    ] = 20_000.0,
+    rows: Annotated[
+        float, typer.Option(min=0.1, help="Rows per second of one caller, in bursts of 5 s; a robot sends 12.5.")
+    ] = 500_000.0,
+    megabytes: Annotated[
+        float, typer.Option(min=0.1, help="Megabytes per second of one caller, in bursts of 5 s.")
+    ] = 100.0,
+    time_share: Annotated[
+        float,
+        typer.Option(min=0.01, max=1.0, help="Share of the server's time of one caller while others need it too."),
+    ] = 0.4,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics here, in plain text, to anyone.")
     ] = None,
@@ -88,7 +96,7 @@ def serve_command(
         address=address,
         drain_s=drain,
         security=security,
-        quotas=QuotaConfig(streams, calls, messages),
+        quotas=QuotaConfig(streams, robots, calls, rows, megabytes * 1e6, time_share=time_share),
         max_models=max_models,
         max_robots=max_robots,
         idle_s=idle,

@@ -47,17 +47,21 @@ class Session:
         levels: the policy.
         bundle: the bundle of that policy.
         leases: the robots with a run on any stream; all sessions of a server share them.
+        caller: whose stream it is.
     """
 
-    def __init__(self, levels: Levels, bundle: Bundle, leases: Leases) -> None:
+    def __init__(self, levels: Levels, bundle: Bundle, leases: Leases, caller: str = "") -> None:
         self._levels = _Timed(levels, bundle.spec.action)
         self._bundle = bundle
         self._spec = bundle.spec
         self._period_ns = round(bundle.spec.period_s * 1e9)
         self._leases = leases
+        self._caller = caller
         self._score = Novelty.of(bundle.manifest.statistics)
         self.loop = RelayLoop(self._levels, bundle.spec)  # an operator pins, releases and vetoes subgoals on it
-        self.heard_ns: dict[str, int] = {}  # robot with a run -> [ns] `perf_counter_ns` of its last message
+        self.heard_ns: dict[
+            str, int
+        ] = {}  # robot with a run -> [ns] `perf_counter_ns` of its last message that was accepted
         self.novelty: dict[str, float] = {}  # robot -> score of its last state, if the bundle can score states
         self.times = StageTimes(0.0, 0.0, 0.0, 0.0)  # of the last message
 
@@ -68,19 +72,16 @@ class Session:
         """
         decoded_ns = perf_counter_ns()
         self._levels.plan_ns = self._levels.act_ns = 0
-        for robot, _ in rows:
-            if robot in self.heard_ns:
-                self.heard_ns[robot] = received_ns
         replies: list[tuple[str, Reply]] = []
         batch: list[tuple[str, Observation]] = []
         for robot, request in rows:
             if isinstance(request, Observation):
                 batch.append((robot, request))
             else:
-                replies += self._step(batch)
+                replies += self._step(batch, received_ns)
                 batch = []
                 replies.append((robot, self._handle(robot, request, received_ns)))
-        replies += self._step(batch)
+        replies += self._step(batch, received_ns)
         times = self.times = StageTimes(
             decode_us=(decoded_ns - received_ns) / 1e3,
             plan_us=self._levels.plan_ns / 1e3,
@@ -100,7 +101,7 @@ class Session:
         """Free every robot of the stream."""
         self._leases.free(self.loop.robots)
 
-    def _step(self, rows: list[tuple[str, Observation]]) -> list[tuple[str, Reply]]:
+    def _step(self, rows: list[tuple[str, Observation]], received_ns: int) -> list[tuple[str, Reply]]:
         if not rows:
             return []
         robots, steps = [robot for robot, _ in rows], [seen.step for _, seen in rows]
@@ -112,9 +113,10 @@ class Session:
                 return [(robots[0], error)]
             faults = self.loop.faults(robots, steps, states)
             if not faults:  # the policy failed on the batch: try row by row
-                return [reply for row in rows for reply in self._step([row])]
-            decided = iter(self._step([row for at, row in enumerate(rows) if at not in faults]))
+                return [reply for row in rows for reply in self._step([row], received_ns)]
+            decided = iter(self._step([row for at, row in enumerate(rows) if at not in faults], received_ns))
             return [(robot, faults[at]) if at in faults else next(decided) for at, robot in enumerate(robots)]
+        self.heard_ns.update(dict.fromkeys(robots, received_ns))
         scores: Sequence[float | None] = [None] * len(rows)
         if self._score is not None:
             scores = self._score.score(np.asarray(states, dtype=np.float32)).tolist()
@@ -142,15 +144,16 @@ class Session:
         try:
             match request:
                 case Start():
-                    self._leases.check(robot, here=robot in self.loop.robots)
+                    self._leases.check(robot, self._caller, here=robot in self.loop.robots)
                     goal = self._resolve(request.goal, request.state)
                     self.loop.start(robot, goal, request.seed, request.plan_lead, request.resume)
-                    self._leases.take(robot)
+                    self._leases.take(robot, self._caller)
                     self.heard_ns[robot] = received_ns
                     return Started(goal, self._bundle.digest, self._spec.period_s, self._spec.horizon)
                 case SetGoal():
                     goal = self._resolve(request.goal, request.state)
                     self.loop.set_goal(robot, goal)
+                    self.heard_ns[robot] = received_ns
                     return GoalSet(goal)
                 case Finish():
                     return Finished(self._finish(robot))

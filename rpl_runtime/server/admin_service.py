@@ -1,8 +1,7 @@
 """The calls of rpl.v1.RelayAdmin: what an operator can ask of a running server."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -13,6 +12,7 @@ import grpc.aio
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.models import Model, Models, prepare
 from rpl_runtime.server.streams import Streams
+from rpl_runtime.server.turns import Workers
 from rpl_runtime.wire.admin import REQUESTS, pb, unpack_request
 
 _LOG = logging.getLogger(__name__)
@@ -25,10 +25,8 @@ class AdminService:
     admission: Admission  # admits the calls
     models: Models  # of the server
     streams: Streams  # the open Control streams
-    on_models: Callable[[], Awaitable[None]]  # called after the served models have changed
-
-    def __post_init__(self) -> None:
-        self._loading = asyncio.Lock()  # one bundle at a time: loading takes memory and a processor
+    loads: Workers  # that load bundles
+    on_models: Callable[[], None]  # called after the served models have changed
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """A handler for each call. They take raw bytes, so that a malformed request gets a status of ours."""
@@ -37,31 +35,35 @@ class AdminService:
             answer = getattr(self, method)
 
             async def call(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-                async with self.admission.admin_call(method, context):
-                    reply = await answer(unpack_request(method, raw))
-                    return reply.SerializeToString()
+                async with self.admission.admin_call(method, context) as turn:
+                    request = unpack_request(method, raw)
+                    if answer == self.LoadModel:
+                        return (await answer(request)).SerializeToString()
+                    with turn:
+                        return answer(request).SerializeToString()
 
             return grpc.unary_unary_rpc_method_handler(call)
 
         return {method: handler(method) for method in REQUESTS}
 
-    async def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsReply:
+    def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=[self._served(model) for model in self.models.all])
 
     async def LoadModel(self, request: pb.LoadModelRequest) -> pb.LoadModelReply:
-        async with self._loading:
-            model = await asyncio.to_thread(prepare, Path(request.path))
-            replaced = self.models.put(model)
-        await self.on_models()
+        model = await self.loads.run(lambda: prepare(Path(request.path)))
+        replaced = self.models.put(model)
+        self.on_models()
+        _LOG.warning("an operator loaded model %r, bundle %s, from %r", model.name, model.digest[:12], request.path)
         served = self._served(self.models.find(model.name))
         return pb.LoadModelReply(model=served, replaced="" if replaced is None else replaced.digest)
 
-    async def UnloadModel(self, request: pb.UnloadModelRequest) -> pb.UnloadModelReply:
+    def UnloadModel(self, request: pb.UnloadModelRequest) -> pb.UnloadModelReply:
         model = self.models.unload(request.model)
-        await self.on_models()
+        self.on_models()
+        _LOG.warning("an operator unloaded model %r, bundle %s", model.name, model.digest[:12])
         return pb.UnloadModelReply(model=self._served(model))
 
-    async def ListRobots(self, request: pb.ListRobotsRequest) -> pb.ListRobotsReply:
+    def ListRobots(self, request: pb.ListRobotsRequest) -> pb.ListRobotsReply:
         now_ns = perf_counter_ns()
         robots: list[pb.Robot] = []
         for stream in self.streams:
@@ -86,17 +88,17 @@ class AdminService:
                 robots.append(row)
         return pb.ListRobotsReply(robots=sorted(robots, key=lambda row: row.robot))
 
-    async def PinSubgoal(self, request: pb.PinSubgoalRequest) -> pb.PinSubgoalReply:
+    def PinSubgoal(self, request: pb.PinSubgoalRequest) -> pb.PinSubgoalReply:
         self.streams.with_robot(request.robot).session.loop.pin(request.robot, tuple(request.subgoal))
         _log_override("pinned", request.robot)
         return pb.PinSubgoalReply()
 
-    async def ReleaseSubgoal(self, request: pb.ReleaseSubgoalRequest) -> pb.ReleaseSubgoalReply:
+    def ReleaseSubgoal(self, request: pb.ReleaseSubgoalRequest) -> pb.ReleaseSubgoalReply:
         self.streams.with_robot(request.robot).session.loop.release(request.robot)
         _log_override("released", request.robot)
         return pb.ReleaseSubgoalReply()
 
-    async def VetoSubgoal(self, request: pb.VetoSubgoalRequest) -> pb.VetoSubgoalReply:
+    def VetoSubgoal(self, request: pb.VetoSubgoalRequest) -> pb.VetoSubgoalReply:
         self.streams.with_robot(request.robot).session.loop.veto(request.robot)
         _log_override("vetoed", request.robot)
         return pb.VetoSubgoalReply()

@@ -1,21 +1,23 @@
-"""What every call passes before it is answered: its caller's rights and quota, and the model that it is for.
+"""What every call passes before it is answered: its caller's turn, rights and quota, and the model that it is for.
 
 It also reports the call to the observers, and ends a call that fails with the status of its error.
 """
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import grpc
 import grpc.aio
 
-from rpl_runtime.auth.quotas import Quotas, Share, network_of
+from rpl_runtime.auth.quotas import Quotas, caller_of
 from rpl_runtime.auth.server import Gate
 from rpl_runtime.auth.tokens import Right
 from rpl_runtime.errors import RelayError
 from rpl_runtime.server.models import Model, Models
+from rpl_runtime.server.turns import Turn, Turns
 from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
 from rpl_runtime.wire.control import DIGEST_KEY, MODEL_KEY, status_of
 
@@ -34,7 +36,7 @@ _INTERNAL = "the server failed to answer; its own log says why"
 class Call(NamedTuple):
     """An admitted call."""
 
-    share: Share  # the caller's
+    turn: Turn  # the caller's
     model: Model  # that answers
     observers: Sequence[CallObserver]  # of this call
 
@@ -48,6 +50,9 @@ class Admission:
     models: Models  # that calls can name
     observers: Sequence[Observer]  # each makes an observer of every call
 
+    def __post_init__(self) -> None:
+        self._turns = Turns()
+
     @asynccontextmanager
     async def policy_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Call]:
         """Admit a call of rpl.v1.RelayPolicy for the length of the block; an error ends the call with its status.
@@ -57,45 +62,67 @@ class Admission:
             LimitReached: the caller exceeds its quota.
             ModelNotFound, BundleError: no such model is served.
         """
-        async with self._admitted(method, _RIGHTS[method], context) as (metadata, name, share, observers):
+        async with self._admitted(method, _RIGHTS[method], context) as (metadata, turn, observers):
             model = self.models.find(_value(metadata, MODEL_KEY), _value(metadata, DIGEST_KEY))
             for observer in observers:
-                observer.admitted(name, model.info)
-            yield Call(share, model, observers)
+                observer.admitted(turn.share.caller, model.info)
+            yield Call(turn, model, observers)
 
     @asynccontextmanager
-    async def admin_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    async def admin_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Turn]:
         """Admit a call of rpl.v1.RelayAdmin for the length of the block, as `policy_call` does."""
-        async with self._admitted(method, Right.ADMINISTER, context) as (_, name, _, observers):
+        async with self._admitted(method, Right.ADMINISTER, context) as (_, turn, observers):
             for observer in observers:
-                observer.admitted(name, None)
-            yield
+                observer.admitted(turn.share.caller, None)
+            yield turn
+
+    @asynccontextmanager
+    async def open_call(self, context: grpc.aio.ServicerContext) -> AsyncIterator[Turn]:
+        """Admit a call that anybody may make, unobserved, for the length of the block."""
+        try:
+            turn = await self._guest(context)
+            turn.share.take_call(time.monotonic())
+            with turn.share.open_call():
+                yield turn
+        except RelayError as error:
+            await _abort(context, error)
 
     @asynccontextmanager
     async def _admitted(
         self, method: str, right: Right | None, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[tuple[Metadata, str, Share, list[CallObserver]]]:
-        metadata, peer, now = context.invocation_metadata() or (), context.peer(), time.monotonic()
-        observers = [observer(method, metadata, peer) for observer in self.observers]
+    ) -> AsyncIterator[tuple[Metadata, Turn, list[CallObserver]]]:
+        metadata = context.invocation_metadata() or ()
+        observers = [observer(method, metadata, context.peer()) for observer in self.observers]
         try:
-            grant = self.gate.admit(right, _value(metadata, "authorization"))
-            name = network_of(peer) if grant is None else grant.name
-            share = self.quotas.share(name, now)
-            if method in _AS_A_MESSAGE:
-                share.take_message(now)
-            else:
-                share.take_call(now)
-            yield metadata, name, share, observers
+            turn = await self._guest(context)
+            with turn:
+                grant = self.gate.admit(right, _value(metadata, "authorization"))
+            if grant is not None:
+                turn = self._turns.of(self.quotas.share(grant.name, time.monotonic()))
+                await turn.wait()
+            if method not in _AS_A_MESSAGE:
+                turn.share.take_call(time.monotonic())
+            with nullcontext() if method == "Control" else turn.share.open_call():  # Streams counts those of Control
+                yield metadata, turn, observers
         except Exception as error:
             for observer in observers:
                 observer.failed(error)
-            # The text of a foreign exception is for the observers only.
-            shown = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
-            reason = (("rpl-reason", type(shown).__name__),)
-            await context.abort(status_of(shown), str(shown), trailing_metadata=reason)
+            await _abort(context, error)
         finally:
             for observer in observers:
                 observer.ended()
+
+    async def _guest(self, context: grpc.aio.ServicerContext) -> Turn:
+        """The turn of a caller that has not shown its token, once it may be served: its refusals take time too."""
+        turn = self._turns.of(self.quotas.share(caller_of(context.peer()), time.monotonic()))
+        await turn.wait()
+        return turn
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
+    """End a call with the status of an error. The text of a foreign exception is for the observers only."""
+    shown = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
+    await context.abort(status_of(shown), str(shown), trailing_metadata=(("rpl-reason", type(shown).__name__),))
 
 
 def _value(metadata: Metadata, key: str) -> str | None:

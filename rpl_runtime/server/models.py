@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation
+from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.trial import open_policy
@@ -83,9 +83,12 @@ class Models:
         """The model for a call that names neither, one, or both.
 
         Raises:
+            ServerUnavailable: no model is served yet.
             ModelNotFound: no model of that name is served.
             BundleError: no model has that digest.
         """
+        if not self._active:
+            raise ServerUnavailable("the server still loads its models; try again soon")
         if digest is not None:
             for model in self.all:
                 if model.digest == digest and name in (None, model.name):

@@ -6,29 +6,30 @@ other gRPC settings were measured to cost a robot the same within the noise (doc
 
 import asyncio
 import contextlib
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2
 
 from rpl_runtime.auth.quotas import QuotaConfig, Quotas
 from rpl_runtime.auth.server import Gate, SecurityConfig, is_local
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.server.address import listen
 from rpl_runtime.server.admin_service import AdminService
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.models import Models, model_of
+from rpl_runtime.server.public import Health, add_public
 from rpl_runtime.server.service import Service
+from rpl_runtime.server.stop import Stop, stopped_by_signals
 from rpl_runtime.server.streams import Streams
+from rpl_runtime.server.turns import Workers
 from rpl_runtime.telemetry.call_log import CallLog
 from rpl_runtime.telemetry.metrics import Metrics, exposing
 from rpl_runtime.telemetry.observer import Observer
@@ -36,7 +37,8 @@ from rpl_runtime.telemetry.tracing import tracing
 from rpl_runtime.wire import admin, control
 
 _SHORT_CALLS = 64  # of one connection at once, beside its Control streams
-_GOODBYE_S = 1.0  # [s] for the last answers to reach their clients
+_GOODBYE_S = 1.0  # [s] for the last answers to reach their clients, and as long again for the calls to end
+_END_S = 4.0  # [s] after the drain by which the process of a server has ended, or is ended
 _SILENCE_S = 3.0  # [s] of silence before a client is pinged, and again before it counts as gone
 
 
@@ -60,7 +62,8 @@ Bundles = Bundle | Sequence[Bundle]  # the first is the default of calls that na
 def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` gets the address once robots may start.
 
-    After the first signal, open runs have drain_s to end; a second signal ends them at once.
+    After the first signal, open runs have drain_s to end; a second signal ends them at once. A process that cannot stop
+    is ended, 4 s after the drain or 1.5 s after the second signal.
 
     Raises:
         AddressInUse: the port is taken.
@@ -68,15 +71,9 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
         BundleError: a bundle cannot be run.
     """
 
-    async def main() -> None:
-        stop = _Stop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.request)
-        await _serve(bundles, config, on_ready, stop)
-
-    for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
-        open_policy(bundle)  # no signal is handled yet, so each ends the trial of a bundle
-    asyncio.run(main())
+    stop = Stop()
+    with stopped_by_signals(stop.request, config.drain_s + _END_S):
+        asyncio.run(_serve(bundles, config, on_ready, stop))
 
 
 @contextlib.contextmanager
@@ -88,11 +85,9 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
     """
     config = config or ServerConfig(address="127.0.0.1:0")
     ready: Future[str] = Future()
-    stopper: Future[Callable[[], object]] = Future()
+    stop = Stop()
 
     async def main() -> None:
-        stop, loop = _Stop(), asyncio.get_running_loop()
-        stopper.set_result(lambda: loop.call_soon_threadsafe(stop.request))
         try:
             await _serve(bundles, config, ready.set_result, stop)
         except BaseException as error:
@@ -105,22 +100,16 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
     try:
         yield ready.result()
     finally:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended already
-            stopper.result()()
+        stop.request()
         thread.join()
 
 
-async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: "_Stop") -> None:
+async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: Stop) -> None:
+    stop.listen()
+    every = [bundles] if isinstance(bundles, Bundle) else bundles
     models = Models(config.max_models)
-    for bundle in [bundles] if isinstance(bundles, Bundle) else bundles:
-        if models.put(model_of(bundle)) is not None:
-            raise InvalidInput(
-                f"two of the bundles to be served are named {bundle.spec.name!r}; each name must be used once "
-                f"(`rpl export --name` gives another)"
-            )
-    leases = Leases(config.max_robots)
+    leases = Leases(config.max_robots, config.quotas.robots)
     streams = Streams(models, leases)
-    readiness = _Readiness(models)
     with contextlib.ExitStack() as around:
         observers: list[Observer] = [CallLog]
         if config.metrics:
@@ -130,66 +119,82 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
         if config.traces:
             observers.append(around.enter_context(tracing(config.traces)))
         admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models, observers)
+        server, loads = grpc.aio.server(options=_options(config.quotas)), Workers(1)
+        health = Health(admission)
+        readiness = _Readiness(models, health, {bundle.spec.name for bundle in every})
         services = {
             control.SERVICE: Service(admission, streams).handlers(),
-            admin.SERVICE: AdminService(admission, models, streams, readiness.update).handlers(),
+            admin.SERVICE: AdminService(admission, models, streams, loads, readiness.update).handlers(),
         }
-
-        server = grpc.aio.server(options=_options(config.quotas))
         for name, handlers in services.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
-        if is_local(config.address) if config.reflection is None else config.reflection:
-            reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        reflected = is_local(config.address) if config.reflection is None else config.reflection
+        add_public(server, admission, health, list(services), reflected)
 
         address = listen(server, config.address, config.security)
-        await readiness.update()
+        readiness.update()
         await server.start()
         reaping = asyncio.create_task(streams.reap(config.idle_s))
         try:
-            await readiness.begin()
-            on_ready(address)
+            await _unless(stop.requested, _load(models, every, loads))
+            if not stop.requested.is_set():
+                readiness.begin()
+                on_ready(address)
             await stop.requested.wait()
         finally:
             reaping.cancel()
-            await readiness.servicer.enter_graceful_shutdown()  # NOT_SERVING from here on
+            readiness.end()
             await streams.drain(config.drain_s, stop.hurry)
-            await server.stop(_GOODBYE_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.stop(_GOODBYE_S), 2 * _GOODBYE_S)
 
 
-class _Stop:
-    """Requests to stop the server; a second request means at once."""
+async def _load(models: Models, bundles: Sequence[Bundle], loads: Workers) -> None:
+    """Load bundles, then serve them all, the first as the default."""
+    for model in [await loads.run(partial(model_of, bundle)) for bundle in bundles]:
+        if models.put(model) is not None:
+            raise InvalidInput(
+                f"two of the bundles to be served are named {model.name!r}; each name must be used once "
+                f"(`rpl export --name` gives another)"
+            )
 
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        self.hurry = asyncio.Event()
 
-    def request(self) -> None:
-        (self.hurry if self.requested.is_set() else self.requested).set()
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Wait for work, or until a server is to stop. Raises the error of the work."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+    working.cancel()
 
 
 class _Readiness:
-    """The standard health check: "" for liveness, the service and each model's name for readiness."""
+    """What the health check says: "" for liveness, the service and each model's name for readiness."""
 
-    def __init__(self, models: Models) -> None:
-        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    def __init__(self, models: Models, health: Health, names: set[str]) -> None:
         self._models = models
-        self._ready = False
-        self._told: set[str] = set()
+        self._health = health
+        self._live, self._ready = True, False
+        self._told = names
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """The models answer from now on."""
         self._ready = True
-        await self.update()
+        self.update()
 
-    async def update(self) -> None:
+    def end(self) -> None:
+        """The server stops: nothing is served any more."""
+        self._live = self._ready = False
+        self.update()
+
+    def update(self) -> None:
         """Report the status of every model that is or was served."""
-        status = health_pb2.HealthCheckResponse
+        yes, no = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
         active = {control.SERVICE} | {model.name for model in self._models.active}
-        await self.servicer.set("", status.SERVING)
-        for name in active | self._told:
-            await self.servicer.set(name, status.SERVING if self._ready and name in active else status.NOT_SERVING)
         self._told |= active
+        served = {name: yes if self._ready and name in active else no for name in self._told}
+        self._health.set(served | {"": yes if self._live else no})
 
 
 def _options(quotas: QuotaConfig) -> list[tuple[str, int]]:

@@ -1,11 +1,10 @@
 """The calls of rpl.v1.RelayPolicy, from the bytes of a request to the bytes of a reply.
 
 All calls share one thread, the event loop, so they need no locks. The small networks run on it too: handing one over to
-a thread costs more than running it. Two bounds keep the server responsive: a message of Control has a limited number of
-rows, and a larger batch of Plan or Act runs in a thread.
+a thread costs more than running it. Three bounds keep the server responsive: a caller waits for its turn, a message of
+Control has a limited number of rows, and a larger batch of Plan or Act runs in a thread.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.streams import Streams
+from rpl_runtime.server.turns import Turn, Workers
 from rpl_runtime.wire import bundles, control
 
 _INLINE_ROWS = 64  # a larger batch of Plan or Act runs in a thread, so that no robot waits for it
@@ -33,6 +33,9 @@ class Service:
     admission: Admission  # admits the calls
     streams: Streams  # the open Control streams
 
+    def __post_init__(self) -> None:
+        self._batches = Workers(1)
+
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """A handler for each call. They take raw bytes, so that a malformed request gets a status of ours."""
         return {
@@ -46,15 +49,19 @@ class Service:
     async def Control(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """For each message of the stream: parse, decide, reply."""
         async with self.admission.policy_call("Control", context) as call:
-            with self.streams.open(call.share, call.model, context.peer()) as stream:
+            with self.streams.open(call.turn.share, call.model, context.peer()) as stream:
                 while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                    call.share.take_message(time.monotonic())
-                    received_ns = perf_counter_ns()
-                    rows = control.unpack_request(request)
-                    answer = stream.session.answer(rows, received_ns)
-                    await context.write(control.pack_reply(*answer))
-                    for observer in call.observers:
-                        observer.answered(rows, answer, call.model.info)
+                    await call.turn.wait()
+                    with call.turn:
+                        received_ns = perf_counter_ns()
+                        rows = control.unpack_request(request)
+                        call.turn.share.take_rows(len(rows), len(request), time.monotonic())
+                        answer = stream.session.answer(rows, received_ns)
+                        reply = control.pack_reply(*answer)
+                    await context.write(reply)
+                    with call.turn:
+                        for observer in call.observers:
+                            observer.answered(rows, answer, call.model.info)
                     self.streams.check(stream)
 
     async def Describe(self, request: bytes, context: Context) -> bytes:
@@ -67,13 +74,16 @@ class Service:
         async with self.admission.policy_call("Fetch", context) as call:
             for name, content in call.model.bundle.files.items():
                 for chunk in bundles.pack_chunks(name, content):
+                    await call.turn.wait()
                     yield chunk
 
     async def Plan(self, request: bytes, context: Context) -> bytes:
         """The high level once."""
         async with self.admission.policy_call("Plan", context) as call:
             policy, spec = call.model.policy, call.model.bundle.spec
-            state, goal, mask, noise = control.unpack_plan_request(request, spec)
+            with call.turn:
+                state, goal, mask, noise = control.unpack_plan_request(request, spec)
+                call.turn.share.take_rows(len(state), len(request), time.monotonic())
 
             def plan() -> np.ndarray:
                 for row in range(len(state)):
@@ -82,13 +92,15 @@ class Service:
                 _check_noise(noise)
                 return policy.plan(state, goal, mask, noise)
 
-            return control.pack_subgoals(await _run(plan, len(state)))
+            return control.pack_subgoals(await self._run(plan, len(state), call.turn))
 
     async def Act(self, request: bytes, context: Context) -> bytes:
         """The low level once."""
         async with self.admission.policy_call("Act", context) as call:
             policy, spec = call.model.policy, call.model.bundle.spec
-            state, subgoal, noise = control.unpack_act_request(request, spec)
+            with call.turn:
+                state, subgoal, noise = control.unpack_act_request(request, spec)
+                call.turn.share.take_rows(len(state), len(request), time.monotonic())
 
             def act() -> np.ndarray:
                 for row in range(len(state)):
@@ -97,11 +109,13 @@ class Service:
                 _check_noise(noise)
                 return policy.act(state, subgoal, noise)
 
-            return control.pack_actions(await _run(act, len(state)))
+            return control.pack_actions(await self._run(act, len(state), call.turn))
 
-
-async def _run(level: Callable[[], np.ndarray], rows: int) -> np.ndarray:
-    return level() if rows <= _INLINE_ROWS else await asyncio.to_thread(level)
+    async def _run(self, level: Callable[[], np.ndarray], rows: int, turn: Turn) -> np.ndarray:
+        if rows > _INLINE_ROWS:
+            return await turn.batch(self._batches, level)
+        with turn:
+            return level()
 
 
 def _check_noise(noise: np.ndarray) -> None:

@@ -73,7 +73,7 @@ class Streams:
             raise ServerStopping(_STOPPING)
         share.open_stream()
         self.models.enter(model)
-        session = Session(model.policy, model.bundle, self.leases)
+        session = Session(model.policy, model.bundle, self.leases, share.caller)
         stream = Stream(next(self._numbers), peer, model, session, task)
         self._streams[stream.number] = stream
         self._empty.clear()

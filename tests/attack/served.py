@@ -2,10 +2,13 @@
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,18 +17,26 @@ import numpy as np
 from rpl_runtime.auth.client import Access
 from rpl_runtime.auth.tokens import Right, add_grant, grant, new_token
 from rpl_runtime.client.client import Client
-from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.process import own_process
 
+DRAIN_S = 0.5  # [s] of the servers here
 _RIGHTS = {"attacker": [Right.ACT], "robot": [Right.ACT], "fetching": [Right.FETCH]}
+
+
+Serve = Callable[[Callable[[str], None], str, str, str], None]
 
 
 class Served(NamedTuple):
     address: str
-    pid: int
-    spec: PolicySpec  # of the bundle that is served
+    process: BaseProcess
+    bundle: Bundle
     tokens: dict[str, str]  # of "attacker", "robot", "fetching" and "expired"; empty if the server asks for none
+
+    @property
+    def spec(self) -> PolicySpec:
+        return self.bundle.spec
 
     def access(self) -> Access:
         """The robot's."""
@@ -33,13 +44,21 @@ class Served(NamedTuple):
 
     def memory_mb(self) -> float:
         """Resident memory [MB] of the server."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def stop(self) -> float:
+        """Send SIGTERM. Returns the time [s] until the process has ended, or infinity."""
+        assert self.process.pid is not None
+        began = time.monotonic()
+        os.kill(self.process.pid, signal.SIGTERM)
+        self.process.join(60.0)
+        return time.monotonic() - began if self.process.exitcode is not None else float("inf")
 
 
 @contextmanager
-def served(bundle: Path, folder: Path | None = None, **quotas: float) -> Iterator[Served]:
-    """Serve a bundle, to holders of tokens if there is a folder for their file."""
+def served(bundle: Bundle, folder: Path | None = None, serve: Serve | None = None, **quotas: float) -> Iterator[Served]:
+    """Serve a bundle by `serve_bundle` or another, to holders of tokens if there is a folder for their file."""
     tokens, file = {}, ""
     if folder is not None:
         file, past = str(folder / "tokens"), datetime.now(UTC) - timedelta(seconds=1)
@@ -49,20 +68,19 @@ def served(bundle: Path, folder: Path | None = None, **quotas: float) -> Iterato
         tokens["expired"] = new_token()
         add_grant(Path(file), grant(tokens["expired"], "expired", list(Right), past))
     before = set(multiprocessing.active_children())
-    with own_process(_serve, str(bundle), file, json.dumps(quotas)) as address:
+    with own_process(serve or serve_bundle, str(bundle.path), file, json.dumps(quotas)) as address:
         [process] = set(multiprocessing.active_children()) - before
-        assert process.pid is not None
-        yield Served(address, process.pid, load_bundle(bundle).spec, tokens)
+        yield Served(address, process, bundle, tokens)
 
 
-def _serve(on_ready: Callable[[str], None], bundle: str, tokens: str, quotas: str) -> None:
+def serve_bundle(on_ready: Callable[[str], None], bundle: str, tokens: str, quotas: str) -> None:
     from rpl_runtime.auth.quotas import QuotaConfig
     from rpl_runtime.auth.server import SecurityConfig
     from rpl_runtime.server.server import ServerConfig, serve
 
     limits: dict[str, Any] = json.loads(quotas)
     security = SecurityConfig(tokens=Path(tokens) if tokens else None)
-    config = ServerConfig("127.0.0.1:0", security=security, quotas=QuotaConfig(**limits))
+    config = ServerConfig("127.0.0.1:0", DRAIN_S, security, QuotaConfig(**limits))
     serve(load_bundle(Path(bundle)), config, on_ready)
 
 

@@ -1,16 +1,42 @@
 """A server under attack: it answers, starves nobody, and stops when it is told to."""
 
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import policies
+from attack.floods import FLOODS, flood
 from attack.hostile import Attacker, Tally
-from attack.served import served, targets
-from rpl_runtime.policy.bundle import Bundle
+from attack.http2 import Http2
+from attack.served import DRAIN_S, Served, latencies, serve_bundle, served, targets
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Client
+from rpl_runtime.errors import LimitReached, ServerUnavailable
+from rpl_runtime.policy.bundle import Bundle, load_bundle
 
 KEPT_MB = 200.0  # [MB] that a server may keep of an attack
+STOP_S = 5.0  # [s] after the drain
+PACE_S = 0.02  # [s] between the steps of the robot beside an attack
+SHORT = (
+    "240 streams of 4 rows",
+    "8 streams of 256 rows",
+    "endless names",
+    "large batches",
+    "watchers without a window",
+)
+EACH_FLOOD = [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in FLOODS]
+
+
+@pytest.fixture(scope="module")
+def kitchen() -> Bundle:
+    """The shipped policy, whose steps cost what steps cost."""
+    return load_bundle(Path(__file__).parents[2] / "models" / "kitchen")
 
 
 @pytest.mark.parametrize(("messages", "seed"), [(2000, 0), (2000, 1), pytest.param(100_000, 2, marks=pytest.mark.long)])
@@ -19,7 +45,7 @@ def test_hostile_messages_get_the_right_status_and_change_no_bit_of_a_run_beside
 ) -> None:
     """The limits are such that the attack reaches them."""
     tally, different = Tally(messages), 0
-    with served(tiny_bundle.path, tmp_path, streams=8, calls_per_s=100, messages_per_s=3000) as server:
+    with served(tiny_bundle, tmp_path, streams=8, calls_per_s=100, rows_per_s=3000) as server:
         alone, idle_mb = targets(server), server.memory_mb()
         attackers = [Attacker(server.address, server.spec, server.tokens, 4 * seed + number) for number in range(4)]
         threads = [threading.Thread(target=attacker.run, args=(tally,)) for attacker in attackers]
@@ -33,3 +59,124 @@ def test_hostile_messages_get_the_right_status_and_change_no_bit_of_a_run_beside
     assert tally.wrong == []
     assert different == 0
     assert kept_mb < KEPT_MB
+
+
+@pytest.mark.parametrize("name", EACH_FLOOD)
+def test_no_caller_holds_up_another_or_the_end(name: str, kitchen: Bundle, tmp_path: Path) -> None:
+    """A robot's step is prompt beside a flood, on a busy machine too, and SIGTERM ends the server during it."""
+    with served(kitchen, tmp_path) as server:
+        latencies(server, 20, PACE_S)
+        with flood(name, server):
+            assert np.median(latencies(server, 100, PACE_S)) < server.spec.period_s / 4
+            assert server.stop() < DRAIN_S + STOP_S
+            assert server.process.exitcode == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("name", FLOODS)
+def test_another_robots_step_takes_less_than_twice_its_time(
+    name: str, tokens: bool, kitchen: Bundle, tmp_path: Path
+) -> None:
+    """Without tokens a caller is a connection. The bounds are for two idle cores."""
+    with served(kitchen, tmp_path if tokens else None) as server:
+        latencies(server, 100, PACE_S)
+        idle, idle_mb = latencies(server, 1000, PACE_S), server.memory_mb()
+        with flood(name, server):
+            beside = latencies(server, 2000, PACE_S)
+        kept_mb = wait_for(lambda: server.memory_mb() - idle_mb, lambda kept: kept < KEPT_MB)
+    p50, p50_beside, p999 = np.percentile(idle, 50), np.percentile(beside, 50), np.percentile(beside, 99.9)
+    assert p50_beside < 2 * p50
+    assert p999 < server.spec.period_s
+    assert kept_mb < KEPT_MB
+
+
+def wait_for(look: Callable[[], float], enough: Callable[[float], bool], patience_s: float = 20.0) -> float:
+    """What is seen as soon as it is enough, or at last."""
+    until = time.monotonic() + patience_s
+    while not enough(seen := look()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return seen
+
+
+def test_a_thousand_health_watchers_that_take_nothing_hold_nobody(kitchen: Bundle, tmp_path: Path) -> None:
+    other = policies.tiny_bundle(tmp_path / "other")
+    with served(kitchen) as server, flood("watchers without a window", server), Admin(server.address) as admin:
+        admin.load(str(other.path))
+        assert healthy(server, "tiny") == "SERVING"
+        admin.unload("tiny")
+        assert healthy(server, "tiny") == "NOT_SERVING"
+        assert server.stop() < DRAIN_S + STOP_S
+
+
+def healthy(server: Served, service: str) -> str:
+    with grpc.insecure_channel(server.address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(status)
+
+
+def test_a_caller_has_no_more_watchers_than_calls(tiny_bundle: Bundle) -> None:
+    with served(tiny_bundle) as server, Http2(server.address) as caller:
+        caller.hear(5.0)
+        watchers = [caller.call("/grpc.health.v1.Health/Watch") for _ in range(100)]
+        for watcher in watchers:
+            assert watcher is not None
+            caller.send(watcher, b"")
+        count = wait_for(lambda: (caller.hear(), sum(watcher in caller for watcher in watchers))[1], lambda n: n <= 64)
+    assert count == 64
+
+
+def test_a_caller_takes_no_more_leases_than_its_own(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with (
+        served(tiny_bundle, tmp_path) as server,
+        flood("240 streams of 4 rows", server),
+        Client(server.address, access=server.access()) as client,
+        client.control() as control,
+    ):
+        goal, state = [next(iter(server.spec.elements))], np.zeros(server.spec.state.dim)
+        for number in range(256):
+            control.start(f"robot {number}", goal, state)
+        with pytest.raises(LimitReached, match="256 robots of robot run, the most for one caller"):
+            control.start("one more", goal, state)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_load_that_hangs_does_not_make_the_server_deaf(signals: int, tiny_bundle: Bundle) -> None:
+    with served(tiny_bundle, serve=serve_with_loads_that_hang) as server, Admin(server.address, 60.0) as admin:
+        loading = threading.Thread(target=try_to_load, args=(admin, tiny_bundle))
+        loading.start()
+        loading.join(0.5)
+        assert loading.is_alive()
+        targets(server)
+        for _ in range(signals - 1):
+            server.process.terminate()
+        assert server.stop() < DRAIN_S + STOP_S
+        assert server.process.exitcode == 0
+        loading.join()
+
+
+def try_to_load(admin: Admin, bundle: Bundle) -> None:
+    with pytest.raises(ServerUnavailable):
+        admin.load(str(bundle.path))
+
+
+def serve_with_loads_that_hang(on_ready: Callable[[str], None], *arguments: str) -> None:
+    import rpl_runtime.server.admin_service as admin_service
+
+    admin_service.prepare = lambda path: threading.Event().wait()
+    serve_bundle(on_ready, *arguments)
+
+
+def serve_deaf(on_ready: Callable[[str], None], *arguments: str) -> None:
+    """A server whose event loop hangs for ever as soon as it serves."""
+    serve_bundle(lambda address: (on_ready(address), threading.Event().wait()), *arguments)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_loop_that_hangs_is_ended_in_time(signals: int, tiny_bundle: Bundle) -> None:
+    with served(tiny_bundle, serve=serve_deaf) as server:
+        for _ in range(signals - 1):
+            server.process.terminate()
+        assert server.stop() < (2.0 if signals == 2 else DRAIN_S + STOP_S)
+        assert server.process.exitcode == 1

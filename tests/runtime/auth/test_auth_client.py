@@ -150,7 +150,7 @@ def test_each_right_opens_its_own_calls(tiny_bundle: Bundle, tokens: Path, tmp_p
 
 def test_what_one_caller_takes_too_much_is_refused_and_another_goes_on(tiny_bundle: Bundle, tokens: Path) -> None:
     add_grant(tokens, grant("other", "other", [Right.ACT]))
-    quotas = QuotaConfig(streams=2, calls_per_s=0.001, messages_per_s=0.001, burst_s=10_000)  # 10 of each, and no more
+    quotas = QuotaConfig(streams=2, calls_per_s=0.001, rows_per_s=0.001, burst_s=10_000)  # 10 of each, and no more
     with (
         served(tiny_bundle, SecurityConfig(tokens=tokens), quotas=quotas, max_robots=3) as address,
         Client(address, access=Access(token="arm")) as arm,
@@ -165,7 +165,7 @@ def test_what_one_caller_takes_too_much_is_refused_and_another_goes_on(tiny_bund
                 three.start("c", ["door"], STATE)
             with pytest.raises(LimitReached, match="3 robots run, as many as this server takes"):
                 one.start("c", ["door"], STATE)
-            with pytest.raises(LimitReached, match="arm sends too many messages"):  # noqa: PT012
+            with pytest.raises(LimitReached, match="arm sends too many rows"):  # noqa: PT012
                 for step in range(20):
                     one.step("a", step, STATE)
             with pytest.raises(LimitReached, match="arm makes too many calls"):  # noqa: PT012

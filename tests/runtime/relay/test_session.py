@@ -173,6 +173,19 @@ def test_a_robot_is_leased_until_its_run_or_its_stream_ends(
     assert len(leases) == 0
 
 
+def test_refused_rows_keep_no_run_alive(session: Session, leases: Leases) -> None:
+    ask(session, *((robot, Start(DOOR, STATE)) for robot in "abcd"))
+    rows = [("a", see(7)), ("b", InvalidInput("from the codec")), ("c", SetGoal(("window",), STATE)), ("d", see(0))]
+    *refused, accepted = session.answer(rows, received_ns=10).rows
+    assert all(isinstance(reply, RelayError) for _, reply in refused)
+    assert isinstance(accepted[1], Action)
+    assert session.reap(before_ns=10) == ["a", "b", "c"]
+    session.answer([("d", SetGoal(DOOR, STATE))], received_ns=20)
+    assert session.reap(before_ns=20) == []
+    assert session.reap(before_ns=21) == ["d"]
+    assert len(leases) == 0
+
+
 class Moody:
     """Levels that fail if the first number of a state is 1."""
 

@@ -1,0 +1,100 @@
+"""The calls that anybody may make: health checks, reflection, and calls of names that do not exist.
+
+grpc_health's own servicer holds a lock while it writes to a watcher, and sets a status under the same lock: a watcher
+that takes no reply would keep the server from changing a status, and so from stopping.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from rpl_runtime.server.admission import Admission
+
+_Reply = health_pb2.HealthCheckResponse
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """The standard health check: answers what was last set, and tells watchers of changes.
+
+    Args:
+        admission: limits the checks and the watchers of each caller.
+    """
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Event()  # set once, and replaced, at each change
+
+    def set(self, statuses: dict[str, int]) -> None:
+        """Set the status of services by name."""
+        self._statuses |= statuses
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async with self._admission.open_call(context):
+            if request.service not in self._statuses:
+                await context.abort(grpc.StatusCode.NOT_FOUND)
+            return _Reply(status=self._statuses[request.service])
+
+    async def Watch(self, request: Any, context: grpc.aio.ServicerContext) -> None:
+        told = None
+        async with self._admission.open_call(context):
+            while True:
+                changed = self._changed
+                status = self._statuses.get(request.service, _Reply.SERVICE_UNKNOWN)
+                if status != told:
+                    await context.write(_Reply(status=status))
+                    told = status
+                await changed.wait()
+
+
+class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):
+    """Reflection whose requests wait for their turn."""
+
+    def __init__(self, names: Sequence[str], admission: Admission) -> None:
+        self._answers: Any = reflection.aio.ReflectionServicer(names)  # type: ignore[attr-defined]
+        self._admission = admission
+
+    async def ServerReflectionInfo(
+        self, request_iterator: AsyncIterator[Any], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[Any]:
+        async with self._admission.open_call(context) as turn:
+
+            async def in_turn() -> AsyncIterator[Any]:
+                async for request in request_iterator:
+                    await turn.wait()
+                    yield request
+
+            async for reply in self._answers.ServerReflectionInfo(in_turn(), context):
+                yield reply
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    """Refuses calls of other names, which gRPC would refuse at once, however many they are."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            async with self._admission.open_call(context):
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def add_public(
+    server: grpc.aio.Server, admission: Admission, checks: Health, services: Sequence[str], reflected: bool
+) -> None:
+    """Add these calls to a server, after all others; reflection, if wanted, tells of the services."""
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    if reflected:
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names, admission), server)
+    server.add_generic_rpc_handlers((_Unknown(admission),))
