@@ -44,7 +44,7 @@ class CallLog(CallObserver):
     def failed(self, error: Exception) -> None:
         if isinstance(error, RelayError):
             extra = self._about | {"reason": type(error).__name__}
-            _LOG.info("%s ends in an error: %s", self._about["call"], error, extra=extra)
+            _LOG.info("%s ends with %s: %s", self._about["call"], type(error).__name__, error, extra=extra)
         else:
             _LOG.error("%s failed", self._about["call"], exc_info=error, extra=self._about)
 

@@ -1,6 +1,7 @@
 """The format of a server's log: text for people, or JSON for machines.
 
-So that no client can fill the disk, a message template is logged at most 20 times a second, in at most 1000 characters.
+The warnings of other packages, such as an exporter of traces that finds no collector, are lines of the same log. So
+that no client can fill the disk, a message template is logged at most 20 times a second, in at most 1000 characters.
 """
 
 import logging
@@ -21,7 +22,7 @@ class LogFormat(StrEnum):
 
 
 def write_log(format: LogFormat, stream: TextIO) -> logging.Handler:
-    """Write the log of this package to a stream. Returns the handler; remove it to stop."""
+    """Write the log of this process to a stream. Returns the handler; remove it from the root logger to stop."""
     handler = logging.StreamHandler(stream)
     if format is LogFormat.JSON:
         names = {"levelname": "level", "name": "logger"}
@@ -29,7 +30,7 @@ def write_log(format: LogFormat, stream: TextIO) -> logging.Handler:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_Throttle())
-    _PACKAGE.addHandler(handler)
+    logging.getLogger().addHandler(handler)
     _PACKAGE.setLevel(logging.INFO)
     return handler
 
@@ -46,7 +47,8 @@ class _Throttle(logging.Filter):
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._passed = second, {}
-        passed = self._passed[record.msg] = self._passed.get(record.msg, 0) + 1
+        template = str(record.msg)
+        passed = self._passed[template] = self._passed.get(template, 0) + 1
         if len(message := record.getMessage()) > _LONGEST:
             record.msg, record.args = f"{message[:_LONGEST]} (and so on)", None
         if passed == _LINES:

@@ -7,6 +7,7 @@
 A step has no span: at 12.5 a second for each robot, spans would add little to the histograms of metrics.py.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import time_ns
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 _EXTRA = "otel"
+_LAST_SPANS_S = 1.0  # [s] to send the remaining spans
 
 
 @contextmanager
 def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
-    """Trace calls for the length of a block; at its end the remaining spans are sent.
+    """Trace calls for the length of a block; at its end the remaining spans are sent, if the collector takes them soon.
 
     The standard OTEL_ environment variables set the rest: names, headers, certificates, sampling.
 
@@ -40,20 +42,25 @@ def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
     """
     resources, trace = require("opentelemetry.sdk.resources", _EXTRA), require("opentelemetry.sdk.trace", _EXTRA)
     export = require("opentelemetry.sdk.trace.export", _EXTRA)
-    if isinstance(exporter, str):
-        if not exporter.startswith(("http://", "https://")):
-            raise InvalidInput(f"traces to {exporter!r}; must be http://HOST:PORT or https://HOST:PORT")
+    sender = exporter
+    if isinstance(sender, str):
+        if not sender.startswith(("http://", "https://")):
+            raise InvalidInput(f"traces to {sender!r}; must be http://HOST:PORT or https://HOST:PORT")
         otlp = require("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", _EXTRA)
-        exporter = otlp.OTLPSpanExporter(endpoint=exporter)
+        sender = otlp.OTLPSpanExporter(endpoint=sender)
     # The environment's service name has priority over the one given here.
     resource = resources.Resource({"service.name": "rpl-serve"}).merge(resources.OTELResourceDetector().detect())
     provider = trace.TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(export.BatchSpanProcessor(exporter))
+    provider.add_span_processor(export.BatchSpanProcessor(sender))
     tracer = provider.get_tracer("rpl_runtime")
     try:
         yield lambda method, metadata, peer: _TracedCall(tracer, method, metadata, peer)
     finally:
-        provider.shutdown()
+        ending = threading.Thread(target=provider.shutdown, name="rpl-traces", daemon=True)
+        ending.start()
+        ending.join(_LAST_SPANS_S)
+        if ending.is_alive():
+            sender.shutdown()  # ends its tries to send
 
 
 class _TracedCall(CallObserver):

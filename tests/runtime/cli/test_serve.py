@@ -1,5 +1,6 @@
 """`rpl serve` as a process: what it prints, how it ends, and what it says when it cannot begin."""
 
+import json
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from faults import free_port
 from processes import RPL, started
 from rpl_runtime.auth.server import SecurityConfig
 from rpl_runtime.cli.serve import print_serving
@@ -89,3 +91,30 @@ def test_a_port_in_use_is_one_sentence_and_an_exit_code(own_bundle: Bundle) -> N
     assert finished.returncode == 4
     assert finished.stderr.startswith(f"error: {address} is taken")
     assert finished.stderr.count("\n") == 1
+
+
+def test_json_lines_stay_json_without_a_collector_of_traces_and_the_server_stops_soon(own_bundle: Bundle) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    command = [*RPL, "serve", own_bundle.path, "--address", "127.0.0.1:0", "--log", "json"]
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with started([*command, "--traces", nobody, "--drain", "0"], stderr=subprocess.PIPE) as process:
+        with Client(address_in(process)) as client, client.control() as control:
+            control.start("a", ["door"], STATE)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert any(line["logger"].startswith("opentelemetry") for line in lines)
+
+
+def address_in(process: subprocess.Popen[str]) -> str:
+    """Where a server listens, by what it prints."""
+    assert process.stdout is not None
+    block = ""
+    while "stop" not in block:
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        block += line
+    found = re.search(r"127\.0\.0\.1:[1-9]\d*", block)
+    assert found
+    return found.group()

@@ -11,8 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
+from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
-from rpl_runtime.errors import InvalidInput, StepOutOfOrder
+from rpl_runtime.errors import BundleCorrupt, InvalidInput, ProtocolViolation, StepOutOfOrder
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.telemetry.log_format import LogFormat, write_log
@@ -28,9 +29,8 @@ def written(format: LogFormat = LogFormat.JSON) -> Iterator[io.StringIO]:
     try:
         yield lines
     finally:
-        package = logging.getLogger("rpl_runtime")
-        package.removeHandler(handler)
-        package.setLevel(logging.NOTSET)
+        logging.getLogger().removeHandler(handler)
+        logging.getLogger("rpl_runtime").setLevel(logging.NOTSET)
 
 
 def records(lines: io.StringIO) -> list[dict]:
@@ -66,6 +66,35 @@ def test_a_call_that_is_refused_says_why_and_of_whom(tiny_bundle: Bundle) -> Non
     [record] = records(lines)
     assert (record["call"], record["reason"]) == ("Plan", InvalidInput.__name__)
     assert record["peer"].startswith("ipv4:127.0.0.1")
+
+
+def test_an_operators_acts_on_models_are_logged_with_the_bundle_and_failures_with_their_reason(
+    tiny_bundle: Bundle, own_bundle: Bundle
+) -> None:
+    (own_bundle.path / "low.onnx").write_bytes(b"other")
+    with written() as lines, serve_in_thread(tiny_bundle) as at, Admin(at) as admin:
+        with pytest.raises(BundleCorrupt) as refused:
+            admin.load(str(own_bundle.path))
+        admin.load(str(tiny_bundle.path))
+        with pytest.raises(ProtocolViolation):
+            admin.unload("tiny")
+    failed, loaded, kept = records(lines)
+    assert failed["message"] == f"LoadModel ends with BundleCorrupt: {refused.value}"
+    assert (failed["call"], failed["reason"]) == ("LoadModel", "BundleCorrupt")
+    assert "low.onnx" in failed["message"]
+    assert loaded["message"] == (
+        f"an operator loaded model 'tiny', bundle {tiny_bundle.digest[:12]}, from {str(tiny_bundle.path)!r}"
+    )
+    assert kept["message"].startswith("UnloadModel ends with ProtocolViolation: tiny is the last model")
+
+
+def test_other_packages_write_lines_of_the_same_form() -> None:
+    with written() as lines:
+        logging.getLogger("another.package").error("it failed with %s", "this")
+        logging.getLogger("another.package").info("not worth a line")
+        logging.getLogger("another.package").error({"a": "mapping"})
+    assert [record["level"] for record in records(lines)] == ["ERROR", "ERROR"]
+    assert records(lines)[0]["message"] == "it failed with this"
 
 
 @pytest.mark.parametrize("format", LogFormat)
@@ -105,6 +134,7 @@ def test_a_flood_of_lines_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_configuration_of_a_server_in_process_is_left_to_its_program(tiny_bundle: Bundle) -> None:
-    handlers = logging.getLogger("rpl_runtime").handlers[:]
+    loggers = logging.getLogger("rpl_runtime"), logging.getLogger()
+    handlers = [logger.handlers[:] for logger in loggers]
     with serve_in_thread(tiny_bundle, ServerConfig(address="127.0.0.1:0")):
-        assert logging.getLogger("rpl_runtime").handlers == handlers
+        assert [logger.handlers for logger in loggers] == handlers
