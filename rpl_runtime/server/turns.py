@@ -60,6 +60,7 @@ class Turn:
         """
         now = time.monotonic()
         self.share.come(now)
+        self.share.spend(_TRANSPORT_S, now)
         if self._waiting or self.share.rest_s(now):
             if len(self._waiting) >= _MOST_WAITING:
                 raise LimitReached(f"{self.share.caller} has {_MOST_WAITING} messages waiting, the most for one caller")
@@ -68,7 +69,6 @@ class Turn:
             if self._timer is None:
                 self._serve_next()
             await served
-        self.share.spend(_TRANSPORT_S, now)
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
