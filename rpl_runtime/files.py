@@ -94,9 +94,9 @@ def translated(path: Path, error: type[RelayError], what: str) -> Iterator[None]
         yield
     except RelayError:
         raise
-    except OSError as cause:
-        raise error(f"{path} cannot be read: {cause.strerror or cause}") from cause
     except Exception as cause:  # readers of foreign formats raise classes without a common base
+        if isinstance(cause, OSError) and cause.strerror:
+            raise error(f"{path} cannot be read: {cause.strerror}") from cause
         first = str(cause).strip().partition("\n")[0] or type(cause).__name__
         raise error(f"{path} is damaged or not {what}: {first[:_SHOWN]}") from cause
 

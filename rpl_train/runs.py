@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.files import staged
+from rpl_runtime.files import read, staged, translated
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
 
 RUN = "run.json"
+_MOST_LAYERS, _WIDEST = 32, 16_384  # of both networks
+_MOST_RECORD, _MOST_WEIGHTS = 16 << 20, 4 << 30  # [bytes]
 DEMONSTRATIONS = "demonstrations"  # setting: digest of those used when fine-tuning or distilling another run
 LevelName = Literal["high", "low"]
 LEVELS: tuple[LevelName, ...] = ("high", "low")
@@ -104,12 +106,14 @@ def read_run(run: Path) -> RunRecord:
     Raises:
         TrainingError: it is missing or damaged.
     """
-    try:
-        return RunRecord.model_validate_json((run / RUN).read_bytes())
-    except FileNotFoundError:
-        raise TrainingError(f"{run} holds no {RUN}; must be a run, a folder that `rpl imitate` writes") from None
-    except ValidationError as error:
-        raise TrainingError(f"{run / RUN} is damaged: {error.errors()[0]['msg']}") from error
+    if not (run / RUN).exists():
+        raise TrainingError(f"{run} holds no {RUN}; must be a run, a folder that `rpl imitate` writes")
+    with translated(run / RUN, TrainingError, "the record of a run"):
+        record = RunRecord.model_validate_json(read(run / RUN, _MOST_RECORD))
+        widths = record.networks.high_hidden + record.networks.low_hidden
+        if len(widths) > _MOST_LAYERS or not all(0 < width <= _WIDEST for width in widths):
+            raise ValueError(f"its layers {widths[:9]} must be {_MOST_LAYERS} or fewer, each of 1 to {_WIDEST} units")
+    return record
 
 
 def load_run(run: Path) -> TrainedRun:
@@ -119,7 +123,8 @@ def load_run(run: Path) -> TrainedRun:
         TrainingError: the run is missing, unfinished or damaged.
     """
     record = read_run(run)
-    policy = build_policy(record)
+    with translated(run / RUN, TrainingError, "the record of a run"):
+        policy = build_policy(record)
     for level, module in zip(LEVELS, (policy.high, policy.low), strict=True):
         load_weights(run / f"{level}.safetensors", module)
     return TrainedRun(policy, record)
@@ -174,12 +179,13 @@ def load_progress(path: Path, module: nn.Module, optimiser: torch.optim.Optimize
     tensors = load_tensors(path)
     _fill(path, module, {name[7:]: value for name, value in tensors.items() if name.startswith("module.")})
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimiser."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(tensors["step"])
+    with translated(path, TrainingError, "the progress of a run"):
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return _step(path, tensors)
 
 
 def save_modules(path: Path, modules: dict[str, nn.Module], step: int) -> None:
@@ -200,7 +206,7 @@ def load_modules(path: Path, modules: dict[str, nn.Module]) -> int:
     for name, module in modules.items():
         prefix = f"{name}/"
         _fill(path, module, {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)})
-    return int(tensors["step"])
+    return _step(path, tensors)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -218,17 +224,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         TrainingError: the file is missing or damaged.
     """
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise TrainingError(f"{path} does not exist; the run has not finished this level") from None
-    except SafetensorError as error:
-        raise TrainingError(f"{path} is damaged: {error}") from error
+    if not path.exists():
+        raise TrainingError(f"{path} does not exist; the run has not finished this level")
+    with translated(path, TrainingError, "a file of weights"):
+        return load(read(path, _MOST_WEIGHTS))
 
 
 def load_metadata(path: Path) -> dict[str, str]:
     """The texts of a file of `save_tensors` that `load_tensors` could read."""
-    with safe_open(path, framework="pt") as file:
+    with translated(path, TrainingError, "a file of weights"), safe_open(path, framework="pt") as file:
         return file.metadata() or {}
 
 
@@ -237,3 +241,11 @@ def _fill(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise TrainingError(f"{path} holds the weights of another architecture: {error}") from error
+
+
+def _step(path: Path, tensors: dict[str, Tensor]) -> int:
+    with translated(path, TrainingError, "the progress of a run"):
+        step = int(tensors["step"])
+    if step < 0:
+        raise TrainingError(f"{path} has made {step} steps; must be 0 or more")
+    return step

@@ -4,14 +4,19 @@ A file of JSON lines: first the conditions of the evaluation, then the episodes.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.results import Episode
-from rpl_runtime.files import JsonDict, staged
+from rpl_runtime.files import JsonDict, lock_now, read, translated
+
+_KIND = "a journal of episodes; remove it to start again"
+_MOST_BYTES = 256 << 20
 
 
 class Journal(NamedTuple):
@@ -26,36 +31,51 @@ def open_journal(path: Path | None, conditions: JsonDict) -> Iterator[Journal]:
     """Open the journal at `path`, which is created if need be. Without a path, nothing is kept.
 
     Raises:
-        InvalidInput: the file is not a journal, or it holds episodes of other conditions.
+        InvalidInput: the file is not a journal, holds episodes of other conditions, or another evaluation writes to it.
     """
     if path is None:
         yield Journal([], lambda episode: None)
         return
-    episodes = _read(path, conditions) if path.exists() else []
-    # A killed process may leave half a line at the end; rewriting the file drops it.
-    with staged(path) as staging:
-        lines = json.dumps(conditions), *(episode.model_dump_json() for episode in episodes)
-        staging.write_text("".join(f"{line}\n" for line in lines))
-    with path.open("a") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with translated(path, InvalidInput, _KIND):  # O_NONBLOCK: the opening of a pipe would wait
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with open(number, "r+b", buffering=0) as file:
+        with translated(path, InvalidInput, _KIND):
+            episodes = _begin(file, path, conditions)
 
         def append(episode: Episode) -> None:
-            file.write(f"{episode.model_dump_json()}\n")
-            file.flush()
+            file.write(f"{episode.model_dump_json()}\n".encode())
 
         yield Journal(episodes, append)
 
 
-def _read(path: Path, conditions: JsonDict) -> list[Episode]:
-    head, *lines = path.read_text().split("\n")[:-1] or ["{}"]  # text after the last line break is not a whole line
-    try:
-        kept = json.loads(head)
-        episodes = [Episode.model_validate_json(line) for line in lines]
-    except ValueError as error:
-        raise InvalidInput(f"{path} is not a journal of episodes; remove it to start again ({error})") from error
+def _begin(file: FileIO, path: Path, conditions: JsonDict) -> list[Episode]:
+    """Lock an open journal and place the file at its end. Returns its episodes."""
+    lock_now(file.fileno(), path)
+    content = read(path, _MOST_BYTES)
+    # A killed process may leave half a line at the end.
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    episodes = _read(path, lines, conditions)
+    if not episodes:
+        lines = [json.dumps(conditions).encode() + b"\n"]
+    file.truncate(0)
+    file.seek(0)
+    file.write(b"".join(lines))
+    return episodes
+
+
+def _read(path: Path, lines: list[bytes], conditions: JsonDict) -> list[Episode]:
+    head, *rest = lines or [b"{}"]
+    kept = dict(json.loads(head))
+    episodes = [Episode.model_validate_json(line) for line in rest]
     for key, value in conditions.items():
         if episodes and kept.get(key) != value:
             raise InvalidInput(
                 f"{path} holds episodes with {key} {kept.get(key)}, but this evaluation has {value}; "
                 "choose another folder, or remove the file to start again"
             )
+    for episode in episodes:
+        named = set(episode.first_done) | set(episode.done_at_end)
+        if not named <= set(episode.elements) or set(episode.final_distance) != set(episode.elements):
+            raise InvalidInput(f"{path} has an episode of {episode.goal} whose elements are not those of its goal")
     return episodes

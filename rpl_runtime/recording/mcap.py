@@ -5,6 +5,8 @@ It never replaces a file.
 """
 
 import contextlib
+import io
+import itertools
 import json
 import struct
 import time
@@ -19,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rpl_runtime import provenance
 from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RecordingError, require
-from rpl_runtime.files import JsonDict
+from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.relay.loop import SubgoalOverride
 
@@ -33,6 +35,8 @@ _CHANNELS = {
     "/action": pb.LoggedAction,
     "/events": pb.LoggedEvent,
 }
+_KIND = "a file of `rpl run --log`"
+_MOST_BYTES = 1 << 30  # of a log, as it is and unpacked
 _RUN, _END = "rpl.v1.run", "rpl.v1.end"  # names of the metadata
 
 
@@ -42,8 +46,8 @@ class LogHeader(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     robot: str  # its id, which keys the sampling noise
-    seed: int | None  # None: the modes
-    plan_lead: int  # [control steps]
+    seed: int | None = Field(ge=0, lt=2**63)  # None: the modes
+    plan_lead: int = Field(ge=0, lt=2**31)  # [control steps]
     digest: str  # of the bundle
     spec: PolicySpec
     command: str = Field(default_factory=provenance.command)
@@ -194,16 +198,28 @@ def read_log(path: Path) -> Log:
         InvalidInput: the file is not such a log, or holds no step.
         MissingExtra: mcap is not installed.
     """
+    with translated(path, InvalidInput, _KIND):
+        log = _log(path, read(path, _MOST_BYTES))
+    spec = log.header.spec
+    for step in log.steps:
+        for vector, values in ((spec.state, (step.goal, step.state, step.subgoal)), (spec.action, (step.target,))):
+            for value in values:
+                vector.check_finite(f"log {path}, step {step.step},", np.array(value))
+        if len(step.mask) != spec.state.dim:
+            raise InvalidInput(f"{path} has a goal mask of {len(step.mask)} numbers; must have {spec.state.dim}")
+    if any(later.step <= step.step for step, later in itertools.pairwise(log.steps)):
+        raise InvalidInput(f"{path} has control steps in another order than that of their numbers")
+    return log
+
+
+def _log(path: Path, content: bytes) -> Log:
     records = require("mcap.records", "record")
     header, steps, topics, whole = None, list[LoggedStep](), dict[int, str](), False
     latest: dict[str, Any] = {}  # topic -> its latest message, whose type depends on the topic
-    for record in _records(path):
+    for record in _records(path, content):
         match record:
             case records.Metadata(name=name, metadata=values) if name == _RUN:
-                try:
-                    header = LogHeader.model_validate({key: json.loads(value) for key, value in values.items()})
-                except ValueError as error:
-                    raise InvalidInput(f"{path} has a header that this version cannot read: {error}") from error
+                header = LogHeader.model_validate({key: json.loads(value) for key, value in values.items()})
             case records.Channel():
                 topics[record.id] = record.topic
             case records.Message() if header and (topic := topics[record.channel_id]) in _CHANNELS:
@@ -225,23 +241,39 @@ def read_log(path: Path) -> Log:
             case records.Footer():
                 whole = True
     if header is None:
-        raise InvalidInput(f"{path} holds no run; it must be a file of `rpl run --log`")
+        raise InvalidInput(f"{path} holds no run; it must be {_KIND}")
     if not steps:
         raise InvalidInput(f"{path} holds no control step: its run ended before one was written")
     return Log(header, steps, whole)
 
 
-def _records(path: Path) -> Iterator[Any]:
+def _records(path: Path, content: bytes) -> Iterator[Any]:
     """The records of an MCAP file in order, up to the first incomplete one."""
     reader, errors = require("mcap.stream_reader", "record"), require("mcap.exceptions", "record")
-    damage = errors.McapError, struct.error, ValueError, require("zstandard", "record").ZstdError
-    with path.open("rb") as file:
-        try:
-            yield from reader.StreamReader(file, validate_crcs=True).records
-        except errors.InvalidMagic:
-            raise InvalidInput(f"{path} is not an MCAP file; it must be a file of `rpl run --log`") from None
-        except damage:
-            return
+    zstandard, chunk = require("zstandard", "record"), require("mcap.records", "record").Chunk
+    damage = errors.McapError, struct.error, ValueError, zstandard.ZstdError
+    room = _MOST_BYTES
+    try:
+        for record in reader.StreamReader(io.BytesIO(content), emit_chunks=True, validate_crcs=True).records:
+            if not isinstance(record, chunk):
+                yield record
+                continue
+            # Zstandard allocates what a frame says it holds.
+            sizes = {record.uncompressed_size}
+            if record.compression == "zstd":
+                sizes.add(zstandard.frame_content_size(record.data))
+            elif record.compression:
+                raise InvalidInput(f"{path} is compressed with {record.compression[:20]!r}; must be {_KIND}")
+            room -= max(sizes)
+            if len(sizes) > 1 or room < 0:
+                raise InvalidInput(
+                    f"{path} unpacks to another size than it says, or to more than {_MOST_BYTES:,} bytes"
+                )
+            yield from reader.breakup_chunk(record, validate_crc=True)
+    except errors.InvalidMagic:
+        raise InvalidInput(f"{path} is not an MCAP file; it must be {_KIND}") from None
+    except damage:
+        return
 
 
 def _named(vector: VectorSpec, values: np.ndarray) -> list[pb.Named]:

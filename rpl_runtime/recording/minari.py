@@ -8,17 +8,17 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpl_runtime import provenance
 from rpl_runtime.errors import InvalidInput, RecordingError, require
+from rpl_runtime.files import followed, locked, read, staged, translated
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 ENVIRONMENT = "FrankaKitchen-v1"
 _ENTRY_POINT = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
 _NAME = re.compile(r"[-\w]+-v\d+")
-_EPISODES, _METADATA = "main_data.hdf5", "metadata.json"  # Minari's names
+EPISODES, METADATA = "main_data.hdf5", "metadata.json"  # Minari's names
+_MOST_EPISODES, _MOST_METADATA = 4 << 30, 1 << 20  # [bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,33 +79,29 @@ def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, st
         RecordingError: the data cannot be written, for example because the disk is full.
         MissingExtra: minari or h5py is not installed.
     """
-    folder = folder.resolve()  # Minari joins a relative one to itself
-    data = folder / "data"
-    begun = check_record(folder)
+    folder = followed(folder)  # Minari joins a relative one to itself
+    data, begun = folder / "data", False
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
-            copy = Path(staging) / folder.name / "data"
-            copy.parent.mkdir()
-            if begun:
-                copy.mkdir()
-                (copy / _EPISODES).touch()
-                shutil.copyfile(data / _METADATA, copy / _METADATA)
-                storage = require("minari.dataset.minari_storage", "record").MinariStorage.read(copy)
-            else:
-                storage = _create(copy, folder.name, about)
-            first = storage.total_episodes
-            content = (data / _EPISODES).read_bytes() if begun else b""
-            (copy / _EPISODES).write_bytes(_appended(content, first, recordings))
-            held = first + len(recordings)
-            steps = storage.total_steps + sum(len(recording.states) - 1 for recording in recordings)
-            storage.update_metadata({"total_episodes": held, "total_steps": steps, "dataset_size": storage.get_size()})
+        with locked(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
+            begun = check_record(folder)
             if not begun:
-                os.replace(copy.parent, folder)
-                return held
+                data = Path(staging) / folder.name / "data"
+                data.parent.mkdir()
+                _create(data, folder.name, about)
+            with translated(folder, RecordingError, "a data set of rpl"):
+                metadata = json.loads(read(data / METADATA, _MOST_METADATA))
+                first, steps = int(metadata["total_episodes"]), int(metadata["total_steps"])
+                episodes = _appended(read(data / EPISODES, _MOST_EPISODES), first, recordings)
+            held = first + len(recordings)
+            steps += sum(len(recording.states) - 1 for recording in recordings)
+            size = round((len(episodes) + (data / METADATA).stat().st_size) / 1e6, 1)  # [MB]
+            metadata |= {"total_episodes": held, "total_steps": steps, "dataset_size": size}
             # The episodes first: a reader trusts the number in the metadata, and reads no episode past it.
-            for name in (_EPISODES, _METADATA):
-                os.replace(copy / name, data / name)
+            for name, content in ((EPISODES, episodes), (METADATA, json.dumps(metadata).encode())):
+                with staged(data / name) as file:
+                    file.write_bytes(content)
+            if not begun:
+                os.replace(data.parent, folder)
             return held
     except OSError as error:
         kept = "its earlier episodes are kept" if begun else "nothing of it is left"
@@ -125,9 +122,10 @@ def check_record(folder: Path) -> bool:
     if not folder.exists():
         return False
     try:
-        metadata = json.loads((folder / "data" / _METADATA).read_text())
-        ours = json.loads(metadata["env_spec"])["id"] == ENVIRONMENT and "targets" in metadata
-    except (OSError, ValueError, KeyError, TypeError):
+        with translated(folder, InvalidInput, "a data set of rpl"):
+            metadata = json.loads(read(folder / "data" / METADATA, _MOST_METADATA))
+            ours = json.loads(metadata["env_spec"])["id"] == ENVIRONMENT and "targets" in metadata
+    except InvalidInput:
         ours = False
     if not ours:
         raise InvalidInput(f"{folder} exists and holds no data set of rpl; choose another folder")
@@ -170,7 +168,7 @@ def _columns(recording: Recording) -> dict[str, np.ndarray]:
     }
 
 
-def _create(data: Path, name: str, about: Mapping[str, str]) -> Any:
+def _create(data: Path, name: str, about: Mapping[str, str]) -> None:
     minari = require("minari", "record")
     gymnasium = require("gymnasium", "record")
     registration = require("gymnasium.envs.registration", "record")
@@ -197,4 +195,3 @@ def _create(data: Path, name: str, about: Mapping[str, str]) -> Any:
             **about,
         }
     )
-    return storage

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
-from rpl_runtime.files import staged
+from rpl_runtime.files import alone_in, opened, staged, translated
 
+_MOST_BYTES = 1 << 30  # of a demonstration, as it is and unpacked
+_LONGEST_NAME = 100  # [characters] of a source in a file's name
 _FILES = "[!.]*.npz"  # a hidden file is a write that was cut off
 
 
@@ -70,22 +72,24 @@ def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecordingError(f"several demonstrations would be called {twice[0]}; write each source to its own folder")
-    if others := sorted({path.name for path in folder.glob(_FILES)} - set(names)):
-        raise InvalidInput(f"{folder} holds other demonstrations, such as {others[0]}; choose another folder")
-    for count, (trajectory, name) in enumerate(zip(trajectories, names, strict=True)):
-        try:
-            save(trajectory, folder / name)
-        except OSError as error:
-            raise RecordingError(
-                f"{folder} took {count} of {len(trajectories)} demonstrations, which are kept; "
-                f"{name} could not be written: {error.strerror or error}"
-            ) from error
+    with alone_in(folder):
+        if others := sorted({path.name for path in folder.glob(_FILES)} - set(names)):
+            raise InvalidInput(f"{folder} holds other demonstrations, such as {others[0]}; choose another folder")
+        for count, (trajectory, name) in enumerate(zip(trajectories, names, strict=True)):
+            try:
+                save(trajectory, folder / name)
+            except OSError as error:
+                raise RecordingError(
+                    f"{folder} took {count} of {len(trajectories)} demonstrations, which are kept; "
+                    f"{name} could not be written: {error.strerror or error}"
+                ) from error
 
 
 def _file_name(trajectory: Trajectory, index: int) -> str:
     recording, _, number = trajectory.source.rpartition("#")
     stem = re.sub(r"[^\w.]+", "-", Path(recording or trajectory.source or "demonstration").stem).strip("-")
-    return f"{stem}-{number if recording else index:0>5}.npz"
+    number = re.sub(r"[^\w]+", "-", number) if recording else str(index)  # a stranger's, too
+    return f"{stem[:_LONGEST_NAME]}-{number[:_LONGEST_NAME]:0>5}.npz"
 
 
 def load(path: Path) -> Trajectory:
@@ -94,12 +98,16 @@ def load(path: Path) -> Trajectory:
     Raises:
         DemonstrationError: the file is not a demonstration written by `save`.
     """
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            states, targets = (file[name].astype(np.float32) for name in ("states", "targets"))
-            elements, source = tuple(str(name) for name in file["elements"]), str(file["source"])
-    except Exception as error:  # zipfile, zlib and numpy raise classes without a common base
-        raise DemonstrationError(f"{path} is not a demonstration written by `rpl demos`: {error}") from error
+    with (
+        translated(path, DemonstrationError, "a demonstration written by `rpl demos`"),
+        opened(path, _MOST_BYTES) as raw,
+        np.load(raw, allow_pickle=False) as file,
+    ):
+        unpacked = sum(part.file_size for part in file.zip.infolist())
+        if unpacked > _MOST_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes; must be {_MOST_BYTES:,} or less")
+        states, targets = (file[name].astype(np.float32) for name in ("states", "targets"))
+        elements, source = tuple(str(name) for name in file["elements"]), str(file["source"])
     return Trajectory(states, targets, elements, source)
 
 

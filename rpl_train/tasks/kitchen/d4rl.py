@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rpl_runtime.errors import DemonstrationError, require
+from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.files import translated
+from rpl_runtime.recording.hdf5 import numbers, opened_hdf5, texts
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM, completed_in_order
 from rpl_runtime.tasks.kitchen.simulator import clip_target
 from rpl_train.data.trajectory import Trajectory
@@ -44,15 +46,11 @@ def import_d4rl(path: Path) -> list[Trajectory]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, ...]]]:
-    h5py = require("h5py", "train")
     if not path.is_file():
         raise DemonstrationError(f"{path} is not a file; expected an HDF5 file in D4RL's kitchen layout")
-    try:
-        with h5py.File(path, "r") as file:
-            observations, actions, terminals = (np.asarray(file[k]) for k in ("observations", "actions", "terminals"))
-            names = np.asarray(file["infos/elements"]).tolist() if "infos/elements" in file else []
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DemonstrationError(f"{path} is truncated or not in D4RL's layout, {_LAYOUT}: {error}") from error
+    with translated(path, DemonstrationError, f"in D4RL's layout, {_LAYOUT}"), opened_hdf5(path, "train") as file:
+        observations, actions, terminals = (numbers(file, name) for name in ("observations", "actions", "terminals"))
+        names = texts(file, "infos/elements", most=terminals.size) if "infos/elements" in file else []
     steps = terminals.size
     if observations.shape != (steps, 2 * STATE_DIM) or actions.shape != (steps, ROBOT_DIM) or terminals.ndim != 1:
         raise DemonstrationError(
@@ -62,7 +60,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[st
     ends = np.flatnonzero(terminals) + 1
     if len(ends) == 0:
         raise DemonstrationError(f"{path} has no terminal step, so it does not hold a whole demonstration")
-    elements = [tuple(name.decode().split("|")) for name in names]
+    elements = [tuple(name.split("|")) for name in names]
     if elements and len(elements) != len(ends):
         raise DemonstrationError(f"{path} names the elements of {len(elements)} demonstrations but holds {len(ends)}")
     return observations, actions, ends, elements

@@ -11,16 +11,22 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, require
-from rpl_runtime.recording.minari import ENVIRONMENT, Recording, record
+from rpl_runtime.files import read, translated
+from rpl_runtime.recording.hdf5 import numbers, opened_hdf5, text_attribute, within
+from rpl_runtime.recording.minari import ENVIRONMENT, EPISODES, METADATA, Recording, record
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, PERIOD, ROBOT_DIM, STATE_DIM, completed_in_order
 from rpl_runtime.tasks.kitchen.simulator import clip_target
 from rpl_train.data.trajectory import Trajectory
 
+if TYPE_CHECKING:
+    import h5py
+
+_MOST_METADATA = 1 << 20  # [bytes]
 _NAME = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 _PHYSICS_STEP = 0.002  # [s]
 _FRAME_SKIP = round(PERIOD / _PHYSICS_STEP)
@@ -46,24 +52,21 @@ def import_minari(where: Path) -> list[Trajectory]:
 
     Raises:
         DemonstrationError: it does not exist, is damaged, or is not of this kitchen at this control rate.
-        MissingExtra: minari or h5py is not installed.
+        MissingExtra: h5py is not installed, or minari, which downloads.
     """
-    minari = require("minari", "train")
-    for module in ("h5py", "PIL"):  # Minari needs both to read
-        require(module, "train")
     data = _data_in(where) or _named(where.as_posix())
-    try:
-        _check_environment(where, json.loads((data / "metadata.json").read_text()))
-        dataset = minari.MinariDataset(data)
-        if dataset.total_episodes == 0:
-            raise DemonstrationError(f"the Minari data set {where} holds no episode")
-        names = dataset.storage.get_episode_metadata(dataset.episode_indices)
-        return [
-            _trajectory(episode, name, f"{dataset.id}#{index}")
-            for index, (episode, name) in enumerate(zip(dataset, names, strict=True))
-        ]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, ImportError) as error:
-        raise DemonstrationError(f"the Minari data set {where} is damaged or cannot be read here: {error}") from error
+    with translated(where, DemonstrationError, "a Minari data set of the kitchen"):
+        metadata = json.loads(read(data / METADATA, _MOST_METADATA))
+        _check_environment(where, metadata)
+        # Minari itself would run the code that a data set's metadata names.
+        with opened_hdf5(data / EPISODES, "train") as file:
+            count = int(metadata["total_episodes"])
+            if count == 0:
+                raise DemonstrationError(f"the Minari data set {where} holds no episode")
+            if not 0 < count <= len(file):
+                raise DemonstrationError(f"the Minari data set {where} counts {count} episodes, and holds {len(file)}")
+            name = str(metadata.get("dataset_id", where.name))
+            return [_trajectory(within(file, [f"episode_{at}"]), f"{name}#{at}") for at in range(count)]
 
 
 def export_minari(trajectories: Iterable[Trajectory], folder: Path, licence: str) -> int:
@@ -83,7 +86,7 @@ def export_minari(trajectories: Iterable[Trajectory], folder: Path, licence: str
 
 
 def _data_in(path: Path) -> Path | None:
-    return next((data for data in (path / "data", path) if (data / "metadata.json").is_file()), None)
+    return next((data for data in (path / "data", path) if (data / METADATA).is_file()), None)
 
 
 def _named(name: str) -> Path:
@@ -103,6 +106,8 @@ def _named(name: str) -> Path:
 
 def _check_environment(where: Path, metadata: dict[str, Any]) -> None:
     spec = json.loads(metadata.get("env_spec") or '{"id": "no environment", "kwargs": {}}')
+    if metadata.get("data_format", "hdf5") != "hdf5":
+        raise DemonstrationError(f"the Minari data set {where} is not in HDF5, the one format that can be read")
     if spec["id"] != ENVIRONMENT:
         raise DemonstrationError(f"the Minari data set {where} is of {spec['id']}; only {ENVIRONMENT} can be read")
     frame_skip = spec["kwargs"].get("frame_skip", _FRAME_SKIP)
@@ -113,23 +118,24 @@ def _check_environment(where: Path, metadata: dict[str, Any]) -> None:
         )
 
 
-def _trajectory(episode: Any, names: dict[str, Any], source: str) -> Trajectory:
-    observations = np.asarray(episode.observations["observation"])
+def _trajectory(episode: "h5py.Group", source: str) -> Trajectory:
+    observations = numbers(episode, "observations/observation")
     if observations.ndim != 2 or observations.shape[1] not in _POSITIONS:
         raise DemonstrationError(
             f"{source}: observations are {observations.shape}; {ENVIRONMENT} has (T, 59), or (T, 30) without velocities"
         )
     states = observations[:, _POSITIONS[observations.shape[1]]]
-    targets = (episode.infos or {}).get("target")
-    if targets is None:
-        actions = np.asarray(episode.actions)
+    if "infos/target" in episode:
+        targets = numbers(episode, "infos/target")
+    else:
+        actions = numbers(episode, "actions")
         states = states[: len(actions)]
         targets = clip_target(states[:, :ROBOT_DIM] + actions * MAX_TARGET_STEP)
     states = states[: len(targets)]
-    elements = names.get("elements")
+    elements = text_attribute(episode, "elements")
     return Trajectory(
         states=states.astype(np.float32),
         targets=np.asarray(targets, dtype=np.float32),
         elements=completed_in_order(states) if elements is None else tuple(filter(None, elements.split("|"))),
-        source=names.get("source") or source,
+        source=text_attribute(episode, "source") or source,
     )

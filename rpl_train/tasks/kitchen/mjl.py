@@ -19,10 +19,13 @@ from typing import NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.files import read, translated
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_DIM, completed_in_order
 from rpl_runtime.tasks.kitchen.simulator import clip_target
 from rpl_train.data.trajectory import Trajectory
 
+_KIND = "a MuJoCo log (.mjl)"
+_MOST_BYTES = 1 << 30  # of a log
 _HEADER = struct.Struct("<7i")
 _SIZES = (STATE_DIM, STATE_DIM - 1, ROBOT_DIM)  # nq, nv (a quaternion has three velocities), nu
 # Shares of a control step. Times are float32 [s] since the start of the recorder.
@@ -74,12 +77,12 @@ def import_mjl_folder(folder: Path) -> "Logs":
     trajectories: list[Trajectory] = []
     left_out: list[str] = []
     for path in sorted(folder.rglob("*.mjl"), key=lambda log: (log.parent, len(log.name), log.name)):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        if content in seen:
-            continue
-        seen.add(content)
         try:
+            with translated(path, DemonstrationError, _KIND):
+                content = hashlib.sha256(read(path, _MOST_BYTES)).hexdigest()
+            if content in seen:
+                continue
+            seen.add(content)
             trajectories.append(import_mjl(path))
         except DemonstrationError as error:
             left_out.append(str(error))
@@ -98,10 +101,11 @@ class Logs(NamedTuple):
 def _read(path: Path) -> np.ndarray:
     """The records, one a row."""
     if not path.is_file():
-        raise DemonstrationError(f"{path} is not a file; expected a MuJoCo log (.mjl)")
-    content = path.read_bytes()
+        raise DemonstrationError(f"{path} is not a file; expected {_KIND}")
+    with translated(path, DemonstrationError, _KIND):
+        content = read(path, _MOST_BYTES)
     if not content:
-        raise DemonstrationError(f"{path} is empty; expected a MuJoCo log (.mjl)")
+        raise DemonstrationError(f"{path} is empty; expected {_KIND}")
     if len(content) < _HEADER.size:
         raise DemonstrationError(f"{path} has {len(content)} bytes; a MuJoCo log begins with {_HEADER.size}")
     sizes = _HEADER.unpack_from(content)

@@ -276,4 +276,4 @@ def test_a_server_of_a_graph_that_never_answers_hears_a_signal(own_bundle: Bundl
         while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == -signal.SIGTERM
+        assert process.wait(15) in (0, -signal.SIGTERM)

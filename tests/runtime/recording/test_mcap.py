@@ -188,7 +188,7 @@ def test_a_header_of_another_version_is_one_sentence(tmp_path: Path) -> None:
         writer.start()
         writer.add_metadata("rpl.v1.run", {"robot": '"cart"'})
         writer.finish()
-    with pytest.raises(InvalidInput, match="that this version cannot read"):
+    with pytest.raises(InvalidInput, match="is damaged or not a file of `rpl run --log`"):
         read_log(tmp_path / "run.mcap")
 
 

@@ -50,7 +50,7 @@ def test_shapes_must_agree(shapes):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x93NUMPY"])
 def test_a_foreign_file_is_one_sentence(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DemonstrationError, match="is not a demonstration"):
+    with pytest.raises(DemonstrationError, match="not a demonstration written by"):
         load_folder(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_what_is_almost_a_demonstration_is_one_sentence(tmp_path):
     (tmp_path / "a.npy").rename(tmp_path / "array.npz")
     np.savez(tmp_path / "name.npz", states=zeros, targets=zeros, elements=np.array("kettle"), source=np.array("here"))
     for name in ("array", "name"):
-        with pytest.raises(DemonstrationError, match=rf"{name}\.npz is not a demonstration"):
+        with pytest.raises(DemonstrationError, match=rf"{name}\.npz is damaged or not a demonstration"):
             load(tmp_path / f"{name}.npz")
 
 

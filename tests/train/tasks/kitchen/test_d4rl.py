@@ -74,7 +74,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path, keep):
     path = write(tmp_path / "a.hdf5")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    with pytest.raises(DemonstrationError, match="truncated or not in D4RL's layout"):
+    with pytest.raises(DemonstrationError, match="damaged or not in D4RL's layout"):
         import_d4rl(path)
 
 

@@ -1,0 +1,113 @@
+"""Numbers and names out of HDF5 files that strangers made.
+
+HDF5 can lead a reader out of its file, by external links, external storage and virtual data sets, and a few bytes can
+declare a data set of any size. All of these are refused.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rpl_runtime.errors import require
+from rpl_runtime.files import opened
+
+if TYPE_CHECKING:
+    import h5py
+
+_MOST_FILE = 4 << 30  # [bytes]
+_MOST_NUMBERS = 1 << 30  # [bytes] of one data set
+_MOST_NAMES = 64 << 20  # [characters] of one data set
+
+
+@contextmanager
+def opened_hdf5(path: Path, extra: str) -> Iterator["h5py.File"]:
+    """An HDF5 file, open to be read with the functions below.
+
+    Args:
+        extra: the optional dependencies that h5py is part of.
+
+    Raises:
+        OSError: it cannot be read, or is not HDF5.
+        MissingExtra: h5py is not installed.
+    """
+    h5py = require("h5py", extra)
+    with opened(path, _MOST_FILE) as raw, h5py.File(raw, "r") as file:
+        yield file
+
+
+def numbers(group: "h5py.Group", name: str) -> np.ndarray:
+    """A data set of numbers, whole.
+
+    Raises:
+        KeyError: there is none of that name.
+        ValueError: it does not lie in this file, does not hold numbers, or is too large.
+    """
+    found = _data_set(group, name)
+    if found.dtype.kind not in "biuf" or found.nbytes > _MOST_NUMBERS:
+        raise ValueError(f"{name} holds {found.nbytes:,} bytes of {found.dtype}; must be {_MOST_NUMBERS:,} of numbers")
+    return np.asarray(found[()])
+
+
+def texts(group: "h5py.Group", name: str, most: int) -> list[str]:
+    """A data set of at most so many texts.
+
+    Raises:
+        KeyError, ValueError: as `numbers`.
+    """
+    found = _data_set(group, name)
+    if found.ndim != 1 or len(found) > most:
+        raise ValueError(f"{name} has shape {found.shape}; must be ({most},) or shorter")
+    names, room = list[str](), _MOST_NAMES
+    for index in range(len(found)):  # each may be as long as the file
+        names.append(_text(name, found[index]))
+        room -= len(names[-1])
+        if room < 0:
+            raise ValueError(f"{name} is longer than {_MOST_NAMES:,} characters")
+    return names
+
+
+def text_attribute(group: "h5py.Group", name: str) -> str | None:
+    """An attribute that is one text; None if there is none of that name.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = group.attrs.get(name)
+    return None if value is None else _text(name, value)
+
+
+def within(group: "h5py.Group", names: Sequence[str]) -> Any:
+    """What lies at the end of a path of names, in this file.
+
+    Raises:
+        KeyError: nothing does.
+        ValueError: a link leads out of the file.
+    """
+    h5py = require("h5py", "record")
+    found: Any = group
+    for name in names:
+        if not isinstance(found, h5py.Group) or name not in found:
+            raise KeyError(f"there is no {'/'.join(names)}")
+        if not isinstance(found.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is a link; must be part of the file")
+        found = found[name]
+    return found
+
+
+def _data_set(group: "h5py.Group", name: str) -> "h5py.Dataset":
+    h5py = require("h5py", "record")
+    found = within(group, name.split("/"))
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.shape is None:
+        raise ValueError(f"{name} is not a data set whose numbers lie in the file")
+    return found
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, bytes):
+        value = value.decode()
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {type(value).__name__}; must be text")
+    return value
