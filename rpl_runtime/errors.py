@@ -169,11 +169,13 @@ def error_named(name: str) -> type[RelayError]:
     return next((error for error in tree if error.__name__ == name), RelayError)
 
 
-def printable(text: str) -> str:
-    """Text from elsewhere as one line that does nothing to a terminal or a log: of bounded length, and what cannot be
-    printed written as in Python.
+def printable(text: str, most: int = _LONGEST) -> str:
+    """Text from elsewhere as one line that does nothing to a terminal or a log: of at most so many characters, and what
+    cannot be printed written as in Python.
     """
-    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    shown = text if len(text) <= most else f"{text[:most]}..."
+    if shown.isprintable():
+        return shown
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, show
+from rpl_runtime.console import Console
 from rpl_runtime.errors import printable
 
 if TYPE_CHECKING:

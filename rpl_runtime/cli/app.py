@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
@@ -30,6 +29,7 @@ from rpl_runtime.cli.options import (
 )
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
+from rpl_runtime.console import Console
 from rpl_runtime.errors import RelayError, printable
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.

@@ -1,9 +1,9 @@
 """What `rpl inspect` prints: a bundle's model card, and that the bundle is intact."""
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markdown import Markdown
 
+from rpl_runtime.console import Console
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.card import render_card
 from rpl_runtime.policy.graphs import graph_metadata

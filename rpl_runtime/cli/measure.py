@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, access_of, show
+from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, write_json
 

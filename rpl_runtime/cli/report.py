@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rpl_runtime.console import Console
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.policy.spec import PolicySpec

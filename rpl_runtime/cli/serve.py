@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from rpl_runtime.cli.options import ADDRESS
+from rpl_runtime.console import Console
 from rpl_runtime.telemetry.log_format import LogFormat, write_log
 
 if TYPE_CHECKING:

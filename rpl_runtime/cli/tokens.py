@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from rpl_runtime.auth.tokens import Right
+from rpl_runtime.console import Console
 
 tokens_app = typer.Typer(
     help="Who may act, fetch or administer, in a server's file of tokens.\n\n"

@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.client.admin import Admin
+from rpl_runtime.console import Console
 from rpl_runtime.errors import printable
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.wire.admin import RobotStatus

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.files import JsonDict
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, OTHER_HUMAN_GOALS, PAPER_GOALS, UNSEEN_GOALS, compound_goal

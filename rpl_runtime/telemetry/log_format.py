@@ -11,6 +11,8 @@ from typing import TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
+from rpl_runtime.errors import printable
+
 _PACKAGE = logging.getLogger("rpl_runtime")
 _LINES = 20  # [1/s] of one message template
 _LONGEST = 1000  # [characters] of a message
@@ -28,11 +30,18 @@ def write_log(format: LogFormat, stream: TextIO) -> logging.Handler:
         names = {"levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter("%(levelname)s %(name)s %(message)s", rename_fields=names, timestamp="time"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(_Throttle())
     logging.getLogger().addHandler(handler)
     _PACKAGE.setLevel(logging.INFO)
     return handler
+
+
+class _Lines(logging.Formatter):
+    """A line for each message, whatever a stranger put into it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 class _Throttle(logging.Filter):

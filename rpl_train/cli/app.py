@@ -92,8 +92,7 @@ def export_command(
     _require_exporter()
     bundle = paths[-1]
     _check_place(bundle, force)
-    from rich.console import Console
-
+    from rpl_runtime.console import Console
     from rpl_train.export.export import export
     from rpl_train.export.factory import load_factory
     from rpl_train.runs import load_run
@@ -147,8 +146,7 @@ def _folder_name(bundle: Path) -> str:
 
 
 def _print_export(result: "ExportResult") -> None:
-    from rich.console import Console
-
+    from rpl_runtime.console import Console
     from rpl_train.export.export import result_table
 
     Console(markup=False, highlight=False).print(result_table(result))

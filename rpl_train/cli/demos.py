@@ -74,6 +74,7 @@ def import_command(
     ] = False,
 ) -> None:
     """Turn public recordings into a folder of demonstrations with position targets."""
+    from rpl_runtime.console import say
     from rpl_train.data.trajectory import save_folder
     from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
@@ -81,7 +82,7 @@ def import_command(
     trajectories = _replay(demonstrations) if replay else demonstrations.trajectories
     save_folder(trajectories, out)
     for sentence in (sentence for source in demonstrations.sources for sentence in source.get("left_out", ())):
-        typer.echo(f"left out: {sentence}", err=True)
+        say(f"left out: {sentence}", err=True)
     typer.echo(f"{len(trajectories)} demonstrations written to {out}")
 
 
@@ -89,8 +90,7 @@ def _replay(demonstrations: "Demonstrations") -> "list[Trajectory]":
     """Replay demonstrations under a progress bar, and print what they complete."""
     from itertools import count
 
-    from rich.console import Console
-
+    from rpl_runtime.console import Console
     from rpl_train.cli.progress import bars
     from rpl_train.tasks.kitchen.replay import replay, replay_table
 

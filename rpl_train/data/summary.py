@@ -4,9 +4,9 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from rpl_runtime.console import Console
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.data.sources import Demonstrations
 

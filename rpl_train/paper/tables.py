@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.files import staged
 from rpl_train.paper.methods import DISTILLED, METHODS, Method, Published

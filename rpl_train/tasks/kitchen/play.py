@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from rpl_runtime.console import Console
 from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.files import staged
 from rpl_runtime.process import end_with_parent
