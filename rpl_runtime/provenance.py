@@ -37,4 +37,6 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def _git(*arguments: str, cwd: Path) -> str:
-    return subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["git", *arguments]  # the one that the user's PATH names
+    found = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)  # nosec B603 # no shell
+    return found.stdout.strip()
