@@ -74,6 +74,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
     stop = Stop()
     with stopped_by_signals(stop.request, config.drain_s + _END_S):
         asyncio.run(_serve(bundles, config, on_ready, stop))
+        Workers.join()
 
 
 @contextlib.contextmanager

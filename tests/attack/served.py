@@ -47,11 +47,12 @@ class Served(NamedTuple):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
 
-    def stop(self) -> float:
-        """Send SIGTERM. Returns the time [s] until the process has ended, or infinity."""
+    def stop(self, signals: int = 1) -> float:
+        """Send one signal or two. Returns the time [s] until the process has ended, or infinity."""
         assert self.process.pid is not None
         began = time.monotonic()
-        os.kill(self.process.pid, signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGINT)[:signals]:
+            os.kill(self.process.pid, number)
         self.process.join(60.0)
         return time.monotonic() - began if self.process.exitcode is not None else float("inf")
 
