@@ -25,16 +25,16 @@ class OnnxPolicy:
         n, m = self.spec.state.dim, self.spec.action.dim
         high = {"state": n, "goal": n, "mask": n, "noise": self.spec.high_noise}
         low = {"state": n, "subgoal": n, "noise": self.spec.low_noise}
-        self._high = _Graph(_load_level(bundle, "high", high, {"subgoal": n}), high, "subgoal", n)
-        self._low = _Graph(_load_level(bundle, "low", low, {"action": m}), low, "action", m)
+        self.high = Graph(_load_level(bundle, "high", high, {"subgoal": n}), high, "subgoal", n)
+        self.low = Graph(_load_level(bundle, "low", low, {"action": m}), low, "action", m)
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
-        return self._high.run(state, goal, mask, noise)
+        return self.high.run(state, goal, mask, noise)
 
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
-        return self._low.run(state, subgoal, noise)
+        return self.low.run(state, subgoal, noise)
 
     def warm_up(self, request_bytes: int = 0) -> None:
         """Run both levels once, so that the first robot pays for no lazy initialisation and meets no broken graph.
@@ -64,7 +64,7 @@ class OnnxPolicy:
                 raise BundleError(f"the {level} level of {spec.name} answers with a number that is not finite")
 
 
-class _Graph(threading.local):
+class Graph(threading.local):
     """A checked graph. Each thread has its own memory bound to it for a batch of one.
 
     Copying into that memory is faster than the checks of names, types and allocation in a call of ONNX Runtime.
@@ -74,24 +74,28 @@ class _Graph(threading.local):
         self, session: onnxruntime.InferenceSession, inputs: dict[str, int], output: str, output_dim: int
     ) -> None:
         self._session = session
-        self._inputs = tuple(inputs)
+        self._names = tuple(inputs)
         self._outputs = [output]
-        self._input_row = [np.zeros((1, size), dtype=np.float32) for size in inputs.values()]
-        self._output_row = np.zeros((1, output_dim), dtype=np.float32)
+        self.inputs = tuple(np.zeros((1, size), dtype=np.float32) for size in inputs.values())  # of a batch of one
+        self.output = np.zeros((1, output_dim), dtype=np.float32)  # of the same, filled by `run_one`
         self._binding = session.io_binding()
-        for name, row in zip(inputs, self._input_row, strict=True):
+        for name, row in zip(inputs, self.inputs, strict=True):
             self._binding.bind_cpu_input(name, row)
-        shape, address = self._output_row.shape, self._output_row.ctypes.data
+        shape, address = self.output.shape, self.output.ctypes.data
         self._binding.bind_output(output, "cpu", 0, np.float32, shape, address)
 
     def run(self, *batches: np.ndarray) -> np.ndarray:
         """The output (B, dim) for the inputs (B, dim), in their order."""
         if len(batches[0]) != 1:
-            return self._session.run(self._outputs, dict(zip(self._inputs, batches, strict=True)))[0]  # type: ignore[return-value]
-        for row, batch in zip(self._input_row, batches, strict=True):
+            return self._session.run(self._outputs, dict(zip(self._names, batches, strict=True)))[0]  # type: ignore[return-value]
+        for row, batch in zip(self.inputs, batches, strict=True):
             row[:] = batch
+        self.run_one()
+        return self.output.copy()
+
+    def run_one(self) -> None:
+        """Fill `output` from `inputs`."""
         self._session.run_with_iobinding(self._binding)
-        return self._output_row.copy()
 
 
 def graph_metadata(bundle: Bundle, name: str) -> JsonDict:

@@ -88,7 +88,9 @@ class Standing(NamedTuple):
 
 
 @dataclass
-class _Run:
+class Run:
+    """The state of one robot's run."""
+
     goal: ResolvedGoal
     seed: int | None  # None: the mode
     key: int  # of the robot's noise
@@ -101,6 +103,8 @@ class _Run:
     override: SubgoalOverride = SubgoalOverride.NONE  # to report with the next step
     resumed: SubgoalOverride = SubgoalOverride.NONE  # of the next step, by the client's word: not reported
     vetoes: int = 0
+    # (low_noise,) of the low level at a step, drawn ahead of it by whoever answers the run
+    drawn: tuple[int, np.ndarray] | None = None
 
     def replan(self) -> None:
         self.subgoal = self.upcoming = None
@@ -117,13 +121,13 @@ class RelayLoop:
     def __init__(self, levels: Levels, spec: PolicySpec) -> None:
         self._levels = levels
         self._spec = spec
-        self._runs: dict[str, _Run] = {}
-        self._noise = NoiseSource()
+        self.runs: dict[str, Run] = {}
+        self.noise = NoiseSource()
 
     @property
     def robots(self) -> frozenset[str]:
         """The robots with a run."""
-        return frozenset(self._runs)
+        return frozenset(self.runs)
 
     def standing(self, robot: str) -> Standing:
         """The state of a robot's run.
@@ -154,13 +158,13 @@ class RelayLoop:
             ProtocolViolation: the robot has a run already.
             InvalidInput: the seed or plan_lead is out of range, or the resume point is impossible.
         """
-        if robot in self._runs:
+        if robot in self.runs:
             raise ProtocolViolation(f"robot {robot!r} has a run already; finish it before starting another")
         if seed is not None and not 0 <= seed < 2**64:
             raise InvalidInput(f"the seed is {seed}; must be 0 to 2**64 - 1")
         if not 0 <= plan_lead < self._spec.horizon:
             raise InvalidInput(f"plan_lead is {plan_lead}; must be 0 to {self._spec.horizon - 1}")
-        run = _Run(goal, seed, robot_key(robot), plan_lead)
+        run = Run(goal, seed, robot_key(robot), plan_lead)
         if resume is not None:
             self._check_resume(resume, plan_lead)
             run.step = resume.step
@@ -172,7 +176,7 @@ class RelayLoop:
             elif resume.override:
                 run.resumed = resume.override
                 run.replan()
-        self._runs[robot] = run
+        self.runs[robot] = run
 
     def set_goal(self, robot: str, goal: ResolvedGoal) -> None:
         """Change a robot's goal; its next step replans at once.
@@ -228,7 +232,7 @@ class RelayLoop:
             ProtocolViolation: the robot has no run.
         """
         self._run(robot)
-        return self._runs.pop(robot).step
+        return self.runs.pop(robot).step
 
     def step(self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray) -> Decision:
         """Decide one step for each robot of the batch, states (B, n). Either all rows advance or none.
@@ -237,9 +241,7 @@ class RelayLoop:
             RelayError: the first fault of the batch, as `faults` reports it, or a fault of the policy.
         """
         runs = [
-            run
-            for robot, step in zip(robots, steps, strict=True)
-            if (run := self._runs.get(robot)) and run.step == step
+            run for robot, step in zip(robots, steps, strict=True) if (run := self.runs.get(robot)) and run.step == step
         ]
         try:
             batch = np.asarray(states, dtype=np.float32)
@@ -292,9 +294,7 @@ class RelayLoop:
                 found[row] = error
         return found
 
-    def _next_subgoals(
-        self, runs: list[_Run], states: np.ndarray
-    ) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
+    def _next_subgoals(self, runs: list[Run], states: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
         """The subgoals (n,) that take effect at this step, and the plans made ahead at this step, both by row."""
         new: dict[int, np.ndarray] = {}
         planning: dict[int, int] = {}  # row -> the step that its plan is for
@@ -326,19 +326,19 @@ class RelayLoop:
         return new | now, ahead
 
     def _noise_rows(
-        self, level: Literal["high", "low"], runs: list[_Run], steps: Iterable[int], size: int
+        self, level: Literal["high", "low"], runs: list[Run], steps: Iterable[int], size: int
     ) -> np.ndarray:
         rows = np.zeros((len(runs), size), dtype=np.float32)
         for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
             if level == "high" and SubgoalOverride.VETOED in (run.override, run.resumed):
-                rows[row] = self._noise.draw(run.seed or 0, run.key, "veto", step, size)
+                rows[row] = self.noise.draw(run.seed or 0, run.key, "veto", step, size)
             elif run.seed is not None:
-                rows[row] = self._noise.draw(run.seed, run.key, level, step, size)
+                rows[row] = self.noise.draw(run.seed, run.key, level, step, size)
         return rows
 
-    def _run(self, robot: str) -> _Run:
+    def _run(self, robot: str) -> Run:
         try:
-            return self._runs[robot]
+            return self.runs[robot]
         except KeyError:
             raise ProtocolViolation(f"robot {robot!r} has no run; send a Start first") from None
 

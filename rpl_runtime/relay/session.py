@@ -40,6 +40,15 @@ class Answer(NamedTuple):
     times: StageTimes
 
 
+class PlainSteps(NamedTuple):
+    """Steps answered without a value for each row (wire/conversation.py); no operator changed their subgoals."""
+
+    steps: int
+    new: Sequence[tuple[str, int, float | None]]  # robot, step and novelty of those that follow a new subgoal
+    novel: int  # number of states far from the training data
+    times: StageTimes
+
+
 class Session:
     """The robots of one stream.
 
@@ -54,10 +63,11 @@ class Session:
         self._levels = _Timed(levels, bundle.spec.action)
         self._bundle = bundle
         self._spec = bundle.spec
-        self._period_ns = round(bundle.spec.period_s * 1e9)
+        self.period_ns = round(bundle.spec.period_s * 1e9)
         self._leases = leases
         self._caller = caller
-        self._score = Novelty.of(bundle.manifest.statistics)
+        novelty = Novelty.of(bundle.manifest.statistics)
+        self.score = None if novelty is None else novelty.score  # of states (B, n), if the bundle can score them
         self.loop = RelayLoop(self._levels, bundle.spec)  # an operator pins, releases and vetoes subgoals on it
         self.heard_ns: dict[
             str, int
@@ -118,8 +128,8 @@ class Session:
             return [(robot, faults[at]) if at in faults else next(decided) for at, robot in enumerate(robots)]
         self.heard_ns.update(dict.fromkeys(robots, received_ns))
         scores: Sequence[float | None] = [None] * len(rows)
-        if self._score is not None:
-            scores = self._score.score(np.asarray(states, dtype=np.float32)).tolist()
+        if self.score is not None:
+            scores = self.score(np.asarray(states, dtype=np.float32)).tolist()
             self.novelty.update(zip(robots, scores, strict=True))  # type: ignore[arg-type]
         decided = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), scores, strict=True)
         return [
@@ -130,7 +140,7 @@ class Session:
                     subgoal,
                     age,
                     age == 0,
-                    valid_until_ns(seen.observed_ns, self._period_ns),
+                    valid_until_ns(seen.observed_ns, self.period_ns),
                     decision.upcoming.get(at),
                     None,
                     score,

@@ -6,7 +6,7 @@ Control has a limited number of rows, and a larger batch of Plan or Act runs in 
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter_ns
 
@@ -16,9 +16,12 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay.messages import ModelInfo
+from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.streams import Streams
 from rpl_runtime.server.turns import Turn, Workers
+from rpl_runtime.telemetry.observer import CallObserver
 from rpl_runtime.wire import bundles, control
 
 _INLINE_ROWS = 64  # a larger batch of Plan or Act runs in a thread, so that no robot waits for it
@@ -53,15 +56,11 @@ class Service:
                 while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
                     await call.turn.wait()
                     with call.turn:
-                        received_ns = perf_counter_ns()
-                        rows = control.unpack_request(request)
-                        call.turn.share.take_rows(len(rows), len(request), time.monotonic())
-                        answer = stream.session.answer(rows, received_ns)
-                        reply = control.pack_reply(*answer)
+                        reply = stream.conversation.answer(request, perf_counter_ns())
                     await context.write(reply)
                     with call.turn:
-                        for observer in call.observers:
-                            observer.answered(rows, answer, call.model.info)
+                        stream.conversation.prepare()
+                        _tell(call.observers, stream.conversation.said, call.model.info)
                     self.streams.check(stream)
 
     async def Describe(self, request: bytes, context: Context) -> bytes:
@@ -116,6 +115,15 @@ class Service:
             return await turn.batch(self._batches, level)
         with turn:
             return level()
+
+
+def _tell(observers: Iterable[CallObserver], said: PlainSteps | tuple[Rows, Answer] | None, model: ModelInfo) -> None:
+    """Tell observers of a reply."""
+    for observer in observers:
+        if isinstance(said, PlainSteps):
+            observer.stepped(said, model)
+        elif said is not None:
+            observer.answered(*said, model)
 
 
 def _check_noise(noise: np.ndarray) -> None:

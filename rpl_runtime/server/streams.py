@@ -6,6 +6,7 @@ Everything here runs in the thread of the event loop.
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rpl_runtime.errors import RelayError, RobotNotFound, ServerStopping
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.session import Session
 from rpl_runtime.server.models import Model, Models
+from rpl_runtime.wire.conversation import Conversation
 
 _LOG = logging.getLogger(__name__)
 _STOPPING = "the server is about to stop; its runs go on at another one"
@@ -29,6 +31,7 @@ class Stream:
     peer: str
     model: Model
     session: Session
+    conversation: Conversation  # with the session
     task: "asyncio.Task[object]"  # answers the stream
     ended: RelayError | None = None  # why the server ends it
 
@@ -74,7 +77,12 @@ class Streams:
         share.open_stream()
         self.models.enter(model)
         session = Session(model.policy, model.bundle, self.leases, share.caller)
-        stream = Stream(next(self._numbers), peer, model, session, task)
+
+        def count(rows: int, size: int) -> None:
+            share.take_rows(rows, size, time.monotonic())
+
+        conversation = Conversation(session, model.policy, count)
+        stream = Stream(next(self._numbers), peer, model, session, conversation, task)
         self._streams[stream.number] = stream
         self._empty.clear()
         try:

@@ -13,8 +13,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
 from rpl_runtime.relay.loop import SubgoalOverride
-from rpl_runtime.relay.messages import Action, ModelInfo
-from rpl_runtime.relay.session import Answer, Rows
+from rpl_runtime.relay.messages import Action, ModelInfo, StageTimes
+from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.telemetry.observer import CallObserver
 
 _SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)  # upper ends of the buckets
@@ -55,7 +55,24 @@ class Metrics(CallObserver):
         Gauge("rpl_streams", "Control streams that are open.", registry=registry).set_function(streams)
 
     def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
-        times = answer.times
+        actions = [reply for _, reply in answer.rows if isinstance(reply, Action)]
+        self._count(
+            answer.times,
+            model,
+            steps=len(actions),
+            replans=sum(action.replanned for action in actions),
+            novel=sum(action.flagged for action in actions),
+        )
+        if changed := sum(action.override not in _NOT_BY_OPERATOR for action in actions):
+            self._overrides.inc(changed)
+        for _, reply in answer.rows:
+            if isinstance(reply, RelayError):
+                self.failed(reply)
+
+    def stepped(self, steps: PlainSteps, model: ModelInfo) -> None:
+        self._count(steps.times, model, steps.steps, len(steps.new), steps.novel)
+
+    def _count(self, times: StageTimes, model: ModelInfo, steps: int, replans: int, novel: int) -> None:
         self._decode.observe(times.decode_us / 1e6)
         if times.plan_us:
             self._plan.observe(times.plan_us / 1e6)
@@ -63,18 +80,9 @@ class Metrics(CallObserver):
         self._all.observe(times.total_us / 1e6)
         if times.total_us > model.spec.period_s * 1e6:
             self._late.inc()
-        actions = [reply for _, reply in answer.rows if isinstance(reply, Action)]
-        self._steps.inc(len(actions))
-        for counter, count in (
-            (self._plans, sum(action.replanned for action in actions)),
-            (self._overrides, sum(action.override not in _NOT_BY_OPERATOR for action in actions)),
-            (self._novel, sum(action.flagged for action in actions)),
-        ):
+        for counter, count in ((self._steps, steps), (self._plans, replans), (self._novel, novel)):
             if count:
                 counter.inc(count)
-        for _, reply in answer.rows:
-            if isinstance(reply, RelayError):
-                self.failed(reply)
 
     def failed(self, error: Exception) -> None:
         self._errors.labels(type(error).__name__ if isinstance(error, RelayError) else "internal").inc()

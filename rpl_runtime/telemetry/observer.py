@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from rpl_runtime.relay.messages import ModelInfo
-from rpl_runtime.relay.session import Answer, Rows
+from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -16,6 +16,9 @@ class CallObserver:
 
     def answered(self, rows: Rows, answer: Answer, model: ModelInfo) -> None:
         """The server answered a message of Control."""
+
+    def stepped(self, steps: PlainSteps, model: ModelInfo) -> None:
+        """The server answered a message of Control that held plain steps only; `answered` is not called for it."""
 
     def failed(self, error: Exception) -> None:
         """The call fails."""

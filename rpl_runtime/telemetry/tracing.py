@@ -14,8 +14,9 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from rpl_runtime.errors import InvalidInput, RelayError, require
+from rpl_runtime.relay.loop import SubgoalOverride
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Started
-from rpl_runtime.relay.session import Answer, Rows
+from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
 from rpl_runtime.wire import admin, control
 
@@ -91,17 +92,18 @@ class _TracedCall(CallObserver):
                 continue
             elif isinstance(reply, Action):
                 if reply.replanned:
-                    override = reply.override.name.lower()
-                    about = {"rpl.step": getattr(request, "step", 0), "rpl.subgoal_override": override}
-                    if reply.novelty is not None:
-                        about["rpl.novelty"] = reply.novelty
-                    now_ns = time_ns()
-                    self._child("plan", run, about, now_ns - round(answer.times.plan_us * 1e3)).end(now_ns)
+                    step = getattr(request, "step", 0)
+                    self._planned(run, step, reply.override, reply.novelty, answer.times.plan_us)
             elif isinstance(reply, Finished):
                 run.set_attribute("rpl.steps", reply.steps)
                 self._end_run(robot)
             elif isinstance(reply, RelayError):
                 run.add_event("refused", {"reason": type(reply).__name__, "message": str(reply)})
+
+    def stepped(self, steps: PlainSteps, model: ModelInfo) -> None:
+        for robot, step, novelty in steps.new:
+            if (run := self._runs.get(robot)) is not None:
+                self._planned(run, step, SubgoalOverride.NONE, novelty, steps.times.plan_us)
 
     def failed(self, error: Exception) -> None:
         from opentelemetry.trace import Status, StatusCode
@@ -114,6 +116,15 @@ class _TracedCall(CallObserver):
         for robot in list(self._runs):
             self._end_run(robot)
         self._span.end()
+
+    def _planned(
+        self, run: "Span", step: int, override: SubgoalOverride, novelty: float | None, plan_us: float
+    ) -> None:
+        about: dict[str, int | str | float] = {"rpl.step": step, "rpl.subgoal_override": override.name.lower()}
+        if novelty is not None:
+            about["rpl.novelty"] = novelty
+        now_ns = time_ns()
+        self._child("plan", run, about, now_ns - round(plan_us * 1e3)).end(now_ns)
 
     def _child(self, name: str, parent: "Span", about: dict, start_ns: int | None = None) -> "Span":
         from opentelemetry.trace import set_span_in_context

@@ -44,7 +44,7 @@ MAX_ROBOT_NAME = 128  # [characters]
 MAX_ELEMENTS = 256  # of a goal
 
 _FLOATS = np.dtype("<f4")  # a packed vector on the wire
-_Message = Any  # a twin of a message (see the end of this file); its class is made at import, so it has no static type
+Message = Any  # a twin of a message (see the end of this file); its class is made at import, so it has no static type
 
 
 def status_of(error: RelayError) -> grpc.StatusCode:
@@ -59,7 +59,15 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
         InvalidInput: the bytes are not a ControlRequest, it has too many rows, or a robot id is not acceptable.
         ProtocolViolation: there is no row, or a row names no robot or no kind.
     """
-    message = parse("ControlRequest", raw, InvalidInput)
+    return unpack_rows(parse("ControlRequest", raw, InvalidInput))
+
+
+def unpack_rows(message: Message) -> list[tuple[str, Request | RelayError]]:
+    """The same for a message that is parsed already.
+
+    Raises:
+        InvalidInput, ProtocolViolation: as `unpack_request`.
+    """
     if not message.rows:
         raise ProtocolViolation("the message has no rows; must be at least one")
     if len(message.rows) > MAX_ROWS:
@@ -92,7 +100,7 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
 
 def pack_reply(rows: Sequence[tuple[str, Reply]], times: StageTimes) -> bytes:
     """One reply of a Control stream, a (robot, reply) for each row; an error becomes a refusal."""
-    message = _TWINS["ControlReply"]()
+    message = TWINS["ControlReply"]()
     stages = message.times
     stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
     for robot, reply in rows:
@@ -134,7 +142,7 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
     Raises:
         InvalidInput: a value does not fit its field.
     """
-    message = _TWINS["ControlRequest"]()
+    message = TWINS["ControlRequest"]()
     try:
         for robot, request in rows:
             row = message.rows.add(robot=robot)
@@ -179,7 +187,7 @@ def unpack_reply(raw: bytes) -> list[tuple[str, Reply]]:
     return [(row.robot, _unpack_reply_row(row, times)) for row in message.rows]
 
 
-def _unpack_reply_row(row: _Message, times: StageTimes) -> Reply:
+def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
     match row.WhichOneof("kind"):
         case "action":
             action = row.action
@@ -208,7 +216,7 @@ def _unpack_reply_row(row: _Message, times: StageTimes) -> Reply:
             raise ProtocolViolation(f"the server's reply to robot {row.robot!r} has no kind that this client knows")
 
 
-def _unpack_start(start: _Message) -> Start:
+def _unpack_start(start: Message) -> Start:
     resume = None
     if start.HasField("resume"):
         point = start.resume
@@ -223,7 +231,7 @@ def _unpack_start(start: _Message) -> Start:
     return Start(goal, _vector(start.state), start.seed if start.HasField("seed") else None, start.plan_lead, resume)
 
 
-def _fill_goal(field: _Message, goal: Goal) -> None:
+def _fill_goal(field: Message, goal: Goal) -> None:
     if isinstance(goal, ResolvedGoal):
         _fill_resolved(field.resolved, goal)
     elif isinstance(goal, np.ndarray):
@@ -234,7 +242,7 @@ def _fill_goal(field: _Message, goal: Goal) -> None:
         field.elements.names.extend(goal)
 
 
-def _unpack_goal(goal: _Message) -> Goal:
+def _unpack_goal(goal: Message) -> Goal:
     match goal.WhichOneof("kind"):
         case "elements":
             names = goal.elements.names
@@ -249,12 +257,12 @@ def _unpack_goal(goal: _Message) -> Goal:
             raise InvalidGoal("the goal is empty; it needs elements, a whole state or a resolved goal")
 
 
-def _fill_resolved(field: _Message, goal: ResolvedGoal) -> None:
+def _fill_resolved(field: Message, goal: ResolvedGoal) -> None:
     field.SetInParent()
     field.state, field.mask = _packed(goal.state), _packed(goal.mask)
 
 
-def _unpack_resolved(goal: _Message) -> ResolvedGoal:
+def _unpack_resolved(goal: Message) -> ResolvedGoal:
     return ResolvedGoal(_vector(goal.state), _vector(goal.mask))
 
 
@@ -274,7 +282,7 @@ def _unpack_override(number: int, error: type[RelayError]) -> SubgoalOverride:
 def pack_plan_request(state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> bytes:
     """state, goal, mask (B, n) and noise (B, high_noise)."""
     vectors = {"state": _packed(state), "goal": _packed(goal), "mask": _packed(mask), "noise": _packed(noise)}
-    return _TWINS["PlanRequest"](batch=len(state), **vectors).SerializeToString()
+    return TWINS["PlanRequest"](batch=len(state), **vectors).SerializeToString()
 
 
 def unpack_plan_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -291,7 +299,7 @@ def unpack_plan_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.nd
 def pack_act_request(state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> bytes:
     """state, subgoal (B, n) and noise (B, low_noise)."""
     vectors = {"state": _packed(state), "subgoal": _packed(subgoal), "noise": _packed(noise)}
-    return _TWINS["ActRequest"](batch=len(state), **vectors).SerializeToString()
+    return TWINS["ActRequest"](batch=len(state), **vectors).SerializeToString()
 
 
 def unpack_act_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -306,7 +314,7 @@ def unpack_act_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.nda
 
 def pack_subgoals(subgoal: np.ndarray) -> bytes:
     """The reply of Plan: subgoal (B, n)."""
-    return _TWINS["PlanReply"](subgoal=_packed(subgoal)).SerializeToString()
+    return TWINS["PlanReply"](subgoal=_packed(subgoal)).SerializeToString()
 
 
 def unpack_subgoals(raw: bytes, batch: int) -> np.ndarray:
@@ -320,7 +328,7 @@ def unpack_subgoals(raw: bytes, batch: int) -> np.ndarray:
 
 def pack_actions(action: np.ndarray) -> bytes:
     """The reply of Act: action (B, m)."""
-    return _TWINS["ActReply"](action=_packed(action)).SerializeToString()
+    return TWINS["ActReply"](action=_packed(action)).SerializeToString()
 
 
 def unpack_actions(raw: bytes, batch: int) -> np.ndarray:
@@ -332,7 +340,7 @@ def unpack_actions(raw: bytes, batch: int) -> np.ndarray:
     return _reply_rows(parse("ActReply", raw, ProtocolViolation).action, batch)
 
 
-def _matrix(request: _Message, name: str, width: int) -> np.ndarray:
+def _matrix(request: Message, name: str, width: int) -> np.ndarray:
     values, batch = _vector(getattr(request, name)), request.batch
     if batch < 1 or len(values) != batch * width:
         got = f"the {name} has {len(values)} numbers for a batch of {batch}"
@@ -364,9 +372,9 @@ def _vector(raw: bytes) -> np.ndarray:
     return np.frombuffer(raw, _FLOATS)
 
 
-def parse(name: str, raw: bytes, error: type[RelayError]) -> _Message:
+def parse(name: str, raw: bytes, error: type[RelayError]) -> Message:
     """The twin of the message that bytes hold, whichever library wrote them."""
-    twin = _TWINS[name]
+    twin = TWINS[name]
     try:
         message = twin.FromString(raw)
         # Protobuf also allows a vector number by number, or in several parts. A twin leaves those bytes unread, and
@@ -379,7 +387,7 @@ def parse(name: str, raw: bytes, error: type[RelayError]) -> _Message:
         raise error(f"{len(raw)} bytes came that are not a {pb.DESCRIPTOR.package}.{name}") from None
 
 
-def _make_twins() -> dict[str, _Message]:
+def _make_twins() -> dict[str, Message]:
     package, original, file = "rpl.v1.packed", f".{pb.DESCRIPTOR.package}.", FileDescriptorProto()
     pb.DESCRIPTOR.CopyToProto(file)
     file.name, file.package = "rpl/v1/packed.proto", package
@@ -397,4 +405,4 @@ def _make_twins() -> dict[str, _Message]:
     }
 
 
-_TWINS = _make_twins()
+TWINS = _make_twins()

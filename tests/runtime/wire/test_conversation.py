@@ -1,0 +1,268 @@
+"""A message has the same reply, and leaves its run in the same state, on both paths of a conversation."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import policies
+from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.relay.leases import Leases
+from rpl_runtime.relay.loop import Resume, Run, SubgoalOverride
+from rpl_runtime.relay.messages import Finish, Observation, Request, SetGoal, Start
+from rpl_runtime.relay.session import PlainSteps, Session
+from rpl_runtime.wire import control as codec
+from rpl_runtime.wire.conversation import Conversation
+
+STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
+DOOR = ("door",)
+
+
+class Both:
+    """The same messages on both paths, each with a session of its own."""
+
+    def __init__(self, bundle: Bundle, policy: OnnxPolicy) -> None:
+        self.counted: list[tuple[int, int]] = []  # rows and bytes of each message
+        self.lean, self.ordinary = (Session(policy, bundle, Leases()) for _ in range(2))
+        self.conversation = Conversation(self.lean, policy, lambda rows, size: self.counted.append((rows, size)))
+
+    def ask(self, *rows: tuple[str, Request]) -> list[pb.ReplyRow]:
+        """Ask for rows, compare everything but the times, and return the reply's rows."""
+        return self.send(codec.pack_request(rows))
+
+    def send(self, raw: bytes) -> list[pb.ReplyRow]:
+        found = pb.ControlReply.FromString(self.conversation.answer(raw, received_ns=7))
+        self.conversation.prepare()
+        answer = self.ordinary.answer(codec.unpack_request(raw), received_ns=7)
+        expected = pb.ControlReply.FromString(codec.pack_reply(*answer))
+        assert [row.SerializeToString() for row in found.rows] == [row.SerializeToString() for row in expected.rows]
+        assert found.times.total_us > 0
+        assert self.counted[-1] == (len(found.rows), len(raw))
+        assert self.state(self.lean) == self.state(self.ordinary)
+        return list(found.rows)
+
+    def each(self, act: Callable[[Session], object]) -> None:
+        """Let an operator act on both."""
+        for session in (self.lean, self.ordinary):
+            act(session)
+
+    @staticmethod
+    def state(session: Session) -> object:
+        """All that a session holds about its runs, comparable."""
+
+        def shown(run: Run) -> list[object]:
+            fields = (getattr(run, name) for name in Run.__dataclass_fields__ if name != "drawn")
+            return [value.tobytes() if isinstance(value, np.ndarray) else str(value) for value in fields]
+
+        runs = {robot: shown(run) for robot, run in session.loop.runs.items()}
+        return runs, session.heard_ns, session.novelty
+
+    @property
+    def plain(self) -> bool:
+        """Whether the last message took the lean path."""
+        return isinstance(self.conversation.said, PlainSteps)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["unscored", "scored"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, OnnxPolicy]:
+    statistics = policies.tiny_statistics() if request.param else None
+    bundle = policies.tiny_bundle(tmp_path_factory.mktemp("served") / "bundle", statistics=statistics)
+    return bundle, OnnxPolicy(bundle)
+
+
+@pytest.fixture
+def both(served: tuple[Bundle, OnnxPolicy]) -> Both:
+    return Both(*served)
+
+
+def see(step: int, state: np.ndarray = STATE) -> tuple[str, Request]:
+    return "a", Observation(step, state, observed_ns=1000)
+
+
+STARTS = {
+    "mode": (Start(DOOR, STATE), [True] * 10),
+    "sampled": (Start(DOOR, STATE, seed=5), [True] * 10),
+    # With a lead of 1 the plan for steps 4 and 8 is made at steps 3 and 7.
+    "planned ahead": (
+        Start(DOOR, STATE, seed=5, plan_lead=1),
+        [True] * 3 + [False] * 2 + [True] * 2 + [False] * 2 + [True],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STARTS)
+def test_steps_and_replans_are_plain_and_the_same(case: str, both: Both) -> None:
+    start, plain = STARTS[case]
+    both.ask(("a", start))
+    took = []
+    for step in range(10):
+        [row] = both.ask(see(step, STATE + np.float32(0.01 * step)))
+        assert row.action.replanned is (step % 4 == 0)
+        took.append(both.plain)
+    assert took == plain
+
+
+def test_noise_drawn_ahead_is_that_of_the_step(both: Both) -> None:
+    """The lean path draws it after the reply; here a step of the ordinary path and a refused one come between."""
+    both.ask(("a", Start(DOOR, STATE, seed=9)), ("b", Start(DOOR, STATE, seed=9)))
+    for step in range(0, 8, 2):
+        both.ask(see(step))
+        both.ask(see(step + 5))
+        both.ask(see(step + 1), ("b", Observation(step // 2, STATE, 0)))
+
+
+def resumed(override: SubgoalOverride, age: int, **options: object) -> Start:
+    resume = Resume(7, STATE + np.float32(0.5), age, options.pop("upcoming", None), override)  # type: ignore[arg-type]
+    goal = policies.tiny_spec().resolve(DOOR, STATE)
+    return Start(goal, STATE, resume=resume, **options)  # type: ignore[arg-type]
+
+
+RESUMED = {
+    "in the middle": (resumed(SubgoalOverride.NONE, 2), True),
+    "at the end of its subgoal": (resumed(SubgoalOverride.NONE, 4, seed=3), True),
+    "with a subgoal planned ahead": (resumed(SubgoalOverride.NONE, 4, plan_lead=2, upcoming=STATE), False),
+    "pinned": (resumed(SubgoalOverride.PINNED, 2), False),
+    "vetoed": (resumed(SubgoalOverride.VETOED, 2, seed=3), False),
+    "released": (resumed(SubgoalOverride.RELEASED, 2), False),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resumed_run_goes_on_the_same(case: str, both: Both) -> None:
+    start, plain = RESUMED[case]
+    both.ask(("a", start))
+    both.ask(see(7))
+    assert both.plain is plain
+    for step in range(8, 14):
+        both.ask(see(step))
+
+
+def sick(state: np.ndarray | None = None, step: int = 1, robot: str = "a") -> bytes:
+    return codec.pack_request([(robot, Observation(step, STATE if state is None else state, 1000))])
+
+
+def of(number: int, value: float) -> np.ndarray:
+    state = STATE.copy()
+    state[number] = value
+    return state
+
+
+def raw_state(*chunks: bytes) -> bytes:
+    """A step whose state comes in several parts, or with bytes that are no number."""
+    seen = b"\x08\x01" + b"".join(b"\x12" + bytes([len(chunk)]) + chunk for chunk in chunks) + b"\x18\x07"
+    row = b"\x0a\x01a\x1a" + bytes([len(seen)]) + seen
+    return b"\x0a" + bytes([len(row)]) + row
+
+
+SICK = {
+    "nan": (sick(of(0, np.nan)), "InvalidInput"),
+    "infinity": (sick(of(4, -np.inf)), "InvalidInput"),
+    "out of range": (sick(of(2, 3.21)), "InvalidInput"),
+    "too short": (sick(STATE[:4]), "InvalidInput"),
+    "too long": (sick(np.zeros(6)), "InvalidInput"),
+    "no state": (sick(np.zeros(0)), "InvalidInput"),
+    "half a number": (raw_state(STATE.tobytes()[:-2]), "InvalidInput"),
+    "one number too many, in parts": (raw_state(STATE.tobytes(), b"\0\0\0\0"), "InvalidInput"),
+    "a repeated step": (sick(step=0), "StepOutOfOrder"),
+    "a gap": (sick(step=2), "StepOutOfOrder"),
+    "a robot without a run": (sick(robot="nobody"), "ProtocolViolation"),
+}
+
+
+@pytest.mark.parametrize("case", SICK)
+def test_a_sick_step_is_refused_the_same_and_changes_nothing(case: str, both: Both) -> None:
+    raw, reason = SICK[case]
+    both.ask(("a", Start(DOOR, STATE, seed=1)))
+    both.ask(see(0))
+    [row] = both.send(raw)
+    assert row.refusal.reason == reason
+    [row] = both.ask(see(1))
+    assert (row.action.age, both.plain) == (1, True)
+
+
+def test_a_state_in_parts_is_read_the_same(both: Both) -> None:
+    both.ask(("a", Start(DOOR, STATE)))
+    both.ask(see(0))
+    content = STATE.tobytes()
+    [row] = both.send(raw_state(content[:8], content[8:]))
+    assert row.action.age == 1
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", sick(robot="\x1b[2J"), codec.pack_request([("", Finish())])])
+def test_a_message_that_cannot_be_read_fails_as_a_whole(raw: bytes, both: Both) -> None:
+    with pytest.raises((InvalidInput, ProtocolViolation)):
+        both.conversation.answer(raw, 7)
+    with pytest.raises((InvalidInput, ProtocolViolation)):
+        codec.unpack_request(raw)
+    assert both.conversation.said is None
+
+
+def test_an_operators_changes_are_followed_the_same(both: Both) -> None:
+    both.ask(("a", Start(DOOR, STATE, seed=2)))
+    acts: list[Callable[[Session], object]] = [
+        lambda session: session.loop.pin("a", STATE * 2),
+        lambda session: None,
+        lambda session: session.loop.release("a"),
+        lambda session: session.loop.veto("a"),
+        lambda session: session.loop.set_goal("a", policies.tiny_spec().resolve(("lamp",), STATE)),
+    ]
+    plain = []
+    for step, act in enumerate(acts):
+        both.each(act)
+        both.ask(see(step))
+        plain.append(both.plain)
+        both.ask(see(step))  # out of order
+    assert plain == [False, False, False, False, True]
+
+
+Turn = tuple[str, str, int]  # robot, what it sends or an operator does, an argument
+KINDS = ("step", "step", "step", "step", "late", "nan", "far", "start", "goal", "finish", "pin", "release", "veto")
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(KINDS), st.integers(0, 3)), max_size=3)))
+def test_any_conversation_is_the_same(served: tuple[Bundle, OnnxPolicy], messages: list[Sequence[Turn]]) -> None:
+    both = Both(*served)
+    for number, message in enumerate(messages):
+        rows: list[tuple[str, Request]] = []
+        for robot, kind, argument in message:
+            run = both.ordinary.loop.runs.get(robot)
+            step, state = 0 if run is None else run.step, STATE + np.float32(0.01 * number)
+            match kind:
+                case "step" | "late" | "nan" | "far":
+                    bad = {"nan": np.full(5, np.nan), "far": np.full(5, 99.0)}
+                    seen = Observation(step + (kind == "late"), bad.get(kind, state).astype(np.float32), number)
+                    rows.append((robot, seen))
+                case "start":
+                    rows.append((robot, Start(DOOR, state, seed=argument or None, plan_lead=argument % 3)))
+                case "goal":
+                    rows.append((robot, SetGoal(("lamp", "door")[: argument % 2 + 1], state)))
+                case "finish":
+                    rows.append((robot, Finish()))
+                case _:
+                    arguments = (robot, state) if kind == "pin" else (robot,)
+                    for session in (both.lean, both.ordinary):
+                        try:
+                            getattr(session.loop, kind)(*arguments)
+                        except RelayError:
+                            continue
+        if rows:
+            both.ask(*rows)
+
+
+def test_a_policy_that_fails_is_refused_the_same(tmp_path: Path) -> None:
+    bundle = policies.tiny_bundle(tmp_path / "bundle")
+    both = Both(bundle, OnnxPolicy(bundle))
+    both.ask(("a", Start(DOOR, STATE)))
+    both.each(
+        lambda session: setattr(
+            session.loop.runs["a"], "goal", session.loop.runs["a"].goal._replace(state=STATE * np.nan)
+        )
+    )
+    [row] = both.ask(see(0))
+    assert (row.refusal.reason, both.plain) == ("RelayError", False)
