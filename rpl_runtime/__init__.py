@@ -5,6 +5,7 @@ The names of a robot loop are imported when they are first used; `import rpl_run
 
 import os
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 # Since 1.29 ONNX Runtime reports to its maker which graphs are loaded on which machine, unless this is set before it is
@@ -14,6 +15,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # gRPC would wake its threads in a child between fork and exec, where they break the pipes of the started program, such
 # as a video's encoder. Set it to 1 if a forked process goes on with gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# gRPC's newer poller, the default since 1.80, takes 70 to 90 us longer for a message and its answer. An unknown name is
+# an error on the terminal, so the switch is used only with the versions that are known to have it.
+if "1.80" <= version("grpcio")[:4] <= "1.85":
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 if TYPE_CHECKING:
     from rpl_runtime.client import Action, Client, ReconnectConfig, TimeBudget, lasting_control, on_robot_control

@@ -16,6 +16,7 @@ from processes import started
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import serve_in_thread
+from rpl_runtime.wire.control import PUBLIC_TRANSPORT
 
 # A process that was started in the background ignores Ctrl-C, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,6 +26,13 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 # For mutants.py, which asks only whether a test fails, not how simply.
 settings.register_profile("unshrunk", settings.get_profile("untimed"), phases=[Phase.explicit, Phase.generate])
+
+
+@pytest.fixture(params=["fastest", "public"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The way that the bytes of Control streams take: what is found to be the fastest, or gRPC's public API."""
+    monkeypatch.setenv(PUBLIC_TRANSPORT, "1" if request.param == "public" else "")
+    return request.param
 
 
 @pytest.fixture(scope="session")

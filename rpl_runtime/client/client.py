@@ -9,19 +9,15 @@ Refusals and gRPC statuses are raised as this project's errors. No call is retri
 whose server is gone. A `Control` belongs to one thread; open one for each.
 """
 
-import functools
-import queue
-import threading
-import time
-from collections.abc import Callable, Iterator
+import weakref
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 
 from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.client.control import Control, Rows
+from rpl_runtime.client.transport import Transport, open_call
 from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle, store_files
 from rpl_runtime.relay import messages
@@ -63,6 +59,7 @@ class Client(Connection):
         named = ((codec.DIGEST_KEY, digest), (codec.MODEL_KEY, model))
         self.metadata = *((key, value) for key, value in named if value is not None), *self.metadata
         self._methods = {name: self.channel.unary_unary(_path(name)) for name in ("Describe", "Plan", "Act")}
+        self._transports: weakref.WeakSet[Transport] = weakref.WeakSet()  # of streams, which end with the connection
 
     def describe(self) -> messages.ModelInfo:
         """The served model."""
@@ -100,8 +97,14 @@ class Client(Connection):
             *((key, value) for key, value in self.metadata if key != codec.DIGEST_KEY),
             (codec.DIGEST_KEY, model.digest),
         )
-        call = functools.partial(self.channel.stream_stream(_path("Control")), metadata=metadata)
-        return Control(model, Stream(call, self, model.spec.period_s, self._timeout_s))
+        transport = open_call(self.channel, _path("Control"), metadata, self._timeout_s)
+        self._transports.add(transport)
+        return Control(model, Stream(transport, self, model.spec.period_s, self._timeout_s))
+
+    def close(self) -> None:
+        for transport in list(self._transports):
+            transport.cancel()
+        super().close()
 
     def _call(self, method: str, request: bytes) -> bytes:
         with self.translated(self._timeout_s):
@@ -112,24 +115,18 @@ class Stream:
     """A `Line` over one call. A fault closes it: replies could no longer be matched to requests.
 
     Args:
-        call: opens the call, given an iterator of the messages to send.
+        transport: carries the bytes.
         connection: of the call.
         period_s: [s] one control period of the policy.
-        timeout_s: [s] how long an answer may take before the server counts as gone.
+        timeout_s: [s] that an answer may take.
     """
 
-    def __init__(
-        self, call: Callable[[Iterator[bytes]], Any], connection: Connection, period_s: float, timeout_s: float
-    ) -> None:
+    def __init__(self, transport: Transport, connection: Connection, period_s: float, timeout_s: float) -> None:
+        self._transport = transport
         self._connection = connection
         self._period_ns = round(period_s * 1e9)
         self._timeout_s = timeout_s
         self._subgoals: dict[str, np.ndarray] = {}  # robot -> (n,) the subgoal it follows
-        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._deadline = float("inf")  # [s] monotonic; while an answer is awaited
-        self._call = call(self._outgoing())
-        if not self._call.add_callback(self._end):
-            self._end()
 
     def exchange(self, rows: Rows) -> list[messages.Reply]:
         """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
@@ -141,10 +138,8 @@ class Stream:
             RelayError: the server failed.
         """
         request = codec.pack_request(rows)
-        self._deadline = time.monotonic() + self._timeout_s
-        self._outbox.put(request)
         try:
-            raw = next(self._call, None)
+            raw = self._transport.exchange(request)
             if raw is None:
                 raise ProtocolViolation("this control stream is closed; open another")
             replies = codec.unpack_reply(raw)
@@ -154,23 +149,15 @@ class Stream:
                 self._checked(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)
             ]
         except grpc.RpcError as error:
-            self._call.cancel()
+            self._transport.cancel()
             raise self._connection.translate(error, self._timeout_s) from None
         except BaseException:
-            self._call.cancel()  # or a late reply would be taken for the next step's
+            self._transport.cancel()  # or a late reply would be taken for the next step's
             raise
-        finally:
-            self._deadline = float("inf")
 
     def close(self) -> None:
         """End the stream and free its robots; returns when the server has ended it."""
-        ended = threading.Event()
-        self._end()
-        if self._call.add_callback(ended.set) and not ended.wait(self._timeout_s):
-            self._call.cancel()
-
-    def _end(self) -> None:
-        self._outbox.put(None)
+        self._transport.close()
 
     def _checked(self, robot: str, request: messages.Request, reply: messages.Reply) -> messages.Reply:
         """A reply that answers the request, with the subgoal filled in."""
@@ -190,19 +177,6 @@ class Stream:
                 return messages.Action(reply.target, self._subgoals.get(robot, messages.NOTHING), *reply[2:])
             self._subgoals[robot] = reply.subgoal
         return reply
-
-    def _outgoing(self) -> Iterator[bytes]:
-        """The messages that gRPC's sending thread sends. While that thread is idle it also enforces the deadline."""
-        while True:
-            try:
-                request = self._outbox.get(timeout=self._timeout_s / 4)
-            except queue.Empty:
-                if time.monotonic() > self._deadline:
-                    self._call.cancel()
-                continue
-            if request is None:
-                return
-            yield request
 
 
 _ANSWERS = {

@@ -37,6 +37,7 @@ from rpl_runtime.relay.messages import (
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
 MODEL_KEY = "rpl-model"  # metadata of a call: name of the model that must answer
+PUBLIC_TRANSPORT = "RPL_PUBLIC_TRANSPORT"  # environment: set to use only gRPC's public API, though it takes longer
 DIGEST_KEY = "rpl-digest"  # metadata of a call: digest of the bundle that must answer
 MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
 MAX_ROWS = 256  # of a message of Control: it blocks the server for some milliseconds

@@ -33,6 +33,8 @@ from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.server import server
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
+
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
 IMPATIENT = ReconnectConfig(timeout_s=0.2)
