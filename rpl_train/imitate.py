@@ -5,7 +5,6 @@ The levels share nothing and are trained side by side. Losses leave out the cons
 """
 
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +22,7 @@ from rpl_runtime.errors import TrainingError
 from rpl_runtime.files import alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.process import end_with_parent
+from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.provenance import command, commit, versions
 from rpl_train.augment import HighBatch, LowBatch, Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
@@ -105,21 +104,23 @@ def imitate(
 
 def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:
     """Train each level in its own process; their reports are passed on by this process."""
-    context = multiprocessing.get_context("spawn")
-    manager = SyncManager(ctx=context)
+    manager = SyncManager(ctx=CONTEXT)
     manager.start(end_with_parent)
-    with manager, ProcessPoolExecutor(len(LEVELS), context, end_with_parent) as executor:
+    with manager, ProcessPoolExecutor(len(LEVELS), CONTEXT, end_with_parent) as executor:
         reports = manager.Queue()
-        running: set[Future[None]] = {executor.submit(train, level, _Report(reports)) for level in LEVELS}
-        while running:
-            finished, running = wait(running, timeout=0.2)
-            while not reports.empty():
-                progress(*reports.get())
-            for future in finished:
-                try:
+        try:
+            running: set[Future[None]] = {executor.submit(train, level, _Report(reports)) for level in LEVELS}
+            while running:
+                finished, running = wait(running, timeout=0.2)
+                while not reports.empty():
+                    progress(*reports.get())
+                for future in finished:
                     future.result()
-                except BrokenProcessPool as error:
-                    raise TrainingError("a level's process was killed; run the same command again to go on") from error
+        except BrokenProcessPool as error:
+            raise TrainingError("a level's process was killed; run the same command again to go on") from error
+        except KeyboardInterrupt:
+            end_workers()
+            raise
 
 
 @dataclass(frozen=True)

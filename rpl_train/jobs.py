@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Lock
 from typing import Any, Literal, NamedTuple
 
 from rpl_runtime.errors import InvalidInput, RelayError, TrainingError, require
-from rpl_runtime.process import end_with_parent
+from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 
 Executor = Literal["local", "ray"]
 _ATTEMPTS = 3  # of a job whose worker is killed
@@ -72,9 +71,9 @@ def run_jobs(
 def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
     """Each worker is a pool of one process, since a pool that loses a process fails all of its jobs."""
     idle: SimpleQueue[_Worker] = SimpleQueue()
-    stopping = Event()
+    stopping, beginning = Event(), Lock()
     for _ in range(workers):
-        idle.put(_Worker(stopping))
+        idle.put(_Worker(stopping, beginning))
 
     def run(job: Job) -> Any:
         worker = idle.get()
@@ -86,26 +85,34 @@ def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
     threads = ThreadPoolExecutor(workers)
     try:
         yield lambda job: threads.submit(run, job)
+    except KeyboardInterrupt:
+        with beginning:  # no worker begins any more
+            stopping.set()
+        end_workers()
+        raise
     finally:
-        stopping.set()
         threads.shutdown(cancel_futures=True)
         while not idle.empty():
             idle.get().close()
 
 
 class _Worker:
-    def __init__(self, stopping: Event) -> None:
-        self._stopping = stopping
+    def __init__(self, stopping: Event, beginning: Lock) -> None:
+        self._stopping, self._beginning = stopping, beginning
         self._pool = self._start()
 
     @staticmethod
     def _start() -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
+        return ProcessPoolExecutor(1, mp_context=CONTEXT, initializer=_prepare)
 
     def run(self, job: Job) -> Any:
         for _ in range(_ATTEMPTS):
             try:
-                return self._pool.submit(_call, job).result()
+                with self._beginning:
+                    if self._stopping.is_set():
+                        raise BrokenProcessPool("interrupted")
+                    called = self._pool.submit(_call, job)
+                return called.result()
             except BrokenProcessPool:
                 if self._stopping.is_set():  # an interrupt during a worker's imports ends it like a kill
                     raise

@@ -14,7 +14,7 @@ import pytest
 
 from rpl_runtime.cli.app import main
 
-RPL = [sys.executable, "-c", "from rpl_runtime.cli.app import main; main()"]  # as a person types `rpl`
+RPL = [sys.executable, "-c", "from rpl_runtime.cli import main; main()"]  # as a person types `rpl`
 
 
 def rpl(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,50 @@
 """The command `rpl`."""
 
-from rpl_runtime.cli.app import main
+import atexit
+import contextlib
+import os
+import sys
+from typing import NoReturn
 
-__all__ = ["main"]
+from rpl_runtime.process import INTERRUPTED_EXIT, Interrupts, end_workers
+
+# Commands that keep what is finished, and go on from there.
+_GO_ON = {"imitate", "train", "finetune", "distill", "paper", "play"}
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C or SIGTERM ends any command with one sentence and exit code 130."""
+    interrupts = None
+    try:
+        interrupts = Interrupts()
+        try:
+            from rpl_runtime.cli.app import main as run  # signals are heard meanwhile
+
+            run()
+        finally:
+            interrupts.ignore()  # what is left is the end of the process
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED_EXIT:
+            _interrupted()
+        raise
+    except Exception:
+        if interrupts is not None and interrupts.heard:  # a library made something else of the interrupt
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    """Say what is kept, and end here and now: what the interrupt broke off in a library may hang at a tidy end."""
+    kept = ""
+    if "run" in sys.argv:
+        kept = "; a robot is at rest, and a log of --log is kept up to here"
+    elif _GO_ON & set(sys.argv):
+        kept = "; what was finished is kept: run the same command again to go on"
+    end_workers()
+    with contextlib.suppress(OSError):  # nobody may be listening
+        print(f"interrupted{kept}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    atexit._run_exitfuncs()  # semaphores of workers, logs
+    os._exit(INTERRUPTED_EXIT)

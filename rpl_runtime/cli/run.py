@@ -14,6 +14,7 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.recording.minari import check_record, record, recording_of
+from rpl_runtime.process import INTERRUPTED_EXIT
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
@@ -23,7 +24,6 @@ from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 SIMULATED = "sim"  # the host name for a robot simulated for the run
 TIME_BUDGET = TimeBudget()  # of a Franka's control steps
-_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
 def exit_code(result: DriveResult, success: bool) -> int:
     """The exit code after a Franka's run; `success` if every element was done."""
     if result.interrupted:
-        return _INTERRUPTED
+        return INTERRUPTED_EXIT
     if result.stop is not None:
         return RobotStopped.exit_code
     return 0 if success else 1

@@ -9,14 +9,11 @@ retried here. This is a software stop, not a safety-rated one.
 """
 
 import contextlib
-import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import FrameType
 from typing import Self
 
 import numpy as np
@@ -26,6 +23,7 @@ from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUnavailable
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
+from rpl_runtime.process import interruptible
 from rpl_runtime.relay.messages import Action, Started
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import LiveRobot
@@ -33,8 +31,6 @@ from rpl_runtime.safety.filter import reading_fault
 
 INTERRUPTED = "interrupted by the operator"
 _TIME_BUDGET = TimeBudget()
-_GRACE_S = 1.0  # that braking goes on after a second signal
-_INTERRUPTED_EXIT = 130
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +83,7 @@ def drive(
     clock = clock or MonotonicClock()
     if config.steps < 1:
         raise InvalidInput(f"a run of {config.steps} steps was asked for; must be 1 or more")
-    # SIGTERM ends the run as Ctrl-C does: the robot must be at rest before the process ends.
-    with _ended_by_a_second_signal(), _handling(signal.default_int_handler, signal.SIGTERM):
+    with interruptible():
         try:
             robot.reset(config.start_seed)
             started = control.start(config.robot_id, config.goal, robot.observe(), config.seed, config.plan_lead)
@@ -245,52 +240,14 @@ class _Loop:
             self.on_event(event)
 
 
-def _undisturbed() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
     """A block that neither Ctrl-C nor SIGTERM cuts short: braking is short, and there is no second try."""
-    return _handling(lambda *_: None, signal.SIGINT, signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _ended_by_a_second_signal() -> Iterator[None]:
-    """A block that ends a little after the second signal, if need be with the process: a robot's library may hang."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    over = threading.Event()
-
-    def watch() -> None:
-        signals = b""
-        while len(signals) < 2:
-            received = heard.recv(1)
-            if not received:
-                return
-            signals += received
-        if not over.wait(_GRACE_S):
-            os.write(2, b"interrupted again while the robot did not come to rest: it is left to its own stop\n")
-            os._exit(_INTERRUPTED_EXIT)
-
-    watcher = threading.Thread(target=watch, name="second-signal", daemon=True)
-    # It is told by the interpreter's own handler, also while the main thread is inside a call that does not return.
-    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        signal.set_wakeup_fd(before)
-        told.close()
-        watcher.join()
-        heard.close()
-
-
-@contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], object], *signals: signal.Signals) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    before = {number: signal.signal(number, handler) for number in signals}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)  # the last one repeats an interrupt
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
         yield
     finally:

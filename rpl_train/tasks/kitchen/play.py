@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +21,7 @@ from rich.table import Table
 from rpl_runtime.console import Console
 from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.files import staged
-from rpl_runtime.process import end_with_parent
+from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
 from rpl_train.data.trajectory import Trajectory, load, save
@@ -279,13 +278,16 @@ def _perform_all(config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, 
         return
     # Spawned, because a fork copies the locks of the caller's threads.
     jobs = min(config.jobs, len(indices))
-    with ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, CONTEXT, end_with_parent) as pool:
         futures = {pool.submit(_perform_here, config, index): index for index in indices}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise DemonstrationError("a process that played was killed; run the same command again to go on") from error
+        except (KeyboardInterrupt, GeneratorExit):
+            end_workers()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -297,7 +297,7 @@ def test_a_reader_that_is_gone_loses_no_file(evaluated: Evaluation, tmp_path: Pa
     saved.write_text(json.dumps(evaluated.content))
     reader, writer = os.pipe()
     os.close(reader)
-    script = "from rpl_runtime.cli.app import main; main()"
+    script = "from rpl_runtime.cli import main; main()"
     command = [sys.executable, "-c", script, "evaluate", "--from", str(saved), "--output", str(output)]
     ran = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)

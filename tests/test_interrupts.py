@@ -1,0 +1,170 @@
+"""Every command ends with one sentence at Ctrl-C or SIGTERM, and within two seconds of a second one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from processes import RPL, rpl
+from rpl_runtime.cli.app import app
+
+pytest.importorskip("torch", reason="needs the train extra")
+
+ROOT = Path(__file__).parents[1]
+KITCHEN, SPECIALISTS = ROOT / "models" / "kitchen", ROOT / "models" / "kitchen-specialists.safetensors"
+SHORT_S, LONG_S = 1.0, 4.0  # [s] from when a command hears signals to the last moment at which one may come
+SECOND_S = 2.0  # [s] from a second signal to the end
+# Their ordinary end is a signal.
+ENDED_BY_SIGNAL = {"serve", "top"}
+FRANKA = "run --robot franka --no-realtime --goal microwave --objects fixed --bundle {kitchen} --host"
+
+# What each command is interrupted in; {silent} is an address that takes connections and says nothing.
+COMMANDS = [
+    "serve {kitchen} --address 127.0.0.1:0",
+    "health --address {silent} --timeout 60",
+    "top --address {silent}",
+    "inspect {kitchen}",
+    "run --goal microwave --bundle {kitchen}",
+    "run --goal microwave --address {silent}",
+    FRANKA + " sim",
+    FRANKA + " {silent_robot}",
+    "replay {log} --bundle {kitchen}",
+    "evaluate {kitchen} --goals mkbs --episodes 3",
+    "bench {kitchen} --steps 500 --seconds 2",
+    "imitate {new} --demos {demos} --steps 2000",
+    "export {base} {new}",
+    "novelty {own_bundle} --demos {demos}",
+    "train {new} --demos {demos} --steps 2000",
+    "finetune {base} {new} --goal mkbs --objective npg",
+    "distill {base} {new} --specialist mkbs={base} --demos {demos}",
+    "pack {base} {new} --specialist mkbs={base}",
+    "unpack {specialists} {new}",
+    "methods",
+    "paper {new} --demos {demos} --env-steps 1000 --episodes 1 --runs {new}",
+    "models list --address {silent}",
+    "models load {kitchen} --address {silent}",
+    "models unload kitchen --address {silent}",
+    "subgoal show kitchen --address {silent}",
+    "subgoal pin kitchen --address {silent}",
+    "subgoal veto kitchen --address {silent}",
+    "subgoal release kitchen --address {silent}",
+    "tokens new {new} arm --right act",
+    "tokens list {tokens}",
+    "demos play {new} --sequences 20",
+    "demos import {demos} --out {new}",
+    "demos info {demos}",
+    "demos export {demos} --minari {new}-v0",
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the commands are given."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    made = {"kitchen": KITCHEN, "specialists": SPECIALISTS} | {
+        name: folder / name for name in ("log", "demos", "tokens", "runs")
+    }
+    assert rpl(
+        "run", "--goal", "microwave", "--bundle", KITCHEN, "--steps", "3", "--log", folder / "log.mcap"
+    ).returncode
+    assert rpl("demos", "play", made["demos"], "--sequences", "2", "--jobs", "1").returncode == 0
+    assert rpl("tokens", "new", made["tokens"], "arm", "--right", "act").returncode == 0
+    assert rpl("unpack", SPECIALISTS, made["runs"]).returncode == 0
+    robot = f"127.{os.getpid() // 250 % 250 + 1}.{os.getpid() % 250 + 1}.41"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server((robot, 1337)):
+        made |= {"log": folder / "log.mcap", "base": made["runs"] / "base", "silent_robot": robot}
+        yield made | {"silent": f"127.0.0.1:{server.getsockname()[1]}"}
+
+
+def test_every_command_is_interrupted_here() -> None:
+    for entry_point in entry_points(group="rpl.commands"):
+        entry_point.load()(app)
+
+    def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+        for name, below in getattr(command, "commands", {}).items():
+            yield from leaves(below, (*path, name))
+        if not hasattr(command, "commands"):
+            yield " ".join(path)
+
+    assert {
+        name for name in leaves(typer.main.get_command(app)) if not any(c.startswith(name) for c in COMMANDS)
+    } == set()
+
+
+def interrupt(
+    arguments: str, places: dict[str, Any], folder: Path, rng: np.random.Generator, signals: int, span_s: float
+) -> None:
+    """Start a command, send it one or two signals at random moments, and see how it ends."""
+    new = {"new": folder / "new", "own_bundle": folder / "bundle"}
+    if "{own_bundle}" in arguments:
+        subprocess.run(["cp", "-r", KITCHEN, folder / "bundle"], check=True)
+    command = [*RPL, *(word.format(**places, **new) for word in arguments.split())]
+    errors = folder / "errors"
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as process,
+    ):
+        try:
+            while process.poll() is None and not hears(process):
+                threading.Event().wait(0.005)
+            for _ in range(signals):
+                threading.Event().wait(rng.uniform(0, span_s))  # the moment is what is tested
+                if hears(process):
+                    terminal = bool(rng.integers(2))
+                    os.killpg(process.pid, signal.SIGINT) if terminal else process.terminate()
+                interrupted = time.monotonic()
+            process.wait(SECOND_S if signals == 2 else 60)
+            took_s = time.monotonic() - interrupted
+        finally:
+            process.kill()
+    said = errors.read_text(errors="replace")
+    where = f"`rpl {arguments}` ended with {process.returncode} in {took_s:.2f} s and said {said!r}"
+    assert "Traceback" not in said, where
+    if process.returncode < 0:  # at its very end the interpreter handles no signal any more, and nothing is left to say
+        assert (said, -process.returncode in (signal.SIGINT, signal.SIGTERM)) == ("", True), where
+    if process.returncode == 130:
+        assert sum(line.startswith("interrupted") for line in said.splitlines()) == 1, where
+    else:  # it was over before, or a signal is how it ends
+        assert arguments.split()[0] in ENDED_BY_SIGNAL or "interrupted" not in said, where
+
+
+def hears(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process handles SIGTERM: before, and at its very end, it is the bare interpreter."""
+    if process.poll() is not None:
+        return False
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_command_ends_whenever_it_is_interrupted(
+    arguments: str, signals: int, places: dict[str, Any], tmp_path: Path
+) -> None:
+    interrupt(arguments, places, tmp_path, np.random.default_rng(len(arguments) + signals), signals, SHORT_S)
+
+
+@pytest.mark.long
+def test_two_hundred_interruptions(places: dict[str, Any], tmp_path: Path) -> None:
+    faults = []
+    for number in range(200):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            interrupt(COMMANDS[number % len(COMMANDS)], places, folder, np.random.default_rng(number), 2, LONG_S)
+        except (AssertionError, subprocess.TimeoutExpired) as fault:
+            faults.append(str(fault))
+            print(fault, file=sys.stderr, flush=True)
+    assert faults == []
