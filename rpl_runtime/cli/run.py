@@ -10,11 +10,12 @@ from rpl_runtime.cli.options import show
 from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_progress, run_recorder
 from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
 from rpl_runtime.errors import InvalidInput, RobotStopped
+from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.spec import parse_goal
-from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.process import INTERRUPTED_EXIT
+from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
@@ -88,6 +89,7 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
         control = _control(stack, options, reconnect)
         config = _config(options, control)
+        heartbeat = stack.enter_context(Heartbeat())
         source = stack.enter_context(closing(_source(objects, objects_access)))
         there = stack.enter_context(simulated_robot()) if host == SIMULATED else host
         robot = stack.enter_context(closing(FrankaRobot(there, source, franka)))
@@ -99,6 +101,7 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
             on_step,
             on_event=lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns),
             budget=TIME_BUDGET,
+            heartbeat=heartbeat,
         )
         if log is not None:
             log.event("limit_violations", json.dumps(result.limit_violations))

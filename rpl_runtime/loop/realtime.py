@@ -22,6 +22,7 @@ from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUnavailable
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
+from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
 from rpl_runtime.process import interruptible
 from rpl_runtime.relay.messages import Action, Started
@@ -30,7 +31,10 @@ from rpl_runtime.robots import LiveRobot
 from rpl_runtime.safety.filter import reading_fault
 
 INTERRUPTED = "interrupted by the operator"
+HUNG = "the control loop hung, and was interrupted by the process that watches it"
 _TIME_BUDGET = TimeBudget()
+_BEAT_S = 0.5  # [s] from one period to the next, after which the loop hangs; two missed periods stop it from inside
+_REST_S = 10.0  # [s] for a robot to come to rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,7 @@ def drive(
     *,
     budget: TimeBudget = _TIME_BUDGET,
     clock: Clock | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> DriveResult:
     """Drive a robot through one run; the robot is at rest when this returns or raises.
 
@@ -73,6 +78,7 @@ def drive(
         on_step: called after each command; on_event after any other event. Neither may block.
         budget: when each part of a step is due.
         clock: the system's monotonic clock by default.
+        heartbeat: has a process of its own end a loop that hangs; None: nobody does.
 
     A second signal ends the process within a second where the robot, by then, is not at rest.
 
@@ -88,7 +94,7 @@ def drive(
             robot.reset(config.start_seed)
             started = control.start(config.robot_id, config.goal, robot.observe(), config.seed, config.plan_lead)
             with StepThread(control, config.robot_id, clock) as steps:
-                loop = _Loop(robot, steps, config, started, on_step, on_event, budget, clock)
+                loop = _Loop(robot, steps, config, started, on_step, on_event, budget, clock, heartbeat)
                 loop.run()
         finally:
             with _undisturbed(), contextlib.suppress(RobotStopped):
@@ -160,6 +166,7 @@ class _Loop:
     on_event: Callable[[Event], None]
     budget: TimeBudget
     clock: Clock
+    heartbeat: Heartbeat | None
 
     def __post_init__(self) -> None:
         self._state = self.robot.observe()
@@ -178,14 +185,17 @@ class _Loop:
             while len(self._late_ns) < self.config.steps and self._period(schedule) is not Command.STOP:
                 self._tell()
         except KeyboardInterrupt:
-            self._watchdog.trip(self.clock.now_ns(), INTERRUPTED)
+            hung = self.heartbeat is not None and self.heartbeat.late
+            self._watchdog.trip(self.clock.now_ns(), HUNG if hung else INTERRUPTED)
         except RelayError as error:
             self._watchdog.trip(self.clock.now_ns(), str(error))
         with _undisturbed():
             try:
+                self._beat(_REST_S)
                 self.robot.stop()
             except RobotStopped as error:  # the robot stopped by itself
                 self._watchdog.trip(self.clock.now_ns(), str(error))
+            self._beat(None)
             self._watchdog.rest(self.clock.now_ns())
         with contextlib.suppress(KeyboardInterrupt):
             self._tell()
@@ -208,6 +218,8 @@ class _Loop:
         Raises:
             RelayError: a fault that stops the robot at once.
         """
+        if not self._beat(_BEAT_S):
+            raise RobotStopped("the process that watches the control loop has ended; must watch it to the end")
         tick = schedule.wait()
         self._late_ns.append(tick.late_ns)
         self._missed += tick.missed
@@ -233,6 +245,9 @@ class _Loop:
             self._steps.append(Step(number, state, action, self.robot.done(), self.started.goal))
             self.on_step(self._steps[-1])
         return command
+
+    def _beat(self, next_s: float | None) -> bool:
+        return self.heartbeat is None or self.heartbeat.beat(next_s)
 
     def _tell(self) -> None:
         for event in self._watchdog.events[self._told :]:

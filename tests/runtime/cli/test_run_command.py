@@ -41,6 +41,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Periods that go by as fast as their answers come, however long these take."""
     monkeypatch.setattr("rpl_runtime.loop.realtime.MonotonicClock", FakeClock)
     monkeypatch.setattr("rpl_runtime.cli.run.TIME_BUDGET", TimeBudget(answer_due=1e4, hold_periods=1000))
+    monkeypatch.setattr("rpl_runtime.loop.realtime._BEAT_S", 1e4)
 
 
 def rpl_run(*arguments: str) -> Any:

@@ -400,6 +400,67 @@ def test_a_robot_that_vanishes_ends_the_run() -> None:
             robot.stop()
 
 
+DRIVES = """
+import sys
+sys.path[:0] = {path!r}
+from contextlib import closing
+import numpy as np
+from rpl_runtime.client.budget import TimeBudget
+from rpl_runtime.client.control import Control
+from rpl_runtime.loop import realtime
+from rpl_runtime.loop.heartbeat import Heartbeat
+from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
+from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects
+from fake_clock import FakeClock
+from runtime.loop.test_realtime import MODEL, Script
+
+def main():
+    line = Script(FakeClock(), lambda number: 0)
+    reply = line._reply
+    def lead(request):
+        answer = reply(request)
+        if not hasattr(request, "observed_ns"):
+            return answer
+        target = np.append(request.state[:7] + np.array([0.1, 0, 0, 0, 0, 0, 0]), [0.04, 0.04])
+        return answer._replace(target=target, valid_until_ns=request.observed_ns + 80_000_000)
+    line._reply = lead
+    moving = lambda step: print("moves", flush=True) if step.step == 8 else None
+    robot = FrankaRobot({host!r}, FixedObjects(UNTOUCHED), FrankaConfig(realtime=False))
+    control, config, budget = Control(MODEL, line), RunConfig(("microwave",), 500), TimeBudget(hold_periods=1000)
+    with Heartbeat() as heartbeat, closing(robot):
+        realtime.drive(robot, control, config, moving, budget=budget, heartbeat=heartbeat)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_arm_whose_process_dies_or_stops_comes_to_rest_inside_its_limits(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """Nothing here can command it any more: it is the robot's own stop, as far as the simulated one has it."""
+    program = tmp_path / "drives.py"
+    with simulated_robot(address(5)) as host:
+        program.write_text(DRIVES.format(path=sys.path, host=host))
+        with started([sys.executable, program], stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "moves\n", process.communicate()
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert ("the robot left to its own stop" in errors) == (number is signal.SIGSTOP)
+        with closing(FrankaRobot(host, FixedObjects(OBJECTS), CONFIG)) as robot:
+            wait_until(robot, lambda: bool(abs(np.ravel(robot._arm.state.dq)).max() < 1e-3))
+            joints, profile = np.ravel(robot._arm.state.q), PROFILES["fr3"]
+            assert joints[0] > to_franka(HOME)[0] + 0.02
+    assert ((joints >= profile.low[:7]) & (joints <= profile.high[:7])).all()
+    assert profile.arm is not None
+    flange, _ = flange_pose(joints)
+    assert ((flange >= profile.arm.workspace.low) & (flange <= profile.arm.workspace.high)).all()
+
+
 def test_the_example_simulates_a_robot_until_ctrl_c() -> None:
     script = ROOT / "examples" / "franky_sim_robot.py"
     with started([sys.executable, script, address(4)], stderr=subprocess.PIPE) as process:
