@@ -88,6 +88,24 @@ def test_no_sequence_of_targets_leads_outside_and_the_arm_can_always_stop(
     assert_inside(profile, start, np.vstack(commanded))
 
 
+def test_a_motion_that_another_proved_goes_on_as_if_the_filter_had_commanded_it() -> None:
+    other, resumed = started(), started()
+    turned = HOME + 0.06 * (np.arange(9) == 0)
+    commanded = np.vstack([other.step(turned).trajectory, other.step(turned).trajectory])
+    way = np.vstack(come_to_rest(other, PROFILES["fr3"]))
+    resumed.resume(commanded[-3:, :7], way[:, :7])
+    assert not resumed.at_rest
+    np.testing.assert_array_equal(resumed.resting_place[:7], way[-1, :7])
+    first = resumed.stop()
+    np.testing.assert_array_equal(first.trajectory[:, :7], way[:80, :7])
+    np.testing.assert_allclose(first.velocity[:7], (way[79] - way[78])[:7] / MS, atol=1e-9)
+    commanded = np.vstack([commanded, first.trajectory])
+    for target in (HOME, turned, HOME):
+        commanded = np.vstack([commanded, resumed.step(target).trajectory])
+    assert_inside(PROFILES["fr3"], HOME, commanded)
+    np.testing.assert_array_equal(resumed.position[:7], commanded[-1, :7])
+
+
 def come_to_rest(safety: SafetyFilter, profile: Profile) -> list[np.ndarray]:
     """Stop, in no more periods than the limits make it."""
     assert profile.arm is not None
