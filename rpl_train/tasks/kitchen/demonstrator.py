@@ -1,4 +1,4 @@
-"""A scripted demonstrator: the next position target from the kitchen's state and the element to work on.
+"""A scripted demonstrator: the next position target from the kitchen's state and the work to do.
 
 It has no memory: the target follows from the positions of gripper, fingers and element. So it can take over from any
 state, and a policy that sees the same state can learn it.
@@ -15,7 +15,7 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidGoal, require
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, TARGET_HIGH, TARGET_LOW
-from rpl_train.tasks.kitchen.skills import SKILLS, Skill, progress, skill_for
+from rpl_train.tasks.kitchen.skills import SKILLS, Skill, Work, progress, skill_for
 
 mujoco = require("mujoco", "sim")
 
@@ -58,6 +58,7 @@ class _View:
     hold: np.ndarray  # (3,) [m] where the gripper holds it
     rotation: np.ndarray  # (3, 3) of the gripper there
     front: np.ndarray  # (3,) [m] where the gripper goes before going in
+    standoff: float  # [m] distance of the front from the hold
     home: np.ndarray  # (7,) [rad] arm joints at the front
     distance: float  # [m] from gripper to hold
     astray: float  # [m] distance of the gripper from the line of approach; a rotation of 1 rad counts as 0.1 m
@@ -77,7 +78,7 @@ class _Obstacle:
 
 
 class Demonstrator:
-    """Chooses position targets for one element at a time, from the state alone.
+    """Chooses position targets for one work at a time, an element to be led to its goal or back, from the state alone.
 
     A joint-space move brings the arm in front of the element, a Cartesian move takes it in, the fingers close on
     arrival, and the gripper leads the element along its path. If another element is between the fingers, the gripper
@@ -92,22 +93,22 @@ class Demonstrator:
         self._low = np.maximum(model.jnt_range[_ARM, 0], TARGET_LOW[_ARM])  # (7,) [rad]
         self._high = np.minimum(model.jnt_range[_ARM, 1], TARGET_HIGH[_ARM])  # (7,) [rad]
 
-    def act(self, state: np.ndarray, element: str | None) -> np.ndarray:
-        """The target (9,) [rad, m] that moves an element towards its goal; with None, the gripper lets go and leaves.
+    def act(self, state: np.ndarray, work: Work | None) -> np.ndarray:
+        """The target (9,) [rad, m] that furthers a work; with None, the gripper lets go and leaves.
 
         Raises:
             InvalidGoal: there is no such element.
         """
-        if element is not None and element not in SKILLS:
-            raise InvalidGoal(f"there is no element {element!r}; must be one of {', '.join(SKILLS)}")
+        if work is not None and work.element not in SKILLS:
+            raise InvalidGoal(f"there is no element {work.element!r}; must be one of {', '.join(SKILLS)}")
         here = self._look(np.asarray(state, dtype=np.float64))
-        if element is None:
+        if work is None:
             obstacle = self._obstacle(here, None)
             move = obstacle.weight * self._limited(self._twist(here, self._straight_back(here, obstacle)))
             opening = 1.0
         else:
-            view = self._view(here, element)
-            move = self._move(here, view, element)
+            view = self._view(here, work)
+            move = self._move(here, view, work)
             opening = _smooth(view.distance, 0.02, 0.045)
         self._place(here.qpos)
         target = here.qpos[:ROBOT_DIM].copy()
@@ -115,50 +116,56 @@ class Demonstrator:
         target[_FINGERS] = _OPEN * opening
         return np.clip(target, TARGET_LOW, TARGET_HIGH)
 
-    def finished(self, state: np.ndarray, element: str) -> bool:
-        """Whether an element is finished in a state (30,): done with a margin, and set down."""
-        skill = SKILLS[element]
+    def finished(self, state: np.ndarray, work: Work) -> bool:
+        """Whether a work is finished in a state (30,): done with a margin, and set down."""
+        skill = SKILLS[work.element]
         lowered = not skill.lift or state[_KETTLE_Z] < _STOVE + 0.02
-        return bool(lowered and ELEMENTS[element].distance(state) < skill.finished)
+        if work.back:
+            done = np.linalg.norm(state[list(skill.dims)] - skill.rest) < skill.returned
+        else:
+            done = ELEMENTS[work.element].distance(state) < skill.finished
+        return bool(lowered and done)
 
-    def _move(self, here: _Here, view: _View, element: str) -> np.ndarray:
+    def _move(self, here: _Here, view: _View, work: Work) -> np.ndarray:
         """Joint step (7,) [rad]: travel, go in, avoid the furniture, leave other elements; later ones override."""
         away = _smooth(view.outside, 0.06, 0.16)
         reach = self.style.gain * (view.home - here.qpos[_ARM])
         far = away * _smooth(float(np.abs(reach).max()), 0.02, 0.06) * view.reachable
-        move = self._limited(self._work(here, view, element))
+        move = self._limited(self._work(here, view, work))
         move = move + far * (self._limited(reach) - move)
 
         # Cabinets, hood and knobs are beyond this plane: move along it.
         plane = min(0.47, view.front[1] + 0.02)
-        wall = away * _smooth(float(here.hand[1]), plane, plane + 0.08)
+        # A kettle at its goal stands so deep that a gripper in line with it is beyond the plane before its front.
+        barred = _smooth(view.astray, 0.06, 0.16) if work.back else away
+        wall = barred * _smooth(float(here.hand[1]), plane, plane + 0.08)
         if wall > 0:
             freed = _smooth(here.width, 0.022, 0.032)
             move = move + wall * (self._limited(self._twist(here, np.array([0.0, -0.05 * freed, 0.0]))) - move)
             # The two moves oppose each other: keep the direction, restore the speed.
             move = self._limited(move * (1 + 1.5 * far * freed))
 
-        obstacle = self._obstacle(here, element)
+        obstacle = self._obstacle(here, work.element)
         weight = obstacle.weight * _smooth(view.astray, 0.03, 0.06)
         if weight > 0:
             move = move + weight * (self._limited(self._clear(here, view, obstacle, wall)) - move)
         return move
 
-    def _work(self, here: _Here, view: _View, element: str) -> np.ndarray:
+    def _work(self, here: _Here, view: _View, work: Work) -> np.ndarray:
         """Joint step (7,) [rad] that goes in if the gripper is in line, and leads the element if it is held."""
         gain = self.style.gain
         near = 1 - _smooth(view.distance, 0.035, 0.055)
         held = near * (1 - _smooth(here.width, 0.028, 0.035))
         approach = view.rotation[:, 2]
         depth = float(approach @ (view.hold - here.hand))
-        back = self.style.standoff * _smooth(view.astray, 0.015, 0.06)
+        back = view.standoff * _smooth(view.astray, 0.015, 0.06)
         goal = view.hold - back * approach
         # Too deep beside the element: go out first, or a finger would press against its side.
         deep = _smooth(view.astray, 0.02, 0.04) * _smooth(back - depth, 0.01, 0.03)
         goal -= deep * (view.hold - here.hand - depth * approach)
         rotation = view.rotation
         if held > 0:
-            ahead, ahead_rotation = self._ahead(here.qpos, element)
+            ahead, ahead_rotation = self._ahead(here.qpos, work)
             goal = goal + held * (ahead - goal)
             rotation = ahead_rotation if held > 0.5 else rotation
         gain = gain + 0.45 * held  # a held element resists
@@ -194,29 +201,32 @@ class Demonstrator:
         hand, rotation = self._pose()
         return _Here(qpos, hand, rotation, self._jacobian(), float(np.mean(qpos[_FINGERS])))
 
-    def _view(self, here: _Here, element: str) -> _View:
-        hold, rotation = self._hold(here.qpos, element)
+    def _view(self, here: _Here, work: Work) -> _View:
+        hold, rotation = self._hold(here.qpos, work)
         approach = rotation[:, 2]
         error = hold - here.hand
         depth = float(approach @ error)
         turn = float(np.linalg.norm(_rotation_vector(rotation @ here.rotation.T)))
         astray = float(np.linalg.norm(error - depth * approach)) + 0.1 * turn
-        front = hold - self.style.standoff * approach
-        home, missed = self._reach(here.qpos, front, rotation, skill_for(element, here.qpos))
+        skill = skill_for(work, here.qpos)
+        standoff = self.style.standoff + skill.farther
+        front = hold - standoff * approach
+        home, missed = self._reach(here.qpos, front, rotation, skill)
         return _View(
             hold=hold,
             rotation=rotation,
             front=front,
+            standoff=standoff,
             home=home,
             distance=float(np.linalg.norm(error)),
             astray=astray,
-            outside=max(-depth - 0.03, depth - self.style.standoff, 0.0) + astray,
+            outside=max(-depth - 0.03, depth - standoff, 0.0) + astray,
             reachable=1 - _smooth(missed, 0.02, 0.06),
         )
 
-    def _hold(self, qpos: np.ndarray, element: str) -> tuple[np.ndarray, np.ndarray]:
+    def _hold(self, qpos: np.ndarray, work: Work) -> tuple[np.ndarray, np.ndarray]:
         """Where (3,) [m] and how (3, 3) the gripper holds an element in a configuration."""
-        skill = skill_for(element, qpos)
+        skill = skill_for(work, qpos)
         self._place(qpos)
         start, end = np.array(skill.approach), np.array(skill.approach_end)
         rotation = _pointing(start + progress(skill, qpos) * (end - start))
@@ -225,23 +235,23 @@ class Demonstrator:
         offset = np.array(skill.offset)
         if skill.tall:
             offset[2] += self.style.rise
-        if element == "kettle":
+        if work.element == "kettle":
             # The kettle's leg is round, so the gripper does not turn with it.
             offset = _turn(np.array([0.0, 0.0, 2 * np.arctan2(qpos[29], qpos[26])])) @ offset
         return self._data.site(skill.site).xpos + offset, rotation
 
-    def _ahead(self, qpos: np.ndarray, element: str) -> tuple[np.ndarray, np.ndarray]:
+    def _ahead(self, qpos: np.ndarray, work: Work) -> tuple[np.ndarray, np.ndarray]:
         """Where (3,) [m] and how (3, 3) the gripper holds an element a little nearer to its aim."""
-        skill = skill_for(element, qpos)
+        skill = skill_for(work, qpos)
         dims = list(skill.dims)
-        left = np.array(skill.aim) - qpos[dims]
+        left = np.array(skill.back if work.back else skill.aim) - qpos[dims]
         ahead = qpos.copy()
         # The kettle first moves aside: the microwave is close to its straight path.
         ahead[dims] += _capped(left * [1.0, 4.0][: len(dims)], skill.lead)
         if skill.lift:
             height = _STOVE + skill.lift * _smooth(float(np.linalg.norm(left)), 0.03, 0.12)
             ahead[_KETTLE_Z] += np.clip(height - qpos[_KETTLE_Z], -skill.lead, skill.lead)
-        return self._hold(ahead, element)
+        return self._hold(ahead, work)
 
     def _obstacle(self, here: _Here, element: str | None) -> _Obstacle:
         out = here.rotation[:, 2] * [1.0, 1.0, 0.0]
@@ -250,7 +260,7 @@ class Demonstrator:
         for name, skill in SKILLS.items():
             if name == element:
                 continue
-            apart = self._hold(here.qpos, name)[0] - here.hand
+            apart = self._hold(here.qpos, Work(name))[0] - here.hand
             gap = float(apart @ out)
             aside = (apart - gap * out) * [1.0, 1.0, 0.0]
             weight = 1 - _smooth(float(np.linalg.norm(aside)), skill.berth - 0.02, skill.berth)

@@ -26,6 +26,7 @@ from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS, ROBOT_DI
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise, open_kitchen
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
+from rpl_train.tasks.kitchen.skills import Work
 
 Order = Literal["human", "random"]
 _ARM = slice(0, 7)
@@ -207,14 +208,14 @@ def perform(kitchen: Kitchen, config: PlayConfig, index: int) -> Trajectory:
     settled, target = 0, state[:ROBOT_DIM]
     while len(states) < config.limit and settled <= config.settle:
         for name in elements:
-            if demonstrator.finished(state, name):
+            if demonstrator.finished(state, Work(name)):
                 finished.add(name)
             elif ELEMENTS[name].distance(state) >= _REOPENED:
                 finished.discard(name)
         left = [name for name in elements if name not in finished]
         settled = 0 if left else settled + 1
         if left:  # otherwise hold on: a hand that backs out drags a door with it
-            target = demonstrator.act(state, left[0])
+            target = demonstrator.act(state, Work(left[0]))
         states.append(state)
         targets.append(target)
         state = kitchen.step(disturbance(target))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidGoal
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP
+from rpl_runtime.tasks.kitchen.elements import DONE_DISTANCE, ELEMENTS, MAX_TARGET_STEP
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, open_kitchen
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator
-from rpl_train.tasks.kitchen.skills import SKILLS
+from rpl_train.tasks.kitchen.skills import SKILLS, Work
 
 ARM = slice(0, 7)
 
@@ -20,12 +20,14 @@ def kitchen() -> Iterator[Kitchen]:
         yield opened
 
 
-def work(kitchen: Kitchen, state: np.ndarray, element: str, most: int = 130) -> tuple[np.ndarray, list[np.ndarray]]:
+def work(
+    kitchen: Kitchen, state: np.ndarray, element: str, back: bool = False, most: int = 130
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Let the demonstrator work on one element; the last state, and how far each target lay from its reading."""
     demonstrator, steps = Demonstrator(kitchen.model), []
-    while not demonstrator.finished(state, element):
+    while not demonstrator.finished(state, Work(element, back)):
         assert len(steps) < most, f"{element} is not finished after {most} steps"
-        target = demonstrator.act(state, element)
+        target = demonstrator.act(state, Work(element, back))
         steps.append(np.abs(target - state[:9]))
         state = kitchen.step(target)
     return state, steps
@@ -58,10 +60,10 @@ def test_what_it_does_follows_from_the_state_alone(kitchen: Kitchen):
     state = kitchen.reset(seed=5)
     for _ in range(30):
         states.append(state)
-        state = kitchen.step(used.act(state, "microwave"))
+        state = kitchen.step(used.act(state, Work("microwave")))
     for state in states[::10]:
-        fresh = Demonstrator(kitchen.model).act(state, "microwave")
-        np.testing.assert_array_equal(used.act(state, "microwave"), fresh)
+        fresh = Demonstrator(kitchen.model).act(state, Work("microwave"))
+        np.testing.assert_array_equal(used.act(state, Work("microwave")), fresh)
 
 
 def test_it_opens_a_door_that_was_left_half_way(kitchen: Kitchen):
@@ -69,6 +71,17 @@ def test_it_opens_a_door_that_was_left_half_way(kitchen: Kitchen):
     qpos[22] = -0.3
     work(kitchen, kitchen.restore(qpos, seed=0), "microwave")
     assert "microwave" in kitchen.done()
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_each_element_is_led_back_to_where_it_was_by_an_arm_that_was_elsewhere(kitchen: Kitchen, element: str):
+    start = kitchen.reset(seed=7, noise=PERTURBED)
+    state, _ = work(kitchen, start, element)
+    state, _ = work(kitchen, state, "light switch" if element != "light switch" else "bottom burner")
+    state, _ = work(kitchen, state, element, back=True)
+    dims = list(ELEMENTS[element].dims)
+    assert np.linalg.norm((state - start)[dims]) < DONE_DISTANCE
+    assert element not in kitchen.done()
 
 
 def test_it_lets_go_without_undoing_its_work(kitchen: Kitchen):
@@ -82,4 +95,4 @@ def test_it_lets_go_without_undoing_its_work(kitchen: Kitchen):
 
 def test_an_unknown_element_is_named(kitchen: Kitchen):
     with pytest.raises(InvalidGoal, match="no element 'fridge'; must be one of microwave, kettle"):
-        Demonstrator(kitchen.model).act(kitchen.reset(seed=0), "fridge")
+        Demonstrator(kitchen.model).act(kitchen.reset(seed=0), Work("fridge"))
