@@ -52,7 +52,7 @@ def open_policy(bundle: Bundle) -> OnnxPolicy:
 def _try(bundle: Bundle) -> None:
     """Run `_main` on the checked bytes of a bundle."""
     graphs = [bundle.files[name] for name in (HIGH, LOW)]
-    head = {"path": str(bundle.path), "high_bytes": len(graphs[0]), "cpu_s": _CPU_S}
+    head = {"path": str(bundle.path), "high_bytes": len(graphs[0]), "cpu_s": _CPU_S, "parent": os.getpid()}
     head["manifest"] = bundle.manifest.model_dump(mode="json")
     try:
         ended = subprocess.run(  # nosec B603 # this interpreter and this module
@@ -80,7 +80,7 @@ def _main() -> None:
     """Try the bundle on stdin, and print null or the error."""
     head, _, graphs = sys.stdin.buffer.read().partition(b"\n")
     about: dict[str, Any] = json.loads(head)
-    _limit(about["cpu_s"], len(graphs))
+    _limit(about["parent"], about["cpu_s"], len(graphs))
     files = {HIGH: graphs[: about["high_bytes"]], LOW: graphs[about["high_bytes"] :]}
     bundle = Bundle(Path(about["path"]), Manifest.model_validate(about["manifest"]), "", None, files)
     try:
@@ -96,9 +96,11 @@ def _main() -> None:
         print("null")
 
 
-def _limit(cpu_s: int, graph_bytes: int) -> None:
+def _limit(parent: int, cpu_s: int, graph_bytes: int) -> None:
     """Limit this process from here on, and end it with its parent: Python does not run while a graph loads."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it had ended before
+        sys.exit()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
