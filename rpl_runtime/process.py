@@ -1,11 +1,13 @@
 """Processes: how one ends at Ctrl-C, and child processes that end with a block and with their parent."""
 
+import _thread
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -17,7 +19,9 @@ from rpl_runtime.errors import ServerUnavailable
 
 _EXIT_S = 10.0  # [s] for a process to end before it is killed
 _GRACE_S = 1.0  # [s] from a second signal to the end of the process
-_AGAIN_S = 0.02  # [s] until an interrupt that came at a wrong moment is tried again
+_AGAIN_S = 0.005  # [s] until an interrupt that came at a wrong moment is tried again
+AGAIN = signal.SIGUSR2  # which tries it again
+_LATER = b"\0"  # beside the numbers of signals
 INTERRUPTED_EXIT = 130
 
 
@@ -39,7 +43,7 @@ class Interrupts:
         self._tells.setblocking(False)
         self._watcher = threading.Thread(target=self._end_at_second, name="second-signal", daemon=True)
         Interrupts.active = True
-        handlers = {signal.SIGINT: self._first, signal.SIGTERM: self._first, signal.SIGALRM: self._raise}
+        handlers = {signal.SIGINT: self._first, signal.SIGTERM: self._first, AGAIN: self._raise}
         self._handlers = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._raised
         # The interpreter's own handler writes here, also while the main thread is inside a call that does not return.
@@ -49,7 +53,6 @@ class Interrupts:
     def ignore(self) -> None:
         """Raise none from now on; a second one still ends the process."""
         self._ignored = True
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def close(self) -> None:
         """Handle signals as before."""
@@ -74,14 +77,14 @@ class Interrupts:
             return
         while frame is not None:
             if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code is _Process.start.__code__:
-                signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+                self._tells.send(_LATER)
                 return
             frame = frame.f_back
         raise KeyboardInterrupt
 
     def _raised(self, error: "sys.UnraisableHookArgs") -> None:
         if issubclass(error.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+            self._tells.send(_LATER)
         else:
             self._unraisable(error)
 
@@ -91,6 +94,9 @@ class Interrupts:
             received = self._hears.recv(1)
             if not received:
                 return
+            if received == _LATER:
+                time.sleep(_AGAIN_S)
+                _thread.interrupt_main(AGAIN)
             signals += received[0] in (signal.SIGINT, signal.SIGTERM)
         if not self._over.wait(_GRACE_S):
             os.write(2, b"interrupted again: the process ends here; an arm under way is left to its own stop\n")

@@ -23,7 +23,7 @@ pytest.importorskip("torch", reason="needs the train extra")
 
 ROOT = Path(__file__).parents[1]
 KITCHEN, SPECIALISTS = ROOT / "models" / "kitchen", ROOT / "models" / "kitchen-specialists.safetensors"
-SHORT_S, LONG_S = 1.0, 4.0  # [s] from when a command hears signals to the last moment at which one may come
+SHORT_S, LONG_S = 1.0, 2.0  # [s] from when a command hears signals to the last moment at which one may come
 SECOND_S = 2.0  # [s] from a second signal to the end
 # Their ordinary end is a signal.
 ENDED_BY_SIGNAL = {"serve", "top"}

@@ -24,7 +24,7 @@ from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUna
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
-from rpl_runtime.process import interruptible
+from rpl_runtime.process import AGAIN, interruptible
 from rpl_runtime.relay.messages import Action, Started
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import LiveRobot
@@ -261,7 +261,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)  # the last one repeats an interrupt
+    numbers = (signal.SIGINT, signal.SIGTERM, AGAIN)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:
         yield
