@@ -6,6 +6,7 @@ import numpy as np
 
 from fake_clock import FakeClock
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.franka.franka import HOME
 from rpl_runtime.robots.profiles import PROFILES
@@ -22,6 +23,7 @@ class FakeArm:
     """An arm with the kitchen's state (the `LiveRobot` protocol), whose time is a fake clock's."""
 
     waits = False
+    ages = Ages(0.0, 0.0)
 
     def __init__(self, clock: FakeClock) -> None:
         self.commanded: list[np.ndarray] = []  # (80, 9) each, a control period at 1 kHz

@@ -218,7 +218,7 @@ def test_every_command_line_is_one_that_the_program_takes(path: Path) -> None:
     "line",
     [
         "rpl serve models/kitchen --no-such-option",
-        "rpl run --robot kitchen",
+        "rpl run --robot toaster",
         "rpl demos plya runs/play",
         "rpl evaluate models/kitchen --episodes many",
         "python -m benchmarks.runtime.soak models/kitchen --no-such-option",

@@ -113,7 +113,11 @@ OUTSIDE = {"os", "io", "pathlib", "socket", "time", "datetime", "threading", "as
 
 # Whole wings, and modules of others. The session of a stream measures how long its stages take.
 PURE = [
-    *sorted(named(path) for path in MODULES if wing(RUNTIME, path) in {"safety", "relay"} and path.stem != "session"),
+    *sorted(
+        named(path)
+        for path in MODULES
+        if wing(RUNTIME, path) in {"safety", "relay", "estimation"} and path.stem != "session"
+    ),
     *("policy/spec.py", "policy/novelty.py", "loop/watchdog.py", "robots/franka/frames.py", "robots/profiles.py"),
     *("tasks/kitchen/elements.py", "tasks/kitchen/servo.py"),
 ]

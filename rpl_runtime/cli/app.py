@@ -89,7 +89,9 @@ def inspect_command(
 @app.command("run")
 def run_command(
     context: typer.Context,
-    goal: Annotated[str, typer.Option(help="Elements separated by commas, or a goal of the policy such as mkbs.")],
+    goal: Annotated[
+        str | None, typer.Option(help="Elements separated by commas, or a goal of the policy such as mkbs.")
+    ] = None,
     robot: Annotated[Literal["kitchen", "franka"], typer.Option(help="The robot to run.")] = "kitchen",
     address: Annotated[
         str | None,
@@ -134,6 +136,21 @@ def run_command(
         Path | None,
         typer.Option("--record", help="Kitchen: add the run to the Minari data set in this folder, named NAME-vN."),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Estimate states with this file of --calibrate; default: do not."
+        ),
+    ] = None,
+    calibrate_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="FILE",
+            help="Run no policy: measure noise and delay of the senses and the time of a hand's command, in 17 s, and "
+            "write them here. Nothing may move meanwhile but the hand and, by 0.12 rad, the arm's last joints.",
+        ),
+    ] = None,
     log_to: Annotated[
         Path | None, typer.Option("--log", help="Log the run to this new .mcap file, for Foxglove and `rpl replay`.")
     ] = None,
@@ -148,7 +165,7 @@ def run_command(
 
     Example: rpl run --goal microwave,kettle --bundle models/kitchen
     """
-    from rpl_runtime.cli.run import SIMULATED, RunOptions, run_franka, run_kitchen
+    from rpl_runtime.cli.run import SIMULATED, RunOptions, calibrate_franka, calibrate_kitchen, run_franka, run_kitchen
     from rpl_runtime.client import Access
     from rpl_runtime.robots.franka import FrankaConfig
     from rpl_runtime.robots.profiles import PROFILES
@@ -156,8 +173,10 @@ def run_command(
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("give --address or --bundle, not both")
+    if (goal is None) == (calibrate_to is None):
+        raise typer.BadParameter("give either --goal, to run a policy, or --calibrate")
     options = RunOptions(
-        goal=goal,
+        goal=goal or "",
         address=address or ADDRESS,
         access=Access() if bundle else access_of(context),
         bundle=bundle,
@@ -167,6 +186,7 @@ def run_command(
         steps=steps,
         local=low_level == "local",
         plan_lead=plan_lead,
+        calibration=calibration,
         log_to=log_to,
         as_json=as_json,
     )
@@ -177,6 +197,8 @@ def run_command(
             if given and getattr(option, "rich_help_panel", None) == _FRANKA:
                 names = "/".join((*option.opts, *option.secondary_opts))
                 raise typer.BadParameter(f"{names} is for --robot franka")
+        if calibrate_to is not None:
+            raise typer.Exit(calibrate_kitchen(calibrate_to, as_json))
         raise typer.Exit(run_kitchen(options, start == "perturbed", patience, record_to))
     if host is None:
         raise typer.BadParameter(f"a Franka needs a --host: its address, or {SIMULATED}")
@@ -188,6 +210,8 @@ def run_command(
     if workspace is not None:
         limits = limits.within(Box(workspace[:3], workspace[3:]))
     franka = FrankaConfig(limits, speed, dry_run=dry_run, realtime=realtime and host != SIMULATED)
+    if calibrate_to is not None:
+        raise typer.Exit(calibrate_franka(calibrate_to, as_json, host, objects, access_of(context), franka))
     raise typer.Exit(run_franka(options, host, objects, access_of(context), franka))
 
 

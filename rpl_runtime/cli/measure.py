@@ -74,6 +74,30 @@ def evaluate_command(
         float | None,
         typer.Option(metavar="S", help="Seconds that a Franka hand needs for a command; default: fingers follow."),
     ] = None,
+    latency_jitter: Annotated[
+        int, typer.Option(help="Control periods by which --latency varies at most, up and down.")
+    ] = 0,
+    stamped: Annotated[
+        bool, typer.Option(help="Whether observations carry the time at which they were measured.")
+    ] = True,
+    object_bias: Annotated[
+        tuple[float, float],
+        typer.Option(
+            metavar="M RAD", help="How far off all observed positions [m] and angles [rad] of an episode are."
+        ),
+    ] = (0.0, 0.0),
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            help="Estimate states between a robot with faults and the policy; perfect senses are left as they are."
+        ),
+    ] = True,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Of the estimator, by `rpl run --calibrate`; default: measured first."
+        ),
+    ] = None,
     plan_lead: PlanLead = 0,
     jobs: Annotated[
         int | None,
@@ -105,6 +129,7 @@ def evaluate_command(
         raise typer.BadParameter("give exactly one of BUNDLE, --address and --from")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
+    from rpl_runtime.cli.run import read_calibration
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
     from rpl_runtime.evaluation.figures import check_suffix, draw_results, picture_suffixes
@@ -130,7 +155,19 @@ def evaluate_command(
             stack.enter_context(alone)
         else:
             starts = ("nominal", "perturbed") if start == "both" else (start,)
-            robot = Conditions(profile, *object_noise, object_latency, object_dropout, latency, still_known, hand)
+            robot = Conditions(
+                profile,
+                *object_noise,
+                object_latency,
+                object_dropout,
+                latency,
+                latency_jitter=latency_jitter,
+                stamped=stamped,
+                position_bias=object_bias[0],
+                angle_bias=object_bias[1],
+                still_known=still_known,
+                hand_time=hand,
+            )
             config = EvaluateConfig(
                 goals=tuple(goals or ["paper"]),
                 episodes=episodes,
@@ -139,6 +176,8 @@ def evaluate_command(
                 seed=seed,
                 sample=sample,
                 robot=robot,
+                estimate=estimate,
+                calibration=None if calibration is None else read_calibration(calibration),
                 plan_lead=plan_lead,
                 jobs=jobs or os.cpu_count() or 1,
             )

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rpl_runtime.console import Console
+from rpl_runtime.estimation.body import Body
+from rpl_runtime.estimation.calibration import Calibration, NoiseWatch
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.policy.spec import PolicySpec
@@ -69,6 +71,36 @@ def run_recorder(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[Ru
         console.print(f"log {escape(str(path))}: control steps {steps}, dropped {dropped}")
         if fault:
             console.print("[bold yellow]the log is incomplete:[/]", escape(fault))
+
+
+def noise_notice(spec: PolicySpec) -> Callable[[Step], None]:
+    """Says on stderr, once, that readings are noisy; call the value after each step of a run without an estimator."""
+    watch = NoiseWatch(Body.plain(spec.state.names, spec.action.names))
+
+    def on_step(step: Step) -> None:
+        noise = watch.see(step.state)
+        if noise is not None:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"[bold yellow]noise without a calibration:[/] objects at rest tremble by about {noise:.1g} (m or "
+                "rad), which a policy takes for motion. Record a calibration with `rpl run --calibrate FILE`, and run "
+                "with --calibration FILE."
+            )
+
+    return on_step
+
+
+def print_calibration(calibration: Calibration, path: Path) -> None:
+    """Print a calibration as a table."""
+    table = Table("object", "at rest", "standard deviation", title=f"senses and hand, written to {escape(str(path))}")
+    for name, rest, sigma in zip(calibration.names, calibration.rest, calibration.sigma, strict=True):
+        if sigma:
+            table.add_row(name, f"{rest:.4f}", f"{sigma:.2g}")
+    ages = [
+        f"the {what} {'carry no time' if age is None else f'is seen {1000 * age:.0f} ms late'}"
+        for what, age in (("arm", calibration.arm_age_s), ("objects", calibration.object_age_s))
+    ]
+    hand = "follows every target" if calibration.hand_s is None else f"needs {calibration.hand_s:.2f} s for a command"
+    Console(highlight=False).print(table, f"{'; '.join(ages)}; the hand {hand}")
 
 
 def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> JsonDict:

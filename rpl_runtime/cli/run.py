@@ -1,15 +1,31 @@
 """The command `rpl run`: connects to a server, a robot and a log, runs, and reports the result on stdout."""
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from rpl_runtime.cli.options import show
-from rpl_runtime.cli.report import drive_facts, print_drive, print_run, run_facts, run_progress, run_recorder
+from rpl_runtime.cli.report import (
+    drive_facts,
+    noise_notice,
+    print_calibration,
+    print_drive,
+    print_run,
+    run_facts,
+    run_progress,
+    run_recorder,
+)
 from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
+from rpl_runtime.client.on_robot import served_bundle
 from rpl_runtime.errors import InvalidInput, RobotStopped
+from rpl_runtime.estimation.calibration import Calibration
+from rpl_runtime.estimation.estimator import Estimator
+from rpl_runtime.files import write_json
+from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.realtime import DriveResult, drive
@@ -18,10 +34,12 @@ from rpl_runtime.process import INTERRUPTED_EXIT
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, Step
+from rpl_runtime.robots import Robot
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.server.subprocess import serve_in_process
-from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
+from rpl_runtime.tasks.kitchen.body import KITCHEN_BODY
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD, kitchen_spec
 
 SIMULATED = "sim"  # the host name for a robot simulated for the run
 TIME_BUDGET = TimeBudget()  # of a Franka's control steps
@@ -41,6 +59,7 @@ class RunOptions:
     steps: int | None = None  # None: an episode
     local: bool = False  # run the low level here
     plan_lead: int = 0  # [steps]
+    calibration: Path | None = None  # of the senses; None: the policy decides in the readings
     log_to: Path | None = None
     as_json: bool = False
 
@@ -59,11 +78,12 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
     if record_to:
         check_record(record_to)
     with ExitStack() as stack:
-        control = _control(stack, options, ReconnectConfig(options.model, patience_s, access=options.access))
+        reconnect = ReconnectConfig(options.model, patience_s, access=options.access)
+        control, estimator = _control(stack, options, reconnect)
         config = _config(options, control)
         kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
         on_step, _ = _listeners(stack, options, config, control)
-        result = run(kitchen, control, config, on_step)
+        result = run(kitchen, control, config, on_step, estimator)
     spec = control.model.spec
     facts = run_facts(result, _elements(config), spec)
     show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
@@ -82,17 +102,13 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
         objects: mirror, fixed or HOST:PORT.
         objects_access: how a server of objects is reached.
     """
-    from rpl_runtime.robots.franka.sim import simulated_robot
-
     with ExitStack() as stack:
         timeout_s = TIME_BUDGET.timeout_s(PERIOD, options.plan_lead)
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
-        control = _control(stack, options, reconnect)
+        control, estimator = _control(stack, options, reconnect)
         config = _config(options, control)
         heartbeat = stack.enter_context(Heartbeat())
-        source = stack.enter_context(closing(_source(objects, objects_access)))
-        there = stack.enter_context(simulated_robot()) if host == SIMULATED else host
-        robot = stack.enter_context(closing(FrankaRobot(there, source, franka)))
+        robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
         on_step, log = _listeners(stack, options, config, control)
         result = drive(
             robot,
@@ -102,6 +118,7 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
             on_event=lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns),
             budget=TIME_BUDGET,
             heartbeat=heartbeat,
+            estimator=estimator,
         )
         if log is not None:
             log.event("limit_violations", json.dumps(result.limit_violations))
@@ -120,10 +137,65 @@ def exit_code(result: DriveResult, success: bool) -> int:
     return 0 if success else 1
 
 
-def _control(stack: ExitStack, options: RunOptions, reconnect: ReconnectConfig) -> Control:
+def calibrate_kitchen(path: Path, as_json: bool) -> int:
+    """Calibrate the simulated kitchen, and write the calibration to a file. Returns the exit code."""
+    from rpl_runtime.robots.simulated import KitchenRobot
+
+    with closing(KitchenRobot()) as robot:
+        return _calibrate(robot, path, as_json)
+
+
+def calibrate_franka(
+    path: Path, as_json: bool, host: str, objects: str, objects_access: Access, franka: FrankaConfig
+) -> int:
+    """Calibrate a Franka, given as to `run_franka`, and write the calibration to a file. Returns the exit code."""
+    with ExitStack() as stack:
+        return _calibrate(stack.enter_context(_open_franka(host, objects, objects_access, franka)), path, as_json)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration in a file.
+
+    Raises:
+        InvalidInput: `rpl run --calibrate` did not write it.
+    """
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InvalidInput(
+            f"{path} is not a calibration ({reason}); must be a file of `rpl run --calibrate`"
+        ) from error
+
+
+@contextmanager
+def _open_franka(host: str, objects: str, objects_access: Access, franka: FrankaConfig) -> Iterator[FrankaRobot]:
+    from rpl_runtime.robots.franka.sim import simulated_robot
+
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(_source(objects, objects_access)))
+        there = stack.enter_context(simulated_robot()) if host == SIMULATED else host
+        yield stack.enter_context(closing(FrankaRobot(there, source, franka)))
+
+
+def _calibrate(robot: Robot, path: Path, as_json: bool) -> int:
+    calibration = calibrate(robot, KITCHEN_BODY, kitchen_spec("kitchen"))
+    write_json(path, calibration.model_dump(mode="json"))
+    show(as_json, calibration.model_dump(mode="json"), lambda: print_calibration(calibration, path))
+    return 0
+
+
+def _control(stack: ExitStack, options: RunOptions, reconnect: ReconnectConfig) -> tuple[Control, Estimator | None]:
+    """The control of the policy, and the estimator before it if there is a calibration."""
+    calibration = None if options.calibration is None else read_calibration(options.calibration)
     where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
     open_control = on_robot_control if options.local else lasting_control
-    return stack.enter_context(open_control(where, reconnect))
+    control = stack.enter_context(open_control(where, reconnect))
+    if calibration is None:
+        return control, None
+    spec, manifest = control.model.spec, served_bundle(where, reconnect).manifest
+    calibration.checked(spec.state.names)
+    return control, Estimator(KITCHEN_BODY, calibration, manifest.statistics, spec.period_s)
 
 
 def _config(options: RunOptions, control: Control) -> RunConfig:
@@ -146,6 +218,8 @@ def _listeners(
 ) -> tuple[Callable[[Step], None], RunRecorder | None]:
     """The listener to a run's steps, and the log if one is asked for."""
     listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
+    if options.calibration is None:
+        listeners.append(noise_notice(control.model.spec))
     log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
     if log is not None:
         listeners.append(log.step)

@@ -23,7 +23,7 @@ from rpl_runtime.errors import BundleError, LimitReached, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.messages import Reply
+from rpl_runtime.relay.messages import ModelInfo, Reply
 from rpl_runtime.relay.session import Session
 
 
@@ -40,12 +40,27 @@ def on_robot_control(address: str, config: ReconnectConfig | None = None) -> Con
         BundleError: the server's bundle is damaged, or cannot be run here.
     """
     config = config or ReconnectConfig()
-    timeout_s = max(config.timeout_s, FIRST_ANSWER_S)
     places = Places(address, config)
+    model, bundle = _served(places, config)
+    return Control(model, _OnRobotLine(bundle, _RemotePlans(places, bundle, config)))
+
+
+def served_bundle(address: str, config: ReconnectConfig) -> Bundle:
+    """The bundle that a server serves, as `cached_bundle` gets it.
+
+    Raises:
+        ServerUnavailable: no server answers now.
+        ModelNotFound: the server has no such model.
+        BundleError: the server's bundle is damaged.
+    """
+    return _served(Places(address, config), config)[1]
+
+
+def _served(places: Places, config: ReconnectConfig) -> tuple[ModelInfo, Bundle]:
+    timeout_s = max(config.timeout_s, FIRST_ANSWER_S)
     model = places.describe(timeout_s)
     with places.client(timeout_s, model.digest) as client:
-        bundle = cached_bundle(client, model.digest)
-    return Control(model, _OnRobotLine(bundle, _RemotePlans(places, bundle, config)))
+        return model, cached_bundle(client, model.digest)
 
 
 def cached_bundle(client: Client, digest: str) -> Bundle:

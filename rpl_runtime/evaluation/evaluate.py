@@ -20,15 +20,22 @@ from typing import NamedTuple
 import numpy as np
 
 from rpl_runtime.client import Access, Client, Control
+from rpl_runtime.client.on_robot import cached_bundle
 from rpl_runtime.errors import InvalidGoal, InvalidInput
+from rpl_runtime.estimation.calibration import Calibration
+from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.results import GROUPS, Episode, summarize
 from rpl_runtime.files import JsonDict
+from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.lockstep import run
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.tasks.kitchen.body import KITCHEN_BODY
 from rpl_runtime.tasks.kitchen.elements import (
     DONE_DISTANCE,
     ELEMENTS,
@@ -67,6 +74,8 @@ class EvaluateConfig:
     seed: int = FIRST_SEED  # of the first episode
     sample: bool = False  # sample subgoals and actions with the episode's seed instead of taking the modes
     robot: Conditions = field(default_factory=Conditions)
+    estimate: bool = True  # put the state estimator between the robot and the policy
+    calibration: Calibration | None = None  # of the estimator; None: measured on the robot before the first episode
     plan_lead: int = 0  # [control steps] from the request of a plan to its effect
     jobs: int = 2  # simulators in parallel
 
@@ -120,12 +129,15 @@ def evaluate(
                 f"the policy {model.spec.name} at {address} has a state of {model.spec.state.dim} dimensions that is "
                 "not the kitchen's; it must be a policy for the kitchen"
             )
+        calibration = calibration_of(config, model.spec)
+        estimator = estimators(client, model, calibration)
         conditions = {
             "bundle_digest": model.digest,
             "steps": config.steps,
             "sampled": config.sample,
             "robot": asdict(config.robot),
             "plan_lead": config.plan_lead,
+            "estimator": None if calibration is None else calibration.model_dump(mode="json"),
         }
         with open_journal(journal, conditions) as kept:
             done = {_task(episode): episode for episode in kept.episodes}
@@ -138,9 +150,35 @@ def evaluate(
                 on_episode(episode)
                 done[_task(episode)] = episode
 
-            _run_all(client, [task for task in tasks if task not in done], config, finished)
+            _run_all(client, [task for task in tasks if task not in done], config, estimator, finished)
     episodes = [done[task] for task in tasks]
-    return Evaluation(episodes, content_of(model.spec.name, model.digest, config, episodes))
+    return Evaluation(episodes, content_of(model.spec.name, model.digest, config, episodes, calibration))
+
+
+def calibration_of(config: EvaluateConfig, spec: PolicySpec) -> Calibration | None:
+    """The calibration of the robot's senses: as given, or measured on it; None if no estimator is used.
+
+    Raises:
+        InvalidInput: the given calibration is of another state.
+    """
+    if not config.estimate or (config.calibration is None and config.robot.exact):
+        return None
+    if config.calibration is not None:
+        return config.calibration.checked(spec.state.names)
+    with closing(DegradedRobot(KitchenRobot(), config.robot)) as robot:
+        return calibrate(robot, KITCHEN_BODY, spec)
+
+
+def estimators(client: Client, model: ModelInfo, calibration: Calibration | None) -> Callable[[], Estimator | None]:
+    """Makes an estimator for each robot; None without a calibration.
+
+    Raises:
+        PermissionDenied: the bundle, whose statistics it needs, cannot be fetched.
+    """
+    if calibration is None:
+        return lambda: None
+    statistics = cached_bundle(client, model.digest).manifest.statistics
+    return lambda: Estimator(KITCHEN_BODY, calibration, statistics, model.spec.period_s)
 
 
 def play(
@@ -149,6 +187,7 @@ def play(
     task: Task,
     config: EvaluateConfig,
     on_step: Callable[[Step], None] = lambda step: None,
+    estimator: Estimator | None = None,
 ) -> Played:
     """Run the episode of a task.
 
@@ -166,7 +205,8 @@ def play(
         on_step(step)
 
     try:
-        run(robot, control, RunConfig(task.elements, config.steps, robot_id, seed, task.seed, config.plan_lead), keep)
+        asked = RunConfig(task.elements, config.steps, robot_id, seed, task.seed, config.plan_lead)
+        run(robot, control, asked, keep, estimator)
     except InvalidInput as error:
         # A policy may drive the kitchen into a state outside its own range; the episode ends there.
         if not done:
@@ -232,18 +272,25 @@ def episode_seed(first: int, elements: Sequence[str], episode: int) -> int:
     return first + MAX_EPISODES * number + episode
 
 
-def _run_all(client: Client, tasks: list[Task], config: EvaluateConfig, finished: Callable[[Episode], None]) -> None:
+def _run_all(
+    client: Client,
+    tasks: list[Task],
+    config: EvaluateConfig,
+    estimator: Callable[[], Estimator | None],
+    finished: Callable[[Episode], None],
+) -> None:
     """Run tasks on simulators in parallel, each with its own stream; calls of `finished` do not overlap."""
     waiting, turn = deque(tasks), threading.Lock()
 
     def work(robot: DegradedRobot) -> None:
+        own = estimator()
         with client.control() as control:
             while waiting:
                 try:
                     task = waiting.popleft()
                 except IndexError:
                     return  # another simulator was faster
-                played = play(robot, control, task, config)
+                played = play(robot, control, task, config, estimator=own)
                 episode = episode_of(task, played, robot.kitchen.simulator.qpos, robot.limit_violations)
                 with turn:
                     finished(episode)
@@ -286,7 +333,9 @@ def _task(episode: Episode) -> Task:
     return Task(episode.start, episode.goal, episode.elements, episode.seed)
 
 
-def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode]) -> JsonDict:
+def content_of(
+    policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode], calibration: Calibration | None = None
+) -> JsonDict:
     """The content of evaluation.json: the results, and everything needed to reproduce them."""
     seeds = [episode.seed for episode in episodes]
     return {
@@ -304,6 +353,7 @@ def content_of(policy: str, digest: str, config: EvaluateConfig, episodes: list[
             "sampled": config.sample,
             "robot": asdict(config.robot),
             "plan_lead": config.plan_lead,
+            "estimator": None if calibration is None else calibration.model_dump(mode="json"),
             "intervals": "95 %, percentile bootstrap over goals",
         },
         "starts": {start: summarize([e for e in episodes if e.start == start]) for start in config.starts},

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.client import Access, Client
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, play
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task, calibration_of, estimators, play
 from rpl_runtime.relay.run import Step
 from rpl_runtime.robots.degraded import DegradedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
@@ -53,7 +53,8 @@ def film(
                 progress(number, len(chosen))
 
         with Client(address, access=access) as client, client.control() as control:
-            play(robot, control, task, config, on_step=keep)
+            estimator = estimators(client, control.model, calibration_of(config, control.model.spec))()
+            play(robot, control, task, config, keep, estimator)
         if video is not None:
             write_video(video, drawn(frames))
         if sheet is not None:

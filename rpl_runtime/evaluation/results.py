@@ -105,7 +105,9 @@ def print_results(evaluation: JsonDict) -> None:
     done = {"ever": "done\never", "end": "done\nend", "final_distance": "distance\nend"}
     console.print(_by_start("element", starts, done), "")
     if robot := described(protocol.get("robot", {})):
-        console.print(f"The robot: {robot}.")
+        console.print(
+            f"The robot: {robot}; its states are {'estimated' if protocol.get('estimator') else 'its readings'}."
+        )
     if lead := protocol.get("plan_lead"):
         console.print(f"Plans are requested {lead} control steps before they take effect.")
     console.print(
@@ -133,8 +135,8 @@ def print_results(evaluation: JsonDict) -> None:
 def described(robot: JsonDict) -> str:
     """The conditions of a protocol's robot that differ from the kitchen's own; empty if none does."""
     units = {"position_noise": " m", "angle_noise": " rad", "object_latency": " periods", "latency": " periods"}
-    units |= {"hand_time": " s"}
-    own = {"profile": "kitchen", "hand_time": None}  # a hand time of 0 differs from none
+    units |= {"hand_time": " s", "latency_jitter": " periods", "position_bias": " m", "angle_bias": " rad"}
+    own = {"profile": "kitchen", "hand_time": None, "stamped": True}  # a hand time of 0 differs from none
     changed = {name: value for name, value in robot.items() if value != own.get(name, 0)}
     return ", ".join(
         name.replace("_", " ") + ("" if value is True else f" {value}{units.get(name, '')}")

@@ -21,6 +21,7 @@ import numpy as np
 from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUnavailable
+from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
@@ -66,6 +67,7 @@ def drive(
     budget: TimeBudget = _TIME_BUDGET,
     clock: Clock | None = None,
     heartbeat: Heartbeat | None = None,
+    estimator: Estimator | None = None,
 ) -> DriveResult:
     """Drive a robot through one run; the robot is at rest when this returns or raises.
 
@@ -79,6 +81,7 @@ def drive(
         budget: when each part of a step is due.
         clock: the system's monotonic clock by default.
         heartbeat: has a process of its own end a loop that hangs; None: nobody does.
+        estimator: the policy decides in its states, and the robot gets its commands; None: in the readings.
 
     A second signal ends the process within a second where the robot, by then, is not at rest.
 
@@ -92,9 +95,13 @@ def drive(
     with interruptible():
         try:
             robot.reset(config.start_seed)
-            started = control.start(config.robot_id, config.goal, robot.observe(), config.seed, config.plan_lead)
+            reading = robot.observe()
+            if estimator is not None:
+                estimator.reset()
+                reading = estimator.see(reading, robot.ages)
+            started = control.start(config.robot_id, config.goal, reading, config.seed, config.plan_lead)
             with StepThread(control, config.robot_id, clock) as steps:
-                loop = _Loop(robot, steps, config, started, on_step, on_event, budget, clock, heartbeat)
+                loop = _Loop(robot, steps, config, started, on_step, on_event, budget, clock, heartbeat, estimator)
                 loop.run()
         finally:
             with _undisturbed(), contextlib.suppress(RobotStopped):
@@ -167,6 +174,7 @@ class _Loop:
     budget: TimeBudget
     clock: Clock
     heartbeat: Heartbeat | None
+    estimator: Estimator | None
 
     def __post_init__(self) -> None:
         self._state = self.robot.observe()
@@ -228,21 +236,26 @@ class _Loop:
         if tick.missed >= self.budget.hold_periods:
             raise RobotStopped(f"the control loop was held up for {tick.missed} control periods")
         before, before_ns = self._state, self._seen_ns
-        self._seen_ns, state = self.clock.now_ns(), self.robot.observe()
+        self._seen_ns, reading = self.clock.now_ns(), self.robot.observe()
         joints, elapsed_s = slice(len(self.robot.profile.low)), (self._seen_ns - before_ns) / 1e9
-        fault = reading_fault(self.robot.profile, state[joints], before[joints], elapsed_s)
+        fault = reading_fault(self.robot.profile, reading[joints], before[joints], elapsed_s)
         if fault is not None:
             raise RobotStopped(fault)
-        self._state = state
+        self._state = reading
+        estimator = self.estimator
+        state = reading if estimator is None else estimator.see(reading, self.robot.ages)
         action = self.step_thread.step(state, self.budget.answer_due * self.started.period_s)
         command = self._watchdog.judge(self.clock.now_ns(), action is not None)
         if action is None or command is not Command.FOLLOW:
             self._held += 1
+            if estimator is not None:
+                estimator.hold()
         else:
-            self.robot.apply(action.target)
+            self.robot.apply(action.target if estimator is None else estimator.command(action.target))
             self._answer_ns.append(self.clock.now_ns() - tick.now_ns)
             number = self.step_thread.number - 1
-            self._steps.append(Step(number, state, action, self.robot.done(), self.started.goal))
+            sensed = None if estimator is None else reading
+            self._steps.append(Step(number, state, action, self.robot.done(), self.started.goal, sensed))
             self.on_step(self._steps[-1])
         return command
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _CHANNELS = {
     "/goal": pb.LoggedGoal,
     "/state": pb.LoggedState,
+    "/reading": pb.LoggedState,
     "/subgoal": pb.LoggedSubgoal,
     "/action": pb.LoggedAction,
     "/events": pb.LoggedEvent,
@@ -133,6 +134,8 @@ class LogWriter:
             values = _named(spec.state, step.goal.state)
             yield "/goal", pb.LoggedGoal(step=number, values=values, mask=step.goal.mask.tolist())
         yield "/state", pb.LoggedState(step=number, values=_named(spec.state, step.state))
+        if step.reading is not None:
+            yield "/reading", pb.LoggedState(step=number, values=_named(spec.state, step.reading))
         subgoal, override = _named(spec.state, action.subgoal), f"SUBGOAL_OVERRIDE_{action.override.name}"
         yield "/subgoal", pb.LoggedSubgoal(step=number, values=subgoal, age=action.age, override=override)
         logged = pb.LoggedAction(

@@ -24,10 +24,11 @@ class Step(NamedTuple):
     """One control step of a run."""
 
     step: int
-    state: np.ndarray  # (n,) observed before it
+    state: np.ndarray  # (n,) observed before it, in which the policy decided
     action: Action
     done: frozenset[str]  # elements at their goal after it
     goal: ResolvedGoal
+    reading: np.ndarray | None = None  # (n,) of the sensors, if the state was estimated from it
 
 
 @dataclass(frozen=True, eq=False)

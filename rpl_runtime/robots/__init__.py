@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.safety.limits import Profile
 
 __all__ = ["LiveRobot", "Robot"]
@@ -32,6 +33,11 @@ class Robot(Protocol):
         Raises:
             RobotStopped: the robot stopped by itself, or cannot be reached.
         """
+        ...
+
+    @property
+    def ages(self) -> Ages:
+        """How old the last observation was when it was returned, by the sensors' timestamps."""
         ...
 
     def apply(self, target: np.ndarray) -> None:

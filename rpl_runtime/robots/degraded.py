@@ -5,24 +5,25 @@ come from the seed of the episode, whatever runs in parallel.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.franka.hand import MAX_WIDTH, HandConfig, wanted_width
 from rpl_runtime.robots.profiles import profile
 from rpl_runtime.robots.simulated import KitchenRobot
 from rpl_runtime.safety.filter import SafetyFilter
 from rpl_runtime.safety.motion import DT
-from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_NAMES, STATE_UNITS
+from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_DIM, STATE_NAMES, STATE_UNITS
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, course, setpoint
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, checked_target
 
-_STREAM = 1  # of a seed's random numbers; the start is drawn from another stream
+_STREAM, _BIASED = 1, 2  # of a seed's random numbers; the start is drawn from another stream
 _LONGEST = 100  # [periods] of latency
 _OBJECTS = slice(ROBOT_DIM, None)
 _NEVER_MOVED = [  # by any element
@@ -58,6 +59,10 @@ class Conditions:
     latency: int = 0  # [periods] of delay of the whole observation
     still_known: bool = False  # no noise on objects that no element moves
     hand_time: float | None = None  # [s] of one command of the hand; None: fingers follow every target
+    latency_jitter: int = 0  # [periods] by which it varies at most, drawn for every observation
+    stamped: bool = True  # whether observations carry the time at which they were measured
+    position_bias: float = 0.0  # [m] by which each coordinate of an object is off, up or down for a whole episode
+    angle_bias: float = 0.0  # [rad] of each hinge and knob, and of the kettle's rotation about each axis
 
     def __post_init__(self) -> None:
         profile(self.profile)
@@ -67,11 +72,19 @@ class Conditions:
             ("object_latency", self.object_latency, _LONGEST),
             ("object_dropout", self.object_dropout, 1.0),
             ("latency", self.latency, _LONGEST),
+            ("latency_jitter", self.latency_jitter, self.latency),
+            ("position_bias", self.position_bias, 1.0),
+            ("angle_bias", self.angle_bias, 1.0),
             ("hand_time", self.hand_time or 0.0, _LONGEST),
         )
         for name, value, highest in limits:
             if not 0 <= value <= highest:
                 raise InvalidInput(f"{name} is {value}; must be 0 to {highest:g}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether senses and hand have no fault; the arm may have its limits."""
+        return replace(self, profile="kitchen") == Conditions()
 
 
 class DegradedRobot:
@@ -101,13 +114,27 @@ class DegradedRobot:
         self._rng = np.random.default_rng((seed, _STREAM))
         self._arm = _LimitedArm(self.kitchen.simulator, self.conditions.profile) if self._profile.arm else None
         self._hand = None if self.conditions.hand_time is None else _CommandedHand(self.conditions.hand_time)
-        state = self.kitchen.observe()
-        self._arms = deque([state[:ROBOT_DIM]], self.conditions.latency + 1)
-        self._objects = deque([self._seen(state)], self.conditions.latency + self.conditions.object_latency + 1)
+        self._signs = np.random.default_rng((seed, _BIASED)).choice([-1.0, 1.0], size=STATE_DIM + 3)
+        state, late = self.kitchen.observe(), self.conditions.latency + self.conditions.latency_jitter
+        self._arms = deque([state[:ROBOT_DIM]], late + 1)
+        self._objects = deque([self._seen(state)], late + self.conditions.object_latency + 1)
+        self._late = self.conditions.latency  # [periods] of this observation
+        self._begun = 0  # [periods]
+
+    @property
+    def ages(self) -> Ages:
+        """How old the observation is; the objects' age is unknown while they are missed."""
+        if not self.conditions.stamped:
+            return Ages()
+        return Ages(
+            *(PERIOD * min(late, self._begun) for late in (self._late, self._late + self.conditions.object_latency))
+        )
 
     def observe(self) -> np.ndarray:
         """The observed state (30,) [rad, m, quaternion wxyz], the arm with the environment's noise."""
-        return np.concatenate([self._arms[0], self._objects[0]])
+        return np.concatenate(
+            [_back(self._arms, self._late), _back(self._objects, self._late + self.conditions.object_latency)]
+        )
 
     def apply(self, target: np.ndarray) -> None:
         """Follow a position target (9,) [rad, m] for one control period of 0.08 s simulated time.
@@ -122,6 +149,11 @@ class DegradedRobot:
         else:
             self.kitchen.simulator.follow(self._arm.setpoints(target))
         state, missed = self.kitchen.observe(), self._rng.random() < self.conditions.object_dropout
+        self._begun += 1
+        if jitter := self.conditions.latency_jitter:
+            # An observation never arrives before an older one.
+            drawn = self.conditions.latency + self._rng.integers(-jitter, jitter + 1)
+            self._late = int(min(drawn, self._late + 1))
         self._arms.append(state[:ROBOT_DIM])
         self._objects.append(self._objects[-1] if missed else self._seen(state))
 
@@ -138,12 +170,16 @@ class DegradedRobot:
 
     def _seen(self, state: np.ndarray) -> np.ndarray:
         """The observed objects (21,) of a state (30,); without noise they are equal to the last bit."""
-        noise = {"m": self.conditions.position_noise, "rad": self.conditions.angle_noise, "1": 0.0}
-        drawn = self._rng.normal(size=len(state)) * [noise[unit] for unit in STATE_UNITS]
-        turn = self._rng.normal(size=3) * self.conditions.angle_noise
+        given, signs = self.conditions, self._signs
+        noise = {"m": given.position_noise, "rad": given.angle_noise, "1": 0.0}
+        bias = {"m": given.position_bias, "rad": given.angle_bias, "1": 0.0}
+        drawn = self._rng.normal(size=STATE_DIM) * [noise[unit] for unit in STATE_UNITS]
+        turn = self._rng.normal(size=3) * given.angle_noise
+        drawn += signs[:STATE_DIM] * [bias[unit] for unit in STATE_UNITS]
+        turn += signs[STATE_DIM:] * given.angle_bias
         for driven, (driver, ratio) in _DRIVEN.items():
             drawn[driven] = drawn[driver] / ratio
-        if self.conditions.still_known:
+        if given.still_known:
             drawn[_NEVER_MOVED] = 0.0
         seen = state + drawn
         if turn.any():
@@ -201,6 +237,11 @@ class _LimitedArm:
             np.append(setpoint(place[:ARM_DIM], speed, data.qfrc_bias[:ARM_DIM]), place[ARM_DIM:])
             for place, speed in zip(motion[every - 1 :: every], velocity[every - 1 :: every], strict=True)
         )
+
+
+def _back(kept: Sequence[np.ndarray], late: int) -> np.ndarray:
+    """The observation of some periods ago, or the first one."""
+    return kept[max(-len(kept), -1 - late)]
 
 
 def _turned(quaternion: np.ndarray, turn: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, Kitchen, StartNoise
 
 
@@ -16,6 +17,7 @@ class KitchenRobot:
     """
 
     waits = True
+    ages = Ages(0.0, 0.0)
 
     def __init__(self, start_noise: StartNoise = NOMINAL) -> None:
         self.start_noise = start_noise

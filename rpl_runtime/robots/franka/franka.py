@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput, RobotStopped, RobotUnavailable
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.robots.franka.fci import Arm, ArmState, Calls, franky, leave, translated
 from rpl_runtime.robots.franka.follow import RAMP_MS, Lines, TakeOver
 from rpl_runtime.robots.franka.frames import JOINT_ZERO, to_franka, to_kitchen
@@ -99,6 +100,7 @@ class FrankaRobot:
     """
 
     waits = False
+    ages = Ages(0.0)  # of the arm, which is seen where it will be when the next target takes over
 
     def __init__(self, host: str, objects: "ObjectSource", config: FrankaConfig | None = None) -> None:
         self.host = host

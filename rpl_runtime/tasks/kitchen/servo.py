@@ -47,6 +47,14 @@ def course(
     return Course(rest + (position - rest) * np.exp(-RATE * duration_s), rest)
 
 
+def follow(position: np.ndarray, target: np.ndarray, load: np.ndarray, duration_s: float) -> np.ndarray:
+    """Where (7,) [rad] the arm is after a duration [s] with a target: `course`, from a measured position.
+
+    The servo model of the state estimator (estimation/body.py); the load (7,) [Nm] is the torque that holds the arm up.
+    """
+    return course(position, position, target, load, duration_s).position
+
+
 def setpoint(position: np.ndarray, velocity: np.ndarray, gravity: np.ndarray) -> np.ndarray:
     """The set-point (7,) [rad] of the kitchen's servo at which its arm has a position and a velocity.
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import policies
 from rpl_runtime.cli.app import app
 from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError, ServerUnavailable
+from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.evaluation.evaluate import (
     FIRST_SEED,
     EvaluateConfig,
@@ -30,7 +31,7 @@ from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
-from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, STATE_NAMES, compound_goal
 
 SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sample=True)
 
@@ -106,9 +107,28 @@ def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bund
     assert alone.episodes == together.episodes
     assert Conditions(**alone.content["protocol"]["robot"]) == robot
     assert alone.content["protocol"]["plan_lead"] == 3
+    measured = Calibration.model_validate(alone.content["protocol"]["estimator"])
+    assert measured.arm_age_s == pytest.approx(0.08, abs=0.02)
     counted = sum(episode.limit_violations["acceleration"] for episode in alone.episodes)
     assert alone.content["starts"]["perturbed"]["limit_violations"]["acceleration"] == pytest.approx(counted / 24)
     assert counted > 0
+
+
+def test_states_are_estimated_only_where_senses_have_faults(kitchen_bundle: Bundle, tmp_path: Path):
+    """Perfect ones need no calibration, and readings are used as they are where that is asked for."""
+    config = EvaluateConfig(goals=("mkbs",), episodes=1, starts=("nominal",), steps=4, jobs=1, robot=Conditions("fr3"))
+    noisy = replace(config, robot=Conditions(position_noise=0.01))
+    given = Calibration(names=STATE_NAMES, rest=(0.0,) * 30, sigma=(0.02,) * 30)
+    journal = tmp_path / "episodes.jsonl"
+    with serve_in_thread(kitchen_bundle) as address:
+        perfect, raw, estimated = (
+            evaluate(address, each, kept).content["protocol"]["estimator"]
+            for each, kept in ((config, None), (replace(noisy, estimate=False), None), (noisy, journal))
+        )
+        with pytest.raises(InvalidInput, match="estimator"):
+            evaluate(address, replace(noisy, calibration=given), journal)
+    assert (perfect, raw) == (None, None)
+    assert dict(zip(estimated["names"], estimated["sigma"], strict=True))["kettle_x"] == pytest.approx(0.01, rel=0.3)
 
 
 def test_a_journal_of_another_policy_is_refused(kitchen_bundle: Bundle, tmp_path: Path):

@@ -131,6 +131,38 @@ def test_the_command_tells_what_was_done_and_fails_where_it_was_not(kitchen_addr
     assert (facts["done"], facts["steps"], facts["bundle_digest"]) == (0, 3, kitchen_bundle.digest)
 
 
+def test_a_calibration_is_measured_by_the_command_and_used_by_the_next(kitchen_address: str, tmp_path: Path) -> None:
+    """The kitchen's senses are perfect, so the run is the same as without."""
+    path = tmp_path / "senses.json"
+    measured = CliRunner().invoke(app, ["run", "--calibrate", str(path), "--json"])
+    assert measured.exit_code == 0, measured.output
+    assert json.loads(path.read_text()) == json.loads(measured.stdout)
+    options = ["--address", kitchen_address, "--goal", "mkbs", "--json"]
+    with_it = rpl_run(*options, "--calibration", str(path))
+    assert with_it.exit_code == 1, with_it.output
+    assert json.loads(with_it.stdout) == json.loads(rpl_run(*options).stdout)
+
+
+@pytest.mark.parametrize("content", ["nothing", "{}", '{"names": ["a"], "rest": [0.0], "sigma": [-1.0]}'])
+def test_a_file_that_is_no_calibration_is_refused(kitchen_address: str, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "senses.json"
+    path.write_text(content)
+    refused = rpl_run("--address", kitchen_address, "--goal", "mkbs", "--calibration", str(path))
+    assert isinstance(refused.exception, InvalidInput)
+    assert "must be a file of `rpl run --calibrate`" in str(refused.exception)
+
+
+def test_noise_without_a_calibration_is_reported(kitchen_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rpl_runtime.robots.simulated import KitchenRobot
+
+    rng, observe = np.random.default_rng(0), KitchenRobot.observe
+    options = ["--address", kitchen_address, "--goal", "mkbs", "--steps", "30"]
+    assert "noise without a calibration" not in rpl_run(*options).stderr
+    noisy = np.append(np.zeros(9), np.full(21, 0.01))
+    monkeypatch.setattr(KitchenRobot, "observe", lambda robot: observe(robot) + rng.normal(size=30) * noisy)
+    assert rpl_run(*options).stderr.count("noise without a calibration") == 1
+
+
 def test_the_command_succeeds_where_every_element_was_done(
     kitchen_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,13 +23,16 @@ from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
 from rpl_runtime.errors import BundleError, InvalidInput, ObjectsLost, RobotStopped, ServerUnavailable
+from rpl_runtime.estimation.body import Ages, Body
+from rpl_runtime.estimation.calibration import Calibration
+from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.loop.realtime import INTERRUPTED, DriveResult, drive
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Reply, Request, Start, Started, valid_until_ns
-from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.server.server import ServerConfig, serve, serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import PERIOD, kitchen_spec
 
@@ -113,6 +116,40 @@ def test_a_run_without_faults_is_its_actions_one_a_period() -> None:
     assert result.answer_ns.tolist() == [5 * MS] * 12
     assert result.late_ns.tolist() == [0] * 12
     assert result.run.states[-1][0] > START[0] + 0.3
+
+
+EXACT = Ages(0.0, 0.0)
+
+
+class Shifted(Estimator):
+    """Sees every joint 0.01 rad higher, and keeps the hand open."""
+
+    def __init__(self) -> None:
+        names = SPEC.state.names
+        exact = Calibration(names=names, rest=(0.0,) * 30, sigma=(0.0,) * 30)
+        super().__init__(Body.plain(names, SPEC.action.names), exact, None, PERIOD)
+        self.held = 0
+
+    def see(self, reading: np.ndarray, ages: Ages = EXACT) -> np.ndarray:
+        return reading + np.float32(0.01)
+
+    def command(self, target: np.ndarray) -> np.ndarray:
+        return np.append(target[:7], [0.04, 0.04])
+
+    def hold(self) -> None:
+        self.held += 1
+
+
+def test_the_policy_decides_in_estimated_states_and_the_robot_gets_the_estimators_commands() -> None:
+    """A period without an action is one without a command for the estimator, too."""
+    estimator, heard = Shifted(), list[Step]()
+    late = ServerUnavailable("lost")
+    result = driven(lambda number: late if number == 4 else 5 * MS, on_step=heard.append, estimator=estimator)
+    assert (result.held, estimator.held) == (1, 1)
+    for step in heard:
+        assert step.reading is not None
+        np.testing.assert_array_equal(step.state, step.reading + np.float32(0.01))
+    np.testing.assert_array_equal(result.run.states, [step.state for step in heard])
 
 
 def test_a_server_that_is_gone_is_a_hold_in_the_same_period_and_a_stop_after_two() -> None:

@@ -74,6 +74,21 @@ def test_a_log_says_what_was_written(tmp_path: Path) -> None:
     assert_holds(tmp_path / "run.mcap", steps)
 
 
+def test_a_log_keeps_the_reading_behind_an_estimated_state(tmp_path: Path) -> None:
+    """A replay decides in the state that the policy saw; a reader finds the sensors' reading beside it."""
+    estimated, exact = made(0)._replace(reading=np.arange(5, dtype=np.float32)), made(1)
+    write(tmp_path / "run.mcap", [estimated, exact])
+    assert_holds(tmp_path / "run.mcap", [estimated, exact])
+    with (tmp_path / "run.mcap").open("rb") as file:
+        found = [
+            decoded
+            for *_, decoded in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages(
+                ["/reading"]
+            )
+        ]
+    assert [(each.step, [one.value for one in each.values]) for each in found] == [(0, [0, 1, 2, 3, 4])]
+
+
 def test_any_reader_finds_every_number_by_its_name(tmp_path: Path) -> None:
     """What Foxglove needs: schemas in the file, a topic for each channel, names and units beside the numbers."""
     writer = write(tmp_path / "run.mcap", [made(0), made(1)], close=False)

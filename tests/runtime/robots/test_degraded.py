@@ -9,13 +9,14 @@ import pytest
 
 from robot_contract import RobotContract
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, STATE_NAMES, kitchen_spec
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, PERIOD, STATE_NAMES, kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
 EVERYTHING = Conditions("fr3", 0.01, 0.02, object_latency=2, object_dropout=0.3, latency=1)
@@ -102,6 +103,41 @@ def test_what_is_late_was_seen_before(kitchen: KitchenRobot) -> None:
     assert not np.array_equal(seen[4], seen[0])
 
 
+def test_an_observation_says_how_old_it_is(kitchen: KitchenRobot) -> None:
+    """However its lateness jitters; none arrives before an older one, and without timestamps none says so."""
+    on_time = wander(kitchen, steps=40)
+    robot = DegradedRobot(kitchen, Conditions(latency=2, latency_jitter=2, object_latency=1))
+    rng = np.random.default_rng(0)
+    robot.reset(0)
+    state, ages, taken = robot.observe(), list[int](), list[int]()
+    for step in range(41):
+        arm_s, objects_s = robot.ages
+        assert arm_s is not None
+        assert objects_s is not None
+        taken.append(step - round(arm_s / PERIOD))
+        np.testing.assert_array_equal(state[:9], on_time[taken[-1], :9])
+        np.testing.assert_array_equal(state[9:], on_time[step - round(objects_s / PERIOD), 9:])
+        ages.append(round(arm_s / PERIOD))
+        # The targets of `wander` follow from its own states.
+        robot.apply(on_time[step, :9] + rng.uniform(-MAX_TARGET_STEP, MAX_TARGET_STEP, 9))
+        state = robot.observe()
+    assert {1, 2, 3} <= set(ages) <= {0, 1, 2, 3, 4}
+    assert taken == sorted(taken)
+    assert DegradedRobot(kitchen, Conditions(latency=2, stamped=False)).ages == Ages()
+
+
+def test_a_bias_lasts_an_episode(kitchen: KitchenRobot) -> None:
+    truth, one, other = (
+        wander(DegradedRobot(kitchen, each), seed)
+        for each, seed in ((Conditions(), 0), *((Conditions(position_bias=0.005, angle_bias=0.01), s) for s in (0, 1)))
+    )
+    off = (one - truth)[:, 9:]
+    np.testing.assert_allclose(off[:, :17], off[:1, :17] * np.ones((len(off), 1)), atol=1e-6)
+    for name, size in (("kettle_x", 0.005), ("microwave_door", 0.01), ("bottom_left_burner", 0.01 / 174)):
+        assert abs(off[0, STATE_NAMES.index(name) - 9]) == pytest.approx(size, rel=1e-2)
+    assert not np.array_equal(np.sign(off[0]), np.sign((other - truth)[0, 9:]))
+
+
 def test_objects_may_be_later_than_the_arm(kitchen: KitchenRobot) -> None:
     on_time, late = (wander(DegradedRobot(kitchen, Conditions(object_latency=n))) for n in (0, 2))
     np.testing.assert_array_equal(late[:, :9], on_time[:, :9])
@@ -179,6 +215,8 @@ def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> Non
         {"profile": "toaster"},
         {"position_noise": -0.1},
         {"angle_noise": np.nan},
+        {"latency": 1, "latency_jitter": 2},
+        {"position_bias": -0.1},
         {"object_dropout": 1.5},
         {"latency": -1},
         {"object_latency": 1000},

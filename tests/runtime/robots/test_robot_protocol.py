@@ -8,6 +8,7 @@ from fake_clock import FakeClock
 from live_robot import PERIOD_NS, FakeArm
 from robot_contract import LiveContract, RobotContract
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.estimation.body import Ages
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
@@ -17,6 +18,7 @@ class Cart:
     """Goes nine tenths of the way to its target each period, on a table with a door that it opens by being there."""
 
     waits = True
+    ages = Ages()
 
     def __init__(self) -> None:
         self._state = np.zeros(5, dtype=np.float32)
