@@ -2,6 +2,7 @@
 
     python -m benchmarks.policy.robot_effects models/kitchen --episodes 5 --output docs/data/robot
     python -m benchmarks.policy.robot_effects --from docs/data/robot/effects.json --output docs/data/robot
+    python -m benchmarks.policy.robot_effects models/play --rows estimated --name play --output docs/data/robot
 
 Each row of the table is `rpl evaluate` under other conditions (robots/degraded.py), on the same episodes. "lost" is in
 percentage points of success against the kitchen's own robot, goal by goal; intervals are 95 % bootstrap over goals.
@@ -9,28 +10,42 @@ Finished episodes are kept in the folder --journals: an interrupted run continue
 adds to them. The second command runs nothing: it prints and draws the results of the first.
 """
 
+import hashlib
 import json
 import os
 import textwrap
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import typer
 from rich.progress import Progress
 
 from benchmarks.common import PROGRESS, Saved, circumstances, markdown
-from rpl_runtime.client import Access
+from rpl_runtime.client import Access, Client
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, evaluate, plan_tasks
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
 from rpl_runtime.evaluation.results import bootstrap_interval
 from rpl_runtime.files import JsonDict, staged, write_json
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots.degraded import Conditions
 from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
 
-ROBOTS = {
+
+class Row(NamedTuple):
+    """A condition under which states are estimated, and how the calibration misjudges it."""
+
+    robot: Conditions
+    steps: int = EPISODE_STEPS
+    sigma: float = 1.0  # of the calibration, as a multiple of the measured one
+    age: float = 1.0  # of the arm, likewise
+
+
+READINGS = {
     "the kitchen's own": Conditions(),
     "Panda": Conditions("panda"),
     "FR3": Conditions("fr3"),
@@ -49,6 +64,28 @@ ROBOTS = {
         "fr3", 0.005, 0.01, object_latency=1, object_dropout=0.1, still_known=True, hand_time=0.3
     ),
 }
+_NOISE = Conditions("fr3", 0.005, 0.01)
+_LATE = Conditions("fr3", latency=1)
+_ALL = Conditions("fr3", 0.005, 0.01, latency=1, hand_time=1.0)
+ESTIMATED = {
+    "the kitchen's own": Row(Conditions()),
+    "FR3, objects ± 5 mm, 0.01 rad": Row(_NOISE),
+    "FR3, everything 80 ms late": Row(_LATE),
+    "FR3, its hand 0.3 s a command, 400 steps": Row(Conditions("fr3", hand_time=0.3), 400),
+    "FR3, its hand 1 s a command, 400 steps": Row(Conditions("fr3", hand_time=1.0), 400),
+    "these together: noise, 80 ms late, a hand of 1 s": Row(_ALL, 400),
+    "likewise, missed in 10 %, a bias of 5 mm, 0.01 rad": Row(
+        replace(_ALL, object_dropout=0.1, position_bias=0.005, angle_bias=0.01), 400
+    ),
+    "FR3, a bias of 5 mm, 0.01 rad alone": Row(Conditions("fr3", position_bias=0.005, angle_bias=0.01)),
+    "FR3, noise, judged half as large": Row(_NOISE, sigma=0.5),
+    "FR3, noise, judged twice as large": Row(_NOISE, sigma=2.0),
+    "FR3, 80 ms late, judged 40 ms": Row(replace(_LATE, stamped=False), age=0.5),
+    "FR3, 80 ms late, judged 160 ms": Row(replace(_LATE, stamped=False), age=2.0),
+    "FR3, 0 to 160 ms late, by timestamps": Row(replace(_LATE, latency_jitter=1)),
+    "FR3, 0 to 160 ms late, judged 80 ms": Row(replace(_LATE, latency_jitter=1, stamped=False)),
+    "FR3, everything 160 ms late": Row(Conditions("fr3", latency=2)),
+}
 START = "perturbed"
 
 
@@ -59,31 +96,38 @@ def main(
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal under each condition.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Simulators in parallel; default: one per core.")] = None,
     journals: Annotated[Path, typer.Option(help="Folder for finished episodes.")] = Path("runs/robot"),
-    output: Annotated[Path | None, typer.Option(help="Folder for effects.json and effects.png.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for NAME.json and NAME.png.")] = None,
+    rows: Annotated[
+        Literal["readings", "estimated"],
+        typer.Option(help="Whether the policy decides in the robot's readings or in states estimated from them."),
+    ] = "readings",
+    name: Annotated[str, typer.Option(help="Of the files.")] = "effects",
 ) -> None:
     """Print success under each condition as a table in Markdown."""
     if (bundle is None) == (saved is None):
         raise typer.BadParameter("give either BUNDLE or --from")
     if bundle is not None:
-        content = measure(bundle, goals, episodes, jobs or os.cpu_count() or 1, journals)
+        content = measure(bundle, goals, episodes, jobs or os.cpu_count() or 1, journals, rows)
     else:
         assert saved is not None
         content = json.loads(saved.read_text())
     if output is not None:
-        write_json(output / "effects.json", content)
-        draw(content, output / "effects.png")
+        write_json(output / f"{name}.json", content)
+        draw(content, output / f"{name}.png")
     typer.echo(table(content))
 
 
-def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) -> JsonDict:
+def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path, which: str) -> JsonDict:
     rows: list[JsonDict] = []
     found: JsonDict = {}
     with serve_in_process(bundle) as address, Progress(console=PROGRESS, transient=True) as progress:
-        for name, conditions in ROBOTS.items():
-            config = EvaluateConfig((goals,), episodes, (START,), robot=conditions, jobs=jobs)
+        with Client(address, access=Access()) as client:
+            spec = client.describe().spec
+        for name, config in configs(which, (goals,), episodes, jobs, spec):
             bar = progress.add_task(name, total=len(plan_tasks(config)))
-            kept = "-".join(str(value) for value in asdict(conditions).values())
-            journal = journals / f"{kept}.jsonl"
+            # A name for each condition, so that a row that is added or renamed costs no other its episodes.
+            kept = hashlib.sha256(repr((config.robot, config.steps, config.estimate, config.calibration)).encode())
+            journal = journals / bundle.name / f"{kept.hexdigest()[:16]}.jsonl"
             found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar), Access()).content
             rows.append(row(name, found))
             progress.remove_task(bar)
@@ -103,11 +147,32 @@ def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path) 
     }
 
 
+def configs(
+    which: str, goals: tuple[str, ...], episodes: int, jobs: int, spec: PolicySpec
+) -> Iterator[tuple[str, EvaluateConfig]]:
+    """The name and the evaluation of each row."""
+    config = EvaluateConfig(goals, episodes, (START,), jobs=jobs)
+    if which == "readings":
+        yield from ((name, replace(config, robot=robot, estimate=False)) for name, robot in READINGS.items())
+        return
+    for name, row in ESTIMATED.items():
+        asked = replace(config, robot=row.robot, steps=row.steps)
+        calibration = calibration_of(asked, spec) if (row.sigma, row.age) != (1.0, 1.0) else None
+        if calibration is not None:
+            misjudged = {
+                "sigma": tuple(row.sigma * sigma for sigma in calibration.sigma),
+                "arm_age_s": row.age * (calibration.arm_age_s or 0.0),
+            }
+            calibration = calibration.model_copy(update=misjudged)
+        yield name, replace(asked, calibration=calibration)
+
+
 def row(name: str, evaluation: JsonDict) -> JsonDict:
     results = evaluation["starts"][START]
     return {
         "robot": name,
         "conditions": evaluation["protocol"]["robot"],
+        "steps": evaluation["protocol"]["steps"],
         "episodes": results["episodes"],
         "refused": results["refused"],
         "success": results["success_ever"],
