@@ -138,9 +138,7 @@ def run_command(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Estimate states with this file of --calibrate; default: do not."
-        ),
+        typer.Option(help="Estimate states with this file of --calibrate; default: do not."),
     ] = None,
     calibrate_to: Annotated[
         Path | None,

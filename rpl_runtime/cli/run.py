@@ -161,8 +161,8 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         return Calibration.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise InvalidInput(
             f"{path} is not a calibration ({reason}); must be a file of `rpl run --calibrate`"
         ) from error

@@ -143,10 +143,11 @@ def test_a_calibration_is_measured_by_the_command_and_used_by_the_next(kitchen_a
     assert json.loads(with_it.stdout) == json.loads(rpl_run(*options).stdout)
 
 
-@pytest.mark.parametrize("content", ["nothing", "{}", '{"names": ["a"], "rest": [0.0], "sigma": [-1.0]}'])
-def test_a_file_that_is_no_calibration_is_refused(kitchen_address: str, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", [None, "nothing", "{}", '{"names": ["a"], "rest": [0.0], "sigma": [-1.0]}'])
+def test_a_file_that_is_no_calibration_is_refused(kitchen_address: str, tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "senses.json"
-    path.write_text(content)
+    if content is not None:
+        path.write_text(content)
     refused = rpl_run("--address", kitchen_address, "--goal", "mkbs", "--calibration", str(path))
     assert isinstance(refused.exception, InvalidInput)
     assert "must be a file of `rpl run --calibrate`" in str(refused.exception)
