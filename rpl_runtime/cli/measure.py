@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task
 
 
+_HardOption = partial(typer.Option, rich_help_panel="The hard protocol, or one condition of your own")
+
+
 def evaluate_command(
     context: typer.Context,
     bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder; a server is started for it.")] = None,
@@ -94,11 +97,49 @@ def evaluate_command(
     ] = True,
     calibration: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Of the estimator, by `rpl run --calibrate`; default: measured first."
-        ),
+        typer.Option(help="Of the estimator, by `rpl run --calibrate`; default: measured first."),
     ] = None,
     plan_lead: PlanLead = 0,
+    protocol: Annotated[
+        Literal["standard", "hard"],
+        typer.Option(help="hard: disturbed and changing tasks, whole goals and a real robot's senses, a row for each."),
+    ] = "standard",
+    condition: Annotated[
+        list[str] | None, _HardOption(help="Only this condition of the hard protocol, by its name. Repeatable.")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        _HardOption(exists=True, dir_okay=False, help="Another system's hard.json, printed beside. Repeatable."),
+    ] = None,
+    start_noise: Annotated[
+        tuple[float, float] | None,
+        _HardOption(metavar="RAD M", help="Start with each arm joint and the kettle's x and y off by up to this."),
+    ] = None,
+    jolt: Annotated[float, _HardOption(help="Jolt the arm: each joint by up to this [rad].")] = 0.0,
+    jolt_at: Annotated[list[int] | None, _HardOption(help="Control step of a jolt; default: 40 and 110.")] = None,
+    push: Annotated[float, _HardOption(help="Push the kettle so that it slides this far [m].")] = 0.0,
+    push_at: Annotated[list[int] | None, _HardOption(help="Control step of a push; default: 40.")] = None,
+    put_back: Annotated[
+        int | None, _HardOption(help="Put the first finished element back, so many control steps later.")
+    ] = None,
+    swap: Annotated[
+        int | None, _HardOption(help="From this control step on, the goal is three elements that it did not name.")
+    ] = None,
+    second_goal: Annotated[
+        bool, _HardOption("--second-goal", help="Then name the elements that are still open, for as many steps again.")
+    ] = False,
+    undo: Annotated[
+        bool,
+        _HardOption("--undo", help="Start with the goal's elements done; the goal is a state in which they are not."),
+    ] = False,
+    goal_state: Annotated[
+        Path | None, _HardOption(exists=True, dir_okay=False, help="The goal as a whole state: JSON, 30 numbers.")
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        _HardOption(exists=True, dir_okay=False, help="Start in this state, or in these in turn: JSON, lists of 30."),
+    ] = None,
+    shift: Annotated[int, _HardOption(help="Goals one after another without a reset, each with a jolt or a push.")] = 0,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Simulators in parallel; default: one per core. It does not change the results."),
@@ -129,17 +170,35 @@ def evaluate_command(
         raise typer.BadParameter("give exactly one of BUNDLE, --address and --from")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
+    from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
     from rpl_runtime.cli.run import read_calibration
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
     from rpl_runtime.evaluation.figures import check_suffix, draw_results, picture_suffixes
+    from rpl_runtime.evaluation.protocol import Hardship, ProtocolConfig
     from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.files import alone_in
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
     from rpl_runtime.robots.degraded import Conditions
     from rpl_runtime.server.subprocess import serve_in_process
     from rpl_runtime.tasks.kitchen.render import sheet_suffixes, video_suffixes
+    from rpl_runtime.tasks.kitchen.simulator import StartNoise
 
+    own = {
+        "start": None if start_noise is None else StartNoise(*start_noise),
+        "jolt": jolt,
+        "jolt_at": tuple(jolt_at or ()),
+        "push": push,
+        "push_at": tuple(push_at or ()),
+        "put_back": put_back,
+        "swap_at": swap,
+        "second": second_goal,
+        "undo": undo,
+        "goal_state": None if goal_state is None else read_states(goal_state)[0],
+        "start_from": () if start_from is None else read_states(start_from),
+        "shift": shift,
+    }
+    own = {name: value for name, value in own.items() if value not in (None, 0, ())}
     # Options are checked before anything runs.
     for path, suffixes in ((picture, picture_suffixes), (video, video_suffixes), (sheet, sheet_suffixes)):
         if path is not None:
@@ -181,6 +240,24 @@ def evaluate_command(
                 plan_lead=plan_lead,
                 jobs=jobs or os.cpu_count() or 1,
             )
+            if own or protocol == "hard":
+                asked = Hardship(config.goals, steps, robot=robot, **own) if own else None
+                evaluate_hard(
+                    HardOptions(
+                        bundle=bundle,
+                        address=address or ADDRESS,
+                        access=Access() if bundle else access_of(context),
+                        hardships=chosen(condition) if asked is None else {"as asked": asked},
+                        config=ProtocolConfig(episodes, seed, config.jobs),
+                        senses=config,
+                        beside=tuple(beside or ()),
+                        output=output,
+                        picture=picture,
+                        write=write,
+                        as_json=as_json,
+                    )
+                )
+                return
             total = len(plan_tasks(config))
             filmed = plan_tasks(replace(config, goals=(video_goal or config.goals[0],)))[0]
             stack.enter_context(alone)

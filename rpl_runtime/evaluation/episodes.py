@@ -9,26 +9,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.files import JsonDict, lock_now, read, translated
 
 _KIND = "a journal of episodes; remove it to start again"
 _MOST_BYTES = 256 << 20
 
+T = TypeVar("T", bound=BaseModel)
 
-class Journal(NamedTuple):
+
+class Journal(NamedTuple, Generic[T]):
     """An open journal."""
 
-    episodes: list[Episode]  # in the file when it was opened
-    append: Callable[[Episode], None]  # writes an episode at once
+    episodes: list[T]  # in the file when it was opened
+    append: Callable[[T], None]  # writes an episode at once
 
 
 @contextmanager
-def open_journal(path: Path | None, conditions: JsonDict) -> Iterator[Journal]:
-    """Open the journal at `path`, which is created if need be. Without a path, nothing is kept.
+def open_journal(path: Path | None, conditions: JsonDict, kind: type[T]) -> Iterator[Journal[T]]:
+    """Open the journal at `path` of one kind of episode, which is created if need be. Without a path, nothing is kept.
 
     Raises:
         InvalidInput: the file is not a journal, holds episodes of other conditions, or another evaluation writes to it.
@@ -41,21 +44,21 @@ def open_journal(path: Path | None, conditions: JsonDict) -> Iterator[Journal]:
         number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     with open(number, "r+b", buffering=0) as file:
         with translated(path, InvalidInput, _KIND):
-            episodes = _begin(file, path, conditions)
+            episodes = _begin(file, path, conditions, kind)
 
-        def append(episode: Episode) -> None:
+        def append(episode: T) -> None:
             file.write(f"{episode.model_dump_json()}\n".encode())
 
         yield Journal(episodes, append)
 
 
-def _begin(file: FileIO, path: Path, conditions: JsonDict) -> list[Episode]:
+def _begin(file: FileIO, path: Path, conditions: JsonDict, kind: type[T]) -> list[T]:
     """Lock an open journal and place the file at its end. Returns its episodes."""
     lock_now(file.fileno(), path)
     content = read(path, _MOST_BYTES)
     # A killed process may leave half a line at the end.
     lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-    episodes = _read(path, lines, conditions)
+    episodes = _read(path, lines, conditions, kind)
     if not episodes:
         lines = [json.dumps(conditions).encode() + b"\n"]
     file.truncate(0)
@@ -64,10 +67,10 @@ def _begin(file: FileIO, path: Path, conditions: JsonDict) -> list[Episode]:
     return episodes
 
 
-def _read(path: Path, lines: list[bytes], conditions: JsonDict) -> list[Episode]:
+def _read(path: Path, lines: list[bytes], conditions: JsonDict, kind: type[T]) -> list[T]:
     head, *rest = lines or [b"{}"]
     kept = dict(json.loads(head))
-    episodes = [Episode.model_validate_json(line) for line in rest]
+    episodes = [kind.model_validate_json(line) for line in rest]
     for key, value in conditions.items():
         if episodes and kept.get(key) != value:
             raise InvalidInput(

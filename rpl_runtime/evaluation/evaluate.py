@@ -139,7 +139,7 @@ def evaluate(
             "plan_lead": config.plan_lead,
             "estimator": None if calibration is None else calibration.model_dump(mode="json"),
         }
-        with open_journal(journal, conditions) as kept:
+        with open_journal(journal, conditions, Episode) as kept:
             done = {_task(episode): episode for episode in kept.episodes}
             for task in tasks:
                 if task in done:

@@ -21,11 +21,15 @@ class KitchenRobot:
 
     def __init__(self, start_noise: StartNoise = NOMINAL) -> None:
         self.start_noise = start_noise
+        self.start_from: np.ndarray | None = None  # (30,) [rad, m] a configuration to start in instead
         self.simulator = Kitchen()  # public for rendering
 
     def reset(self, seed: int) -> None:
         """Start an episode; the same seed and start noise give the same one."""
-        self.simulator.reset(seed, self.start_noise)
+        if self.start_from is None:
+            self.simulator.reset(seed, self.start_noise)
+        else:
+            self.simulator.restore(self.start_from, seed)
 
     def observe(self) -> np.ndarray:
         """The state (30,) [rad, m, quaternion wxyz] with the environment's noise."""

@@ -1,0 +1,116 @@
+"""The work of `rpl evaluate` by the hard protocol, or by one condition put together from options."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from rpl_runtime.cli.options import show
+from rpl_runtime.cli.report import progress_bar
+from rpl_runtime.client import Access, Client
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.estimation.estimator import Estimator
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, estimators
+from rpl_runtime.evaluation.protocol import HARD, Hardship, Outcome, ProtocolConfig, run_protocol
+from rpl_runtime.evaluation.protocol_results import check_content, content_of, draw_protocol, print_protocol
+from rpl_runtime.files import JsonDict, alone_in, write_json
+from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
+from rpl_runtime.robots.degraded import Conditions
+from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.kitchen.elements import STATE_DIM
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardOptions:
+    """What to run, and where its results go."""
+
+    bundle: Path | None  # served for it; None: the server at the address
+    address: str
+    access: Access
+    hardships: dict[str, Hardship] = field(default_factory=lambda: dict(HARD))
+    config: ProtocolConfig = field(default_factory=ProtocolConfig)
+    senses: EvaluateConfig = field(default_factory=EvaluateConfig)  # its estimate and calibration count
+    beside: tuple[Path, ...] = ()  # files of other systems, printed and drawn beside
+    name: str | None = None  # of the system; None: the policy's
+    output: Path | None = None
+    picture: Path | None = None
+    write: bool = False
+    as_json: bool = False
+
+
+def chosen(names: list[str] | None) -> dict[str, Hardship]:
+    """The conditions of the hard protocol with some names, all of them by default.
+
+    Raises:
+        InvalidInput: there is no such condition.
+    """
+    for name in names or ():
+        if name not in HARD:
+            raise InvalidInput(f"no condition is called {name!r}; must be one of {', '.join(HARD)}")
+    return {name: HARD[name] for name in names or HARD}
+
+
+def read_states(path: Path) -> tuple[tuple[float, ...], ...]:
+    """The whole states in a JSON file: one list of 30 numbers [rad, m, quaternion wxyz], or a list of such lists.
+
+    Raises:
+        InvalidInput: the file holds something else.
+    """
+    try:
+        states = np.atleast_2d(np.array(json.loads(path.read_text()), dtype=np.float64))
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(
+            f"{path} does not hold states ({error}); must be JSON lists of {STATE_DIM} numbers"
+        ) from error
+    if states.ndim != 2 or states.shape[1] != STATE_DIM or not np.isfinite(states).all():
+        raise InvalidInput(f"{path} holds numbers of shape {states.shape}; must be lists of {STATE_DIM} finite numbers")
+    return tuple(map(tuple, states.tolist()))
+
+
+def evaluate_hard(options: HardOptions) -> None:
+    """Run the conditions, print their table beside those of other systems, and write the results."""
+    beside = [check_content(json.loads(path.read_text())) for path in options.beside]
+    with ExitStack() as stack:
+        if options.output is not None:
+            stack.enter_context(alone_in(options.output))
+        where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
+        client = stack.enter_context(Client(where, access=options.access))
+        model = client.describe()
+        total, done = len(options.hardships) * options.config.episodes, list[Outcome]()
+        report = stack.enter_context(progress_bar("episodes", total))
+
+        def estimator(robot: Conditions) -> Callable[[], Estimator | None]:
+            calibration = calibration_of(replace(options.senses, robot=robot), model.spec)
+            return estimators(client, model, calibration)
+
+        def on_outcome(outcome: Outcome) -> None:
+            done.append(outcome)
+            report(len(done), total, outcome.condition)
+
+        identity: JsonDict = {"bundle_digest": model.digest, "estimate": options.senses.estimate}
+        journal = None if options.output is None else options.output / "episodes.jsonl"
+        outcomes = run_protocol(
+            client.control, estimator, options.hardships, options.config, identity, journal, on_outcome
+        )
+    estimated = options.senses.estimate
+    name = options.name or model.spec.name
+    content = content_of(name, model.digest, options.hardships, options.config, estimated, outcomes)
+    write_results(content, beside, options.output, options.picture, options.as_json)
+    if options.write and options.bundle is not None:
+        bundle = load_bundle(options.bundle)
+        attach_evaluation(bundle, (bundle.evaluation or {}) | {"hard": content["conditions"]})
+
+
+def write_results(
+    content: JsonDict, beside: list[JsonDict], output: Path | None, picture: Path | None, as_json: bool
+) -> None:
+    """Print a system's results beside those of others, and write them into a folder and as a picture."""
+    show(as_json, content, lambda: print_protocol([content, *beside]))
+    if output is not None:
+        write_json(output / "hard.json", content)
+    for path in (picture, output and output / "hard.png"):
+        if path is not None:
+            draw_protocol([content, *beside], path)

@@ -1,0 +1,385 @@
+"""The hard protocol: what a robot meets in a kitchen and the standard protocol leaves out, condition by condition.
+
+Starts far away, jolts, pushes, elements put back, goals that change, goals as whole states, tasks one after another, a
+real robot's senses. An episode is a success if all named elements are done together at its last step. As in the
+standard protocol, every action comes over a `Control`, the physics is the environment's own, and settings and seed
+determine an episode.
+"""
+
+import json
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from rpl_runtime.client.control import Control
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.estimation.estimator import Estimator
+from rpl_runtime.evaluation.episodes import open_journal
+from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
+from rpl_runtime.files import JsonDict
+from rpl_runtime.loop.lockstep import run
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.relay.messages import Goal
+from rpl_runtime.relay.run import RunConfig, Step
+from rpl_runtime.robots.degraded import Conditions, DegradedRobot
+from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.tasks.kitchen.disturbances import Disturbance, Jolt, Push, PutBack, check_reachable, with_elements
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS
+from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
+
+STEPS_AN_ELEMENT = 140  # [control steps] of each goal of a shift
+_SHIFT_GOAL = 3  # elements at most
+_STREAM = 3  # of a seed's random numbers
+_DISTURBED = 0.7  # share of a shift's goal in which its disturbance may begin
+
+
+@dataclass(frozen=True)
+class Hardship:
+    """One condition of the protocol; by default the standard one, from the perturbed start.
+
+    Raises:
+        InvalidInput: parts that exclude each other are combined, or a number is out of range.
+    """
+
+    goals: tuple[str, ...] = ("paper",)  # as `rpl evaluate` takes them, in turn
+    steps: int = EPISODE_STEPS  # [control steps]; of each goal where there are two
+    start: StartNoise = PERTURBED
+    jolt: float = 0.0  # [rad] largest displacement of each joint
+    jolt_at: tuple[int, ...] = (40, 110)  # [control steps]
+    push: float = 0.0  # [m] by which the kettle slides; 0: it is not pushed
+    push_at: tuple[int, ...] = (40,)  # [control steps]
+    put_back: int | None = None  # [control steps] from the first element's being done until it is put back
+    swap_at: int | None = None  # [control step] at which the goal becomes three elements that it did not name
+    second: bool = False  # after the steps, a goal of the elements that are open, for as many steps again
+    undo: bool = False  # the goal's elements are done at the start, and the goal is a whole state in which they are not
+    whole: bool = False  # the goal is given as a whole state
+    goal_state: tuple[float, ...] | None = None  # that state; None: the start with the goal's elements done
+    start_from: tuple[tuple[float, ...], ...] = ()  # whole states to start in, in turn
+    shift: int = 0  # goals one after another without a reset, each with a jolt or a push
+    robot: Conditions = field(default_factory=Conditions)
+
+    def __post_init__(self) -> None:
+        endings = {
+            "a swapped goal": self.swap_at is not None,
+            "a second goal": self.second,
+            "an undo": self.undo,
+            "a whole goal": self.whole,
+            "a shift": self.shift > 0,
+        }
+        given = [name for name, there in endings.items() if there]
+        if len(given) > 1:
+            raise InvalidInput(f"{' and '.join(given)} are combined; must be at most one of them")
+        for name, value, highest in (("jolt", self.jolt, 1.0), ("push", self.push, 1.0), ("shift", self.shift, 1000)):
+            if not 0 <= value <= highest:
+                raise InvalidInput(f"{name} is {value}; must be 0 to {highest:g}")
+        if not 1 <= self.steps <= 1_000_000:
+            raise InvalidInput(f"steps is {self.steps}; must be 1 to 1000000")
+
+
+_SENSES = {
+    "noise on every object": Conditions("fr3", 0.005, 0.01),
+    "everything 80 ms late": Conditions("fr3", latency=1),
+    "a hand of 0.3 s a command": Conditions("fr3", hand_time=0.3),
+    "a hand of 1 s a command": Conditions("fr3", hand_time=1.0),
+    "all of these, 10 % missed, biased": Conditions(
+        "fr3", 0.005, 0.01, latency=1, object_dropout=0.1, hand_time=1.0, position_bias=0.005, angle_bias=0.01
+    ),
+}
+_KETTLE = tuple(goal for goal, _ in parse_goals("paper") if "k" in goal)
+HARD: dict[str, Hardship] = {
+    "start far away": Hardship(start=StartNoise(arm=0.2, kettle=0.08)),
+    "two jolts of 0.2 rad": Hardship(jolt=0.2),
+    "kettle pushed 4 cm": Hardship(_KETTLE, push=0.04),
+    "kettle pushed 8 cm": Hardship(_KETTLE, push=0.08),
+    "first element put back": Hardship(steps=400, put_back=25),
+    "goal swapped": Hardship(steps=400, swap_at=100),
+    "second goal": Hardship(second=True),
+    "undo": Hardship(("sets1",), undo=True),
+    "unseen whole state": Hardship(("unseen",), whole=True),
+    "one element": Hardship(("sets1",)),
+    "two elements": Hardship(("sets2",)),
+    **{name: Hardship(steps=400, robot=robot) for name, robot in _SENSES.items()},
+    "shift of ten goals": Hardship(("m",), shift=10),
+}
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """How much of the protocol to run."""
+
+    episodes: int = 17  # of each condition
+    seed: int = FIRST_SEED
+    jobs: int = 2  # simulators in parallel
+
+
+class Outcome(BaseModel):
+    """One episode of a condition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    condition: str
+    number: int  # of the episode in its condition
+    goal: str
+    seed: int
+    steps: int  # [control steps] made
+    refused: str | None  # why the policy refused a state, if the episode ended early
+    goals: tuple[
+        tuple[tuple[str, ...], tuple[str, ...]], ...
+    ]  # of each goal, the elements named, and those of them done
+    redrawn: dict[str, int]  # why a disturbance was drawn again -> how often
+
+    @property
+    def reached(self) -> int:
+        """The number of goals of which all elements were done at the end."""
+        return sum(set(named) == set(done) for named, done in self.goals)
+
+
+def run_protocol(
+    open_control: Callable[[], Control],
+    estimator: Callable[[Conditions], Callable[[], Estimator | None]],
+    hardships: Mapping[str, Hardship],
+    config: ProtocolConfig,
+    identity: JsonDict,
+    journal: Path | None = None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run the episodes of some conditions.
+
+    Args:
+        open_control: opens the control of a policy, one for each simulator.
+        estimator: makes the estimators of a robot with some faults.
+        identity: tells this policy and these settings from others; a journal of others is refused.
+        journal: a file with the finished episodes, from which an interrupted run continues.
+        on_outcome: called with each finished episode.
+
+    Raises:
+        InvalidGoal: a goal is unknown, or the kitchen cannot reach it.
+        InvalidInput: another setting is out of range, or the journal belongs to another run.
+        ServerUnavailable: the server stopped answering.
+    """
+    for name, value, highest in (("episodes", config.episodes, 1000), ("jobs", config.jobs, 1000)):
+        if not 1 <= value <= highest:
+            raise InvalidInput(f"{name} is {value}; must be 1 to {highest}")
+    wanted = [(name, number) for name in hardships for number in range(config.episodes)]
+    conditions = identity | {"seed": config.seed, "hardships": {name: asdict(each) for name, each in hardships.items()}}
+    with open_journal(journal, json.loads(json.dumps(conditions)), Outcome) as kept:
+        done = {(outcome.condition, outcome.number): outcome for outcome in kept.episodes}
+        for key in wanted:
+            if key in done:
+                on_outcome(done[key])
+        waiting, turn = deque(key for key in wanted if key not in done), threading.Lock()
+
+        def work() -> None:
+            with ExitStack() as stack:
+                control = stack.enter_context(open_control())
+                kitchen = stack.enter_context(closing(KitchenRobot()))
+                made: dict[str, Callable[[], Estimator | None]] = {}
+                while waiting:
+                    try:
+                        name, number = waiting.popleft()
+                    except IndexError:
+                        return  # another simulator was faster
+                    hardship = hardships[name]
+                    if name not in made:
+                        made[name] = estimator(hardship.robot)
+                    episode = _Episode(kitchen, name, hardship, number, config.seed, control.model.spec)
+                    outcome = episode.play(control, made[name]())
+                    with turn:
+                        kept.append(outcome)
+                        done[name, number] = outcome
+                        on_outcome(outcome)
+
+        with ThreadPoolExecutor(config.jobs) as pool:
+            workers = [pool.submit(work) for _ in range(min(config.jobs, max(1, len(waiting))))]
+            try:
+                for worker in as_completed(workers):
+                    worker.result()
+            finally:
+                waiting.clear()  # if one failed, the others end after their current episode
+    return [done[key] for key in wanted]
+
+
+class _Change(NamedTuple):
+    """A new goal, and how its elements are judged."""
+
+    goal: Goal
+    named: tuple[str, ...]
+    undone: bool = False  # the elements must be back at the start instead of at their goal
+
+
+class _Episode:
+    """One episode of a condition: its start, its goals one after another, its disturbances."""
+
+    def __init__(
+        self, robot: KitchenRobot, name: str, hardship: Hardship, number: int, seed: int, spec: PolicySpec
+    ) -> None:
+        goals = [goal for text in hardship.goals for goal in parse_goals(text)]
+        self._goal, elements = goals[number % len(goals)]
+        self._name, self._number, self._hardship, self._spec = name, number, hardship, spec
+        self._seed = episode_seed(seed, elements, number // len(goals))
+        self._rng = np.random.default_rng((self._seed, _STREAM))
+        self._robot, self._kitchen = robot, robot.simulator
+        self._disturbances: list[Disturbance] = []
+        self._judged: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+        self._steps = 0
+        self._refused: str | None = None
+        self._begin(elements)
+
+    def _begin(self, elements: tuple[str, ...]) -> None:
+        """The start of the kitchen, the first goal and the disturbances."""
+        hardship, robot, kitchen = self._hardship, self._robot, self._kitchen
+        robot.start_noise, robot.start_from = hardship.start, None
+        if hardship.start_from:
+            robot.start_from = np.array(hardship.start_from[self._number % len(hardship.start_from)])
+        robot.reset(self._seed)
+        self._start = kitchen.qpos  # (30,) what an undo goes back to
+        if hardship.undo:
+            robot.start_from = with_elements(self._start, elements)
+        self._now = _Change(elements, elements)
+        if hardship.undo:
+            self._now = _Change(self._start.astype(np.float32), elements, undone=True)
+        elif hardship.goal_state is not None or hardship.whole:
+            goal = with_elements(self._start, elements)
+            if hardship.goal_state is not None:
+                goal = np.array(hardship.goal_state)
+                elements = tuple(name for name, element in ELEMENTS.items() if element.is_done(goal))
+            self._now = _Change(check_reachable(kitchen, goal).astype(np.float32), elements)
+        elif hardship.shift:
+            self._now = self._next_goal(frozenset())
+        robot.reset(self._seed)
+        self._disturb(0, elements)
+        self._ends = self._duration(self._now)  # [control step] of the present goal's last step + 1
+        self._left = hardship.shift - 1 if hardship.shift else int(hardship.second)
+
+    def _disturb(self, begin: int, elements: tuple[str, ...]) -> None:
+        hardship = self._hardship
+        if hardship.shift:
+            at = begin + int(self._rng.integers(round(_DISTURBED * self._duration(self._now))))
+            kind, size = (Jolt, hardship.jolt or 0.2) if self._rng.random() < 0.5 else (Push, hardship.push or 0.04)
+            self._disturbances.append(kind(self._kitchen, size, (at,), self._rng))
+            return
+        if hardship.jolt:
+            self._disturbances.append(Jolt(self._kitchen, hardship.jolt, hardship.jolt_at, self._rng))
+        if hardship.push:
+            self._disturbances.append(Push(self._kitchen, hardship.push, hardship.push_at, self._rng))
+        if hardship.put_back is not None:
+            self._disturbances.append(PutBack(self._kitchen, hardship.put_back, elements))
+
+    def play(self, control: Control, estimator: Estimator | None) -> Outcome:
+        hardship = self._hardship
+        robot = _Disturbed(self._robot, hardship.robot, self._disturbances)
+        # The id keys the sampling noise, so an episode's noise does not depend on what runs beside it.
+        robot_id, goals = f"{self._name}/{self._number}", max(hardship.shift, 1 + hardship.second)
+        steps = goals * _SHIFT_GOAL * STEPS_AN_ELEMENT if hardship.shift else goals * hardship.steps
+        config = RunConfig(self._now.goal, steps, robot_id, start_seed=self._seed)
+
+        def on_step(step: Step) -> None:
+            self._steps = step.step + 1
+            if self._steps == hardship.swap_at:
+                self._change(control, robot_id, step, self._other(self._now.named))
+            elif self._steps == self._ends:
+                self._judge()
+                if not self._left:
+                    raise _Over
+                self._left -= 1
+                done = self._kitchen.done()
+                change = self._next_goal(done) if hardship.shift else self._open(done)
+                self._ends += self._duration(change)
+                self._change(control, robot_id, step, change)
+                if hardship.shift:
+                    self._disturb(self._steps, change.named)
+
+        try:
+            run(robot, control, config, on_step, estimator)
+        except _Over:
+            control.finish(robot_id)
+        except InvalidInput as error:
+            # A policy may drive the kitchen into a state outside its own range; the episode ends there.
+            if not self._steps:
+                raise
+            control.finish(robot_id)
+            self._refused = str(error)
+            self._judge()
+        missing = goals - len(self._judged)
+        redrawn = sum((each.redrawn for each in self._disturbances), Counter[str]())
+        return Outcome(
+            condition=self._name,
+            number=self._number,
+            goal=self._goal,
+            seed=self._seed,
+            steps=self._steps,
+            refused=self._refused,
+            goals=(*self._judged, *[(("not begun",), ())] * missing),
+            redrawn=dict(redrawn),
+        )
+
+    def _judge(self) -> None:
+        now, qpos = self._now, self._kitchen.qpos
+        at = self._start if now.undone else None
+        done = [
+            name
+            for name in now.named
+            if (
+                ELEMENTS[name].is_done(qpos)
+                if at is None
+                else np.linalg.norm((qpos - at)[list(ELEMENTS[name].dims)]) < ELEMENTS[name].tolerance
+            )
+        ]
+        self._judged.append((now.named, tuple(done)))
+
+    def _change(self, control: Control, robot_id: str, step: Step, change: _Change) -> None:
+        self._now = change
+        control.set_goal(robot_id, change.goal, step.state)
+
+    def _duration(self, change: _Change) -> int:
+        return STEPS_AN_ELEMENT * len(change.named) if self._hardship.shift else self._hardship.steps
+
+    def _other(self, named: Sequence[str]) -> _Change:
+        others = tuple(name for name in ELEMENTS if name not in named)[:3]
+        return _Change(others, others)
+
+    def _open(self, done: frozenset[str]) -> _Change:
+        """A second goal: what is open, or all that the first goal did not name if nothing is."""
+        open_ones = tuple(name for name in ELEMENTS if name not in done)
+        return _Change(open_ones, open_ones) if open_ones else self._other(self._now.named)
+
+    def _next_goal(self, done: frozenset[str]) -> _Change:
+        """A shift's next goal: one to three elements forward, by name, or back to the start, as a whole state."""
+        open_ones = [name for name in ELEMENTS if name not in done]
+        back = bool(done) and (not open_ones or self._rng.random() < 0.5)
+        pool = [name for name in ELEMENTS if name in done] if back else open_ones
+        size = int(self._rng.integers(1, min(_SHIFT_GOAL, len(pool)) + 1))
+        chosen = set(self._rng.choice(pool, size=size, replace=False).tolist())
+        named = tuple(name for name in ELEMENTS if name in chosen)
+        if not back:
+            return _Change(named, named)
+        return _Change(with_elements(self._kitchen.qpos, named, self._start).astype(np.float32), named, undone=True)
+
+
+class _Over(Exception):
+    """The last goal was judged."""
+
+
+class _Disturbed(DegradedRobot):
+    """A robot with faults in a kitchen with disturbances."""
+
+    def __init__(self, kitchen: KitchenRobot, conditions: Conditions, disturbances: list[Disturbance]) -> None:
+        super().__init__(kitchen, conditions)
+        self._disturbances, self._step = disturbances, 0
+
+    def apply(self, target: np.ndarray) -> None:
+        """As `DegradedRobot.apply`, with the forces of this period."""
+        forces, done = self.kitchen.simulator.data.qfrc_applied, self.done()
+        forces[:] = 0.0
+        for disturbance in self._disturbances:
+            disturbance.act(self._step, done)
+        super().apply(target)
+        self._step += 1
