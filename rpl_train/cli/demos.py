@@ -122,6 +122,52 @@ def info_command(
         print_summary(summary, spec.period_s)
 
 
+@app.command("hard")
+def hard_command(
+    recordings: AnyRecordings,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="Only this condition of the hard protocol, by its name. Repeatable.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each condition.")] = 17,
+    seed: Annotated[int, typer.Option(help="First seed of the episodes, as of `rpl evaluate`.")] = 1_000_000,
+    jobs: Annotated[int, typer.Option(min=1, help="Simulators in parallel.")] = 2,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for hard.json, hard.png and the episodes; continues from its episodes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Replay demonstrations open loop under the hard protocol: for each goal the one whose end is nearest to it.
+
+    `rpl evaluate --protocol hard --beside FOLDER/hard.json` prints a policy's results beside it.
+    """
+    from rpl_runtime.cli.hard import chosen, write_results
+    from rpl_runtime.cli.report import progress_bar
+    from rpl_runtime.evaluation.protocol import Outcome, ProtocolConfig, run_protocol
+    from rpl_runtime.evaluation.protocol_results import content_of
+    from rpl_train.paper.nearest import open_loop
+    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+
+    demonstrations = load_demonstrations(recordings)
+    hardships, config, done = chosen(condition), ProtocolConfig(episodes, seed, jobs), list[Outcome]()
+    with progress_bar("episodes", len(hardships) * episodes) as report:
+
+        def on_outcome(outcome: Outcome) -> None:
+            done.append(outcome)
+            report(len(done), len(hardships) * episodes, outcome.condition)
+
+        outcomes = run_protocol(
+            lambda: open_loop(demonstrations.trajectories),
+            lambda robot: lambda: None,
+            hardships,
+            config,
+            {"demonstrations": [source["digest"] for source in demonstrations.sources]},
+            None if output is None else output / "episodes.jsonl",
+            on_outcome,
+        )
+    content = content_of("nearest demonstration, open loop", "", hardships, config, False, outcomes)
+    write_results(content, [], output, None, as_json)
+
+
 @app.command("export")
 def export_command(
     recordings: AnyRecordings,

@@ -240,12 +240,13 @@ def paper_command(
     again if --episodes changed.
     """
     require("torch", "train")
+    from rpl_runtime.evaluation.protocol_results import draw_protocol
     from rpl_runtime.policy.bundle import load_bundle
     from rpl_train.cli.progress import bars
     from rpl_train.paper.plots import draw_paper
     from rpl_train.paper.reproduce import PaperConfig, chosen, reproduce
     from rpl_train.paper.results import known_trials, write_distilled, write_row
-    from rpl_train.paper.tables import print_paper, write_markdown
+    from rpl_train.paper.tables import HARD, print_paper, read_hard, write_markdown
 
     methods = chosen(rows)
     if demos:
@@ -268,6 +269,8 @@ def paper_command(
     if distilled:
         write_distilled(load_bundle(distilled).evaluation, results)
     draw_paper(results)
+    if hard := read_hard(results):
+        draw_protocol(hard, results / HARD / "hard.png")
     if page:
         write_markdown(results, page)
     print_paper(results)

@@ -1,5 +1,6 @@
 """The paper's systems and their results as tables, in a terminal and in a page of the documentation."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from rich.table import Table
 
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.files import staged
+from rpl_runtime.evaluation.protocol_results import NOTE, check_content, table_rows
+from rpl_runtime.files import JsonDict, staged
 from rpl_train.paper.methods import DISTILLED, METHODS, Method, Published
 from rpl_train.paper.reproduce import plan
 from rpl_train.paper.results import Row, Score, exploring, method_facts, names, read_rows, score, shared_goals
 from rpl_train.runs import LEVELS
 
+HARD = "hard"  # the folder of results by the hard protocol, in that of the rows
 _BEGIN, _END = "<!-- table -->", "<!-- /table -->"
 _EVALUATED = {  # heading -> measure of an evaluation
     "success ever": "success_ever",
@@ -131,7 +134,36 @@ def write_markdown(folder: Path, page: Path) -> None:
     """
     rows = read_rows(folder)
     tables = [line for block in _blocks(rows) for line in (f"### {block.title}", "", *_markdown(block), "")]
-    fill_page(page, [*tables, _CAPTION, "", "### What was run", "", *_run_lines(rows), ""])
+    fill_page(page, [*tables, _CAPTION, "", *_hard_lines(folder), "### What was run", "", *_run_lines(rows), ""])
+
+
+def read_hard(folder: Path) -> list[JsonDict]:
+    """The results by the hard protocol in a folder of results, those of policies first.
+
+    Raises:
+        InvalidInput: a file is damaged.
+    """
+    contents = []
+    for path in sorted((folder / HARD).glob("*.json")):
+        try:
+            contents.append(check_content(json.loads(path.read_text())))
+        except ValueError as error:
+            raise InvalidInput(
+                f"{path} is not JSON ({error}); must be a file of `rpl evaluate --protocol hard`"
+            ) from error
+    return sorted(contents, key=lambda content: not content["bundle_digest"])
+
+
+def _hard_lines(folder: Path) -> list[str]:
+    contents = read_hard(folder)
+    if not contents:
+        return []
+    headings, rows = table_rows(contents)
+    lines = [headings, ["---", *["---:"] * len(contents)], *rows]
+    commands = [
+        f"- {content['system']}: `{content['command']}`, commit {content['commit'][:12]}" for content in contents
+    ]
+    return ["### The hard protocol", "", *(f"| {' | '.join(line)} |" for line in lines), "", NOTE, "", *commands, ""]
 
 
 def fill_page(page: Path, lines: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM, c
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.paper import nearest as module
-from rpl_train.paper.nearest import evaluate_nearest, nearest
+from rpl_train.paper.nearest import evaluate_nearest, nearest, open_loop
 
 AT_REST = np.zeros(STATE_DIM, dtype=np.float32)
 
@@ -116,3 +116,17 @@ def test_the_real_kitchen_plays_it():
     content = evaluate_nearest(Demonstrations(DEMONSTRATIONS, []), config)
     assert content["starts"]["perturbed"]["episodes"] == 1
     assert set(content["starts"]["perturbed"]["elements"]) <= set(ELEMENTS)
+
+
+def test_a_run_plays_its_demonstration_and_then_holds():
+    """For the hard protocol: whatever the state, and from the beginning of another one for a new goal."""
+    control, state = open_loop(DEMONSTRATIONS), AT_REST
+    played = []
+    control.start("robot", compound_goal("mk"), state)
+    for step in range(8):
+        played.append(control.step("robot", step, state + step).target[0])
+    whole = kitchen_spec("kitchen").resolve(compound_goal("kbts"), AT_REST).state
+    control.set_goal("robot", whole, state)
+    played += [control.step("robot", step, state).target[0] for step in (8, 9)]
+    control.finish("robot")
+    assert played == [0, 1, 2, 3, 4, 5, 5, 5, 0, 1]

@@ -1,9 +1,14 @@
 """The tables as a reader sees them: every row, beside the paper's figure, compared over the same goals."""
 
+import shutil
+
 import pytest
 
 import rows
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluation.protocol import HARD, Outcome, ProtocolConfig
+from rpl_runtime.evaluation.protocol_results import content_of
+from rpl_runtime.files import write_json
 from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS
 from rpl_train.paper.results import names, write_distilled, write_row
 from rpl_train.paper.tables import methods_facts, print_methods, print_paper, write_markdown
@@ -106,6 +111,25 @@ def test_a_page_gets_the_same_tables(everything):
     assert "RIL, imitation alone; " in command  # once, with every row that it made
     write_markdown(everything, page)
     assert page.read_text() == text
+
+
+def test_a_page_gets_the_hard_protocol_too_policies_first(everything):
+    outcome = Outcome(
+        condition="undo", number=0, goal="m", seed=1, steps=9, refused=None, goals=((("m",), ("m",)),), redrawn={}
+    )
+    for name, digest in (("replay", ""), ("served", "d" * 64)):
+        content = content_of(name, digest, {"undo": HARD["undo"]}, ProtocolConfig(1), True, [outcome])
+        write_json(everything / "hard" / f"{name}.json", content)
+    page = everything.parent / "results.md"
+    page.write_text(PAGE)
+    write_markdown(everything, page)
+    text = page.read_text()
+    assert cells(text, "condition") == ["condition", "served", "replay"]
+    assert cells(text, "undo") == ["undo", "1/1, 100% (21%–100%)", "1/1, 100% (21%–100%)"]
+    (everything / "hard" / "replay.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="must be a file of `rpl evaluate --protocol hard`"):
+        write_markdown(everything, page)
+    shutil.rmtree(everything / "hard")
 
 
 def test_the_episodes_that_explore_are_compared_before_and_after(everything):
