@@ -33,6 +33,7 @@ class Seen(NamedTuple):
 
     objects: np.ndarray  # (21,) [rad, m, quaternion wxyz] in the order and frame of the kitchen's state
     robot: np.ndarray | None = None  # (9,) [rad, m] of a mirrored robot, for the policy in place of the robot's own
+    age_s: float | None = None  # [s] of the oldest sighting of an object; None: unknown
 
 
 class ObjectSource(Protocol):
@@ -159,7 +160,7 @@ class StreamedObjects:
         if ages[oldest] > self._max_age_s:
             got = f"{self.address} last saw {_NAMES[oldest]} {ages[oldest]:.2f} s ago"
             raise ObjectsLost(f"{got}; must be at most {self._max_age_s} s")
-        return Seen(objects)
+        return Seen(objects, age_s=float(ages[oldest]))
 
     def close(self) -> None:
         """End the stream."""

@@ -100,7 +100,7 @@ class FrankaRobot:
     """
 
     waits = False
-    ages = Ages(0.0)  # of the arm, which is seen where it will be when the next target takes over
+    ages = Ages(0.0)  # the arm is seen where it will be when the next target takes over
 
     def __init__(self, host: str, objects: "ObjectSource", config: FrankaConfig | None = None) -> None:
         self.host = host
@@ -155,6 +155,7 @@ class FrankaRobot:
         """
         self._measure()
         seen = self._objects.read(self._robot)
+        self.ages = Ages(0.0, seen.age_s)
         if seen.robot is not None:
             self._robot = seen.robot
         state = np.append(self._robot, seen.objects)
