@@ -67,7 +67,8 @@ class Estimator:
     def reset(self) -> None:
         """Forget the run so far."""
         body, hand_s = self._body, self._calibration.hand_s
-        self._rest = RestFilter(self._noisy, np.maximum(self._sigma, np.finfo(np.float32).tiny))
+        # The floor keeps a dimension whose noise is tiny and far from normal, as a quaternion's w, from false alarms.
+        self._rest = RestFilter(self._noisy, np.maximum(self._sigma, NOISE_FLOOR))
         self._arm = None if body.servo is None else ArmPredictor(body.servo, self._period_s)
         self._hand = None if body.hand is None or hand_s is None else OpenClosed(body.hand, hand_s, self._period_s)
 
