@@ -6,9 +6,10 @@ intervals are over goals: the range to expect from another draw of compound goal
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from rich import box
 from rich.table import Table
 
@@ -43,6 +44,13 @@ class Episode(BaseModel):
     done_at_end: tuple[str, ...]  # elements of the goal
     final_distance: dict[str, float]  # element of the goal -> distance from its goal at the end [its own units]
     limit_violations: dict[str, int] = {}  # limit of the robot -> how often it changed a motion
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        named = set(self.first_done) | set(self.done_at_end)
+        if not named <= set(self.elements) or set(self.final_distance) != set(self.elements):
+            raise ValueError(f"an episode of {self.goal} has elements that are not those of its goal")
+        return self
 
 
 def summarize(episodes: Sequence[Episode]) -> JsonDict:

@@ -31,7 +31,7 @@ from rpl_runtime.relay.messages import (
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.disturbances import with_elements
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, compound_goal, kitchen_spec
-from rpl_runtime.tasks.kitchen.simulator import NOMINAL, open_kitchen
+from rpl_runtime.tasks.kitchen.simulator import NOMINAL, clip_target, open_kitchen
 
 SPEC = kitchen_spec("kitchen")
 
@@ -53,7 +53,7 @@ class Still:
                 return [GoalSet(SPEC.resolve(["kettle"], request.state))]
             case Observation():
                 until_ns = valid_until_ns(request.observed_ns, round(PERIOD * 1e9))
-                return [Action(request.state[:9], request.state, 0, False, until_ns)]
+                return [Action(clip_target(request.state[:9]), request.state, 0, False, until_ns)]
             case Finish():
                 return [Finished(0)]
 
