@@ -1,6 +1,7 @@
 """What may know what: the rules of the layout, read from the source itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -134,6 +135,17 @@ def test_the_core_does_no_io_and_reads_no_clock(name: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "rpl_train").rglob("*.py")) + MODULES, ids=lambda path: path.name)
 def test_nothing_is_pickled(path: Path) -> None:
     assert not packages(path) & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+
+
+def test_the_hashes_that_ci_installs_from_are_of_the_pinned_versions() -> None:
+    pins = {line.lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    lines = (ROOT / ".ci" / "hashes.txt").read_text().splitlines()[1:]
+    hashed = {
+        pin.lower().replace("_", "-"): digest for pin, _, digest in (line.partition(" --hash=") for line in lines)
+    }
+    assert len(hashed) == len(lines) > 100
+    assert set(hashed) <= pins
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", digest) for digest in hashed.values())
 
 
 def test_the_server_runs_without_training_or_simulation() -> None:
