@@ -6,6 +6,7 @@ other gRPC settings were measured to cost a robot the same within the noise (doc
 
 import asyncio
 import contextlib
+import ctypes
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
@@ -39,6 +40,7 @@ from rpl_runtime.wire import admin, control
 _SHORT_CALLS = 64  # of one connection at once, beside its Control streams
 _GOODBYE_S = 1.0  # [s] for the last answers to reach their clients, and as long again for the calls to end
 _END_S = 4.0  # [s] after the drain by which the process of a server has ended, or is ended
+_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD; once set, it does not grow
 _SILENCE_S = 3.0  # [s] of silence before a client is pinged, and again before it counts as gone
 
 
@@ -71,6 +73,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
         BundleError: a bundle cannot be run.
     """
 
+    _give_memory_back()
     stop = Stop()
     with stopped_by_signals(stop.request, config.drain_s + _END_S):
         asyncio.run(_serve(bundles, config, on_ready, stop))
@@ -103,6 +106,12 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
     finally:
         stop.request()
         thread.join()
+
+
+def _give_memory_back() -> None:
+    """Have the memory of large messages returned to the system when they are gone; glibc would keep hundreds of MB."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 17)
 
 
 async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: Stop) -> None:
