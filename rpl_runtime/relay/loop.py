@@ -291,7 +291,7 @@ class RelayLoop:
                 self._spec.state.check("state", state)
                 seen.add(robot)
             except RelayError as error:
-                found[row] = error
+                found[row] = error.with_traceback(None)  # which would hold what is found
         return found
 
     def _next_subgoals(self, runs: list[Run], states: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:

@@ -3,7 +3,9 @@
 It also reports the call to the observers, and ends a call that fails with the status of its error.
 """
 
+import asyncio
 import time
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -122,7 +124,13 @@ class Admission:
 async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
     """End a call with the status of an error. The text of a foreign exception is for the observers only."""
     shown = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
-    await context.abort(status_of(shown), str(shown), trailing_metadata=(("rpl-reason", type(shown).__name__),))
+    try:
+        await context.abort(status_of(shown), str(shown), trailing_metadata=(("rpl-reason", type(shown).__name__),))
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps this exception in a circle of references, and with it the frames that hold the call's message.
+        for raised in (error, aborted):
+            asyncio.get_running_loop().call_soon(lambda raised=raised: traceback.clear_frames(raised.__traceback__))
+        raise
 
 
 def _value(metadata: Metadata, key: str) -> str | None:

@@ -39,8 +39,8 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         async with self._admission.open_call(context):
             if request.service not in self._statuses:
-                await context.abort(grpc.StatusCode.NOT_FOUND)
-            return _Reply(status=self._statuses[request.service])
+                context.set_code(grpc.StatusCode.NOT_FOUND)
+            return _Reply(status=self._statuses.get(request.service))
 
     async def Watch(self, request: Any, context: grpc.aio.ServicerContext) -> None:
         told = None
@@ -84,7 +84,8 @@ class _Unknown(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._admission.open_call(context):
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+                context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+                context.set_details("Method not found!")
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

@@ -95,7 +95,7 @@ def unpack_rows(message: Message) -> list[tuple[str, Request | RelayError]]:
             else:
                 rows.append((robot, Finish()))
         except RelayError as error:
-            rows.append((robot, error))
+            rows.append((robot, error.with_traceback(None)))  # which would hold these rows, and them the message
     return rows
 
 

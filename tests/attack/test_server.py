@@ -72,6 +72,15 @@ def test_no_caller_holds_up_another_or_the_end(name: str, kitchen: Bundle, tmp_p
             assert server.process.exitcode == 0
 
 
+@pytest.mark.parametrize("name", ["endless names", "garbage", "large batches"])
+def test_a_flood_of_large_messages_is_not_kept(name: str, kitchen: Bundle) -> None:
+    with served(kitchen) as server:
+        idle_mb = server.memory_mb()
+        with flood(name, server):
+            latencies(server, 100, PACE_S)
+        assert wait_for(lambda: server.memory_mb() - idle_mb, lambda kept: kept < KEPT_MB) < KEPT_MB
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("tokens", [True, False])
 @pytest.mark.parametrize("name", FLOODS)
