@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -28,8 +29,16 @@ settings.load_profile("untimed")
 settings.register_profile("unshrunk", settings.get_profile("untimed"), phases=[Phase.explicit, Phase.generate])
 
 
+@pytest.fixture(scope="session")
+def grpc_aio() -> Iterator[None]:
+    """Keep grpc.aio's thread, which ends only once every error of its servers is forgotten."""
+    grpc.aio.init_grpc_aio()
+    yield
+    grpc.aio.shutdown_grpc_aio()
+
+
 @pytest.fixture(params=["fastest", "public"])
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, grpc_aio: None) -> str:
     """The way that the bytes of Control streams take: what is found to be the fastest, or gRPC's public API."""
     monkeypatch.setenv(PUBLIC_TRANSPORT, "1" if request.param == "public" else "")
     return request.param

@@ -18,9 +18,11 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.bench.load import Order
 from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.bench.processes import Contestant, Spent, contest, folder_peers, own_peers
+from rpl_runtime.client.transport import way_to_call
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
@@ -29,6 +31,7 @@ from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.server.transport import way_to_serve
 
 MAX_RELAY_RATIO = 1.5  # one control step of the relay loop over two bare session.run calls, p50
 MAX_ABOVE_ECHO_US = 100.0  # [us] a control step through Control above a bare echo, p50
@@ -83,12 +86,15 @@ def bench(path: Path, config: BenchConfig) -> Bench:
         content["batches"] = _unpaced(contestants, config, [(1, batch) for batch in config.batches])
         content["paced"] = _paced(contestants, config, bundle.spec.period_s)
         content["memory_mb"] = {one.peer.what: one.memory_mb() for one in contestants}
+    with Connection("127.0.0.1:1", Access()) as unused:
+        client_way = way_to_call(unused.channel)
     content["requirements"] = requirements = _requirements(content)
     content |= {
         "bundle": {"name": bundle.spec.name, "digest": bundle.digest},
         "command": command(),
         "commit": commit(),
         "versions": versions(_PACKAGES),
+        "transport": {"client": client_way, "server": way_to_serve()},
         "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0]},
     }
     return Bench(content, all(requirement["met"] for requirement in requirements))
@@ -204,7 +210,10 @@ def bench_table(content: JsonDict) -> Group:
         requirements.add_row(escape(one["what"]), f"{one['value']:.2f}", limit, verdict)
     held = ", ".join(f"{what} {mb:.0f}" for what, mb in content["memory_mb"].items() if mb is not None)
     machine = content["machine"]
-    requirements.caption = f"resident \\[MB]: {held}. Load {machine['load']:.1f} on {machine['cpus']} CPUs."
+    ways = ", ".join(f"{side} {way}" for side, way in content["transport"].items())
+    requirements.caption = (
+        f"resident \\[MB]: {held}. Transport: {ways}. Load {machine['load']:.1f} on {machine['cpus']} CPUs."
+    )
     return Group(
         _latencies("in process", content["in_process"].values()),
         _latencies("one robot, unpaced", content["alone"]),

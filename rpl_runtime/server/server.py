@@ -30,6 +30,7 @@ from rpl_runtime.server.public import Health, add_public
 from rpl_runtime.server.service import Service
 from rpl_runtime.server.stop import Stop, stopped_by_signals
 from rpl_runtime.server.streams import Streams
+from rpl_runtime.server.transport import new_server, run, way_to_serve
 from rpl_runtime.server.turns import Workers
 from rpl_runtime.telemetry.call_log import CallLog
 from rpl_runtime.telemetry.metrics import Metrics, exposing
@@ -76,7 +77,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
     _give_memory_back()
     stop = Stop()
     with stopped_by_signals(stop.request, config.drain_s + _END_S):
-        asyncio.run(_serve(bundles, config, on_ready, stop))
+        run(_serve(bundles, config, on_ready, stop))
         Workers.join()
 
 
@@ -99,7 +100,7 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
                 raise
             ready.set_exception(error)
 
-    thread = threading.Thread(target=asyncio.run, args=(main(),), name="rpl-server")
+    thread = threading.Thread(target=run, args=(main(),), name="rpl-server")
     thread.start()
     try:
         yield ready.result()
@@ -123,13 +124,13 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
     with contextlib.ExitStack() as around:
         observers: list[Observer] = [CallLog]
         if config.metrics:
-            metrics = Metrics(leases.__len__, streams.__len__)
+            metrics = Metrics(leases.__len__, streams.__len__, way_to_serve())
             around.enter_context(exposing(metrics, config.metrics))
             observers.append(lambda method, metadata, peer: metrics)
         if config.traces:
             observers.append(around.enter_context(tracing(config.traces)))
         admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models, observers)
-        server, loads = grpc.aio.server(options=_options(config.quotas)), Workers(1)
+        server, loads = new_server(_options(config.quotas)), Workers(1)
         health = Health(admission)
         readiness = _Readiness(models, health, {bundle.spec.name for bundle in every})
         services = {

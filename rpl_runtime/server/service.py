@@ -20,6 +20,7 @@ from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.streams import Streams
+from rpl_runtime.server.transport import converse
 from rpl_runtime.server.turns import Turn, Workers
 from rpl_runtime.telemetry.observer import CallObserver
 from rpl_runtime.wire import bundles, control
@@ -53,15 +54,16 @@ class Service:
         """For each message of the stream: parse, decide, reply."""
         async with self.admission.policy_call("Control", context) as call:
             with self.streams.open(call.turn.share, call.model, context.peer()) as stream:
-                while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                    await call.turn.wait()
-                    with call.turn:
-                        reply = stream.conversation.answer(request, perf_counter_ns())
-                    await context.write(reply)
-                    with call.turn:
-                        stream.conversation.prepare()
-                        _tell(call.observers, stream.conversation.said, call.model.info)
+                conversation = stream.conversation
+
+                def conclude() -> None:
+                    conversation.prepare()
+                    _tell(call.observers, conversation.said, call.model.info)
                     self.streams.check(stream)
+
+                await converse(
+                    context, call.turn, lambda request: conversation.answer(request, perf_counter_ns()), conclude
+                )
 
     async def Describe(self, request: bytes, context: Context) -> bytes:
         """The policy's spec, its digest and its files."""

@@ -59,17 +59,25 @@ class Turn:
         Raises:
             LimitReached: too many of its messages wait.
         """
+        if not self.ready():
+            await self.served()
+
+    def ready(self) -> bool:
+        """Count a message or a call that comes. Returns whether the caller has time left for it."""
         now = time.monotonic()
         self.share.come(now)
         self.share.spend(_TRANSPORT_S, now)
-        if self._waiting or self.share.rest_s(now):
-            if len(self._waiting) >= _MOST_WAITING:
-                raise LimitReached(f"{self.share.caller} has {_MOST_WAITING} messages waiting, the most for one caller")
-            served = asyncio.get_running_loop().create_future()
-            self._waiting.append(served)
-            if self._timer is None:
-                self._serve_next()
-            await served
+        return not self._waiting and not self.share.rest_s(now)
+
+    async def served(self) -> None:
+        """The rest of `wait`, for one that is not ready."""
+        if len(self._waiting) >= _MOST_WAITING:
+            raise LimitReached(f"{self.share.caller} has {_MOST_WAITING} messages waiting, the most for one caller")
+        served = asyncio.get_running_loop().create_future()
+        self._waiting.append(served)
+        if self._timer is None:
+            self._serve_next()
+        await served
 
     def __enter__(self) -> None:
         self._began = time.monotonic()

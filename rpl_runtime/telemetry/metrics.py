@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -27,9 +27,10 @@ class Metrics(CallObserver):
     Args:
         robots: the number of robots that run now.
         streams: the number of open Control streams.
+        transport: the name of the way that bytes take (server/transport.py).
     """
 
-    def __init__(self, robots: Callable[[], int], streams: Callable[[], int]) -> None:
+    def __init__(self, robots: Callable[[], int], streams: Callable[[], int], transport: str) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -51,6 +52,7 @@ class Metrics(CallObserver):
             "rpl_late_answers", "Messages that took longer than a control period to answer.", registry=registry
         )
         self._errors = Counter("rpl_errors", "Refused rows and failed calls.", ("reason",), registry=registry)
+        Info("rpl_transport", "How messages reach the server.", registry=registry).info({"way": transport})
         Gauge("rpl_robots", "Robots that run.", registry=registry).set_function(robots)
         Gauge("rpl_streams", "Control streams that are open.", registry=registry).set_function(streams)
 

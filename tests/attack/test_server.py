@@ -20,6 +20,8 @@ from rpl_runtime.client.client import Client
 from rpl_runtime.errors import LimitReached, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
+
 KEPT_MB = 200.0  # [MB] that a server may keep of an attack
 STOP_S = 5.0  # [s] after the drain
 PACE_S = 0.02  # [s] between the steps of the robot beside an attack

@@ -27,6 +27,8 @@ from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop, Resume, SubgoalOverride
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
+
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
 
 

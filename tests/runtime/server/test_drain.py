@@ -16,6 +16,8 @@ from rpl_runtime.errors import RobotLeased, ServerStopping, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
+
 STATE = np.zeros(5, dtype=np.float32)
 LONG_S = 600.0  # longer than any test: none may depend on it
 

@@ -30,10 +30,12 @@ from rpl_runtime.errors import (
     StepOutOfOrder,
 )
 from rpl_runtime.policy.bundle import Bundle
-from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.graphs import Graph, OnnxPolicy
 from rpl_runtime.relay.messages import Action, Finish
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.wire import control as codec
+
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
 
 STATE = np.zeros(5, dtype=np.float32)
 
@@ -264,7 +266,7 @@ def test_a_fault_of_the_server_says_nothing_of_its_inside(
     with serve_in_thread(own_bundle) as address, Client(address) as client, client.control() as control:
         control.start("a", ["door"], STATE)
         with monkeypatch.context() as patch:
-            patch.setattr(OnnxPolicy, "act", explode)
+            patch.setattr(Graph, "run_one", explode)
             for failing in (
                 lambda: control.step("a", 0, STATE),
                 lambda: client.act(np.zeros((1, 5)), np.zeros((1, 5)), np.zeros((1, 2))),

@@ -13,6 +13,7 @@ from rpl_runtime.client.client import Client
 from rpl_runtime.errors import AddressInUse, InvalidInput, StepOutOfOrder
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
+from rpl_runtime.server.transport import way_to_serve
 
 STATE = np.zeros(5, dtype=np.float32)
 
@@ -26,6 +27,11 @@ def page() -> str:
 def address(tiny_bundle: Bundle, page: str) -> Iterator[str]:
     with serve_in_thread(tiny_bundle, ServerConfig(address="127.0.0.1:0", metrics=page)) as address:
         yield address
+
+
+def test_it_says_how_messages_reach_the_server(address: str, page: str) -> None:
+    with Client(address) as client, client.control():
+        assert read(page)[f"rpl_transport_info,{way_to_serve()}"] == 1
 
 
 def read(page: str) -> dict[str, float]:
