@@ -31,7 +31,15 @@ from rpl_runtime.relay.messages import Goal
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.tasks.kitchen.disturbances import Disturbance, Jolt, Push, PutBack, check_reachable, with_elements
+from rpl_runtime.tasks.kitchen.disturbances import (
+    Disturbance,
+    Jolt,
+    Push,
+    PutBack,
+    check_reachable,
+    fallen,
+    with_elements,
+)
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
 
@@ -135,6 +143,7 @@ class Outcome(BaseModel):
         tuple[tuple[str, ...], tuple[str, ...]], ...
     ]  # of each goal, the elements named, and those of them done
     redrawn: dict[str, int]  # why a disturbance was drawn again -> how often
+    fell: bool = False  # whether the kettle left the counter
 
     @property
     def reached(self) -> int:
@@ -319,6 +328,7 @@ class _Episode:
             refused=self._refused,
             goals=(*self._judged, *[(("not begun",), ())] * missing),
             redrawn=dict(redrawn),
+            fell=fallen(self._kitchen.qpos, self._start),
         )
 
     def _judge(self) -> None:

@@ -55,6 +55,7 @@ def _summaries(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, JsonDict]]:
                 "interval": wilson(last if second else reached, len(own) if second else asked),
                 "refused": sum(each.refused is not None for each in own),
                 "redrawn": dict(redrawn),
+                "fell": sum(each.fell for each in own),
             },
         )
 
@@ -118,6 +119,8 @@ def print_protocol(contents: Sequence[JsonDict]) -> None:
     console.print(table, "", NOTE)
     for content in contents:
         redrawn = sum((Counter(each["redrawn"]) for each in content["conditions"].values()), Counter[str]())
+        if fell := sum(each.get("fell", 0) for each in content["conditions"].values()):
+            console.print(f"{content['system']}: the kettle left the counter in {fell} episodes")
         if redrawn:
             console.print(f"{content['system']}, drawn again: " + ", ".join(f"{why} {n}" for why, n in redrawn.items()))
 

@@ -108,7 +108,7 @@ class Push:
         data.qvel[self._dof : self._dof + 2] += velocity
         self._mujoco.mj_step(model, data, nstep=round(_LOOK_AHEAD_S / model.opt.timestep))
         after = data.qpos[_KETTLE]
-        if after[2] < before[2] - _FALL:
+        if fallen(data.qpos, self._kitchen.data.qpos):
             return "the kettle slips off the counter"
         if _upright(after[3:]) < _UPRIGHT:
             return "the kettle tips over"
@@ -196,6 +196,11 @@ def check_reachable(kitchen: Kitchen, goal: np.ndarray) -> np.ndarray:
             "a state in which every object rests"
         )
     return goal
+
+
+def fallen(qpos: np.ndarray, before: np.ndarray) -> bool:
+    """Whether the kettle has left the counter on which it stood before, in configurations (30,)."""
+    return bool(qpos[_KETTLE][2] < before[_KETTLE][2] - _FALL)
 
 
 def _upright(quaternion: np.ndarray) -> float:
