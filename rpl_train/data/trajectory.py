@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
-from rpl_runtime.files import alone_in, opened, staged, translated
+from rpl_runtime.files import locked, opened, staged, translated
 
 _MOST_BYTES = 1 << 30  # of a demonstration, as it is and unpacked
 _LONGEST_NAME = 100  # [characters] of a source in a file's name
@@ -72,7 +72,7 @@ def save_folder(trajectories: Sequence[Trajectory], folder: Path) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecordingError(f"several demonstrations would be called {twice[0]}; write each source to its own folder")
-    with alone_in(folder):
+    with locked(folder / _FILES):
         if others := sorted({path.name for path in folder.glob(_FILES)} - set(names)):
             raise InvalidInput(f"{folder} holds other demonstrations, such as {others[0]}; choose another folder")
         for count, (trajectory, name) in enumerate(zip(trajectories, names, strict=True)):
