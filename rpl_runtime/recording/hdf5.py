@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _MOST_FILE = 4 << 30  # [bytes]
 _MOST_NUMBERS = 1 << 30  # [bytes] of one data set
-_MOST_NAMES = 64 << 20  # [characters] of one data set
+_PACKING = 1100  # numbers take at most so many times their place in the file: zlib packs 1032 to 1
+_MOST_TEXTS, _MOST_CHARACTERS = 100_000, 64 << 20  # of one data set
 
 
 @contextmanager
@@ -46,8 +47,10 @@ def numbers(group: "h5py.Group", name: str) -> np.ndarray:
         ValueError: it does not lie in this file, does not hold numbers, or is too large.
     """
     found = _data_set(group, name)
-    if found.dtype.kind not in "biuf" or found.nbytes > _MOST_NUMBERS:
-        raise ValueError(f"{name} holds {found.nbytes:,} bytes of {found.dtype}; must be {_MOST_NUMBERS:,} of numbers")
+    # Numbers that were never written take no place, and any size.
+    most = min(_MOST_NUMBERS, _PACKING * found.id.get_storage_size())
+    if found.dtype.kind not in "biuf" or found.nbytes > most:
+        raise ValueError(f"{name} holds {found.nbytes:,} bytes of {found.dtype}; must be {most:,} of numbers or less")
     return np.asarray(found[()])
 
 
@@ -58,14 +61,15 @@ def texts(group: "h5py.Group", name: str, most: int) -> list[str]:
         KeyError, ValueError: as `numbers`.
     """
     found = _data_set(group, name)
+    most = min(most, _MOST_TEXTS)
     if found.ndim != 1 or len(found) > most:
         raise ValueError(f"{name} has shape {found.shape}; must be ({most},) or shorter")
-    names, room = list[str](), _MOST_NAMES
+    names, room = list[str](), _MOST_CHARACTERS
     for index in range(len(found)):  # each may be as long as the file
         names.append(_text(name, found[index]))
         room -= len(names[-1])
         if room < 0:
-            raise ValueError(f"{name} is longer than {_MOST_NAMES:,} characters")
+            raise ValueError(f"{name} is longer than {_MOST_CHARACTERS:,} characters")
     return names
 
 

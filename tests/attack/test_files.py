@@ -81,6 +81,14 @@ def _huge(file: h5py.File, secret: Path) -> None:
     file.create_dataset("observations", (1 << 40, 60), "f4", chunks=(64, 60), compression="gzip")
 
 
+def _never_written(file: h5py.File, secret: Path) -> None:
+    for name, width in (("observations", (60,)), ("actions", (9,)), ("terminals", ())):
+        del file[name]
+        file.create_dataset(name, (1 << 20, *width), "f4" if width else "?", fillvalue=1)
+    del file["infos"]
+    file.create_dataset("infos/elements", (1 << 20,), h5py.string_dtype())
+
+
 def _of_another_type(file: h5py.File, secret: Path) -> None:
     del file["observations"]
     file["observations"] = np.full((6, 60), b"x", dtype="S1")
@@ -107,8 +115,8 @@ def _a_group_for_numbers(file: h5py.File, secret: Path) -> None:
 
 
 HDF5 = (
-    *(_external_link, _soft_link, _external_storage, _virtual, _huge, _of_another_type, _complex_numbers, _infinite),
-    *(_names_that_are_numbers, _a_group_for_numbers),
+    *(_external_link, _soft_link, _external_storage, _virtual, _huge, _never_written),
+    *(_of_another_type, _complex_numbers, _infinite, _names_that_are_numbers, _a_group_for_numbers),
 )
 
 

@@ -50,14 +50,14 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[st
         raise DemonstrationError(f"{path} is not a file; expected an HDF5 file in D4RL's kitchen layout")
     with translated(path, DemonstrationError, f"in D4RL's layout, {_LAYOUT}"), opened_hdf5(path, "train") as file:
         observations, actions, terminals = (numbers(file, name) for name in ("observations", "actions", "terminals"))
-        names = texts(file, "infos/elements", most=terminals.size) if "infos/elements" in file else []
+        ends = np.flatnonzero(terminals) + 1
+        names = texts(file, "infos/elements", most=len(ends)) if "infos/elements" in file else []
     steps = terminals.size
     if observations.shape != (steps, 2 * STATE_DIM) or actions.shape != (steps, ROBOT_DIM) or terminals.ndim != 1:
         raise DemonstrationError(
             f"{path} has observations {observations.shape}, actions {actions.shape} and terminals "
             f"{terminals.shape}; D4RL's kitchen has {_LAYOUT}"
         )
-    ends = np.flatnonzero(terminals) + 1
     if len(ends) == 0:
         raise DemonstrationError(f"{path} has no terminal step, so it does not hold a whole demonstration")
     elements = [tuple(name.split("|")) for name in names]
