@@ -110,7 +110,7 @@ class _OpenLoop:
         else:
             resolved, elements = _SPEC.resolve(goal, state), frozenset(goal)
         found = nearest_to(self._demonstrations, resolved.state, elements, state)
-        self._left[robot] = deque(found.targets)
+        self._left[robot] = deque(np.clip(found.targets, *_SPEC.action.bounds))  # a control refuses others
         return resolved
 
 
