@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,12 +45,13 @@ class Served(NamedTuple):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmRSS"))
 
-    def stop(self, signals: int = 1) -> float:
-        """Send one signal or two. Returns the time [s] until the process has ended, or infinity."""
-        assert self.process.pid is not None
+    def stop(self, hurry: bool = False) -> float:
+        """Send SIGTERM, again and again in a hurry. Returns the time [s] until the process has ended, or infinity."""
         began = time.monotonic()
-        for number in (signal.SIGTERM, signal.SIGINT)[:signals]:
-            os.kill(self.process.pid, number)
+        self.process.terminate()
+        while hurry and self.process.exitcode is None:
+            self.process.join(0.1)
+            self.process.terminate()
         self.process.join(60.0)
         return time.monotonic() - began if self.process.exitcode is not None else float("inf")
 

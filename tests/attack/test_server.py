@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("transport")  # each test with each way tha
 
 KEPT_MB = 200.0  # [MB] that a server may keep of an attack
 STOP_S = 5.0  # [s] after the drain
+HURRY_S = 2.5  # [s] after the first of many signals: 2 s after the second
 PACE_S = 0.02  # [s] between the steps of the robot beside an attack
 SHORT = (
     "240 streams of 4 rows",
@@ -65,11 +66,11 @@ def test_hostile_messages_get_the_right_status_and_change_no_bit_of_a_run_beside
 
 @pytest.mark.parametrize("name", EACH_FLOOD)
 def test_no_caller_holds_up_another_or_the_end(name: str, kitchen: Bundle, tmp_path: Path) -> None:
-    """A robot's step is prompt beside a flood, on a busy machine too, and SIGTERM ends the server during it."""
+    """And SIGTERM ends the server during the flood. The bound is for a busy machine; without turns it is 50 times."""
     with served(kitchen, tmp_path) as server:
-        latencies(server, 20, PACE_S)
+        alone = np.median(latencies(server, 50, PACE_S))
         with flood(name, server):
-            assert np.median(latencies(server, 100, PACE_S)) < server.spec.period_s / 4
+            assert np.median(latencies(server, 100, PACE_S)) < 10 * alone
             assert server.stop() < DRAIN_S + STOP_S
             assert server.process.exitcode == 0
 
@@ -152,15 +153,15 @@ def test_a_caller_takes_no_more_leases_than_its_own(tiny_bundle: Bundle, tmp_pat
             control.start("one more", goal, state)
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-def test_a_load_that_hangs_does_not_make_the_server_deaf(signals: int, tiny_bundle: Bundle) -> None:
+@pytest.mark.parametrize("hurry", [False, True])
+def test_a_load_that_hangs_does_not_make_the_server_deaf(hurry: bool, tiny_bundle: Bundle) -> None:
     with served(tiny_bundle, serve=serve_with_loads_that_hang) as server, Admin(server.address, 60.0) as admin:
         loading = threading.Thread(target=try_to_load, args=(admin, tiny_bundle))
         loading.start()
         loading.join(0.5)
         assert loading.is_alive()
         targets(server)
-        assert server.stop(signals) < (2.0 if signals == 2 else DRAIN_S + STOP_S)
+        assert server.stop(hurry) < (HURRY_S if hurry else DRAIN_S + STOP_S)
         assert server.process.exitcode == 1
         loading.join()
 
@@ -182,8 +183,8 @@ def serve_deaf(on_ready: Callable[[str], None], *arguments: str) -> None:
     serve_bundle(lambda address: (on_ready(address), threading.Event().wait()), *arguments)
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-def test_a_loop_that_hangs_is_ended_in_time(signals: int, tiny_bundle: Bundle) -> None:
+@pytest.mark.parametrize("hurry", [False, True])
+def test_a_loop_that_hangs_is_ended_in_time(hurry: bool, tiny_bundle: Bundle) -> None:
     with served(tiny_bundle, serve=serve_deaf) as server:
-        assert server.stop(signals) < (2.0 if signals == 2 else DRAIN_S + STOP_S)
+        assert server.stop(hurry) < (HURRY_S if hurry else DRAIN_S + STOP_S)
         assert server.process.exitcode == 1
