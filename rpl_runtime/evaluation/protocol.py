@@ -184,23 +184,21 @@ def run_protocol(
         for key in wanted:
             if key in done:
                 on_outcome(done[key])
+        made = {robot: estimator(robot) for robot in {hardship.robot for hardship in hardships.values()}}
         waiting, turn = deque(key for key in wanted if key not in done), threading.Lock()
 
         def work() -> None:
             with ExitStack() as stack:
-                control = stack.enter_context(open_control())
                 kitchen = stack.enter_context(closing(KitchenRobot()))
-                made: dict[str, Callable[[], Estimator | None]] = {}
+                control = stack.enter_context(open_control())  # last: a stream that is silent for long is closed
                 while waiting:
                     try:
                         name, number = waiting.popleft()
                     except IndexError:
                         return  # another simulator was faster
                     hardship = hardships[name]
-                    if name not in made:
-                        made[name] = estimator(hardship.robot)
                     episode = _Episode(kitchen, name, hardship, number, config.seed, control.model.spec)
-                    outcome = episode.play(control, made[name]())
+                    outcome = episode.play(control, made[hardship.robot]())
                     with turn:
                         kept.append(outcome)
                         done[name, number] = outcome
