@@ -10,7 +10,10 @@ whose server is gone. A `Control` belongs to one thread; open one for each.
 """
 
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import grpc
 import numpy as np
@@ -25,6 +28,8 @@ from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
 
 _FETCH_TIMEOUT_S = 300.0
+
+_T = TypeVar("_T")
 
 
 class Client(Connection):
@@ -127,6 +132,8 @@ class Stream:
         self._period_ns = round(period_s * 1e9)
         self._timeout_s = timeout_s
         self._subgoals: dict[str, np.ndarray] = {}  # robot -> (n,) the subgoal it follows
+        self._handles: dict[str, int] = {}  # of the robots that were started
+        self._group: _Group | None = None  # of the last message in columns, if it was the last
 
     def exchange(self, rows: Rows) -> list[messages.Reply]:
         """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
@@ -137,17 +144,35 @@ class Stream:
             ProtocolViolation: the stream is closed, or the replies do not match the requests.
             RelayError: the server failed.
         """
-        request = codec.pack_request(rows)
+        self._group = None
+        return self._converse(codec.pack_request(rows), lambda raw: self._replies(rows, raw))
+
+    def step_columns(self, robots: list[str], seen: messages.Observations) -> messages.ActionBatch | None:
+        """One step of each robot as columns; seen.handles is filled in here. None: a robot was not started here.
+
+        Raises:
+            As `exchange`.
+        """
+        group = self._group
+        if group is None or group.robots != robots:
+            handles = [self._handles.get(robot, 0) for robot in robots]
+            if not all(handles):
+                return None
+            subgoals = np.zeros_like(seen.states)
+            for row, robot in enumerate(robots):
+                if len(followed := self._subgoals[robot]):  # empty before the first step
+                    subgoals[row] = followed
+            group = self._group = _Group(robots, np.array(handles, np.uint32), subgoals)
+        seen = seen._replace(handles=group.handles)
+        return self._converse(codec.pack_columns(seen), lambda raw: self._batch(group, seen, raw))
+
+    def _converse(self, request: bytes, read: Callable[[bytes], _T]) -> _T:
+        """What is read from the reply to a message; any fault closes the stream."""
         try:
             raw = self._transport.exchange(request)
             if raw is None:
                 raise ProtocolViolation("this control stream is closed; open another")
-            replies = codec.unpack_reply(raw)
-            if [robot for robot, _ in replies] != [robot for robot, _ in rows]:
-                raise ProtocolViolation(f"the server answered {len(rows)} rows with {len(replies)} that do not match")
-            return [
-                self._checked(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)
-            ]
+            return read(raw)
         except grpc.RpcError as error:
             self._transport.cancel()
             raise self._connection.translate(error, self._timeout_s) from None
@@ -159,6 +184,40 @@ class Stream:
         """End the stream and free its robots; returns when the server has ended it."""
         self._transport.close()
 
+    def _replies(self, rows: Rows, raw: bytes) -> list[messages.Reply]:
+        replies = codec.unpack_reply(raw)
+        if [robot for robot, _ in replies] != [robot for robot, _ in rows]:
+            raise ProtocolViolation(f"the server answered {len(rows)} rows with {len(replies)} that do not match")
+        return [
+            self._checked(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)
+        ]
+
+    def _batch(self, group: "_Group", seen: messages.Observations, raw: bytes) -> messages.ActionBatch:
+        actions, replies, times = codec.unpack_columns_reply(raw, seen.states.shape[1])
+        count, apart = len(group.robots), actions.apart
+        answered = np.ones(count, dtype=bool)
+        if len(apart) and apart.max() < count:
+            answered[apart] = False
+        new = actions.ages == 0
+        scores = actions.ages if actions.novelty is None else actions.novelty
+        sizes = len(actions.ages), len(scores), len(actions.subgoals), len(replies)
+        if sizes != (np.count_nonzero(answered),) * 2 + (np.count_nonzero(new), len(apart)):
+            raise ProtocolViolation(f"the server answered {count} steps with {len(actions.targets)} that do not match")
+        if len(actions.ages) and actions.valid_until_ns != messages.valid_until_ns(seen.observed_ns, self._period_ns):
+            raise ProtocolViolation("the server answered a step with the actions of another step")
+        others: dict[int, messages.Reply] = {}
+        if new.any() or len(apart):
+            group.subgoals = group.subgoals.copy()  # earlier batches keep theirs
+            rows = np.flatnonzero(answered)[new]
+            group.subgoals[rows] = actions.subgoals
+            self._subgoals.update((group.robots[row], group.subgoals[row]) for row in rows.tolist())
+            for row, reply in zip(apart.tolist(), replies, strict=True):
+                asked = messages.Observation(int(seen.steps[row]), seen.states[row], seen.observed_ns)
+                others[row] = checked = self._checked(group.robots[row], asked, reply)
+                if isinstance(checked, messages.Action):
+                    group.subgoals[row] = checked.subgoal
+        return messages.ActionBatch(actions, group.subgoals, answered, others, times)
+
     def _checked(self, robot: str, request: messages.Request, reply: messages.Reply) -> messages.Reply:
         """A reply that answers the request, with the subgoal filled in."""
         if isinstance(reply, RelayError):
@@ -169,6 +228,7 @@ class Stream:
         if isinstance(request, messages.Start):
             before = messages.NOTHING if request.resume is None else request.resume.subgoal
             self._subgoals[robot] = np.asarray(before, dtype=np.float32)
+            self._handles[robot] = cast(messages.Started, reply).handle
         if isinstance(request, messages.Observation) and isinstance(reply, messages.Action):
             if reply.valid_until_ns != messages.valid_until_ns(request.observed_ns, self._period_ns):
                 raise ProtocolViolation(f"the server answered step {request.step} with the action of another step")
@@ -177,6 +237,15 @@ class Stream:
                 return messages.Action(reply.target, self._subgoals.get(robot, messages.NOTHING), *reply[2:])
             self._subgoals[robot] = reply.subgoal
         return reply
+
+
+@dataclass
+class _Group:
+    """The robots of a message in columns, kept for the next one."""
+
+    robots: list[str]
+    handles: np.ndarray  # (B,) uint32
+    subgoals: np.ndarray  # (B, n) that they follow
 
 
 _ANSWERS = {

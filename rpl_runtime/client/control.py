@@ -4,7 +4,7 @@ The line is a stream to a server (client.py), one that reconnects (reconnect.py)
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self, TypeVar, cast
 
 import numpy as np
@@ -13,8 +13,10 @@ from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay import messages
 from rpl_runtime.relay.loop import Resume
+from rpl_runtime.wire.control import MAX_ROWS
 
 Rows = Sequence[tuple[str, messages.Request]]
+Columns = Callable[[list[str], messages.Observations], messages.ActionBatch | None]  # a line may have `step_columns`
 
 _Reply = TypeVar("_Reply", messages.Started, messages.Action, messages.GoalSet, messages.Finished)
 
@@ -49,6 +51,7 @@ class Control:
     def __init__(self, model: messages.ModelInfo, line: Line) -> None:
         self.model = model
         self.line = line
+        self._columns: Columns | None = getattr(line, "step_columns", None)
 
     def __enter__(self) -> Self:
         return self
@@ -95,9 +98,15 @@ class Control:
 
     def step_batch(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
-    ) -> list[messages.Action | RelayError]:
+    ) -> Sequence[messages.Action | RelayError]:
         """One step of several robots in one message: an action for each, or its refusal."""
         observed_ns = time.monotonic_ns()
+        if self._columns is not None and (seen := self._observations(steps, states, observed_ns)) is not None:
+            batch = self._columns(list(robots), seen)
+            if batch is not None and self.model.spec.action.accepts(batch.targets):
+                return batch
+            if batch is not None:
+                return [reply if isinstance(reply, RelayError) else self._fault(reply) or reply for reply in batch]
         rows = [
             (robot, messages.Observation(step, _vector(state), observed_ns))
             for robot, step, state in zip(robots, steps, states, strict=True)
@@ -124,6 +133,18 @@ class Control:
     def close(self) -> None:
         """End all runs and the line."""
         self.line.close()
+
+    def _observations(
+        self, steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray, observed_ns: int
+    ) -> messages.Observations | None:
+        """The same as columns; None: they do not fit, and as rows the server says why."""
+        try:
+            numbers, vectors = np.array(steps, dtype=np.uint32), np.asarray(states, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError):
+            return None
+        if vectors.shape != (len(numbers), self.model.spec.state.dim) or len(numbers) > MAX_ROWS:
+            return None
+        return messages.Observations(numbers, numbers, vectors, observed_ns)
 
     def _fault(self, action: messages.Action) -> RelayError | None:
         """Why an action must not reach a robot: a server may be anybody's."""

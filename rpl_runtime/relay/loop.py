@@ -122,6 +122,7 @@ class RelayLoop:
         self._levels = levels
         self._spec = spec
         self.runs: dict[str, Run] = {}
+        self.version = 0  # of the runs: another one after any change
         self.noise = NoiseSource()
 
     @property
@@ -177,6 +178,7 @@ class RelayLoop:
                 run.resumed = resume.override
                 run.replan()
         self.runs[robot] = run
+        self.version += 1
 
     def set_goal(self, robot: str, goal: ResolvedGoal) -> None:
         """Change a robot's goal; its next step replans at once.
@@ -186,7 +188,7 @@ class RelayLoop:
         """
         run = self._run(robot)
         run.goal = goal
-        run.replan()
+        self._replan(run)
 
     def pin(self, robot: str, subgoal: ArrayLike) -> None:
         """Make a robot follow a subgoal (n,) from its next step on, in place of every plan, until it is released.
@@ -198,7 +200,7 @@ class RelayLoop:
         run = self._run(robot)
         run.pin = self._spec.state.check("subgoal", np.asarray(subgoal, dtype=np.float32))
         run.override = SubgoalOverride.PINNED
-        run.replan()
+        self._replan(run)
 
     def release(self, robot: str) -> None:
         """End a pin; the robot's next step replans at once.
@@ -210,7 +212,7 @@ class RelayLoop:
         if run.pin is None:
             raise ProtocolViolation(f"the subgoal of robot {robot!r} is not pinned; only a pinned one can be released")
         run.pin, run.override = None, SubgoalOverride.RELEASED
-        run.replan()
+        self._replan(run)
 
     def veto(self, robot: str) -> None:
         """Discard a robot's subgoal: its next step replans at once, with noise of its own.
@@ -223,7 +225,7 @@ class RelayLoop:
             raise ProtocolViolation(f"the subgoal of robot {robot!r} is pinned; release it instead")
         run.override = SubgoalOverride.VETOED
         run.vetoes += 1
-        run.replan()
+        self._replan(run)
 
     def finish(self, robot: str) -> int:
         """End a robot's run. Returns the number of steps it has reached.
@@ -232,6 +234,7 @@ class RelayLoop:
             ProtocolViolation: the robot has no run.
         """
         self._run(robot)
+        self.version += 1
         return self.runs.pop(robot).step
 
     def step(self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray) -> Decision:
@@ -256,7 +259,7 @@ class RelayLoop:
         subgoals = np.array([new.get(row, run.subgoal) for row, run in enumerate(runs)])
         if new:
             _finite("subgoal", subgoals)
-        noise = self._noise_rows("low", runs, steps, self._spec.low_noise)
+        noise = self.noise_rows("low", runs, steps, self._spec.low_noise)
         action = _finite("action", self._levels.act(batch, subgoals, noise))
 
         for row in new:
@@ -269,6 +272,7 @@ class RelayLoop:
         for row in overrides:
             if runs[row].pin is None:
                 runs[row].override = SubgoalOverride.NONE
+        self.version += 1
         for run in runs:
             run.step += 1
             run.resumed = SubgoalOverride.NONE
@@ -318,16 +322,17 @@ class RelayLoop:
         asking = [runs[row] for row in planning]
         goals = np.array([run.goal.state for run in asking])
         masks = np.array([run.goal.mask for run in asking])
-        noise = self._noise_rows("high", asking, planning.values(), self._spec.high_noise)
+        noise = self.noise_rows("high", asking, planning.values(), self._spec.high_noise)
         rows = states if len(asking) == len(runs) else states[list(planning)]
         plans = dict(zip(planning, self._levels.plan(rows, goals, masks, noise), strict=True))
         ahead = {row: plan for row, plan in plans.items() if planning[row] > runs[row].step}
         now = {row: np.asarray(plan, dtype=np.float32) for row, plan in plans.items() if row not in ahead}
         return new | now, ahead
 
-    def _noise_rows(
-        self, level: Literal["high", "low"], runs: list[Run], steps: Iterable[int], size: int
+    def noise_rows(
+        self, level: Literal["high", "low"], runs: Sequence[Run], steps: Iterable[int], size: int
     ) -> np.ndarray:
+        """The noise (B, size) of a level for B runs at their steps; zeros where a run takes its mode."""
         rows = np.zeros((len(runs), size), dtype=np.float32)
         for row, (run, step) in enumerate(zip(runs, steps, strict=True)):
             if level == "high" and SubgoalOverride.VETOED in (run.override, run.resumed):
@@ -335,6 +340,10 @@ class RelayLoop:
             elif run.seed is not None:
                 rows[row] = self.noise.draw(run.seed, run.key, level, step, size)
         return rows
+
+    def _replan(self, run: Run) -> None:
+        run.replan()
+        self.version += 1
 
     def _run(self, robot: str) -> Run:
         try:

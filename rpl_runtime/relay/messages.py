@@ -1,7 +1,7 @@
 """The messages between a robot and a server as Python values; wire/ turns them into bytes and back."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,15 @@ class Observation(NamedTuple):
     observed_ns: int  # [ns] in the client's monotonic clock
 
 
+class Observations(NamedTuple):
+    """One step of each of B robots, each robot once."""
+
+    handles: np.ndarray  # (B,) uint32, as Started named the runs
+    steps: np.ndarray  # (B,) uint32
+    states: np.ndarray  # (B, n)
+    observed_ns: int  # [ns] in the client's monotonic clock
+
+
 class SetGoal(NamedTuple):
     goal: Goal
     state: np.ndarray = NOTHING  # (n,) measured; only a goal of element names needs it
@@ -53,6 +62,7 @@ class Started(NamedTuple):
     digest: str  # of the bundle that runs
     period_s: float  # [s]
     horizon: int  # [steps]
+    handle: int = 0  # names the run in a stream's messages in columns, from 1
 
 
 class StageTimes(NamedTuple):
@@ -79,6 +89,51 @@ class Action(NamedTuple):
     def flagged(self) -> bool:
         """Whether the state is far from the training data."""
         return self.novelty is not None and self.novelty > FLAGGED
+
+
+class Actions(NamedTuple):
+    """The actions for `Observations`, without those of robots that are answered apart."""
+
+    targets: np.ndarray  # (B, m) to hold for one period
+    ages: np.ndarray  # (B,) uint32 [steps] since the subgoal took effect
+    subgoals: np.ndarray  # (K, n) of the robots whose age is 0
+    novelty: np.ndarray | None  # (B,) of the observed states; None: the bundle cannot score states
+    valid_until_ns: int  # [ns] in the client's monotonic clock
+    apart: np.ndarray  # positions, from 0, of the others among the observations
+
+
+class ActionBatch(Sequence["Action | RelayError"]):
+    """The replies to `Observations`: an action for each robot, or its refusal, made when it is read."""
+
+    def __init__(
+        self,
+        actions: Actions,
+        subgoals: np.ndarray,
+        answered: np.ndarray,
+        others: dict[int, "Reply"],
+        times: StageTimes,
+    ) -> None:
+        self.targets = actions.targets  # (K, m) of the robots whose action stands in the columns, in their order
+        self._actions = actions
+        self._subgoals = subgoals  # (B, n) that the robots follow
+        self._answered = answered  # (B,) bool, whether a robot's action stands in the columns
+        self._others = others  # the rest, by position
+        self._times = times
+
+    def __len__(self) -> int:
+        return len(self._answered)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[row] for row in range(*at.indices(len(self)))]
+        row = range(len(self))[at]
+        if row in self._others:
+            return self._others[row]
+        column, actions = int(np.count_nonzero(self._answered[:row])), self._actions
+        age = int(actions.ages[column])
+        novelty = None if actions.novelty is None else float(actions.novelty[column])
+        target, until_ns = actions.targets[column], actions.valid_until_ns
+        return Action(target, self._subgoals[row], age, age == 0, until_ns, None, self._times, novelty)
 
 
 class GoalSet(NamedTuple):

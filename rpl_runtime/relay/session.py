@@ -3,6 +3,7 @@
 A row that cannot be accepted gets an error as its reply and changes nothing.
 """
 
+import itertools
 from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import NamedTuple
@@ -72,6 +73,8 @@ class Session:
         self.heard_ns: dict[
             str, int
         ] = {}  # robot with a run -> [ns] `perf_counter_ns` of its last message that was accepted
+        self.handles: dict[int, str] = {}  # of the robots with a run, for messages in columns
+        self._handles = itertools.count(1)
         self.novelty: dict[str, float] = {}  # robot -> score of its last state, if the bundle can score states
         self.times = StageTimes(0.0, 0.0, 0.0, 0.0)  # of the last message
 
@@ -159,7 +162,9 @@ class Session:
                     self.loop.start(robot, goal, request.seed, request.plan_lead, request.resume)
                     self._leases.take(robot, self._caller)
                     self.heard_ns[robot] = received_ns
-                    return Started(goal, self._bundle.digest, self._spec.period_s, self._spec.horizon)
+                    handle = next(self._handles)
+                    self.handles[handle] = robot
+                    return Started(goal, self._bundle.digest, self._spec.period_s, self._spec.horizon, handle)
                 case SetGoal():
                     goal = self._resolve(request.goal, request.state)
                     self.loop.set_goal(robot, goal)
@@ -182,6 +187,7 @@ class Session:
     def _finish(self, robot: str) -> int:
         steps = self.loop.finish(robot)
         self._leases.free([robot])
+        self.handles = {handle: name for handle, name in self.handles.items() if name != robot}
         del self.heard_ns[robot]
         self.novelty.pop(robot, None)
         return steps

@@ -119,13 +119,16 @@ class Service:
             return level()
 
 
-def _tell(observers: Iterable[CallObserver], said: PlainSteps | tuple[Rows, Answer] | None, model: ModelInfo) -> None:
+def _tell(
+    observers: Iterable[CallObserver], said: Iterable[PlainSteps | tuple[Rows, Answer]], model: ModelInfo
+) -> None:
     """Tell observers of a reply."""
     for observer in observers:
-        if isinstance(said, PlainSteps):
-            observer.stepped(said, model)
-        elif said is not None:
-            observer.answered(*said, model)
+        for part in said:
+            if isinstance(part, PlainSteps):
+                observer.stepped(part, model)
+            else:
+                observer.answered(*part, model)
 
 
 def _check_noise(noise: np.ndarray) -> None:

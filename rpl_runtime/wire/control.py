@@ -22,11 +22,13 @@ from rpl_runtime.relay.loop import Resume, SubgoalOverride
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
+    Actions,
     Finish,
     Finished,
     Goal,
     GoalSet,
     Observation,
+    Observations,
     Reply,
     Request,
     SetGoal,
@@ -44,7 +46,7 @@ MAX_ROWS = 256  # of a message of Control: it blocks the server for some millise
 MAX_ROBOT_NAME = 128  # [characters]
 MAX_ELEMENTS = 256  # of a goal
 
-_FLOATS = np.dtype("<f4")  # a packed vector on the wire
+_FLOATS, _COUNTS = np.dtype("<f4"), np.dtype("<u4")  # packed vectors on the wire
 Message = Any  # a twin of a message (see the end of this file); its class is made at import, so it has no static type
 
 
@@ -104,6 +106,12 @@ def pack_reply(rows: Sequence[tuple[str, Reply]], times: StageTimes) -> bytes:
     message = TWINS["ControlReply"]()
     stages = message.times
     stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
+    fill_rows(message, rows)
+    return message.SerializeToString()
+
+
+def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
+    """Write rows into a reply."""
     for robot, reply in rows:
         row = message.rows.add(robot=robot)
         match reply:
@@ -124,6 +132,7 @@ def pack_reply(rows: Sequence[tuple[str, Reply]], times: StageTimes) -> bytes:
             case Started():
                 started = row.started
                 started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
+                started.handle = reply.handle
                 _fill_resolved(started.goal, reply.goal)
             case GoalSet():
                 _fill_resolved(row.goal_set.goal, reply.goal)
@@ -134,7 +143,6 @@ def pack_reply(rows: Sequence[tuple[str, Reply]], times: StageTimes) -> bytes:
                 row.refusal.code = status_of(reply).value[0]
                 row.refusal.reason = type(reply).__name__
                 row.refusal.message = str(reply)
-    return message.SerializeToString()
 
 
 def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
@@ -206,7 +214,8 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
             )
         case "started":
             started = row.started
-            return Started(_unpack_resolved(started.goal), started.digest, started.period_s, started.horizon)
+            goal = _unpack_resolved(started.goal)
+            return Started(goal, started.digest, started.period_s, started.horizon, started.handle)
         case "goal_set":
             return GoalSet(_unpack_resolved(row.goal_set.goal))
         case "finished":
@@ -275,6 +284,66 @@ def _unpack_override(number: int, error: type[RelayError]) -> SubgoalOverride:
     except ValueError:
         known = ", ".join(f"{override.value} {override.name}" for override in SubgoalOverride)
         raise error(f"a subgoal override has the number {number}; must be one of {known}") from None
+
+
+# ---------------------------------------------------------------------------------------- steps in columns
+
+
+def pack_columns(seen: Observations) -> bytes:
+    """One message of a Control stream: a step of each of B robots."""
+    message = TWINS["ControlRequest"]()
+    columns = message.columns
+    columns.handles, columns.steps = _packed(seen.handles, _COUNTS), _packed(seen.steps, _COUNTS)
+    columns.states, columns.observed_ns = _packed(seen.states), seen.observed_ns
+    return message.SerializeToString()
+
+
+def unpack_columns(columns: Message, width: int) -> Observations:
+    """The steps (B,) with states (B, width) of a message, parsed: views of it.
+
+    Raises:
+        InvalidInput: the columns differ in length, or are too long.
+    """
+    handles, steps = _vector(columns.handles, _COUNTS), _vector(columns.steps, _COUNTS)
+    states, count = _vector(columns.states), len(handles)
+    if not 1 <= count <= MAX_ROWS or len(steps) != count or len(states) != count * width:
+        got = f"{count} handles, {len(steps)} steps and {len(states)} numbers of states"
+        raise InvalidInput(f"the columns have {got}; must be 1 to {MAX_ROWS}, as many, and {width} for each")
+    return Observations(handles, steps, states.reshape(count, width), columns.observed_ns)
+
+
+def fill_columns(message: Message, actions: Actions) -> None:
+    """Write actions into a reply."""
+    columns = message.columns
+    columns.targets, columns.ages = _packed(actions.targets), _packed(actions.ages, _COUNTS)
+    columns.subgoals, columns.apart = _packed(actions.subgoals), _packed(actions.apart, _COUNTS)
+    if actions.novelty is not None:
+        columns.novelty = _packed(actions.novelty)
+    columns.valid_until_ns = actions.valid_until_ns
+
+
+def unpack_columns_reply(raw: bytes, width: int) -> tuple[Actions, list[Reply], StageTimes]:
+    """Actions with subgoals (K, width), the replies of the robots apart, and the server's times.
+
+    Raises:
+        ProtocolViolation: the bytes are not such a reply.
+    """
+    message = parse("ControlReply", raw, ProtocolViolation)
+    columns, times = message.columns, message.times
+    stages = StageTimes(times.decode_us, times.plan_us, times.act_us, times.total_us)
+    try:
+        ages = _vector(columns.ages, _COUNTS)
+        actions = Actions(
+            _vector(columns.targets).reshape(len(ages), -1).copy(),  # the robots' loop may change them
+            ages,
+            _vector(columns.subgoals).reshape(-1, width),
+            _vector(columns.novelty) if columns.novelty else None,
+            columns.valid_until_ns,
+            _vector(columns.apart, _COUNTS),
+        )
+    except (InvalidInput, ValueError):
+        raise ProtocolViolation(f"the server answered with columns of {len(raw)} bytes that do not match") from None
+    return actions, [_unpack_reply_row(row, stages) for row in message.rows], stages
 
 
 # ------------------------------------------------------------------------------------------- Plan and Act
@@ -361,16 +430,16 @@ def _reply_rows(raw: bytes, batch: int) -> np.ndarray:
 # message's twin, vectors are fields `bytes`, with the same bytes on the wire, and numpy reads them as they are.
 
 
-def _packed(values: np.ndarray) -> bytes:
+def _packed(values: np.ndarray, kind: np.dtype = _FLOATS) -> bytes:
     """A vector, or a matrix row after row."""
-    return np.asarray(values, _FLOATS).tobytes()
+    return np.asarray(values, kind).tobytes()
 
 
-def _vector(raw: bytes) -> np.ndarray:
+def _vector(raw: bytes, kind: np.dtype = _FLOATS) -> np.ndarray:
     """The numbers of a packed vector, a read-only view of the message."""
-    if len(raw) % _FLOATS.itemsize:
-        raise InvalidInput(f"a vector has {len(raw)} bytes; must be {_FLOATS.itemsize} for each of its numbers")
-    return np.frombuffer(raw, _FLOATS)
+    if len(raw) % kind.itemsize:
+        raise InvalidInput(f"a vector has {len(raw)} bytes; must be {kind.itemsize} for each of its numbers")
+    return np.frombuffer(raw, kind)
 
 
 def parse(name: str, raw: bytes, error: type[RelayError]) -> Message:
@@ -396,7 +465,7 @@ def _make_twins() -> dict[str, Message]:
     for field in (field for message in file.message_type for field in message.field):
         if field.HasField("type_name"):
             field.type_name = field.type_name.replace(original, f".{package}.")
-        if field.type == field.TYPE_FLOAT and field.label == field.LABEL_REPEATED:
+        if field.type in (field.TYPE_FLOAT, field.TYPE_FIXED32) and field.label == field.LABEL_REPEATED:
             field.type, field.label = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.LABEL_OPTIONAL
     pool = DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())

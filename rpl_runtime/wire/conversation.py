@@ -1,22 +1,34 @@
 """One Control stream, from the bytes of a message to the bytes of its reply: the path of every step, top to bottom.
 
 A message of one plain step is answered here: its bytes are copied into the low level's bound input, and the action into
-the reply, without Python values between. Everything else takes the ordinary path: requests as values (control.py) for
-the session (relay/session.py). Both paths give the same bytes and leave the run in the same state.
+the reply, without Python values between. So is a step of many robots in columns, whose blocks stay arrays. Everything
+else takes the ordinary path: requests as values (control.py) for the session (relay/session.py). All paths give the
+same actions and leave the runs in the same state.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from time import perf_counter_ns
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import FLAGGED
+from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Run
-from rpl_runtime.relay.messages import StageTimes, valid_until_ns
+from rpl_runtime.relay.messages import NOTHING, Actions, Observation, Observations, StageTimes, valid_until_ns
 from rpl_runtime.relay.session import Answer, PlainSteps, Rows, Session
-from rpl_runtime.wire.control import TWINS, Message, pack_reply, parse, unpack_rows
+from rpl_runtime.wire.control import (
+    TWINS,
+    Message,
+    fill_columns,
+    fill_rows,
+    pack_reply,
+    parse,
+    unpack_columns,
+    unpack_rows,
+)
 
 _FLOATS = np.dtype("<f4")
 
@@ -38,7 +50,8 @@ class Conversation:
         self._state_bytes = spec.state.dim * _FLOATS.itemsize
         self._modes = np.zeros((1, spec.high_noise), np.float32), np.zeros(spec.low_noise, np.float32)
         self._sampled: Run | None = None  # the run of the last message, if its next step needs noise
-        self.said: PlainSteps | tuple[Rows, Answer] | None = None  # by the last reply, for observers
+        self._group: _Group | None = None  # of the last message in columns
+        self.said: list[PlainSteps | tuple[Rows, Answer]] = []  # by the last reply, for observers
 
     def answer(self, raw: bytes, received_ns: int) -> bytes:
         """The reply to a message that was received at a time [ns] of `perf_counter_ns`.
@@ -48,19 +61,23 @@ class Conversation:
             LimitReached: there are too many of them.
         """
         message = parse("ControlRequest", raw, InvalidInput)
+        if message.HasField("columns"):
+            return self._steps(message, len(raw), received_ns)
         self._count(len(message.rows), len(raw))
         if len(message.rows) == 1 and (reply := self._plain_step(message.rows[0], received_ns)) is not None:
             return reply
         rows = unpack_rows(message)
         answer = self._session.answer(rows, received_ns)
-        self.said = rows, answer
+        self.said = [(rows, answer)]
         return pack_reply(*answer)
 
     def prepare(self) -> None:
-        """Draw the noise of the robot's next step, once the reply is on its way."""
+        """Draw the noise of the next steps, once the reply is on its way."""
         run, self._sampled = self._sampled, None
         if run is not None:
             run.drawn = run.step, self._low_noise(run)
+        if (group := self._group) is not None and group.noise is None:
+            group.noise = self._session.loop.noise_rows("low", group.runs, group.steps, self._spec.low_noise)
 
     def _plain_step(self, row: Message, received_ns: int) -> bytes | None:
         """The reply to one plain step; None: it is anything else, or at fault, and nothing has changed."""
@@ -105,6 +122,7 @@ class Conversation:
         if not spec.action.accepts(low.output):
             return None
 
+        session.loop.version += 1
         run.step = step + 1
         if replans:
             run.subgoal, run.planned_at, run.upcoming = subgoal, step, None
@@ -133,8 +151,134 @@ class Conversation:
         stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
         self._sampled = None if seed is None else run
         new = ((robot, step, novelty),) if replans else ()
-        self.said = PlainSteps(1, new, int(novelty is not None and novelty > FLAGGED), times)
+        self.said = [PlainSteps(1, new, int(novelty is not None and novelty > FLAGGED), times)]
         return reply.SerializeToString()
+
+    def _steps(self, message: Message, size: int, received_ns: int) -> bytes:
+        """The reply to a step of each of many robots; those whose step is not plain are answered apart, as rows."""
+        session, policy, spec, handles = self._session, self._policy, self._spec, message.columns.handles
+        if message.rows:
+            raise ProtocolViolation("the message has rows and columns; must be either")
+        seen = unpack_columns(message.columns, spec.state.dim)
+        self._count(len(seen.steps), size)
+        if (group := self._group) is None or (group.handles, group.version) != (handles, session.loop.version):
+            group = self._group = _Group(session, handles, seen.handles, spec)
+        self.prepare()
+        steps, subgoals, noise = group.steps, group.subgoals, group.noise
+        assert noise is not None
+        plain = group.plain & (seen.steps == steps)
+        if not spec.state.accepts(seen.states):
+            low, high = spec.state.bounds
+            plain &= ((seen.states >= low) & (seen.states <= high)).all(axis=1)
+
+        decoded_ns = planned_ns = perf_counter_ns()
+        replans = plain & (steps >= group.due)
+        if replans.any():
+            rows = np.flatnonzero(replans)
+            runs = [group.runs[row] for row in rows]
+            goals, masks = (np.array(vectors) for vectors in zip(*(run.goal for run in runs), strict=True))
+            drawn = session.loop.noise_rows("high", runs, steps[rows], spec.high_noise)
+            subgoals = subgoals.copy()
+            subgoals[rows] = policy.plan(seen.states[rows], goals, masks, drawn)
+            plain &= np.isfinite(subgoals).all(axis=1)
+            planned_ns = perf_counter_ns()
+        rows = slice(None) if plain.all() else np.flatnonzero(plain)  # a slice needs no copies
+        began_ns = perf_counter_ns()
+        targets = np.empty((0, spec.action.dim), np.float32)
+        if plain.any():
+            targets = policy.act(seen.states[rows], subgoals[rows], noise[rows])
+        acted_ns = perf_counter_ns()
+        if not spec.action.accepts(targets):
+            low, high = spec.action.bounds
+            kept = ((targets >= low) & (targets <= high)).all(axis=1)
+            rows, targets = np.arange(len(steps))[rows][kept], targets[kept]
+            plain[:] = False
+            plain[rows] = True
+
+        replans &= plain
+        new = np.flatnonzero(replans).tolist()
+        group.subgoals, group.planned_at[replans], group.due[replans] = (
+            subgoals,
+            steps[replans],
+            steps[replans] + spec.horizon,
+        )
+        names = group.robots if plain.all() else [group.robots[row] for row in np.flatnonzero(plain)]
+        for row in new:
+            run = group.runs[row]
+            run.subgoal, run.planned_at, run.upcoming = subgoals[row], run.step, None
+        for row in range(len(steps)) if plain.all() else np.flatnonzero(plain):
+            group.runs[row].step += 1
+        ages = steps - group.planned_at
+        group.steps = steps + plain
+        if group.sampled:
+            group.noise = None
+        session.loop.version += 1
+        group.version = session.loop.version
+        session.heard_ns.update(dict.fromkeys(names, received_ns))
+        novelty = None if session.score is None else session.score(seen.states[rows])
+        if novelty is not None:
+            session.novelty.update(zip(names, novelty.tolist(), strict=True))
+
+        reply, apart = TWINS["ControlReply"](), np.flatnonzero(~plain)
+        until_ns = valid_until_ns(seen.observed_ns, session.period_ns)
+        fill_columns(reply, Actions(targets, ages[rows], subgoals[replans], novelty, until_ns, apart))
+        times = StageTimes(
+            (decoded_ns - received_ns) / 1e3,
+            (planned_ns - decoded_ns) / 1e3,
+            (acted_ns - began_ns) / 1e3,
+            (perf_counter_ns() - received_ns) / 1e3,
+        )
+        scores = (
+            {} if novelty is None else dict(zip(np.arange(len(steps))[rows].tolist(), novelty.tolist(), strict=True))
+        )
+        told = [(group.robots[row], int(steps[row]), scores.get(row)) for row in new]
+        far = 0 if novelty is None else int(np.count_nonzero(novelty > FLAGGED))
+        self.said = [PlainSteps(len(targets), told, far, times)]
+        if len(apart):
+            requests = [self._request(group, seen, row) for row in apart.tolist()]
+            answer = session.answer(requests, received_ns)
+            self.said.append((requests, answer))
+            fill_rows(reply, answer.rows)
+        session.times = times
+        stages = reply.times
+        stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
+        return reply.SerializeToString()
+
+    def _request(self, group: "_Group", seen: Observations, row: int) -> tuple[str, Observation | RelayError]:
+        if not (robot := group.robots[row]):
+            return "", ProtocolViolation(f"no run has the handle {seen.handles[row]}; send a Start first")
+        return robot, Observation(int(seen.steps[row]), seen.states[row], seen.observed_ns)
 
     def _low_noise(self, run: Run) -> np.ndarray:
         return self._session.loop.noise.draw(run.seed or 0, run.key, "low", run.step, self._spec.low_noise)
+
+
+class _Group:
+    """The robots of a message in columns, kept for the next one, which nearly always has the same."""
+
+    def __init__(self, session: Session, handles: bytes, numbers: np.ndarray, spec: PolicySpec) -> None:
+        runs = session.loop.runs
+        self.handles = handles
+        self.version = session.loop.version
+        self.robots = [session.handles.get(number, "") for number in numbers.tolist()]  # "": none
+        self.runs = [runs.get(robot, _NOBODY) for robot in self.robots]
+        twice = Counter(self.robots)
+        self.plain = np.array(
+            [
+                run is not _NOBODY and not (run.override or run.resumed or run.lead) and twice[robot] == 1
+                for robot, run in zip(self.robots, self.runs, strict=True)
+            ]
+        )
+        self.sampled = any(run.seed is not None for run in self.runs)
+        self.steps = np.array([run.step for run in self.runs])
+        self.planned_at = np.array([run.planned_at for run in self.runs])
+        followed = np.array([run.subgoal is not None for run in self.runs])
+        self.due = np.where(followed, self.planned_at + spec.horizon, self.steps)  # the step of the next plan
+        self.subgoals = np.zeros((len(self.runs), spec.state.dim), np.float32)
+        for row, run in enumerate(self.runs):
+            if run.subgoal is not None:
+                self.subgoals[row] = run.subgoal
+        self.noise: np.ndarray | None = None  # (B, low_noise) of the next steps, drawn ahead
+
+
+_NOBODY = Run(ResolvedGoal(NOTHING, NOTHING), None, 0)

@@ -31,7 +31,7 @@ from rpl_runtime.errors import (
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
-from rpl_runtime.relay.messages import ModelInfo
+from rpl_runtime.relay.messages import ActionBatch, ModelInfo, Observation
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.wire import bundles as describe
 
@@ -302,6 +302,78 @@ def test_rows_of_a_batch_stand_for_themselves(tiny_client: Client) -> None:
         assert isinstance(first, Action)
         assert isinstance(second, ProtocolViolation)
         assert isinstance(third, Action)
+
+
+def test_a_batch_is_the_same_as_columns_and_as_rows(tiny_bundle: Bundle, tiny_client: Client) -> None:
+    """With a state that is refused, a robot that a row asked for in between, and a plan ahead."""
+    with tiny_client.control() as columns, tiny_client.control() as rows:
+        robots = ["a", "b", "c"]
+        for control, suffix in ((columns, ""), (rows, "-again")):
+            for lead, robot in enumerate(robots):
+                control.start(robot + suffix, ["door"], STATE, plan_lead=lead // 2)
+        told: list[Action] = []
+        steps = [0, 0, 0]
+        for turn, state in enumerate(STATES):
+            states = np.tile(state, (3, 1))
+            if turn == 5:
+                states[1] = np.nan
+            if turn == 7:
+                columns.step("a", steps[0], state)
+                rows.step("a-again", steps[0], state)
+                steps[0] += 1
+            batch = columns.step_batch(robots, steps, states)
+            singly = [
+                rows.line.exchange([(f"{r}-again", Observation(s, v, 0))])[0]
+                for r, s, v in zip(robots, steps, states, strict=True)
+            ]
+            assert isinstance(batch, ActionBatch)
+            assert len(batch) == 3
+            for at, (ours, theirs) in enumerate(zip(batch, singly, strict=True)):
+                if isinstance(ours, Action) and isinstance(theirs, Action):
+                    np.testing.assert_array_equal(ours.target, theirs.target)
+                    np.testing.assert_array_equal(ours.subgoal, theirs.subgoal)
+                    assert (ours.age, ours.replanned, ours.override) == (theirs.age, theirs.replanned, theirs.override)
+                    assert (ours.upcoming is None) == (theirs.upcoming is None)
+                    steps[at] += 1
+                    told.append(ours)
+                else:
+                    assert (type(ours), str(ours)) == (type(theirs), str(theirs).replace("-again", ""))
+        assert steps == [13, 11, 12]
+        first = told[0].subgoal
+        assert not any(
+            np.array_equal(first, action.subgoal) for action in told[-3:]
+        )  # a later plan changed no earlier action
+
+
+COLUMNS = {
+    "too few ages": pb.ActionColumns(targets=[0.0] * 4, ages=[0], subgoals=[0.0] * 5, valid_until_ns=1),
+    "too few subgoals": pb.ActionColumns(targets=[0.0] * 4, ages=[0, 0], subgoals=[0.0] * 5),
+    "a robot apart without a row": pb.ActionColumns(targets=[0.0] * 2, ages=[1], apart=[1]),
+    "a robot apart that is not there": pb.ActionColumns(targets=[0.0] * 4, ages=[1, 1], apart=[9]),
+    "the wrong time": pb.ActionColumns(targets=[0.0] * 4, ages=[1, 1], valid_until_ns=1),
+    "rows": None,
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_columns_that_do_not_match_are_found_out(tiny_bundle: Bundle, case: str) -> None:
+    goal = pb.ResolvedGoal(state=[0.0] * 5, mask=[1.0] * 5)
+
+    def confused(requests: Iterator[bytes]) -> Iterator[bytes]:
+        for handle, request in enumerate(requests, start=1):
+            rows = [
+                pb.ReplyRow(robot=row.robot, started=pb.Started(goal=goal, handle=handle))
+                for row in pb.ControlRequest.FromString(request).rows
+            ]
+            yield pb.ControlReply(rows=rows, columns=None if rows else COLUMNS[case]).SerializeToString()
+
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(impostor(tiny_bundle, confused))
+        control = stack.enter_context(stack.enter_context(Client(address)).control())
+        for robot in "ab":
+            control.start(robot, ["door"], STATE)
+        with pytest.raises(ProtocolViolation, match="answered"):
+            control.step_batch(["a", "b"], [0, 0], np.zeros((2, 5)))
 
 
 def test_fetch_takes_the_place_of_a_bundle_and_of_nothing_else(tiny_client: Client, tmp_path: Path) -> None:

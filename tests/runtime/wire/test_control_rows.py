@@ -70,7 +70,14 @@ replies = st.one_of(
         upcoming=st.none() | full_vectors,
         times=st.just(TIMES),
     ),
-    st.builds(Started, resolved_goals, st.text("0123456789abcdef"), st.floats(allow_nan=False), st.integers(0, 2**31)),
+    st.builds(
+        Started,
+        resolved_goals,
+        st.text("0123456789abcdef"),
+        st.floats(allow_nan=False),
+        st.integers(0, 2**31),
+        st.integers(0, 2**32 - 1),
+    ),
     st.builds(GoalSet, resolved_goals),
     st.builds(Finished, st.integers(0, 2**32 - 1)),
 )

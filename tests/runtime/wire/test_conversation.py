@@ -15,13 +15,41 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.loop import Resume, Run, SubgoalOverride
-from rpl_runtime.relay.messages import Finish, Observation, Request, SetGoal, Start
+from rpl_runtime.relay.messages import Finish, Observation, Observations, Request, SetGoal, Start
 from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire.conversation import Conversation
 
 STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
 DOOR = ("door",)
+
+
+def as_rows(reply: pb.ControlReply, robots: Sequence[str]) -> list[pb.ReplyRow]:
+    """A reply in columns, row by row."""
+    columns, apart, rows = reply.columns, list(reply.columns.apart), []
+    targets, subgoals = np.array(columns.targets).reshape(-1, 2), iter(np.array(columns.subgoals).reshape(-1, 5))
+    answered = iter(range(len(columns.ages)))
+    for at, robot in enumerate(robots):
+        if at in apart:
+            row = reply.rows[apart.index(at)]
+            row.robot = robot  # the server names none for a handle that it does not have
+            rows.append(row)
+            continue
+        column = next(answered)
+        age = columns.ages[column]
+        action = pb.Action(target=targets[column], age=age, valid_until_ns=columns.valid_until_ns)
+        if age == 0:
+            action.replanned = True
+            action.subgoal.extend(next(subgoals))
+        if columns.novelty:
+            action.novelty = columns.novelty[column]
+        rows.append(pb.ReplyRow(robot=robot, action=action))
+    return rows
+
+
+def shown(row: pb.ReplyRow) -> object:
+    """A row, comparable: what refuses an unknown handle cannot name the robot."""
+    return (row.refusal.reason, row.refusal.code) if row.HasField("refusal") else row.SerializeToString()
 
 
 class Both:
@@ -66,7 +94,26 @@ class Both:
     @property
     def plain(self) -> bool:
         """Whether the last message took the lean path."""
-        return isinstance(self.conversation.said, PlainSteps)
+        return [type(part) for part in self.conversation.said] == [PlainSteps]
+
+    def step(self, *robots: str, **changed: tuple[int, np.ndarray]) -> pb.ControlReply:
+        """A step of robots in columns, and the same as rows; `changed` gives other steps and states to some of them."""
+        numbers = {robot: handle for handle, robot in self.lean.handles.items()}
+        runs = self.ordinary.loop.runs
+        rows = {robot: changed.get(robot, (runs[robot].step if robot in runs else 0, STATE)) for robot in robots}
+        handles = [numbers.get(robot, 999) for robot in robots]
+        steps, states = [rows[robot][0] for robot in robots], [rows[robot][1] for robot in robots]
+        seen = Observations(np.array(handles), np.array(steps), np.array(states), 1000)
+        raw = codec.pack_columns(seen)
+        found = pb.ControlReply.FromString(self.conversation.answer(raw, received_ns=7))
+        self.conversation.prepare()
+        assert self.counted[-1] == (len(robots), len(raw))
+        asked = [(robot, Observation(rows[robot][0], rows[robot][1], 1000)) for robot in robots]
+        answer = self.ordinary.answer(asked, received_ns=7)
+        expected = list(pb.ControlReply.FromString(codec.pack_reply(*answer)).rows)
+        assert [shown(row) for row in as_rows(found, robots)] == [shown(row) for row in expected]
+        assert self.state(self.lean) == self.state(self.ordinary)
+        return found
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["unscored", "scored"])
@@ -200,7 +247,7 @@ def test_a_message_that_cannot_be_read_fails_as_a_whole(raw: bytes, both: Both) 
         both.conversation.answer(raw, 7)
     with pytest.raises((InvalidInput, ProtocolViolation)):
         codec.unpack_request(raw)
-    assert both.conversation.said is None
+    assert both.conversation.said == []
 
 
 def test_an_operators_changes_are_followed_the_same(both: Both) -> None:
@@ -222,7 +269,7 @@ def test_an_operators_changes_are_followed_the_same(both: Both) -> None:
 
 
 Turn = tuple[str, str, int]  # robot, what it sends or an operator does, an argument
-KINDS = ("step", "step", "step", "step", "late", "nan", "far", "start", "goal", "finish", "pin", "release", "veto")
+KINDS = (*["step"] * 4, *["columns"] * 2, "late", "nan", "far", "start", "goal", "finish", "pin", "release", "veto")
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(KINDS), st.integers(0, 3)), max_size=3)))
@@ -238,6 +285,11 @@ def test_any_conversation_is_the_same(served: tuple[Bundle, OnnxPolicy], message
                     bad = {"nan": np.full(5, np.nan), "far": np.full(5, 99.0)}
                     seen = Observation(step + (kind == "late"), bad.get(kind, state).astype(np.float32), number)
                     rows.append((robot, seen))
+                case "columns":
+                    if rows:
+                        both.ask(*rows)
+                        rows = []
+                    both.step(*("ab", "ba", robot, "a" + robot)[argument], **{robot: (step, state)})
                 case "start":
                     rows.append((robot, Start(DOOR, state, seed=argument or None, plan_lead=argument % 3)))
                 case "goal":
@@ -266,3 +318,80 @@ def test_a_policy_that_fails_is_refused_the_same(tmp_path: Path) -> None:
     )
     [row] = both.ask(see(0))
     assert (row.refusal.reason, both.plain) == ("RelayError", False)
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_columns_step_robots_of_different_ages(seed: int | None, both: Both) -> None:
+    for number, robot in enumerate("abc"):
+        both.ask((robot, Start(DOOR, STATE, seed=seed)))
+        for _ in range(number):
+            both.step(robot)
+    for _ in range(10):
+        found = both.step("c", "a", "b")
+        assert (len(found.columns.ages), list(found.columns.apart), both.plain) == (3, [], True)
+
+
+def test_columns_and_rows_and_an_operator_may_alternate(both: Both) -> None:
+    both.ask(*((robot, Start(DOOR, STATE, seed=3)) for robot in "abc"))
+    acts: list[Callable[[], object]] = [
+        lambda: both.ask(see(1)),
+        lambda: both.each(lambda session: session.loop.pin("b", STATE * 2)),
+        lambda: both.each(lambda session: session.loop.release("b")),
+        lambda: both.each(lambda session: session.loop.veto("c")),
+        lambda: both.ask(("a", SetGoal(("lamp",), STATE))),
+        lambda: both.ask(("b", Finish())),
+        lambda: both.ask(("b", Start(DOOR, STATE, plan_lead=2))),
+        lambda: None,
+    ]
+    for act in acts:
+        both.step("a", "b", "c")
+        act()
+        both.step("a", "b", "c")
+
+
+BAD = {
+    "nan": (0, of(0, np.nan)),
+    "out of range": (0, of(2, 3.21)),
+    "a gap": (1, STATE),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_bad_robot_of_256_is_refused_alone(case: str, both: Both) -> None:
+    robots = [f"robot {number}" for number in range(255)]
+    both.ask(*((robot, Start(DOOR, STATE)) for robot in ["bad", *robots]))
+    mixed = [*robots[:100], "bad", *robots[100:]]
+    for step in range(6):
+        bad = {} if step in (0, 5) else {"bad": (BAD[case][0] + 1, BAD[case][1])}
+        found = both.step(*mixed, **bad)
+        assert list(found.columns.apart) == ([100] if bad else [])
+
+
+def test_a_handle_of_nobody_and_a_robot_named_twice_are_refused_alone(both: Both) -> None:
+    both.ask(*((robot, Start(DOOR, STATE)) for robot in "ab"))
+    found = both.step("nobody", "a", "b", "b")
+    assert list(found.columns.apart) == [0, 2, 3]
+    assert [row.WhichOneof("kind") for row in found.rows] == ["refusal", "action", "refusal"]
+
+
+WRONG = {
+    "none": (0, 0, 0),
+    "a state too few": (2, 2, 5),
+    "a step too few": (2, 1, 10),
+    "a number too many": (2, 2, 11),
+    "a robot too many": (257, 257, 257 * 5),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_columns_of_different_lengths_fail_as_a_whole(case: str, both: Both) -> None:
+    handles, steps, numbers = WRONG[case]
+    seen = Observations(np.zeros(handles), np.zeros(steps), np.zeros(numbers), 0)
+    with pytest.raises(InvalidInput, match="the columns have"):
+        both.conversation.answer(codec.pack_columns(seen), 7)
+
+
+def test_a_message_has_rows_or_columns(both: Both) -> None:
+    seen = codec.pack_columns(Observations(np.ones(1), np.zeros(1), STATE, 0))
+    with pytest.raises(ProtocolViolation, match="rows and columns"):
+        both.conversation.answer(sick() + seen, 7)

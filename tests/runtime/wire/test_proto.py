@@ -44,7 +44,7 @@ def test_every_field_is_commented(proto: Path) -> None:
 def test_every_vector_of_floats_says_its_shape_and_its_unit(proto: Path) -> None:
     for line in proto.read_text().splitlines():
         if line.strip().startswith("repeated float"):
-            assert re.search(r"// \((B, )?(n|m|high_noise|low_noise),?\) \w", line), line
+            assert re.search(r"// \((B, )?(n|m|high_noise|low_noise|B),?\) \w", line), line
 
 
 def test_vectors_are_packed() -> None:

@@ -155,10 +155,24 @@ class ActReply(_message.Message):
     def __init__(self, action: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ControlRequest(_message.Message):
-    __slots__ = ("rows",)
+    __slots__ = ("rows", "columns")
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[RequestRow]
-    def __init__(self, rows: _Optional[_Iterable[_Union[RequestRow, _Mapping]]] = ...) -> None: ...
+    columns: StepColumns
+    def __init__(self, rows: _Optional[_Iterable[_Union[RequestRow, _Mapping]]] = ..., columns: _Optional[_Union[StepColumns, _Mapping]] = ...) -> None: ...
+
+class StepColumns(_message.Message):
+    __slots__ = ("handles", "steps", "states", "observed_ns")
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_NS_FIELD_NUMBER: _ClassVar[int]
+    handles: _containers.RepeatedScalarFieldContainer[int]
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    states: _containers.RepeatedScalarFieldContainer[float]
+    observed_ns: int
+    def __init__(self, handles: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., states: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class RequestRow(_message.Message):
     __slots__ = ("robot", "start", "observation", "set_goal", "finish")
@@ -175,12 +189,30 @@ class RequestRow(_message.Message):
     def __init__(self, robot: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., set_goal: _Optional[_Union[SetGoal, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
 
 class ControlReply(_message.Message):
-    __slots__ = ("rows", "times")
+    __slots__ = ("rows", "times", "columns")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[ReplyRow]
     times: StageTimes
-    def __init__(self, rows: _Optional[_Iterable[_Union[ReplyRow, _Mapping]]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ...) -> None: ...
+    columns: ActionColumns
+    def __init__(self, rows: _Optional[_Iterable[_Union[ReplyRow, _Mapping]]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ..., columns: _Optional[_Union[ActionColumns, _Mapping]] = ...) -> None: ...
+
+class ActionColumns(_message.Message):
+    __slots__ = ("targets", "ages", "subgoals", "novelty", "valid_until_ns", "apart")
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    AGES_FIELD_NUMBER: _ClassVar[int]
+    SUBGOALS_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
+    APART_FIELD_NUMBER: _ClassVar[int]
+    targets: _containers.RepeatedScalarFieldContainer[float]
+    ages: _containers.RepeatedScalarFieldContainer[int]
+    subgoals: _containers.RepeatedScalarFieldContainer[float]
+    novelty: _containers.RepeatedScalarFieldContainer[float]
+    valid_until_ns: int
+    apart: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, targets: _Optional[_Iterable[float]] = ..., ages: _Optional[_Iterable[int]] = ..., subgoals: _Optional[_Iterable[float]] = ..., novelty: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., apart: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReplyRow(_message.Message):
     __slots__ = ("robot", "started", "action", "goal_set", "finished", "refusal")
@@ -257,16 +289,18 @@ class ResumePoint(_message.Message):
     def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ...) -> None: ...
 
 class Started(_message.Message):
-    __slots__ = ("goal", "digest", "period_s", "horizon")
+    __slots__ = ("goal", "digest", "period_s", "horizon", "handle")
     GOAL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     PERIOD_S_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
     goal: ResolvedGoal
     digest: str
     period_s: float
     horizon: int
-    def __init__(self, goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., digest: _Optional[str] = ..., period_s: _Optional[float] = ..., horizon: _Optional[int] = ...) -> None: ...
+    handle: int
+    def __init__(self, goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., digest: _Optional[str] = ..., period_s: _Optional[float] = ..., horizon: _Optional[int] = ..., handle: _Optional[int] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("step", "state", "observed_ns")
