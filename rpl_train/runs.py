@@ -240,7 +240,9 @@ def _fill(path: Path, module: nn.Module, tensors: dict[str, Tensor]) -> None:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise TrainingError(f"{path} holds the weights of another architecture: {error}") from error
+        raise TrainingError(
+            f"{path} holds the weights of another architecture: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _step(path: Path, tensors: dict[str, Tensor]) -> int:

@@ -4,10 +4,13 @@ HDF5 can lead a reader out of its file, by external links, external storage and 
 declare a data set of any size. All of these are refused.
 """
 
+import mmap
+import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_FILE = 4 << 30  # [bytes]
 _MOST_NUMBERS = 1 << 30  # [bytes] of one data set
+_HEAP = b"GCOL\1\0\0\0"  # a global heap, and a free or used object in it: index, count of uses, size
+_OBJECT = struct.Struct("<HH4xQ")
 _PACKING = 1100  # numbers take at most so many times their place in the file: zlib packs 1032 to 1
 _MOST_TEXTS, _MOST_CHARACTERS = 100_000, 64 << 20  # of one data set
 
@@ -32,11 +37,14 @@ def opened_hdf5(path: Path, extra: str) -> Iterator["h5py.File"]:
 
     Raises:
         OSError: it cannot be read, or is not HDF5.
+        ValueError: HDF5 would not come to an end with it.
         MissingExtra: h5py is not installed.
     """
     h5py = require("h5py", extra)
-    with opened(path, _MOST_FILE) as raw, h5py.File(raw, "r") as file:
-        yield file
+    with opened(path, _MOST_FILE) as raw:
+        _check_heaps(raw)
+        with h5py.File(raw, "r") as file:
+            yield file
 
 
 def numbers(group: "h5py.Group", name: str) -> np.ndarray:
@@ -55,22 +63,16 @@ def numbers(group: "h5py.Group", name: str) -> np.ndarray:
 
 
 def texts(group: "h5py.Group", name: str, most: int) -> list[str]:
-    """A data set of at most so many texts.
+    """A data set of at most so many texts of a fixed length: with others a spoiled file sends HDF5 round for ever.
 
     Raises:
         KeyError, ValueError: as `numbers`.
     """
     found = _data_set(group, name)
     most = min(most, _MOST_TEXTS)
-    if found.ndim != 1 or len(found) > most:
-        raise ValueError(f"{name} has shape {found.shape}; must be ({most},) or shorter")
-    names, room = list[str](), _MOST_CHARACTERS
-    for index in range(len(found)):  # each may be as long as the file
-        names.append(_text(name, found[index]))
-        room -= len(names[-1])
-        if room < 0:
-            raise ValueError(f"{name} is longer than {_MOST_CHARACTERS:,} characters")
-    return names
+    if found.ndim != 1 or len(found) > most or found.dtype.kind != "S" or found.nbytes > _MOST_CHARACTERS:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}; must be ({most},) or shorter, of short texts")
+    return [_text(name, value) for value in found[()].tolist()]
 
 
 def text_attribute(group: "h5py.Group", name: str) -> str | None:
@@ -99,6 +101,24 @@ def within(group: "h5py.Group", names: Sequence[str]) -> Any:
             raise ValueError(f"{name} is a link; must be part of the file")
         found = found[name]
     return found
+
+
+def _check_heaps(raw: BinaryIO) -> None:
+    """Check the global heaps, which hold texts: an object without a size sends HDF5 1.14 round for ever."""
+    if not os.fstat(raw.fileno()).st_size:
+        return
+    with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(_HEAP)
+        while at >= 0:
+            end = at + int.from_bytes(content[at + 8 : at + 16], "little")
+            place = at + 16
+            while place + _OBJECT.size <= min(end, len(content)):
+                index, _, size = _OBJECT.unpack_from(content, place)
+                step = size if index == 0 else _OBJECT.size + (size + 7) // 8 * 8
+                if step < _OBJECT.size:
+                    raise ValueError("a heap of texts has an object without a size")
+                place += step
+            at = content.find(_HEAP, at + 1)
 
 
 def _data_set(group: "h5py.Group", name: str) -> "h5py.Dataset":

@@ -59,7 +59,7 @@ def _d4rl(folder: Path) -> Format:
     with h5py.File(folder / "a.hdf5", "w") as file:
         file["observations"], file["actions"] = _numbers(6, 60), _numbers(6, 9)
         file["terminals"] = np.arange(6) % 3 == 2
-        file["infos/elements"] = [b"kettle|microwave", b"kettle"]
+        file["infos/elements"] = np.array([b"kettle|microwave", b"kettle"])
     return Format(folder / "a.hdf5", lambda: import_d4rl(folder / "a.hdf5"))
 
 
@@ -105,10 +105,10 @@ def _journal(folder: Path) -> Format:
     )
 
     def read() -> object:
-        with open_journal(file, CONDITIONS) as journal:
+        with open_journal(file, CONDITIONS, Episode) as journal:
             return journal.episodes
 
-    with open_journal(file, CONDITIONS) as journal:
+    with open_journal(file, CONDITIONS, Episode) as journal:
         journal.append(episode)
     return Format(file, read)
 

@@ -109,6 +109,11 @@ def _names_that_are_numbers(file: h5py.File, secret: Path) -> None:
     file["infos/elements"] = [1, 2]
 
 
+def _names_of_any_length(file: h5py.File, secret: Path) -> None:
+    del file["infos"]
+    file["infos/elements"] = ["kettle|microwave", "kettle"]
+
+
 def _a_group_for_numbers(file: h5py.File, secret: Path) -> None:
     del file["terminals"]
     file.create_group("terminals")
@@ -116,7 +121,8 @@ def _a_group_for_numbers(file: h5py.File, secret: Path) -> None:
 
 HDF5 = (
     *(_external_link, _soft_link, _external_storage, _virtual, _huge, _never_written),
-    *(_of_another_type, _complex_numbers, _infinite, _names_that_are_numbers, _a_group_for_numbers),
+    *(_of_another_type, _complex_numbers, _infinite, _names_that_are_numbers),
+    *(_names_of_any_length, _a_group_for_numbers),
 )
 
 

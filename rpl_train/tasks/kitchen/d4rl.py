@@ -21,6 +21,7 @@ from rpl_train.data.trajectory import Trajectory
 _LAYOUT = "observations (N, 60), actions (N, 9) and terminals (N,)"
 
 
+@np.errstate(all="ignore")  # what is not finite is refused, with its place
 def import_d4rl(path: Path) -> list[Trajectory]:
     """Read every whole demonstration of a D4RL kitchen file.
 

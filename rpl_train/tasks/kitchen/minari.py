@@ -47,6 +47,7 @@ def is_minari_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+@np.errstate(all="ignore")  # what is not finite is refused, with its place
 def import_minari(where: Path) -> list[Trajectory]:
     """Read every episode of a data set, given by folder or name; a named one is downloaded if it is not here.
 
