@@ -126,8 +126,8 @@ async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
     shown = error if isinstance(error, RelayError) else RelayError(_INTERNAL)
     try:
         await context.abort(status_of(shown), str(shown), trailing_metadata=(("rpl-reason", type(shown).__name__),))
-    except grpc.aio.AbortError as aborted:
-        # gRPC keeps this exception in a circle of references, and with it the frames that hold the call's message.
+    except Exception as aborted:  # as it always does
+        # Circles of references keep both, and with them the frames that hold the call's message.
         for raised in (error, aborted):
             asyncio.get_running_loop().call_soon(lambda raised=raised: traceback.clear_frames(raised.__traceback__))
         raise

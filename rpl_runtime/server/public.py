@@ -39,8 +39,8 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Check(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         async with self._admission.open_call(context):
             if request.service not in self._statuses:
-                context.set_code(grpc.StatusCode.NOT_FOUND)
-            return _Reply(status=self._statuses.get(request.service))
+                await context.abort(grpc.StatusCode.NOT_FOUND)
+            return _Reply(status=self._statuses[request.service])
 
     async def Watch(self, request: Any, context: grpc.aio.ServicerContext) -> None:
         told = None
@@ -84,8 +84,7 @@ class _Unknown(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             async with self._admission.open_call(context):
-                context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-                context.set_details("Method not found!")
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

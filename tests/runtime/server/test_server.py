@@ -286,6 +286,15 @@ def test_health_and_reflection_are_standard(channel: grpc.Channel) -> None:
     for service in ("", "rpl.v1.RelayPolicy", "tiny"):
         reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
         assert reply.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as unknown:
+        health.Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+    watch = health.Watch(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+    with pytest.raises(grpc.RpcError) as unknown:
+        call(channel, "Other", b"")
+    assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
     reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     [reply] = reflection.ServerReflectionInfo(iter([request]), timeout=5)
