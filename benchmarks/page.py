@@ -22,7 +22,14 @@ from rpl_runtime.evaluation.figures import STYLE
 from rpl_runtime.files import JsonDict, staged
 from rpl_train.paper.tables import fill_page
 
-COLOURS = {"echo": "#999999", "control": "#2f6f9f", "control_unix": "#7fb2d6", "openpi": "#e08a3c", "zeromq": "#6a9a58"}
+COLOURS = {
+    "echo": "#999999",
+    "control": "#2f6f9f",
+    "control_unix": "#7fb2d6",
+    "control_secure": "#8a6fb0",
+    "openpi": "#e08a3c",
+    "zeromq": "#6a9a58",
+}
 PERCENTILES = ("p50", "p90", "p99", "p99.9")
 
 
@@ -43,6 +50,13 @@ def main(
 
 
 def server(content: JsonDict) -> Iterator[str]:
+    if ratios := content.get("ratios"):
+        yield from heading("Control over its peers: the median of the runs, the lowest and the highest")
+        rows = [
+            [row["load"], row["figure"], row["peer"], *(f"{row[key]:.2f}" for key in ("ratio", "low", "high"))]
+            for row in ratios
+        ]
+        yield from table(["load", "figure", "peer", "ratio", "from", "to"], rows)
     yield from heading("A server beside its peers, one robot, unpaced [us]")
     yield from table(["", "n", *PERCENTILES], [[row["what"], row["n"], *figures(row)] for row in content["alone"]])
     for title, what, load in (

@@ -7,7 +7,7 @@ part of the figures.
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -21,7 +21,7 @@ from rich.table import Table
 from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.bench.load import Order
 from rpl_runtime.bench.peers.control import middle
-from rpl_runtime.bench.processes import Contestant, Spent, contest, folder_peers, own_peers
+from rpl_runtime.bench.processes import Contestant, Spent, contest, folder_peers, joined, own_peers
 from rpl_runtime.client.transport import way_to_call
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.files import JsonDict
@@ -34,12 +34,26 @@ from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.server.transport import way_to_serve
 
 MAX_RELAY_RATIO = 1.5  # one control step of the relay loop over two bare session.run calls, p50
-MAX_ABOVE_ECHO_US = 100.0  # [us] a control step through Control above a bare echo, p50
+# Control over a peer, the median of at least five runs: what, percentile or steps/s, the peer, and the requirement.
+RATIOS = (
+    ("alone", "p50_us", "echo", "at most", 1.0),
+    ("alone", "p50_us", "openpi", "at most", 0.75),
+    ("alone", "p50_us", "zeromq", "at most", 1.05),
+    ("alone", "p99_us", "openpi", "at most", 1.0),
+    ("batch 64", "steps_per_s", "openpi", "at least", 1.1),
+    ("batch 64", "steps_per_s", "zeromq", "at least", 1.0),
+    ("batch 256", "steps_per_s", "openpi", "at least", 1.05),
+    ("batch 256", "steps_per_s", "zeromq", "at least", 1.0),
+    ("streams 8", "steps_per_s", "openpi", "at least", 1.0),
+    ("streams 32", "steps_per_s", "openpi", "at least", 1.0),
+    ("streams 64", "steps_per_s", "openpi", "at least", 1.0),
+)
+MAX_SECURE_RATIO = 1.25  # a sampled control step with TLS and a token over a plain one, p50
 MAX_PACED_US = 4000.0  # [us] a control step of one robot through Control at the robot's own rate, p99
-MAX_PACED_32_US = 10_000.0  # [us] a control step of 32 robots at their own rate, p99.9
+MAX_PACED_32_US = 3000.0  # [us] a control step of 32 robots at their own rate, p99.9
 MIN_BATCHED_PER_S = 50_000.0  # [control steps/s] of 64 robots on one stream, all robots together
 BLOCK = 100  # [control steps] of a peer before the next has its turn
-_ROUNDS = 5  # turns of each peer under each load
+_ROUNDS = 5  # turns of each peer under each load, and runs that a ratio is the median of
 _PERCENTILES = {"p50_us": 50, "p90_us": 90, "p99_us": 99, "p99.9_us": 99.9}
 _ROBOT = "bench"
 _PACKAGES = ("relay-policy", "numpy", "onnxruntime", "grpcio", "protobuf")
@@ -80,10 +94,11 @@ def bench(path: Path, config: BenchConfig) -> Bench:
     with contest(peers, path.resolve()) as contestants:
         _by_turns(contestants, Order(1, 1, 1, config.warm_up), rounds=1)
         order = Order(1, 1, min(BLOCK, config.steps), warm_up=5)
-        alone = _by_turns(contestants, order, max(1, config.steps // BLOCK))
-        content["alone"] = [_row(one, spent) for one, spent in alone]
-        content["streams"] = _unpaced(contestants, config, [(streams, 1) for streams in config.streams])
-        content["batches"] = _unpaced(contestants, config, [(1, batch) for batch in config.batches])
+        runs = {"alone": _by_turns(contestants, order, max(1, config.steps // BLOCK))}
+        content["alone"] = [_row(one, joined(spent)) for one, spent in runs["alone"].items()]
+        content["streams"] = _unpaced(contestants, config, [(streams, 1) for streams in config.streams], runs)
+        content["batches"] = _unpaced(contestants, config, [(1, batch) for batch in config.batches], runs)
+        content["ratios"] = _ratios(runs)
         content["paced"] = _paced(contestants, config, bundle.spec.period_s)
         content["memory_mb"] = {one.peer.what: one.memory_mb() for one in contestants}
     with Connection("127.0.0.1:1", Access()) as unused:
@@ -132,15 +147,47 @@ def _in_process(policy: OnnxPolicy, config: BenchConfig) -> JsonDict:
     return {name: _percentiles(what, spent[name][config.warm_up :]) for name, (what, _) in calls.items()}
 
 
-def _unpaced(contestants: Sequence[Contestant], config: BenchConfig, shapes: list[tuple[int, int]]) -> list[JsonDict]:
-    """Rows for loads of (streams, robots on each), unpaced."""
+def _unpaced(
+    contestants: Sequence[Contestant],
+    config: BenchConfig,
+    shapes: list[tuple[int, int]],
+    runs: "dict[str, _Runs]",
+) -> list[JsonDict]:
+    """Rows for loads of (streams, robots on each), unpaced; the runs are added to `runs` by the load's name."""
     rows = []
     for streams, batch in shapes:
         steps = max(1, config.steps // streams // batch // _ROUNDS)
-        for one, spent in _by_turns(contestants, Order(streams, batch, steps, warm_up=5), _ROUNDS):
-            per_s = len(spent.steps_ns) * batch / spent.wall_s
-            rows.append(_row(one, spent, streams=streams, batch=batch) | {"steps_per_s": per_s})
+        found = _by_turns(contestants, Order(streams, batch, steps, warm_up=5), _ROUNDS)
+        runs[f"streams {streams}" if batch == 1 else f"batch {batch}"] = found
+        for one, several in found.items():
+            spent = joined(several)
+            rate = {"steps_per_s": len(spent.steps_ns) * batch / spent.wall_s}
+            rows.append(_row(one, spent, streams=streams, batch=batch) | rate)
     return rows
+
+
+def _ratios(runs: "dict[str, _Runs]") -> list[JsonDict]:
+    """Control over each other peer, run by run: the median, lowest and highest ratio of p50, p99 and steps/s."""
+    found = []
+    for load, by_peer in runs.items():
+        [ours] = [several for one, several in by_peer.items() if one.peer.name == "control"]
+        for one, theirs in by_peer.items():
+            if one.peer.name == "control":
+                continue
+            for figure, of in _FIGURES.items():
+                pairs = zip(_in_runs(ours), _in_runs(theirs), strict=True)
+                ratios = [of(mine) / of(other) for mine, other in pairs]
+                found.append(
+                    {"load": load, "figure": figure, "peer": one.peer.name, "runs": len(ratios)}
+                    | {"ratio": float(np.median(ratios)), "low": min(ratios), "high": max(ratios)}
+                )
+    return found
+
+
+def _in_runs(several: "list[Spent]") -> "list[Spent]":
+    """Turns as runs, at most five: each joins turns that follow each other."""
+    chunks = np.array_split(np.arange(len(several)), min(_ROUNDS, len(several)))
+    return [joined([several[turn] for turn in chunk]) for chunk in chunks]
 
 
 def _paced(contestants: Sequence[Contestant], config: BenchConfig, period_s: float) -> list[JsonDict]:
@@ -155,13 +202,20 @@ def _paced(contestants: Sequence[Contestant], config: BenchConfig, period_s: flo
     return rows
 
 
-def _by_turns(contestants: Sequence[Contestant], order: Order, rounds: int) -> list[tuple[Contestant, Spent]]:
-    found: dict[Contestant, Spent] = {}
+def _by_turns(contestants: Sequence[Contestant], order: Order, rounds: int) -> "_Runs":
+    found: _Runs = {one: [] for one in contestants}
     for _ in range(rounds):
         for one in contestants:
-            spent = one.obey(order)
-            found[one] = found[one].joined(spent) if one in found else spent
-    return list(found.items())
+            found[one].append(one.obey(order))
+    return found
+
+
+_Runs = dict[Contestant, list[Spent]]  # an order's turns of each peer
+_FIGURES: dict[str, Callable[[Spent], float]] = {
+    "p50_us": lambda spent: float(np.percentile(spent.steps_ns, 50)),
+    "p99_us": lambda spent: float(np.percentile(spent.steps_ns, 99)),
+    "steps_per_s": lambda spent: len(spent.steps_ns) / spent.wall_s,
+}
 
 
 def _row(one: Contestant, spent: Spent, **load: float) -> JsonDict:
@@ -174,7 +228,7 @@ def _percentiles(what: str, nanoseconds: np.ndarray) -> JsonDict:
 
 
 def _requirements(content: JsonDict) -> list[JsonDict]:
-    inside, alone = content["in_process"], {row["peer"]: row["p50_us"] for row in content["alone"]}
+    inside = content["in_process"]
     paced, batches = (
         {row[key]: row for row in content[name] if row["peer"] == "control"}
         for name, key in (("paced", "streams"), ("batches", "batch"))
@@ -182,8 +236,15 @@ def _requirements(content: JsonDict) -> list[JsonDict]:
     ratio = inside["relay"]["p50_us"] / inside["bare"]["p50_us"]
     found = [
         ("relay loop over bare calls, p50", ratio, "at most", MAX_RELAY_RATIO),
-        ("Control above echo, p50 [us]", alone["control"] - alone["echo"], "at most", MAX_ABOVE_ECHO_US),
     ]
+    ratios = {(row["load"], row["figure"], row["peer"]): row["ratio"] for row in content["ratios"]}
+    found += [
+        (f"Control over {peer}, {load}, {figure}", ratios[load, figure, peer], sense, limit)
+        for load, figure, peer, sense, limit in RATIOS
+        if (load, figure, peer) in ratios
+    ]
+    if (plain := ratios.get(("alone", "p50_us", "control_secure"))) is not None:
+        found.append(("TLS, token and sampled over plain, p50", 1 / plain, "at most", MAX_SECURE_RATIO))
     if 1 in paced:
         found.append(("Control paced, one robot, p99 [us]", paced[1]["p99_us"], "at most", MAX_PACED_US))
     if 32 in paced:
@@ -222,8 +283,19 @@ def bench_table(content: JsonDict) -> Group:
         _latencies(
             "parallel streams at the policy's rate, and deadlines missed", content["paced"], "streams", "missed"
         ),
+        _ratio_table(content["ratios"]),
         requirements,
     )
+
+
+def _ratio_table(rows: Iterable[JsonDict]) -> Table:
+    title = f"Control over its peers, the median of {_ROUNDS} runs, with the lowest and the highest"
+    table = Table(title=title, header_style="bold", title_justify="left")
+    for heading in ("load", "figure", "peer", "ratio", "from", "to"):
+        table.add_column(heading, justify="left" if heading in ("load", "figure", "peer") else "right")
+    for row in rows:
+        table.add_row(row["load"], row["figure"], row["peer"], *(f"{row[key]:.2f}" for key in ("ratio", "low", "high")))
+    return table
 
 
 def _latencies(title: str, rows: Iterable[JsonDict], load: str | None = None, result: str | None = None) -> Table:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,14 +35,17 @@ class Spent(NamedTuple):
     steps_ns: np.ndarray  # (streams * steps,) [ns] of each step
     wall_s: float  # [s] from the first measured step to the last
 
-    def joined(self, other: "Spent") -> "Spent":
-        """This order and another as one."""
-        return Spent(np.concatenate([self.steps_ns, other.steps_ns]), self.wall_s + other.wall_s)
+
+def joined(several: Sequence[Spent]) -> Spent:
+    """Several orders as one."""
+    return Spent(np.concatenate([spent.steps_ns for spent in several]), sum(spent.wall_s for spent in several))
 
 
 def own_peers() -> list[Peer]:
     """The peers of this installation, the echo first."""
     found = {"echo": "bare gRPC echo", "control": "Control", "control_unix": "Control, Unix socket"}
+    if shutil.which("openssl"):
+        found["control_secure"] = "Control, TLS, token, sampled"
     return [Peer(name, what, (sys.executable, "-m", f"rpl_runtime.bench.peers.{name}")) for name, what in found.items()]
 
 

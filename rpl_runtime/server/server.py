@@ -1,7 +1,6 @@
 """A server's life: listen, warm up, serve, drain, stop.
 
-One event loop serves everything. A synchronous server with a thread for each stream, uvloop, Unix domain sockets and
-other gRPC settings were measured to cost a robot the same within the noise (docs/lab-notes.md).
+Everything runs as if in one thread, that of the event loop (transport.py).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The calls of rpl.v1.RelayPolicy, from the bytes of a request to the bytes of a reply.
 
-All calls share one thread, the event loop, so they need no locks. The small networks run on it too: handing one over to
-a thread costs more than running it. Three bounds keep the server responsive: a caller waits for its turn, a message of
+All calls run as if in one thread (transport.py), so they need no locks. So do the small networks: handing one over to a
+thread costs more than running it. Three bounds keep the server responsive: a caller waits for its turn, a message of
 Control has a limited number of rows, and a larger batch of Plan or Act runs in a thread.
 """
 

@@ -23,9 +23,11 @@ def content(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> di
 
 def test_every_percentile_comes_with_its_n(content: dict[str, Any]):
     measured = [*content["in_process"].values(), *content["alone"]]
-    assert [found["n"] for found in measured] == [40] * 6
+    assert [found["n"] for found in measured] == [40] * 7
     assert {(row["peer"], row["streams"]): row["n"] for row in content["paced"]} == {
-        (peer, streams): 3 * streams for peer in ("echo", "control", "control_unix") for streams in (1, 32)
+        (peer, streams): 3 * streams
+        for peer in ("echo", "control", "control_unix", "control_secure")
+        for streams in (1, 32)
     }
     for found in [*measured, *content["streams"], *content["batches"], *content["paced"]]:
         assert 0 < found["p50_us"] <= found["p90_us"] <= found["p99_us"] <= found["p99.9_us"]
@@ -44,12 +46,13 @@ def test_throughput_counts_robots(content: dict[str, Any]):
 
 def test_every_requirement_is_held_against_what_was_measured(content: dict[str, Any], tiny_bundle: Bundle):
     inside = content["in_process"]
-    alone = {row["peer"]: row["p50_us"] for row in content["alone"]}
+    ratios = {(row["load"], row["figure"], row["peer"]): row["ratio"] for row in content["ratios"]}
     paced = {row["streams"]: row for row in content["paced"] if row["peer"] == "control"}
     [batched] = [row for row in content["batches"] if (row["peer"], row["batch"]) == ("control", 64)]
     assert [r["value"] for r in content["requirements"]] == [
         pytest.approx(inside["relay"]["p50_us"] / inside["bare"]["p50_us"]),
-        pytest.approx(alone["control"] - alone["echo"]),
+        ratios["alone", "p50_us", "echo"],
+        pytest.approx(1 / ratios["alone", "p50_us", "control_secure"]),
         pytest.approx(paced[1]["p99_us"]),
         pytest.approx(paced[32]["p99.9_us"]),
         paced[32]["missed"],
@@ -59,6 +62,17 @@ def test_every_requirement_is_held_against_what_was_measured(content: dict[str, 
         enough = found["value"] >= found["limit"] if found["sense"] == "at least" else found["value"] <= found["limit"]
         assert found["met"] == enough
     assert content["bundle"]["digest"] == tiny_bundle.digest
+
+
+def test_a_ratio_is_the_median_of_runs_of_both(content: dict[str, Any]):
+    assert {(row["load"], row["peer"]) for row in content["ratios"]} == {
+        (load, peer)
+        for load in ("alone", "streams 1", "streams 32", "batch 64")
+        for peer in ("echo", "control_unix", "control_secure")
+    }
+    for row in content["ratios"]:
+        assert 0 < row["low"] <= row["ratio"] <= row["high"]
+        assert row["runs"] == (1 if row["load"] == "alone" else 5)  # of 40 steps in blocks of 100
 
 
 def test_the_tables_name_every_peer_and_load(content: dict[str, Any]):

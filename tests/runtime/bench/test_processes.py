@@ -9,7 +9,7 @@ import pytest
 
 from rpl_runtime.bench import load
 from rpl_runtime.bench.load import Order
-from rpl_runtime.bench.processes import contest, folder_peers, own_peers
+from rpl_runtime.bench.processes import contest, folder_peers, joined, own_peers
 from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.bundle import Bundle
 
@@ -45,7 +45,7 @@ def peer_in(folder: Path, script: str) -> Path:
 
 def test_orders_are_carried_out_to_the_step(tiny_bundle: Bundle):
     with contest(own_peers(), tiny_bundle.path) as contestants:
-        assert [one.peer.name for one in contestants] == ["echo", "control", "control_unix"]
+        assert [one.peer.name for one in contestants] == ["echo", "control", "control_unix", "control_secure"]
         for one in contestants:
             for order in (Order(1, 1, 5, 2), Order(1, 1, 7, 0), Order(3, 2, 4, 1), Order(2, 1, 3, 0, period_s=0.1)):
                 given = time.perf_counter()
@@ -79,7 +79,7 @@ def test_a_folder_of_peers_is_driven_alike_and_steps_go_on_from_order_to_order(t
     [peer] = folder_peers(peer_in(tmp_path, SLEEPER))
     assert (peer.name, peer.what) == ("sleeper", "A peer that does nothing")
     with contest([peer], tiny_bundle.path) as [one]:
-        both = one.obey(Order(1, 1, 4, 1)).joined(one.obey(Order(1, 1, 3, 1)))
+        both = joined([one.obey(Order(1, 1, 4, 1)), one.obey(Order(1, 1, 3, 1))])
     assert both.steps_ns.dtype.kind == "i"
     assert len(both.steps_ns) == 7
 
