@@ -99,9 +99,9 @@ class Gate:
             PermissionDenied: the caller is known but lacks the right.
         """
         if self._grants is None:
-            if right is Right.ADMINISTER and not self._local:
+            if right in (Right.WATCH, Right.ADMINISTER) and not self._local:
                 raise PermissionDenied(
-                    "without tokens nobody may administer this server from the network; use `rpl serve --tokens FILE`"
+                    f"without tokens nobody may {right} this server from the network; use `rpl serve --tokens FILE`"
                 )
             return None
         if authorization is None:
@@ -110,7 +110,7 @@ class Gate:
         if scheme.lower() != "bearer":
             raise Unauthenticated("the call's authorization is of another kind; must be a bearer token")
         grant = find(self._grants.get(), token.strip(), datetime.now(UTC))
-        if right is not None and right not in grant.rights:
+        if right is not None and not grant.may(right):
             may = " and ".join(sorted(grant.rights))
             raise PermissionDenied(f"token {grant.name} has no right to {right}; it may {may}")
         return grant

@@ -1,4 +1,4 @@
-"""Bearer tokens: who may act, fetch or administer, and until when. The server's file holds a grant a line:
+"""Bearer tokens: who may act, fetch, watch or administer, and until when. The server's file holds a grant a line:
 
     # name   rights      sha256 of the token                                               expires (optional)
     arm-3    act,fetch   2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae  2027-03-01T00:00:00Z
@@ -32,7 +32,8 @@ _LONGEST_FILE = 1 << 20  # [bytes]
 class Right(StrEnum):
     ACT = "act"  # Plan, Act and Control
     FETCH = "fetch"  # the bundle's files
-    ADMINISTER = "administer"  # the admin service
+    WATCH = "watch"  # the robots that run, their states and subgoals
+    ADMINISTER = "administer"  # the whole admin service
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Grant:
     rights: frozenset[Right]
     digest: str  # SHA-256 of the token, in hexadecimal digits
     expires: datetime | None = None  # UTC (no DST ambiguity); None: never
+
+    def may(self, right: Right) -> bool:
+        """Whether the holder has a right; who may administer may watch."""
+        return right in self.rights or (right is Right.WATCH and Right.ADMINISTER in self.rights)
 
 
 def new_token() -> str:

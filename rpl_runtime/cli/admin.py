@@ -80,7 +80,7 @@ def top_command(
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between updates.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once, instead of a live table.")] = False,
 ) -> None:
-    """Show the robots of a server, live: control steps, ages of subgoals, latencies; needs the right to administer.
+    """Show the robots of a server, live: control steps, ages of subgoals, latencies; needs the right to watch.
 
     Latencies are those of the last message of a robot's stream, inside the server. A novelty above 1 marks a state far
     from the training data.

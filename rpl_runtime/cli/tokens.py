@@ -11,7 +11,7 @@ from rpl_runtime.auth.tokens import Right
 from rpl_runtime.console import Console
 
 tokens_app = typer.Typer(
-    help="Who may act, fetch or administer, in a server's file of tokens.\n\n"
+    help="Who may act, fetch, watch or administer, in a server's file of tokens.\n\n"
     "Example: rpl tokens new tokens.json arm --right act",
     no_args_is_help=True,
 )
@@ -25,7 +25,9 @@ def new_token_command(
     name: Annotated[str, typer.Argument(help="The holder's name in the server's log.")],
     right: Annotated[
         list[Right],
-        typer.Option(help="act: run robots; fetch: copy bundles; administer: change models and subgoals. Repeatable."),
+        typer.Option(
+            help="act: run robots; fetch: copy bundles; watch: see robots; administer: change models, goals, subgoals."
+        ),
     ],
     days: Annotated[
         float | None, typer.Option(min=0.001, max=36_500.0, help="Days until the token expires; default: never.")

@@ -1,10 +1,16 @@
 """The operator's client: lists and changes the models that a server holds and the robots that run there."""
 
-from collections.abc import Sequence
+import queue
+import time
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 from rpl_runtime.auth.client import Access, Connection
 from rpl_runtime.errors import RobotNotFound
+from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay.messages import Goal
 from rpl_runtime.wire import admin as codec
 from rpl_runtime.wire.admin import RobotStatus, ServedModel
 
@@ -69,6 +75,58 @@ class Admin(Connection):
             if status.robot == robot:
                 return status
         raise RobotNotFound(f"no robot {robot!r} runs here; `rpl top` shows those that do")
+
+    def watch(self, every_s: float) -> Iterator[list[RobotStatus]]:
+        """The robots that run, sorted by id, every so many seconds, at least 0.02; each time as they are then.
+
+        Raises:
+            PermissionDenied: the token has no right to watch or administer.
+        """
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        asked = float("inf")  # [s] monotonic, while a reply is awaited
+
+        def outgoing() -> Iterator[bytes]:
+            while True:
+                try:
+                    request = requests.get(timeout=self._timeout_s / 4)
+                except queue.Empty:
+                    if time.monotonic() - asked > self._timeout_s:
+                        call.cancel()
+                    continue
+                if request is None:
+                    return
+                yield request
+
+        call = self.channel.stream_stream(f"/{codec.SERVICE}/WatchRobots")(outgoing(), metadata=self.metadata)
+        request = codec.pack_request("WatchRobots")
+        try:
+            while True:
+                began = asked = time.monotonic()
+                requests.put(request)
+                with self.translated(self._timeout_s):
+                    reply = codec.unpack_reply(codec.pb.ListRobotsReply, next(call))
+                asked = float("inf")
+                yield [codec.robot_status(robot) for robot in reply.robots]
+                time.sleep(max(0.0, every_s - (time.monotonic() - began)))
+        finally:
+            requests.put(None)
+            call.cancel()
+
+    def set_goal(self, robot: str, goal: Goal) -> ResolvedGoal:
+        """Give a robot another goal, in place of its client, whom the action of its next step tells.
+
+        Args:
+            robot: its id.
+            goal: element names, a whole goal state (n,), or a resolved goal.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: it has sent no state yet.
+            InvalidGoal, InvalidInput: the goal is not one of its policy.
+        """
+        fields = {"robot": robot, "goal": codec.goal_message(goal)}
+        goal_set = self._call("SetRobotGoal", codec.pb.SetRobotGoalReply, **fields).goal
+        return ResolvedGoal(*(np.array(values, dtype=np.float32) for values in (goal_set.state, goal_set.mask)))
 
     def pin(self, robot: str, subgoal: Sequence[float]) -> None:
         """Make a robot follow a subgoal (n,) from its next step on, until `release`; plans are ignored.

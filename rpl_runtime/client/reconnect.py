@@ -237,7 +237,7 @@ class _LastingLine:
                 # A pin lasts; any other override ended with its step.
                 override = SubgoalOverride.PINNED if reply.override.lasts else SubgoalOverride.NONE
                 resume = Resume(request.step + 1, reply.subgoal, reply.age + 1, upcoming, override)
-                self._runs[robot] = start._replace(resume=resume)
+                self._runs[robot] = start._replace(goal=reply.goal or start.goal, resume=resume)
                 self._replanning.discard(robot)
             case messages.SetGoal(), messages.GoalSet():
                 self._runs[robot] = self._runs[robot]._replace(goal=reply.goal)

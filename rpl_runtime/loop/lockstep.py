@@ -35,12 +35,14 @@ def run(
     state = reading if estimator is None else estimator.see(reading, robot.ages)
     started = control.start(config.robot_id, config.goal, state, config.seed, config.plan_lead)
     steps: list[Step] = []
+    goal = started.goal
     try:
         for number in range(config.steps):
             action = control.step(config.robot_id, number, state)
+            goal = action.goal or goal
             robot.apply(action.target if estimator is None else estimator.command(action.target))
             sensed = None if estimator is None else reading
-            steps.append(Step(number, state, action, robot.done(), started.goal, sensed))
+            steps.append(Step(number, state, action, robot.done(), goal, sensed))
             on_step(steps[-1])
             reading = robot.observe()
             state = reading if estimator is None else estimator.see(reading, robot.ages)

@@ -25,6 +25,7 @@ from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
+from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.process import AGAIN, interruptible
 from rpl_runtime.relay.messages import Action, Started
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
@@ -120,6 +121,7 @@ class StepThread:
 
     def __init__(self, control: Control, robot: str, clock: Clock | None = None) -> None:
         self.number = 0  # of the step that is under way, or the next one
+        self.goal: ResolvedGoal | None = None  # that an operator gave the robot last
         self._control = control
         self._robot = robot
         self._clock = clock or MonotonicClock()
@@ -157,6 +159,7 @@ class StepThread:
                 continue
             self._under_way = None
             self.number += 1
+            self.goal = action.goal or self.goal  # also of an action that comes too late
             if self._clock.now_ns() <= action.valid_until_ns:
                 return action
 
@@ -254,8 +257,9 @@ class _Loop:
             self.robot.apply(action.target if estimator is None else estimator.command(action.target))
             self._answer_ns.append(self.clock.now_ns() - tick.now_ns)
             number = self.step_thread.number - 1
+            goal = self.step_thread.goal or self.started.goal
             sensed = None if estimator is None else reading
-            self._steps.append(Step(number, state, action, self.robot.done(), self.started.goal, sensed))
+            self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed))
             self.on_step(self._steps[-1])
         return command
 

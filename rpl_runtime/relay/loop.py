@@ -84,6 +84,7 @@ class Standing(NamedTuple):
     subgoal: np.ndarray | None  # (n,) followed at the last step, None before the first
     pinned: bool
     vetoes: int  # number of subgoals vetoed since the start
+    goal: ResolvedGoal
     claimed: bool = False  # whether it is pinned by a client's word alone
 
 
@@ -140,7 +141,7 @@ class RelayLoop:
         age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
         pinned = run.pin is not None
         claimed = run.override is SubgoalOverride.CLAIMED
-        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes, claimed)
+        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes, run.goal, claimed)
 
     def start(
         self,

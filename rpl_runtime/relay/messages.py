@@ -84,6 +84,7 @@ class Action(NamedTuple):
     times: StageTimes | None = None  # of the message that the server answered
     novelty: float | None = None  # of the observed state; None: the bundle cannot score states
     override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
+    goal: ResolvedGoal | None = None  # of the run from this step on, if an operator changed it
 
     @property
     def flagged(self) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rpl_runtime.errors import InvalidInput, RelayError
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
@@ -76,6 +76,8 @@ class Session:
         self.handles: dict[int, str] = {}  # of the robots with a run, for messages in columns
         self._handles = itertools.count(1)
         self.novelty: dict[str, float] = {}  # robot -> score of its last state, if the bundle can score states
+        self.states: dict[str, np.ndarray] = {}  # robot -> (n,) its last state
+        self.set_goals: dict[str, ResolvedGoal] = {}  # robot -> goal that its next action tells its client
         self.times = StageTimes(0.0, 0.0, 0.0, 0.0)  # of the last message
 
     def answer(self, rows: Rows, received_ns: int) -> Answer:
@@ -102,6 +104,20 @@ class Session:
             total_us=(perf_counter_ns() - received_ns) / 1e3,
         )
         return Answer(replies, times)
+
+    def set_goal(self, robot: str, goal: Goal) -> ResolvedGoal:
+        """Change a robot's goal in place of its client, whom the action of the next step tells.
+
+        Raises:
+            ProtocolViolation: the robot has sent no state yet.
+            InvalidGoal, InvalidInput: the goal is not one of the policy.
+        """
+        if robot not in self.states:
+            raise ProtocolViolation(f"robot {robot!r} has sent no state yet; its goal can be changed after a step")
+        resolved = self._resolve(goal, self.states[robot])
+        self.loop.set_goal(robot, resolved)
+        self.set_goals[robot] = resolved
+        return resolved
 
     def reap(self, before_ns: int) -> list[str]:
         """End the runs of robots last heard before a time [ns] of `perf_counter_ns`. Returns those robots."""
@@ -130,6 +146,7 @@ class Session:
             decided = iter(self._step([row for at, row in enumerate(rows) if at not in faults], received_ns))
             return [(robot, faults[at]) if at in faults else next(decided) for at, robot in enumerate(robots)]
         self.heard_ns.update(dict.fromkeys(robots, received_ns))
+        self.states.update(zip(robots, states, strict=True))
         scores: Sequence[float | None] = [None] * len(rows)
         if self.score is not None:
             scores = self.score(np.asarray(states, dtype=np.float32)).tolist()
@@ -148,6 +165,7 @@ class Session:
                     None,
                     score,
                     decision.overrides.get(at, SubgoalOverride.NONE),
+                    self.set_goals.pop(robot, None),
                 ),
             )
             for at, ((robot, seen), target, subgoal, age, score) in enumerate(decided)
@@ -189,7 +207,8 @@ class Session:
         self._leases.free([robot])
         self.handles = {handle: name for handle, name in self.handles.items() if name != robot}
         del self.heard_ns[robot]
-        self.novelty.pop(robot, None)
+        for kept in (self.novelty, self.states, self.set_goals):
+            kept.pop(robot, None)
         return steps
 
 

@@ -1,8 +1,10 @@
 """The calls of rpl.v1.RelayAdmin: what an operator can ask of a running server."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -11,11 +13,15 @@ import grpc.aio
 
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.models import Model, Models, prepare
-from rpl_runtime.server.streams import Streams
-from rpl_runtime.server.turns import Workers
-from rpl_runtime.wire.admin import REQUESTS, pb, unpack_request
+from rpl_runtime.server.streams import Stream, Streams
+from rpl_runtime.server.turns import Turn, Workers
+from rpl_runtime.wire.admin import REQUESTS, STREAMED, pb, unpack_request
+from rpl_runtime.wire.control import unpack_goal
 
 _LOG = logging.getLogger(__name__)
+_EVERY_NS = 20_000_000  # [ns] between two replies, at least
+_SHARE = 20  # making replies takes at most one part of so many of the time
+_AT_ONCE = 2  # robots that are read before steps are answered again; each takes 30 us
 
 
 @dataclass(eq=False)
@@ -27,6 +33,9 @@ class AdminService:
     streams: Streams  # the open Control streams
     loads: Workers  # that load bundles
     on_models: Callable[[], None]  # called after the served models have changed
+
+    def __post_init__(self) -> None:
+        self._watch = _Watch(self.streams)
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """A handler for each call. They take raw bytes, so that a malformed request gets a status of ours."""
@@ -44,7 +53,8 @@ class AdminService:
 
             return grpc.unary_unary_rpc_method_handler(call)
 
-        return {method: handler(method) for method in REQUESTS}
+        handlers = {method: handler(method) for method in REQUESTS if method not in STREAMED}
+        return handlers | {"WatchRobots": grpc.stream_stream_rpc_method_handler(self.WatchRobots)}
 
     def ListModels(self, request: pb.ListModelsRequest) -> pb.ListModelsReply:
         return pb.ListModelsReply(models=[self._served(model) for model in self.models.all])
@@ -64,43 +74,35 @@ class AdminService:
         return pb.UnloadModelReply(model=self._served(model))
 
     def ListRobots(self, request: pb.ListRobotsRequest) -> pb.ListRobotsReply:
-        now_ns = perf_counter_ns()
-        robots: list[pb.Robot] = []
-        for stream in self.streams:
-            for robot in stream.session.loop.robots:
-                standing = stream.session.loop.standing(robot)
-                row = pb.Robot(
-                    robot=robot,
-                    model=stream.model.name,
-                    digest=stream.model.digest,
-                    peer=stream.peer,
-                    stream=stream.number,
-                    step=standing.step,
-                    age=standing.age,
-                    subgoal=None if standing.subgoal is None else standing.subgoal.tolist(),
-                    idle_s=(now_ns - stream.session.heard_ns[robot]) / 1e9,
-                    times=stream.session.times._asdict(),
-                    pinned=standing.pinned,
-                    claimed=standing.claimed,
-                    vetoes=standing.vetoes,
-                    novelty=stream.session.novelty.get(robot),
-                )
-                robots.append(row)
-        return pb.ListRobotsReply(robots=sorted(robots, key=lambda row: row.robot))
+        return _list_reply(list(_robot_rows(self.streams)))
+
+    async def WatchRobots(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        async with self.admission.admin_call("WatchRobots", context) as turn:
+            while await context.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                await turn.wait()
+                self.streams.check()
+                await context.write(await self._watch.latest(turn))
+                await self._watch.pause()
+
+    def SetRobotGoal(self, request: pb.SetRobotGoalRequest) -> pb.SetRobotGoalReply:
+        session = self.streams.with_robot(request.robot).session
+        goal = session.set_goal(request.robot, unpack_goal(request.goal.SerializeToString()))
+        _log_override("changed the goal", request.robot)
+        return pb.SetRobotGoalReply(goal={"state": goal.state.tolist(), "mask": goal.mask.tolist()})
 
     def PinSubgoal(self, request: pb.PinSubgoalRequest) -> pb.PinSubgoalReply:
         self.streams.with_robot(request.robot).session.loop.pin(request.robot, tuple(request.subgoal))
-        _log_override("pinned", request.robot)
+        _log_override("pinned the subgoal", request.robot)
         return pb.PinSubgoalReply()
 
     def ReleaseSubgoal(self, request: pb.ReleaseSubgoalRequest) -> pb.ReleaseSubgoalReply:
         self.streams.with_robot(request.robot).session.loop.release(request.robot)
-        _log_override("released", request.robot)
+        _log_override("released the subgoal", request.robot)
         return pb.ReleaseSubgoalReply()
 
     def VetoSubgoal(self, request: pb.VetoSubgoalRequest) -> pb.VetoSubgoalReply:
         self.streams.with_robot(request.robot).session.loop.veto(request.robot)
-        _log_override("vetoed", request.robot)
+        _log_override("vetoed the subgoal", request.robot)
         return pb.VetoSubgoalReply()
 
     def _served(self, model: Model) -> pb.Model:
@@ -115,4 +117,84 @@ class AdminService:
 
 
 def _log_override(what: str, robot: str) -> None:
-    _LOG.warning("an operator %s the subgoal of robot %r", what, robot, extra={"robot": robot})
+    _LOG.warning("an operator %s of robot %r", what, robot, extra={"robot": robot})
+
+
+@dataclass(eq=False)
+class _Watch:
+    """The view of the robots that all viewers share: the latest of each, without delaying a step.
+
+    A reply is made when a viewer asks and the last one is old. While it is made, steps are answered after every few
+    robots; making replies takes at most a twentieth of the server's time.
+    """
+
+    streams: Streams  # the open Control streams
+
+    def __post_init__(self) -> None:
+        self._making = asyncio.Lock()
+        self._reply = b""
+        self._due_ns = 0  # [ns] of `perf_counter_ns`, from when on that reply is old
+
+    async def latest(self, turn: Turn) -> bytes:
+        """The robots that run, as bytes of a ListRobotsReply; the time to make it counts for the caller of a turn."""
+        async with self._making:
+            began_ns = perf_counter_ns()
+            if began_ns >= self._due_ns:
+                spent_ns = await self._make(turn)
+                self._due_ns = began_ns + max(_EVERY_NS, _SHARE * spent_ns)
+            return self._reply
+
+    async def pause(self) -> None:
+        """Wait until the reply of `latest` is old."""
+        await asyncio.sleep((self._due_ns - perf_counter_ns()) / 1e9)
+
+    async def _make(self, turn: Turn) -> int:
+        """Make a reply. Returns the time [ns] that it took from the event loop."""
+        reading, rows, spent_ns = _robot_rows(self.streams), list[pb.Robot](), 0
+        while True:
+            began_ns = perf_counter_ns()
+            with turn:
+                some = list(islice(reading, _AT_ONCE))
+                rows += some
+                if not some:
+                    self._reply = _list_reply(rows).SerializeToString()
+            spent_ns += perf_counter_ns() - began_ns
+            if not some:
+                return spent_ns
+            await asyncio.sleep(0)
+
+
+def _list_reply(rows: list[pb.Robot]) -> pb.ListRobotsReply:
+    """The robots in the order of their ids."""
+    return pb.ListRobotsReply(robots=sorted(rows, key=lambda row: row.robot))
+
+
+def _robot_rows(streams: Streams) -> Iterator[pb.Robot]:
+    """What the admin service tells of each robot; runs may begin and end between two of them."""
+    for stream in streams:
+        for robot in list(stream.session.loop.robots):
+            if robot in stream.session.loop.robots:
+                yield _row(stream, robot)
+
+
+def _row(stream: Stream, robot: str) -> pb.Robot:
+    session = stream.session
+    standing, state = session.loop.standing(robot), session.states.get(robot)
+    return pb.Robot(
+        robot=robot,
+        model=stream.model.name,
+        digest=stream.model.digest,
+        peer=stream.peer,
+        stream=stream.number,
+        step=standing.step,
+        age=standing.age,
+        subgoal=None if standing.subgoal is None else standing.subgoal.tolist(),
+        idle_s=(perf_counter_ns() - session.heard_ns[robot]) / 1e9,
+        times=session.times._asdict(),
+        pinned=standing.pinned,
+        claimed=standing.claimed,
+        vetoes=standing.vetoes,
+        novelty=session.novelty.get(robot),
+        state=None if state is None else state.tolist(),
+        goal={"state": standing.goal.state.tolist(), "mask": standing.goal.mask.tolist()},
+    )

@@ -31,6 +31,7 @@ _RIGHTS: dict[str, Right | None] = {
     "Act": Right.ACT,
     "Control": Right.ACT,
 }
+_WATCHING = {"ListRobots", "WatchRobots"}  # calls of rpl.v1.RelayAdmin that change nothing and tell only of robots
 _AS_A_MESSAGE = {"Plan", "Act"}  # a robot makes these calls as often as it sends messages on a stream
 _INTERNAL = "the server failed to answer; its own log says why"
 
@@ -73,7 +74,8 @@ class Admission:
     @asynccontextmanager
     async def admin_call(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[Turn]:
         """Admit a call of rpl.v1.RelayAdmin for the length of the block, as `policy_call` does."""
-        async with self._admitted(method, Right.ADMINISTER, context) as (_, turn, observers):
+        right = Right.WATCH if method in _WATCHING else Right.ADMINISTER
+        async with self._admitted(method, right, context) as (_, turn, observers):
             for observer in observers:
                 observer.admitted(turn.share.caller, None)
             yield turn

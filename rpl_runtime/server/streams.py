@@ -139,11 +139,11 @@ class Streams:
         for stream in self:
             stream.end(ServerStopping(_STOPPING))
 
-    def check(self, stream: Stream) -> None:
-        """Check that a stream may go on.
+    def check(self, stream: Stream | None = None) -> None:
+        """Check that a stream may go on, or a call that watches all of them.
 
         Raises:
-            ServerStopping: the server drains and the stream has no runs left.
+            ServerStopping: the server drains and no runs are left there.
         """
-        if self._draining and not stream.session.loop.robots:
+        if self._draining and not (self._streams if stream is None else stream.session.loop.robots):
             raise ServerStopping(_STOPPING)

@@ -9,12 +9,15 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from rpl_runtime._pb.rpl.v1 import admin_pb2 as pb
+from rpl_runtime._pb.rpl.v1 import relay_pb2
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
-from rpl_runtime.relay.messages import StageTimes
+from rpl_runtime.relay.messages import Goal, StageTimes
+from rpl_runtime.wire.control import pack_goal
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["RelayAdmin"]
 SERVICE: str = _SERVICE.full_name
 REQUESTS: dict[str, type[Message]] = {method.name: GetMessageClass(method.input_type) for method in _SERVICE.methods}
+STREAMED = {method.name for method in _SERVICE.methods if method.server_streaming}
 
 _M = TypeVar("_M", bound=Message)
 
@@ -45,6 +48,9 @@ class RobotStatus(NamedTuple):
     vetoes: int = 0  # number of subgoals vetoed since its start
     novelty: float | None = None  # of its last state; None: before the first state, or the bundle cannot score states
     claimed: bool = False  # whether its client says that the subgoal was pinned, and no operator of this server did
+    state: tuple[float, ...] = ()  # (n,) its last one; empty before the first
+    goal: tuple[float, ...] = ()  # (n,) goal state of its run
+    mask: tuple[float, ...] = ()  # (n,) 1 where a dimension of the goal counts, 0 elsewhere
 
 
 def served_model(model: pb.Model) -> ServedModel:
@@ -54,11 +60,24 @@ def served_model(model: pb.Model) -> ServedModel:
 
 def robot_status(robot: pb.Robot) -> RobotStatus:
     """The same as a named tuple."""
-    return RobotStatus._make(getattr(robot, field) for field in RobotStatus._fields)._replace(
+    return RobotStatus(
+        *(getattr(robot, field) for field in ("robot", "model", "digest", "peer", "stream", "step", "age")),
         subgoal=tuple(robot.subgoal),
+        idle_s=robot.idle_s,
         times=StageTimes._make(getattr(robot.times, field) for field in StageTimes._fields),
+        pinned=robot.pinned,
+        vetoes=robot.vetoes,
         novelty=robot.novelty if robot.HasField("novelty") else None,
+        claimed=robot.claimed,
+        state=tuple(robot.state),
+        goal=tuple(robot.goal.state),
+        mask=tuple(robot.goal.mask),
     )
+
+
+def goal_message(goal: Goal) -> Message:
+    """A goal as a field of a request."""
+    return relay_pb2.Goal.FromString(pack_goal(goal))
 
 
 def pack_request(method: str, **fields: object) -> bytes:

@@ -129,6 +129,8 @@ def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
                     action.novelty = reply.novelty
                 if reply.override:
                     action.override = reply.override
+                if reply.goal is not None:
+                    _fill_resolved(action.goal, reply.goal)
             case Started():
                 started = row.started
                 started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -211,6 +213,7 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
                 times,
                 action.novelty if action.HasField("novelty") else None,
                 _unpack_override(action.override, ProtocolViolation),
+                _unpack_resolved(action.goal) if action.HasField("goal") else None,
             )
         case "started":
             started = row.started
@@ -250,6 +253,23 @@ def _fill_goal(field: Message, goal: Goal) -> None:
     else:
         field.elements.SetInParent()
         field.elements.names.extend(goal)
+
+
+def pack_goal(goal: Goal) -> bytes:
+    """A goal by itself."""
+    message = TWINS["Goal"]()
+    _fill_goal(message, goal)
+    return message.SerializeToString()
+
+
+def unpack_goal(raw: bytes) -> Goal:
+    """The goal that bytes hold.
+
+    Raises:
+        InvalidInput: the bytes are not a Goal, or a vector is damaged.
+        InvalidGoal: it is empty, or names too many elements.
+    """
+    return _unpack_goal(parse("Goal", raw, InvalidInput))
 
 
 def _unpack_goal(goal: Message) -> Goal:

@@ -88,6 +88,8 @@ class Conversation:
         # A row of another kind reads as an observation without a state.
         if run is None or run.step != step or len(state_bytes) != self._state_bytes or run.override or run.resumed:
             return None  # also while its subgoal is pinned, which is an override
+        if robot in session.set_goals:
+            return None  # the reply tells the client its goal
         age, subgoal, seed = step - run.planned_at, run.subgoal, run.seed
         left = spec.horizon - age  # [steps] for which the subgoal is still followed
         replans = subgoal is None or (left == 0 and run.upcoming is None)
@@ -127,6 +129,7 @@ class Conversation:
         if replans:
             run.subgoal, run.planned_at, run.upcoming = subgoal, step, None
         session.heard_ns[robot] = received_ns
+        session.states[robot] = np.frombuffer(state_bytes, _FLOATS)
         novelty = None if session.score is None else session.score(state)[0].item()
         if novelty is not None:
             session.novelty[robot] = novelty
@@ -215,6 +218,7 @@ class Conversation:
         session.loop.version += 1
         group.version = session.loop.version
         session.heard_ns.update(dict.fromkeys(names, received_ns))
+        session.states.update(zip(names, seen.states[rows], strict=True))
         novelty = None if session.score is None else session.score(seen.states[rows])
         if novelty is not None:
             session.novelty.update(zip(names, novelty.tolist(), strict=True))
@@ -265,7 +269,9 @@ class _Group:
         twice = Counter(self.robots)
         self.plain = np.array(
             [
-                run is not _NOBODY and not (run.override or run.resumed or run.lead) and twice[robot] == 1
+                run is not _NOBODY
+                and not (run.override or run.resumed or run.lead or robot in session.set_goals)
+                and twice[robot] == 1
                 for robot, run in zip(self.robots, self.runs, strict=True)
             ]
         )

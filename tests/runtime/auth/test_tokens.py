@@ -96,7 +96,7 @@ def test_comments_and_empty_lines_are_passed_over(file: Path) -> None:
 
 BAD_FILES = {
     "no digest": ("a act\n", "line 1 of .* has 2 words"),
-    "a right": (f"\na act,fly {SHA}\n", "line 2 of .* the right 'fly'; must be one of act,fetch,administer"),
+    "a right": (f"\na act,fly {SHA}\n", "line 2 of .* the right 'fly'; must be one of act,fetch,watch,administer"),
     "no right": (f"a , {SHA}\n", "the right ''"),
     "a plain token": ("a act rpl_secret\n", "is not a grant"),
     "a name": (f"a:b act {SHA}\n", "is not a grant"),

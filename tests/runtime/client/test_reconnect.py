@@ -13,6 +13,7 @@ import pytest
 import policies
 from faults import Cable, Death, Inside, Meddler, Mortal, free_port
 from rpl_runtime.client import Action, Client, Control
+from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control, persist
 from rpl_runtime.errors import (
@@ -91,6 +92,21 @@ class Host:
 def host() -> Iterator[Host]:
     with Host() as host:
         yield host
+
+
+def test_a_run_resumes_with_the_goal_that_an_operator_sent(host: Host, tiny_bundle: Bundle) -> None:
+    host.come(tiny_bundle)
+    with lasting_control(host.address) as control:
+        drive(control, last=2)
+        with Admin(host.address) as admin:
+            sent = admin.set_goal("a", ["lamp"])
+        drive(control, first=2, last=4)
+        host.go()
+        host.come(tiny_bundle)
+        drive(control, first=4, last=5)
+        with Admin(host.address) as admin:
+            found = admin.robot("a")
+    np.testing.assert_array_equal([found.goal, found.mask], sent)
 
 
 # ---------------------------------------------------------------------------------------------------------- kills

@@ -272,7 +272,7 @@ def test_where_a_run_stands_is_what_its_latest_step_told() -> None:
 
     loop, goal = RelayLoop(Blend(), SPEC), SPEC.resolve(["door"], np.zeros(N))
     loop.start("a", goal)
-    assert loop.standing("a") == Standing(0, 0, None, False, 0)
+    assert loop.standing("a") == Standing(0, 0, None, False, 0, goal)
     for step in range(6):
         decision = one_step(loop, step, np.full(N, 0.01 * step))
         assert standing() == (step + 1, decision.age[0], False, 0)

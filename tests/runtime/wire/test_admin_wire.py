@@ -25,6 +25,7 @@ robots = st.builds(
     st.floats(0, allow_nan=False),
     times,
     *(st.booleans(), counts, st.none() | floats),
+    *[st.lists(floats).map(tuple)] * 3,
 )
 
 
@@ -36,7 +37,10 @@ def test_models_come_back(listed: list[wire.ServedModel]) -> None:
 
 @given(st.lists(robots, max_size=4))
 def test_robots_come_back(listed: list[wire.RobotStatus]) -> None:
-    rows = [wire.pb.Robot(**robot._asdict() | {"times": robot.times._asdict()}) for robot in listed]
+    rows = []
+    for robot in listed:
+        fields = robot._asdict() | {"times": robot.times._asdict()}
+        rows.append(wire.pb.Robot(**fields | {"goal": {"state": fields["goal"], "mask": fields.pop("mask")}}))
     raw = wire.pb.ListRobotsReply(robots=rows).SerializeToString()
     assert [wire.robot_status(robot) for robot in wire.unpack_reply(wire.pb.ListRobotsReply, raw).robots] == listed
 

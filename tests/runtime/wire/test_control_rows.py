@@ -69,6 +69,7 @@ replies = st.one_of(
         override=st.sampled_from(SubgoalOverride),
         upcoming=st.none() | full_vectors,
         times=st.just(TIMES),
+        goal=st.none() | resolved_goals,
     ),
     st.builds(
         Started,

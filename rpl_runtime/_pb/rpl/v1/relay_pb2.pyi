@@ -313,7 +313,7 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +322,7 @@ class Action(_message.Message):
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    GOAL_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     replanned: bool
@@ -330,7 +331,8 @@ class Action(_message.Message):
     valid_until_ns: int
     novelty: float
     override: SubgoalOverride
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ...) -> None: ...
+    goal: ResolvedGoal
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ...) -> None: ...
 
 class SetGoal(_message.Message):
     __slots__ = ("goal", "state")
