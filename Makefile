@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test attack lint docs mutants proto clean
+.PHONY: demo view test attack lint docs mutants proto clean
 
 demo: $(VENV)/.demo
-	@sh .ci/install-gl || true
+	@sh .ci/install-system libosmesa6 || true
 	$(BIN)/rpl evaluate models/kitchen --episodes 1 --output demo --video demo/kitchen.mp4 --sheet demo/kitchen.png
 
+view: $(VENV)/.view
+	$(BIN)/rpl run --bundle models/kitchen --goal microwave,kettle --steps 7500 --view
+
 test: $(VENV)/.dev lint
-	@sh .ci/install-gl || true
+	@sh .ci/install-system libosmesa6 chromium chromium-driver || true
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
 
@@ -46,9 +49,13 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[sim]'
 	@touch $@
 
+$(VENV)/.view: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[sim,view]'
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) --editable '.[sim,train,record,otel,franka-sim,docs,dev]'
+	$(PIP) --editable '.[sim,view,train,record,otel,franka-sim,docs,dev]'
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev

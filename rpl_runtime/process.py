@@ -142,7 +142,7 @@ def end_workers() -> None:
 
 
 @contextmanager
-def own_process(serve: Callable[..., None], *arguments: str) -> Iterator[str]:
+def own_process(serve: Callable[..., None], *arguments: object) -> Iterator[str]:
     """Run a module's function `serve(on_ready, *arguments)` in a new process; the block's value is on_ready's argument.
 
     Raises:
@@ -182,6 +182,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _child(serve: Callable[..., None], ready: Connection, *arguments: str) -> None:
+def _child(serve: Callable[..., None], ready: Connection, *arguments: object) -> None:
     end_with_parent()
     serve(ready.send, *arguments)

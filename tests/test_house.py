@@ -21,7 +21,8 @@ RUNTIME_ORDER = (
     ("server", "client", "robots"),
     ("loop", "piloting", "recording"),
     ("evaluation", "bench"),
-    ("view", "cli"),
+    ("view",),
+    ("cli",),
 )
 # The same for training, where each module of the root is a wing by itself.
 TRAIN_ORDER = (
@@ -84,7 +85,18 @@ def test_the_runtime_knows_nothing_of_training(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=named)
 def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -> None:
     optional = {"mujoco", "gymnasium", "gymnasium_robotics", "franky", "franky_sim", "pinocchio", "ruckig"}
-    optional |= {"matplotlib", "imageio", "onnx", "grpc_tools", "h5py", "mcap", "opentelemetry"}
+    optional |= {
+        "matplotlib",
+        "imageio",
+        "onnx",
+        "grpc_tools",
+        "h5py",
+        "mcap",
+        "opentelemetry",
+        "viser",
+        "mjviser",
+        "websockets",
+    }
     assert not packages(path, top_level_only=True) & optional
 
 

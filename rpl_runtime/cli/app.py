@@ -29,6 +29,7 @@ from rpl_runtime.cli.options import (
 )
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
+from rpl_runtime.cli.view import view_command
 from rpl_runtime.console import Console
 from rpl_runtime.errors import RelayError, printable
 
@@ -63,6 +64,7 @@ app.callback()(access_options)
 app.command("serve")(serve_command)
 app.command("health")(health_command)
 app.command("top")(top_command)
+app.command("view")(view_command)
 app.add_typer(models_app, name="models")
 app.add_typer(subgoal_app, name="subgoal")
 app.add_typer(tokens_app, name="tokens")
@@ -152,6 +154,10 @@ def run_command(
     log_to: Annotated[
         Path | None, typer.Option("--log", help="Log the run to this new .mcap file, for Foxglove and `rpl replay`.")
     ] = None,
+    view: Annotated[
+        bool,
+        typer.Option("--view", help="Show the run in a page, as `rpl view` does, and run the kitchen in real time."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a robot with a served policy. Exits with 0 if every element of the goal was done, with 1 if not.
@@ -173,6 +179,8 @@ def run_command(
         raise typer.BadParameter("give --address or --bundle, not both")
     if (goal is None) == (calibrate_to is None):
         raise typer.BadParameter("give either --goal, to run a policy, or --calibrate")
+    if view and low_level == "local":
+        raise typer.BadParameter("--view shows a robot that a server runs; with --low-level local none does")
     options = RunOptions(
         goal=goal or "",
         address=address or ADDRESS,
@@ -186,6 +194,7 @@ def run_command(
         plan_lead=plan_lead,
         calibration=calibration,
         log_to=log_to,
+        view=view,
         as_json=as_json,
     )
     if robot == "kitchen":

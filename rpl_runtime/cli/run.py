@@ -1,7 +1,7 @@
 """The command `rpl run`: connects to a server, a robot and a log, runs, and reports the result on stdout."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +19,21 @@ from rpl_runtime.cli.report import (
     run_progress,
     run_recorder,
 )
+from rpl_runtime.cli.view import print_page
 from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
 from rpl_runtime.client.on_robot import served_bundle
-from rpl_runtime.errors import InvalidInput, RobotStopped
+from rpl_runtime.console import Console
+from rpl_runtime.errors import InvalidInput, RobotStopped, require
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.files import write_json
 from rpl_runtime.loop.calibrate import calibrate
+from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.spec import parse_goal
-from rpl_runtime.process import INTERRUPTED_EXIT
+from rpl_runtime.process import INTERRUPTED_EXIT, own_process
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import RunConfig, Step
@@ -61,6 +64,7 @@ class RunOptions:
     plan_lead: int = 0  # [steps]
     calibration: Path | None = None  # of the senses; None: the policy decides in the readings
     log_to: Path | None = None
+    view: bool = False  # show the run in a page, in real time
     as_json: bool = False
 
 
@@ -82,7 +86,9 @@ def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_
         control, estimator = _control(stack, options, reconnect)
         config = _config(options, control)
         kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
-        on_step, _ = _listeners(stack, options, config, control)
+        schedule = Schedule(MonotonicClock(), PERIOD)
+        pace = [lambda _: schedule.wait()] if options.view else []
+        on_step, _ = _listeners(stack, options, config, control, pace)
         result = run(kitchen, control, config, on_step, estimator)
     spec = control.model.spec
     facts = run_facts(result, _elements(config), spec)
@@ -191,6 +197,12 @@ def _control(stack: ExitStack, options: RunOptions, reconnect: ReconnectConfig) 
     where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
     open_control = on_robot_control if options.local else lasting_control
     control = stack.enter_context(open_control(where, reconnect))
+    if options.view:
+        from rpl_runtime.view.live import view_server
+
+        require("viser", "view")
+        page = own_process(view_server, where.partition(",")[0], options.access, 0)
+        print_page(stack.enter_context(page), Console(stderr=True))
     if calibration is None:
         return control, None
     spec, manifest = control.model.spec, served_bundle(where, reconnect).manifest
@@ -214,10 +226,17 @@ def _elements(config: RunConfig) -> tuple[str, ...]:
 
 
 def _listeners(
-    stack: ExitStack, options: RunOptions, config: RunConfig, control: Control
+    stack: ExitStack,
+    options: RunOptions,
+    config: RunConfig,
+    control: Control,
+    others: Sequence[Callable[[Step], object]] = (),
 ) -> tuple[Callable[[Step], None], RunRecorder | None]:
-    """The listener to a run's steps, and the log if one is asked for."""
-    listeners = [stack.enter_context(run_progress(config.steps, _elements(config)))]
+    """The listener to a run's steps, which `others` listen to, too, and the log if one is asked for."""
+    listeners: list[Callable[[Step], object]] = [
+        *others,
+        stack.enter_context(run_progress(config.steps, _elements(config))),
+    ]
     if options.calibration is None:
         listeners.append(noise_notice(control.model.spec))
     log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None

@@ -24,7 +24,7 @@ robots = st.builds(
     st.lists(floats).map(tuple),
     st.floats(0, allow_nan=False),
     times,
-    *(st.booleans(), counts, st.none() | floats),
+    *(st.booleans(), counts, st.none() | floats, st.booleans()),
     *[st.lists(floats).map(tuple)] * 3,
 )
 

@@ -1,0 +1,194 @@
+"""What a page costs: the server that is watched, the page itself, and how soon there is something to see.
+
+    python -m benchmarks.runtime.view models/kitchen
+
+Server, page and viewers run in processes of their own; a viewer is a web socket that takes all that the page sends, as
+a browser does. Robots step at 50 Hz, without and with a page in turns; the figure is the ratio of the 99th percentiles
+of a served step, the median of the pairs. A first picture is there when a viewer has got a robot's pose, counted from
+the start of the page's process. Exits with 1 if a requirement is missed.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import typer
+import viser
+import zstandard
+from rich.table import Table
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
+
+from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table, verdict
+from rpl_runtime.bench.peers.control import middle
+from rpl_runtime.client import Access, Client
+from rpl_runtime.files import JsonDict
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.process import own_process
+from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.view.live import view_server
+
+SETTINGS = ((1, 1), (8, 1), (1, 20), (8, 20))  # (robots, viewers)
+PERIOD_S = 0.02  # [s] of the robots
+UPDATES = {1: 25.0, 8: 10.0}  # robots -> updates per second that every viewer must get
+SHARE, RATIO, FIRST_S = 0.2, 1.1, 5.0  # at most: of a core, of p99 without a page, [s] to the first picture
+
+
+def main(
+    bundle: Bundle,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each run.")] = 10.0,
+    pairs: Annotated[int, typer.Option(min=1, help="Runs without and with a page, of each setting.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure what a page costs."""
+    with PROGRESS.status("measuring"):
+        content = measure(bundle, seconds, pairs)
+    show(content, as_json, shown(content))
+    raise typer.Exit(0 if content["met"] else 1)
+
+
+def measure(path: Path, seconds: float, pairs: int) -> JsonDict:
+    with serve_in_process(path) as address:
+        (server,) = multiprocessing.active_children()
+        rows = [one_setting(path, address, server.pid, *setting, seconds, pairs) for setting in SETTINGS]
+    return {
+        "seconds": seconds,
+        "pairs": pairs,
+        "rows": rows,
+        "met": all(row["met"] for row in rows),
+        "bundle_digest": load_bundle(path).digest,
+        **circumstances(("numpy", "grpcio", "viser", "mjviser")),
+    }
+
+
+def one_setting(
+    path: Path, address: str, server: int | None, robots: int, viewers: int, seconds: float, pairs: int
+) -> JsonDict:
+    """The row of a number of robots and viewers."""
+    figures = []
+    for _ in range(pairs):
+        idle_s = cpu_s(server)
+        alone, spent_s = steps_us(path, address, robots, seconds)
+        own_share = (cpu_s(server) - idle_s) / spent_s
+        before_page = {child.pid for child in multiprocessing.active_children()}
+        warm = threading.Thread(target=steps_us, args=(path, address, robots, 2 * FIRST_S))
+        warm.start()
+        began = perf_counter()
+        received = multiprocessing.get_context("spawn").Array("L", viewers)
+        with own_process(view_server, address, Access(), 0) as where:
+            (page,) = {child.pid for child in multiprocessing.active_children()} - before_page
+            with own_process(watch, where, received) as seen:
+                first_s = float(seen) - began
+                warm.join()
+                before = np.array([*received, cpu_s(server), cpu_s(page)])
+                with_page, spent_s = steps_us(path, address, robots, seconds)
+                rates = (np.array([*received, cpu_s(server), cpu_s(page)]) - before) / spent_s
+        ratio, (*updates, server_share, page_share) = np.percentile(with_page, 99) / np.percentile(alone, 99), rates
+        figures.append((ratio, min(updates), server_share - own_share, page_share, first_s))
+    names = ("p99_ratio", "updates_per_s", "server_share", "page_share", "first_s")
+    row = {"robots": robots, "viewers": viewers} | dict(zip(names, np.median(figures, axis=0).tolist(), strict=True))
+    return row | {"met": met(row)}
+
+
+def met(row: JsonDict) -> bool:
+    few = row["viewers"] == 1
+    return (
+        row["p99_ratio"] <= RATIO
+        and row["updates_per_s"] >= 0.95 * UPDATES[row["robots"]]
+        and row["first_s"] <= FIRST_S
+        and (not few or max(row["server_share"], row["page_share"]) <= SHARE)
+    )
+
+
+def steps_us(path: Path, address: str, robots: int, seconds: float) -> tuple[list[float], float]:
+    """The time [us] of each step of robots, a stream each, and how long all of them took [s]."""
+    spec = load_bundle(path).spec
+    state, spent = middle(spec), list[float]()
+
+    def run(number: int) -> None:
+        robot, moved = f"robot-{number}", state.copy()
+        with Client(address, access=Access()) as client, client.control() as control:
+            control.start(robot, list(spec.elements)[:1], state)
+            due = time.monotonic() + PERIOD_S * number / robots
+            for step in range(round(seconds / PERIOD_S)):
+                time.sleep(max(0.0, due - time.monotonic()))
+                due += PERIOD_S
+                moved[0] = state[0] + 0.1 * np.sin(0.1 * step)
+                begun = perf_counter()
+                control.step(robot, step, moved)
+                spent.append((perf_counter() - begun) * 1e6)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(robots)]
+    began = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return spent, perf_counter() - began
+
+
+def cpu_s(process: int | None) -> float:
+    """The processor's time [s] that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def watch(on_ready: Callable[[str], None], page: str, received: Any) -> None:
+    """Count the messages that each viewer of a page gets; tells the time when all have got a robot's pose."""
+
+    async def view(number: int, waiting: set[int]) -> None:
+        spoken = [Subprotocol(f"viser-v{viser.__version__}")]
+        async with connect(page.replace("http", "ws"), subprotocols=spoken, max_size=None) as line:
+            async for message in line:
+                received[number] += 1
+                if number in waiting and poses(message):
+                    waiting.remove(number)
+                    if not waiting:
+                        on_ready(str(perf_counter()))
+
+    async def crowd() -> None:
+        waiting = set(range(len(received)))
+        await asyncio.gather(*(view(number, waiting) for number in range(len(received))))
+
+    asyncio.run(crowd())
+
+
+def poses(message: Any) -> bool:
+    """Whether a message of viser holds poses of a robot's ghost, of which there is an instance for each robot."""
+    size = int.from_bytes(message[8:16], "little")
+    content = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(message[16 : 16 + size]))
+    return any(
+        str(one.get("name")).startswith("/ghost/") and "batched_positions" in one.get("updates", {})
+        for one in content["messages"]
+    )
+
+
+def shown(content: JsonDict) -> Table:
+    rows = [
+        [
+            f"{row['robots']} and {row['viewers']}",
+            f"{row['p99_ratio']:.2f}",
+            f"{row['updates_per_s']:.1f}",
+            f"{row['server_share']:.1%}",
+            f"{row['page_share']:.1%}",
+            f"{row['first_s']:.1f} s",
+            verdict(row["met"]),
+        ]
+        for row in content["rows"]
+    ]
+    headings = ("robots, viewers", "p99", "updates/s", "server", "page", "first", "")
+    machine, shares = content["machine"], "shares of a core, the server's beyond what it needs anyway"
+    caption = f"p99 of a step: with a page over without; {shares}; load {machine['load']:.1f} on {machine['cpus']} CPUs"
+    return table("What a page costs", headings, rows, caption)
+
+
+if __name__ == "__main__":
+    typer.run(main)

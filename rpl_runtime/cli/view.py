@@ -1,0 +1,48 @@
+"""`rpl view`: a page in the browser that shows robots and lets an operator step in."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rpl_runtime.cli.options import ADDRESS, access_of
+from rpl_runtime.console import Console
+
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page on this machine; 0 takes a free one.")]
+
+
+def view_command(
+    context: typer.Context,
+    log: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log` to look at, instead of a server."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of the server; default: {ADDRESS}.")
+    ] = None,
+    port: Port = 8080,
+) -> None:
+    """Show the robots of a server, or a log, live in a page: robots, their subgoals, what an operator can do.
+
+    Watching needs the right to watch or to administer, acting the right to administer. Only this machine reaches the
+    page, and only with the whole address that is printed. Ctrl-C ends it. docs/cockpit.md shows it.
+
+    Example: rpl view --address robots:50051
+    """
+    from rpl_runtime.view.live import view_server
+    from rpl_runtime.view.log import view_log
+
+    if log is not None and address is not None:
+        raise typer.BadParameter("give a log or --address, not both")
+    with suppress(KeyboardInterrupt):
+        if log is None:
+            view_server(print_page, address or ADDRESS, access_of(context), port)
+        else:
+            view_log(print_page, log, port)
+
+
+def print_page(address: str, console: Console | None = None) -> None:
+    """Print where the page is; on stdout by default."""
+    console = console or Console()
+    console.print(f"[bold]page[/]  {address}\n[bold]stop[/]  Ctrl-C", soft_wrap=True, highlight=False)

@@ -1,0 +1,33 @@
+"""What a page shows of a task: its model, and how a state poses it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rpl_runtime.policy.spec import PolicySpec
+
+
+class Scenery(NamedTuple):
+    """A task that can be drawn."""
+
+    model: Any  # of MuJoCo
+    qpos: Callable[[np.ndarray], np.ndarray]  # state (n,) -> (nq,) configuration of the model
+    rest: np.ndarray  # (n,) a state in which no element is done
+    robot: frozenset[int]  # bodies of the robot
+    flange: int  # body whose way is drawn
+    elements: Mapping[int, str]  # body -> the element that moves it
+    eye: tuple[float, float, float]  # [m] where one looks from
+    look_at: tuple[float, float, float]  # [m]
+
+
+def scenery_of(spec: PolicySpec) -> Scenery | None:
+    """The scenery of the task that a policy is for; None if the task has no model to draw.
+
+    Raises:
+        MissingExtra: its simulator is not installed.
+    """
+    from rpl_runtime.tasks.kitchen import scenery as kitchen
+    from rpl_runtime.tasks.kitchen.elements import STATE_NAMES
+
+    return kitchen.scenery() if spec.state.names == STATE_NAMES else None

@@ -1,0 +1,122 @@
+"""The operator's controls of one robot: a goal to tick and send, and a slider of each element to pin a subgoal."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rpl_runtime.policy.spec import ElementSpec, PolicySpec
+from rpl_runtime.wire.admin import RobotStatus
+
+SEND, HOLD, PIN, RELEASE, VETO = "Send goal", "Hold", "Pin", "Release", "Veto"
+_SUBGOAL_ACTS = {
+    PIN: "Keep the subgoal that is drawn, with the sliders' changes, in place of every plan.",
+    RELEASE: "End a pin or a hold: the policy plans again.",
+    VETO: "Discard the subgoal: the policy plans another.",
+    HOLD: "Pin the state as it is now: the policy keeps the robot where it is. Not a stop of the motors.",
+}
+
+
+class Controls:
+    """The controls; they follow the robot until somebody changes one, and then keep the change until it is used.
+
+    Args:
+        gui: of the page.
+        spec: of the robot's policy.
+        rest: (n,) a state in which no element is done; None: there are no sliders.
+        act: called with one of the names above and the number of the viewer who asks for it.
+    """
+
+    def __init__(self, gui: Any, spec: PolicySpec, rest: np.ndarray | None, act: Callable[[str, int], None]) -> None:
+        self._spec, self._rest = spec, np.zeros(spec.state.dim) if rest is None else rest
+        self._shares: dict[str, float] = {}  # element -> share of the way to its goal that somebody set
+        self._ticked = False  # somebody changed the goal
+        self._goal: bytes = b""  # mask of the goal that is shown
+        self._tabs = gui.add_tab_group()
+        with self._tabs.add_tab("Goal"):
+            self._ticks = {name: gui.add_checkbox(name, False) for name in spec.elements}
+            for tick in self._ticks.values():
+                tick.on_update(self._tick)
+            self._button(gui, SEND, "Give the robot this goal in place of its own.", act)
+        with self._tabs.add_tab("Subgoal"):
+            sliding = () if rest is None else spec.elements
+            self._sliders = {name: gui.add_slider(name, 0, 100, 1, 0) for name in sliding}
+            for name, slider in self._sliders.items():
+                slider.on_update(functools.partial(self._slide, name))
+            for name, hint in _SUBGOAL_ACTS.items():
+                self._button(gui, name, hint, act)
+
+    def remove(self) -> None:
+        """Take the controls off the page."""
+        self._tabs.remove()
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """The ticked elements."""
+        return tuple(name for name, tick in self._ticks.items() if tick.value)
+
+    @property
+    def changed(self) -> bool:
+        """Whether a slider was moved."""
+        return bool(self._shares)
+
+    def click(self, element: str) -> None:
+        """Tick an element, or take its tick away."""
+        self._ticks[element].value = not self._ticks[element].value
+        self._ticked = True
+
+    def subgoal(self, planned: np.ndarray) -> np.ndarray:
+        """A subgoal (n,) with the sliders' changes."""
+        subgoal = planned.copy()
+        for name, share in self._shares.items():
+            element = self._spec.elements[name]
+            dims = list(element.dims)
+            subgoal[dims] = self._rest[dims] + share * (np.array(element.goal) - self._rest[dims])
+        return subgoal
+
+    def follow(self, robot: RobotStatus) -> None:
+        """Show the robot's goal and subgoal where nobody has changed them."""
+        mask = np.array(robot.mask, dtype=np.float32)
+        if mask.tobytes() != self._goal:
+            self._goal, self._ticked = mask.tobytes(), False
+        if not self._ticked:
+            asked = asked_elements(self._spec, mask)
+            for name, tick in self._ticks.items():
+                tick.value = name in asked
+        if robot.subgoal:
+            subgoal = np.array(robot.subgoal, dtype=np.float32)
+            for name, slider in self._sliders.items():
+                if name not in self._shares:
+                    slider.value = round(100 * self._share(self._spec.elements[name], subgoal))
+
+    def settle(self) -> None:
+        """Forget the sliders' changes."""
+        self._shares = {}
+
+    def forget_goal(self) -> None:
+        """Follow the robot's goal again."""
+        self._ticked = False
+
+    def _share(self, element: ElementSpec, state: np.ndarray) -> float:
+        """The share of the way from rest to an element's goal at which a state (n,) is, from 0 to 1."""
+        dims = list(element.dims)
+        way = np.array(element.goal) - self._rest[dims]
+        return float(np.clip((state[dims] - self._rest[dims]) @ way / max(way @ way, 1e-9), 0.0, 1.0))
+
+    def _tick(self, event: Any) -> None:
+        self._ticked |= event.client_id is not None  # and not by `follow`
+
+    def _slide(self, name: str, event: Any) -> None:
+        if event.client_id is not None:
+            self._shares[name] = event.target.value / 100
+
+    def _button(self, gui: Any, name: str, hint: str, act: Callable[[str, int], None]) -> None:
+        button = gui.add_button(name, hint=hint, color="blue" if name in (SEND, PIN) else "gray")
+        button.on_click(lambda event: act(name, event.client_id + 1))
+
+
+def asked_elements(spec: PolicySpec, mask: Sequence[float] | np.ndarray) -> tuple[str, ...]:
+    """The elements of which every dimension counts in the mask (n,) of a goal."""
+    counts = np.array(mask) > 0
+    return tuple(name for name, element in spec.elements.items() if len(counts) and counts[list(element.dims)].all())

@@ -1,0 +1,202 @@
+"""The 3D part of the page: robots with their worlds, and the subgoal of each as a translucent second robot.
+
+Each mesh of a body has an instance for each robot, so that many robots cost hardly more than one. Only what has changed
+is sent to the browsers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rpl_runtime.errors import require
+from rpl_runtime.tasks.scenery import Scenery
+
+POLICY, OPERATOR = (0, 145, 255), (255, 140, 0)  # colours of a ghost: who set the subgoal
+TRAIL = (255, 214, 10)
+_OPACITY = 0.6
+_GROUPS = 3  # geoms of groups 0, 1 and 2 are to be seen, as in MuJoCo's own viewers
+# An object's ghost is drawn if the subgoal moves the object further than this, or turns it by more.
+_MOVED, _TURNED = 0.01, 0.05  # [m], [1] change of a quaternion
+_FAR, _COARSE = 1.0, 1500  # [m] beyond which a mesh is drawn with about so many vertices
+_SPACING = 0.62  # of the extent of a model, between the places of two robots
+
+
+class Actor(NamedTuple):
+    """One robot to be drawn."""
+
+    name: str
+    state: np.ndarray  # (n,)
+    subgoal: np.ndarray | None  # (n,)
+    colour: tuple[int, int, int]  # of the ghost
+    trail: np.ndarray  # (T, 3) [m] the way of the flange
+
+
+class _Part(NamedTuple):
+    """A mesh of one body, with an instance for each robot."""
+
+    handle: Any
+    body: int
+
+
+class _Poses(NamedTuple):
+    """Where the bodies of B robots are."""
+
+    positions: np.ndarray  # (B, nbody, 3) [m] in the model's own frame
+    turns: np.ndarray  # (B, nbody, 4) quaternions wxyz
+
+
+class Stage:
+    """Everything that the page draws.
+
+    Args:
+        server: of the page.
+        scenery: the task that its robots work at.
+
+    Raises:
+        MissingExtra: mjviser is not installed.
+    """
+
+    def __init__(self, server: Any, scenery: Scenery) -> None:
+        self._mujoco = require("mujoco", "sim")
+        self._server, self._scenery = server, scenery
+        self._data = self._mujoco.MjData(scenery.model)
+        self._names: list[str] = []
+        self._labels: list[Any] = []
+        self._real: list[_Part] = []
+        self._ghosts: list[_Part] = []
+        self._light()
+        self._build()
+        none = np.zeros((0, 2, 3), dtype=np.float32)
+        self._trail = server.scene.add_line_segments("/trail", none, none, thickness=0.008)
+
+    def flange(self, state: np.ndarray) -> np.ndarray:
+        """Where the flange is (3,) [m] in a state (n,), in the model's own frame."""
+        return self._poses([state]).positions[0, self._scenery.flange]
+
+    def on_click(self, clicked: Callable[[str], None]) -> None:
+        """Call a function with the name of an element that somebody clicks."""
+        for part in self._real:
+            name = self._scenery.elements.get(part.body)
+            if name is not None:
+                part.handle.on_click(lambda _, name=name: clicked(name))
+
+    def look(self, index: int, robots: int) -> None:
+        """Turn every viewer's camera to one of several robots."""
+        offset = self._offsets(robots)[index]
+        for viewer in self._server.get_clients().values():
+            with viewer.atomic():
+                viewer.camera.position = self._scenery.eye + offset
+                viewer.camera.look_at = self._scenery.look_at + offset
+
+    def show(self, actors: Sequence[Actor]) -> None:
+        """Draw robots, in their order."""
+        offsets = self._offsets(len(actors))
+        real = self._poses([actor.state for actor in actors])
+        ghosts = self._poses([actor.state if actor.subgoal is None else actor.subgoal for actor in actors])
+        drawn = self._drawn(actors, real, ghosts)
+        colours = np.array([actor.colour for actor in actors], dtype=np.uint8).reshape(-1, 3)
+        for parts, poses in ((self._real, real), (self._ghosts, ghosts)):
+            places = poses.positions + offsets[:, None]
+            for part in parts:
+                part.handle.batched_positions = places[:, part.body]
+                part.handle.batched_wxyzs = poses.turns[:, part.body]
+        for part in self._ghosts:
+            part.handle.batched_scales = drawn[:, part.body]
+            part.handle.batched_colors = colours
+        self._show_trails(actors, offsets)
+        self._name([actor.name for actor in actors], offsets)
+
+    def _poses(self, states: Sequence[np.ndarray]) -> _Poses:
+        """Of all bodies, in each of B states (n,)."""
+        model, data = self._scenery.model, self._data
+        poses = _Poses(np.empty((len(states), model.nbody, 3)), np.empty((len(states), model.nbody, 4)))
+        for row, state in enumerate(states):
+            data.qpos[:] = self._scenery.qpos(state)
+            self._mujoco.mj_kinematics(model, data)
+            poses.positions[row], poses.turns[row] = data.xpos, data.xquat
+        return poses
+
+    def _offsets(self, robots: int) -> np.ndarray:
+        """Where the world of each robot stands (robots, 3) [m], in rows of a square."""
+        side = int(np.ceil(np.sqrt(max(robots, 1))))
+        spacing = _SPACING * self._scenery.model.stat.extent
+        grid = [(index % side * spacing, -(index // side) * spacing, 0.0) for index in range(robots)]
+        return np.array(grid).reshape(-1, 3)
+
+    def _drawn(self, actors: Sequence[Actor], real: _Poses, ghosts: _Poses) -> np.ndarray:
+        """(robots, nbody) float32, 1 where the ghost of a body is drawn and 0 elsewhere."""
+        moved = np.linalg.norm(ghosts.positions - real.positions, axis=2) > _MOVED
+        turned = 1.0 - np.abs(np.sum(ghosts.turns * real.turns, axis=2)) > _TURNED**2 / 2
+        drawn = moved | turned
+        drawn[:, sorted(self._scenery.robot)] = True
+        drawn[[actor.subgoal is None for actor in actors]] = False
+        return drawn.astype(np.float32)
+
+    def _show_trails(self, actors: Sequence[Actor], offsets: np.ndarray) -> None:
+        ways, colours = [np.zeros((0, 2, 3))], [np.zeros((0, 2, 3), dtype=np.uint8)]
+        for actor, offset in zip(actors, offsets, strict=True):
+            if len(actor.trail) > 1:
+                points = actor.trail + offset
+                ways.append(np.stack([points[:-1], points[1:]], axis=1))
+                age = np.linspace(0.25, 1.0, len(points))[:, None] * TRAIL
+                colours.append(np.stack([age[:-1], age[1:]], axis=1).astype(np.uint8))
+        self._trail.points, self._trail.colors = np.concatenate(ways).astype(np.float32), np.concatenate(colours)
+
+    def _name(self, names: list[str], offsets: np.ndarray) -> None:
+        """A label over each of several robots."""
+        if names == self._names:
+            return
+        for label in self._labels:
+            label.remove()
+        above = np.array([*self._scenery.look_at[:2], self._scenery.look_at[2] + 0.9])
+        shown = names if len(names) > 1 else []
+        self._labels = [
+            self._server.scene.add_label(f"/names/{index}", name, position=above + offset, anchor="bottom-center")
+            for index, (name, offset) in enumerate(zip(shown, offsets, strict=False))
+        ]
+        self._names = names
+
+    def _light(self) -> None:
+        scene, scenery = self._server.scene, self._scenery
+        scene.set_up_direction("+z")
+        scene.configure_default_lights(enabled=False)
+        scene.add_light_hemisphere("/light/sky", sky_color=(255, 255, 255), ground_color=(170, 170, 180), intensity=0.8)
+        scene.add_light_directional("/light/sun", color=(255, 250, 240), intensity=1.7, position=(-3.0, -4.0, 6.0))
+        camera = self._server.initial_camera
+        camera.position, camera.look_at, camera.up = scenery.eye, scenery.look_at, (0.0, 0.0, 1.0)
+        camera.fov = np.radians(48.0)
+
+    def _build(self) -> None:
+        """Add a mesh of each geometry, and its ghost where it can move."""
+        shapes = require("mjviser.conversions", "view")
+        model, scene = self._scenery.model, self._server.scene
+        seen: dict[int, list[int]] = {}
+        for geom in range(model.ngeom):
+            if model.geom_group[geom] < _GROUPS and model.geom_rgba[geom, 3] > 0:
+                seen.setdefault(int(model.geom_bodyid[geom]), []).append(geom)
+        still = {"batched_wxyzs": np.zeros((0, 4)), "batched_positions": np.zeros((0, 3))}
+        for body, geoms in seen.items():
+            for number, alike in enumerate(shapes.group_geoms_by_visual_compat(model, geoms)):
+                mesh = shapes.merge_geoms(model, alike)
+                handle = scene.add_batched_meshes_trimesh(f"/real/{body}/{number}", mesh, lod=_far(mesh), **still)
+                self._real.append(_Part(handle, body))
+            if not shapes.is_fixed_body(model, body):
+                hulls = shapes.merge_geoms_hull(model, geoms)  # of its meshes
+                whole = shapes.merge_geoms(model, geoms) if hulls is None else hulls
+                handle = scene.add_batched_meshes_simple(
+                    f"/ghost/{body}",
+                    whole.vertices,
+                    whole.faces,
+                    opacity=_OPACITY,
+                    cast_shadow=False,
+                    receive_shadow=False,
+                    lod="off",
+                    **still,
+                )
+                self._ghosts.append(_Part(handle, body))
+
+
+def _far(mesh: Any) -> Any:
+    """How a mesh is drawn from further away than a person would look at its details from."""
+    return ((_FAR, _COARSE / len(mesh.vertices)),) if len(mesh.vertices) > 2 * _COARSE else "off"

@@ -1,0 +1,91 @@
+"""The page of a logged run, in a real browser: it is played, scrubbed, and says where it is cut off."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from browser import Browser, open_browser, policy_ghost
+from processes import rpl
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.client.client import Client
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.process import own_process
+from rpl_runtime.recording.mcap import LogHeader, LogWriter
+from rpl_runtime.recording.recorder import RunRecorder
+from rpl_runtime.relay.run import Step
+from rpl_runtime.server.server import serve_in_thread
+from rpl_runtime.view.log import view_log
+
+for module in ("viser", "mcap"):
+    pytest.importorskip(module, reason="needs the view and record extras")
+
+STEPS = 60
+END_KEY, RIGHT_KEY = "\ue010", "\ue014"  # of the keyboard, as WebDriver writes them: last value, next value
+KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
+
+
+@pytest.fixture(scope="module")
+def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 60 steps, vetoed once and pinned later."""
+    path = tmp_path_factory.mktemp("log") / "run.mcap"
+    state = np.zeros(5, dtype=np.float32)
+    with serve_in_thread(tiny_bundle) as address, Client(address) as client, Admin(address) as admin:
+        header = LogHeader(robot="cart", seed=None, plan_lead=0, digest=tiny_bundle.digest, spec=tiny_bundle.spec)
+        with client.control() as control, RunRecorder(LogWriter(path, header)) as recorder:
+            goal = control.start("cart", ["door"], state).goal
+            for step in range(STEPS):
+                if step == 20:
+                    admin.veto("cart")
+                if step == 40:
+                    admin.pin("cart", state.tolist())
+                recorder.step(Step(step, state, control.step("cart", step, state), frozenset(), goal))
+    return path
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+def test_a_log_is_scrubbed_and_played(browser: Browser, log: Path) -> None:
+    with own_process(view_log, log, 0) as page:
+        browser.driver.get(page)
+        browser.until_text("control step 0")
+        for text in ("cart", "door", "policy", "vetoed 0", "pinned"):
+            assert text in browser.text
+        browser.slide("timeline", END_KEY)
+        browser.until_text(f"control step {STEPS - 1}")
+        assert "operator: subgoal pinned" in browser.text
+        assert "vetoed 1" in browser.text
+        browser.press("Play")  # from the beginning
+        browser.until_text("Pause")
+        browser.until_text("Play")
+        browser.until_text(f"control step {STEPS - 1}")
+
+
+def test_a_log_that_is_cut_off_says_so_and_shows_the_rest(browser: Browser, log: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.mcap"
+    content = log.read_bytes()
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    with own_process(view_log, cut, 0) as page:
+        browser.driver.get(page)
+        browser.until_text("cut.mcap is cut off after control step")
+        browser.until_text("control step 0")
+
+
+def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal(browser: Browser, tmp_path: Path) -> None:
+    for module in ("mjviser", "gymnasium_robotics"):
+        pytest.importorskip(module, reason="needs the view and sim extras")
+    log = tmp_path / "run.mcap"
+    ran = rpl("run", "--bundle", KITCHEN, "--goal", "microwave", "--steps", "60", "--log", log)
+    assert ran.returncode == 0, ran.stderr
+    with own_process(view_log, log, 0) as page:
+        browser.driver.get(page)
+        browser.until_text("control step 0")
+        browser.slide("timeline", 20 * RIGHT_KEY)
+        browser.until_text("control step 20")
+        browser.until(lambda: policy_ghost(browser) > 0.003, "the ghost")
+        browser.keep("log")
