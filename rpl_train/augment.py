@@ -2,7 +2,8 @@
 
 A batch depends on nothing but the generator that draws it. Each augmentation is switched off by a 0 in `PoolConfig`:
 
-- Perturb and correct: noise moves the state while the position target stays, so the target leads back.
+- Perturb and correct: noise moves the state while the position target stays, so the target leads back. Other actions
+  are not corrected.
 - Goals by name: half of the high level's goals are the episode's end, with its done elements named and set to their
   goal values, as in a commanded goal. The other half are whole states reached on the way.
 - Counterfactual objects (after CoDA, Pitis et al., NeurIPS 2020): an element that rests while the behaviour runs does
@@ -11,7 +12,7 @@ A batch depends on nothing but the generator that draws it. Each augmentation is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.statistics import STD_FLOOR, state_statistics
-from rpl_train.tuples import Relabelling, commanded_dims, lay_out
+from rpl_train.tuples import Relabelling, lay_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class PoolConfig:
     """How tuples are drawn. Noises are in units of each dimension's standard deviation over the data."""
 
     relabelling: Relabelling = "relay"
-    low_window: int = 30  # [steps] W_l
+    low_window: int | None = None  # [steps] W_l; None: the policy's horizon
     high_window: int = 260  # [steps] W_h
     low_noise: float = 0.08  # on the commanded dimensions of the low level's states
     high_noise: float = 0.2  # the same for the high level, whose plan must not depend on the arm's posture
@@ -35,7 +36,15 @@ class PoolConfig:
     subgoal_noise: float = 0.1  # on the low level's subgoals
     named_goals: float = 0.5  # the share of the high level's goals given by element names
     counterfactual: float = 0.5  # the share of resting elements that are swapped
-    hold: int = 30  # [steps] appended to each demonstration, in which its motion decays and the robot stays
+    # [steps] appended to each demonstration, in which its motion decays and the robot stays; None: a horizon, or 0 if
+    # actions are not position targets, since no other action is known to hold a robot.
+    hold: int | None = None
+
+    def of(self, spec: PolicySpec) -> "PoolConfig":
+        """The same with what depends on a policy's spec filled in."""
+        window = spec.horizon if self.low_window is None else self.low_window
+        hold = (spec.horizon if spec.commanded else 0) if self.hold is None else self.hold
+        return replace(self, low_window=window, hold=hold)
 
 
 class LowBatch(NamedTuple):
@@ -59,13 +68,13 @@ class Pool:
     """
 
     def __init__(self, demonstrations: Sequence[Trajectory], spec: PolicySpec, config: PoolConfig) -> None:
-        self.spec, self.config = spec, config
-        self.timeline = lay_out(demonstrations, spec, config.hold)
-        self.tuples = self.timeline.tuples(config.relabelling, config.low_window, config.high_window)
+        self.spec, self.config = spec, config.of(spec)
+        self.timeline = lay_out(demonstrations, spec, self.config.hold or 0)
+        self.tuples = self.timeline.tuples(config.relabelling, self.config.low_window or 0, config.high_window)
         self.statistics = state_statistics(self.timeline.states)
         self._dims = [np.array(element.dims) for element in spec.elements.values()]
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
-        scale, commanded = np.maximum(self.timeline.states.std(0), STD_FLOOR), commanded_dims(spec)
+        scale, commanded = np.maximum(self.timeline.states.std(0), STD_FLOOR), list(spec.commanded)
         self._low_noise, self._high_noise = config.object_noise * scale, config.object_noise * scale
         self._low_noise[commanded] = config.low_noise * scale[commanded]
         self._high_noise[commanded] = config.high_noise * scale[commanded]
@@ -74,8 +83,7 @@ class Pool:
     def low_batch(self, rng: np.random.Generator, size: int) -> LowBatch:
         """Draw `size` tuples for the low level."""
         config, timeline = self.config, self.timeline
-        rows = rng.integers(len(self.tuples.low.step), size=size)
-        step, goal = (column[rows] for column in self.tuples.low)
+        step, goal = self.tuples.low[rng.integers(len(self.tuples.low), size=size)]
         episode = timeline.episode[step]
         if config.relabelling == "goal":  # the share of ends that the high level of a relay sees
             goal = np.where(rng.random(size) < config.named_goals, timeline.last[episode], goal)
@@ -92,8 +100,7 @@ class Pool:
     def high_batch(self, rng: np.random.Generator, size: int) -> HighBatch:
         """Draw `size` tuples for the high level."""
         config, timeline = self.config, self.timeline
-        rows = rng.integers(len(self.tuples.high.step), size=size)
-        step, goal_step, sub_step = (column[rows] for column in self.tuples.high)
+        step, goal_step, sub_step = self.tuples.high[rng.integers(len(self.tuples.high), size=size)]
         episode = timeline.episode[step]
         named = rng.random(size) < config.named_goals
         goal_step = np.where(named, timeline.last[episode], goal_step)
@@ -105,7 +112,8 @@ class Pool:
         # Only behaviour that the goal asks for may leave other elements waiting.
         purposeful = np.any(served & (timeline.moves[episode] < goal_step[:, None]), axis=1)
         mask = np.zeros_like(goal)
-        mask[:, list(self.spec.goal_dims)] = ~named[:, None]
+        # Without elements to name, the end of an episode is a goal as a whole state too.
+        mask[:, list(self.spec.goal_dims)] = ~named[:, None] if self._dims else True
         for e, dims in enumerate(self._dims):
             asked = timeline.done[episode, e]
             swap = np.flatnonzero(free[:, e] & (rng.random(size) < config.counterfactual))

@@ -26,14 +26,13 @@ from rpl_runtime.files import alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.tasks.kitchen.elements import compound_goal
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
+from rpl_runtime.tasks.task import Task
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
 from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy, divergence
 from rpl_train.rl.experience import Explorer
-from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_kitchens, rollout
+from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_worlds, rollout
 from rpl_train.runs import (
     DEMONSTRATIONS,
     LEVELS,
@@ -50,9 +49,8 @@ from rpl_train.runs import (
     save_weights,
     weights_digest,
 )
-from rpl_train.tasks.kitchen.fast import FastKitchen
 
-_PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
+_PACKAGES = ("relay-policy", "torch", "numpy")
 _ROUND = "round.safetensors"  # the student after its last finished round
 _DATA = "episodes-{}.safetensors"  # the lessons of a round
 
@@ -69,13 +67,14 @@ class DistillConfig:
     batch: int = 1024
     demonstrated: float = 1.0  # weight of the demonstrations' likelihood beside the divergence
     learning_rate: float = 3e-4  # at the beginning of a round; then a cosine to zero
-    kitchens: int = 16  # side by side; another number may change the last bit of a result
-    start: StartNoise = PERTURBED
+    worlds: int = 16  # side by side; another number may change the last bit of a result
+    start: str | None = None  # by name; None: the last of the task's
     seed: int = 0
     pool: PoolConfig = field(default_factory=PoolConfig)
 
 
 def distill(
+    task: Task,
     base: TrainedRun,
     demonstrations: Demonstrations,
     specialists: Mapping[str, TrainedRun],
@@ -83,12 +82,13 @@ def distill(
     config: DistillConfig,
     progress: Callable[[int, str], None] = lambda round_, what: None,
 ) -> TrainedRun:
-    """Distil the specialists, by the letters of their goals, into the folder `run`, or go on there.
+    """Distil the specialists, by the names of their goals, into the folder `run`, or go on there.
 
     `progress` is called as progress(round, "playing" or "learning") when a round begins to do so, from round 0 on.
 
     Raises:
-        InvalidInput: another command trains in the folder.
+        InvalidInput: another command trains in the folder, or a world shows a state that is not finite.
+        InvalidGoal: a specialist's goal is not the task's.
         TrainingError: the folder holds another run, a specialist comes from another base, or a loss is not
             finite.
     """
@@ -103,7 +103,7 @@ def distill(
         level for level in LEVELS if any(_differ(level, base, trained) for trained in specialists.values())
     ]
     with alone_in(run):
-        open_run(run, _record(base.record, demonstrations, specialists, config))
+        open_run(run, _record(task, base.record, demonstrations, specialists, config))
         if (run / "low.safetensors").exists():
             return load_run(run)
         student = copy.deepcopy(base.policy)  # the base stays as it was
@@ -113,7 +113,7 @@ def distill(
         lessons = [load_lessons(run, index) for index in range(first)]
         for index in range(first, config.rounds):
             progress(index, "playing")
-            lessons.append(_play(index, student, specialists, levels, base.record.spec, run, config))
+            lessons.append(_play(task, index, student, specialists, levels, base.record.spec, run, config))
             progress(index, "learning")
             for level in levels:
                 _learn(index, level, modules[level], [lesson[level] for lesson in lessons], pool, config)
@@ -126,6 +126,7 @@ def distill(
 
 
 def _record(
+    task: Task,
     base: RunRecord,
     demonstrations: Demonstrations,
     specialists: Mapping[str, TrainedRun],
@@ -147,12 +148,13 @@ def _record(
         seeds=(config.seed,),
         data=merged(base.provenance.data, demonstrations.sources, *taught),
         settings=settings | {"imitation": base.provenance.settings, "specialists": teachers},
-        packages=versions(_PACKAGES),
+        packages=versions([*_PACKAGES, *task.packages]),
     )
     return base.model_copy(update={"provenance": provenance})
 
 
 def _play(
+    task: Task,
     round_: int,
     student: RelayPolicy,
     specialists: Mapping[str, TrainedRun],
@@ -163,16 +165,16 @@ def _play(
 ) -> dict[LevelName, Lessons]:
     """Play a round's episodes and label them. Returns each level's lessons."""
     taught: dict[LevelName, list[Lessons]] = {level: [] for level in levels}
-    with open_kitchens(min(config.kitchens, config.episodes), FastKitchen) as kitchens:
+    with open_worlds(task, min(config.worlds, config.episodes)) as worlds:
         for number, (goal, trained) in enumerate(specialists.items()):
             rng = np.random.default_rng([config.seed, round_, number])
             seeds = rng.choice(TRAINING_SEEDS, config.episodes, replace=False).tolist()
             starts = [
-                Start(compound_goal(goal), seed, sampling=seed if place % 2 else None)
+                Start(task.parse_goal(goal).elements, seed, sampling=seed if place % 2 else None)
                 for place, seed in enumerate(seeds)
             ]
             player = Explorer(student if round_ else trained.policy, ("low",))
-            episodes = rollout(player, spec, starts, kitchens, noise=config.start)
+            episodes = rollout(player, spec, task, starts, worlds, start=config.start)
             lessons = label(trained.policy, episodes, spec.horizon, levels)
             for level in levels:
                 taught[level].append(lessons[level])

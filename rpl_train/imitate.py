@@ -21,9 +21,9 @@ from torch.utils.tensorboard import SummaryWriter
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.files import alone_in
 from rpl_runtime.policy.manifest import Provenance
-from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.tasks.task import Task
 from rpl_train.augment import HighBatch, LowBatch, Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
@@ -64,19 +64,21 @@ class ImitateConfig:
 
 
 def imitate(
-    demonstrations: Demonstrations, spec: PolicySpec, run: Path, config: ImitateConfig, progress: Progress
+    demonstrations: Demonstrations, task: Task, run: Path, config: ImitateConfig, progress: Progress
 ) -> TrainedRun:
-    """Train both levels into the folder `run`, or go on where an earlier call was interrupted.
+    """Train both levels of a policy for a task into the folder `run`, or go on where an earlier call was interrupted.
 
     Raises:
-        DemonstrationError: the demonstrations do not fit the spec.
+        DemonstrationError: the demonstrations do not fit the task.
         InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
     """
+    spec = config.networks.sized(task.spec)
     pool = Pool(demonstrations.trajectories, spec, config.pool)
     settings = asdict(config)
     for name in _NO_EFFECT:
         del settings[name]
+    settings["task"] = task.reference or task.name
     record = RunRecord(
         spec=spec,
         networks=config.networks,
@@ -90,6 +92,8 @@ def imitate(
             settings=settings,
             packages=versions(_PACKAGES),
         ),
+        task=task.reference or task.name,
+        subgoal_dims=task.subgoal_dims,
     )
     with alone_in(run):
         open_run(run, record)

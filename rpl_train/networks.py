@@ -31,13 +31,18 @@ class NetworkConfig:
     high_components: int = 1  # of the high level's mixture; several if demonstrators differ in what they do next
     flat: bool = False  # no high level: the low level gets the goal itself and sees its goal dimensions
 
+    def sized(self, spec: PolicySpec) -> PolicySpec:
+        """The spec with the noise inputs of these networks."""
+        noise = {"high_noise": self.high_noise(spec.state.dim), "low_noise": spec.action.dim}
+        return spec.model_copy(update=noise)
+
     def high_noise(self, state_dim: int) -> int:
         """Dimension of the high level's noise, for states of `state_dim` dimensions."""
         return state_dim + (self.high_components if self.high_components > 1 else 0)
 
 
 class TargetStatistics(NamedTuple):
-    """Mean and standard deviation of the demonstrations' position targets, for each dimension [rad, m]."""
+    """Mean and standard deviation of the demonstrations' actions, for each dimension."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rpl_runtime.tasks.kitchen.elements import STATE_DIM, kitchen_spec
-from rpl_train.data.sources import Demonstrations
+from rpl_runtime.tasks.task import Task
+from rpl_train.data.recordings import load_demonstrations
 from rpl_train.distill import DistillConfig, distill
 from rpl_train.export.export import ExportResult, export
 from rpl_train.export.parity import ParityConfig
 from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.play import PlayConfig, play
 from rpl_train.rl.finetune import FinetuneConfig
-from rpl_train.runs import TrainedRun
 from rpl_train.specialists import specialise
-from rpl_train.tasks.kitchen.play import PlayConfig, play
-from rpl_train.tasks.kitchen.recordings import load_demonstrations
 
 Report = Callable[[str, int, int, str], None]  # what, how many are finished, of how many, a remark
 
@@ -26,70 +24,58 @@ Report = Callable[[str, int, int, str], None]  # what, how many are finished, of
 class RecipeConfig:
     """What to train, and how each stage works."""
 
+    task: Task
     run: Path
     bundle: Path
     name: str  # what a server calls the policy
-    demonstrations: tuple[Path, ...] = ()  # without any, scripted play is made first
+    demonstrations: tuple[Path, ...] = ()  # without any, the task's demonstrator plays first
     play: PlayConfig = field(default_factory=PlayConfig)
-    imitation: ImitateConfig = field(default_factory=ImitateConfig)
-    specialists: Mapping[str, FinetuneConfig] = field(default_factory=dict)  # by the goal's letters; none: imitate only
+    imitate: ImitateConfig = field(default_factory=ImitateConfig)
+    finetune: Mapping[str, FinetuneConfig] = field(default_factory=dict)  # by the goal's name; none: imitate only
     jobs: int = 2  # goals that are fine-tuned side by side
-    distillation: DistillConfig = field(default_factory=DistillConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
 
     @property
     def last_run(self) -> Path:
         """The folder of the run that is exported."""
-        return self.run / "distilled" if self.specialists else self.run
+        return self.run / "distilled" if self.finetune else self.run
 
 
 def train(config: RecipeConfig, report: Report) -> ExportResult:
-    """Train a policy of the kitchen and write its bundle, in place of one that is there already.
+    """Train a policy of the task and write its bundle, in place of one that is there already.
 
     Raises:
-        DemonstrationError: a recording cannot be read.
-        InvalidInput: another command trains in the folder.
+        DemonstrationError: a recording cannot be read, or is of another task.
+        InvalidInput: another command trains in the folder, or the task has no demonstrator and nothing is named.
         TrainingError: a folder holds another run, or a stage failed.
         ParityError: the exported graphs differ from the trained modules.
     """
+    task, goals, rounds = config.task, len(config.finetune), config.distill.rounds
+
     paths = config.demonstrations
     if not paths:
-        played = play(config.play, config.run / "play", lambda done, total: report("sequences", done, total, ""))
-        paths = (played.folder,)
-    demonstrations = load_demonstrations(paths)
+        paths = (
+            play(task, config.play, config.run / "play", lambda n, total: report("sequences", n, total, "")).folder,
+        )
+    demonstrations = load_demonstrations(paths, task)
 
-    trained = imitate_kitchen(demonstrations, config.run, config.imitation, report)
+    def losses(level: str, step: int, loss: float | None) -> None:
+        report(f"{level} level", step, config.imitate.steps, "trained before" if loss is None else f"loss {loss:.3f}")
 
-    if config.specialists:
-        goals, rounds = len(config.specialists), config.distillation.rounds
+    trained = imitate(demonstrations, task, config.run, config.imitate, losses)
+
+    if config.finetune:
         report("goals", 0, goals, "")
         specialists = specialise(
-            config.run,
-            paths,
-            config.run / "specialists",
-            config.specialists,
-            config.jobs,
+            *(task, config.run, paths, config.run / "specialists", config.finetune, config.jobs),
             lambda done, goal: report("goals", done, goals, goal),
         )
         trained = distill(
-            trained,
-            demonstrations,
-            specialists,
-            config.last_run,
-            config.distillation,
+            *(task, trained, demonstrations, specialists, config.last_run, config.distill),
             lambda done, what: report("rounds", done, rounds, what),
         )
 
     policy, record = trained
     spec = record.spec.model_copy(update={"name": config.name})
-    return export(policy, spec, record.provenance, config.bundle, record.statistics, config.parity)
-
-
-def imitate_kitchen(demonstrations: Demonstrations, run: Path, config: ImitateConfig, report: Report) -> TrainedRun:
-    """The stage of imitation by itself. Raises as `imitate` does."""
-
-    def progress(level: str, step: int, loss: float | None) -> None:
-        report(f"{level} level", step, config.steps, "trained before" if loss is None else f"loss {loss:.3f}")
-
-    spec = kitchen_spec("kitchen", high_noise=config.networks.high_noise(STATE_DIM))
-    return imitate(demonstrations, spec, run, config, progress)
+    return export(policy, spec, record.provenance, config.bundle, record.statistics, config.parity, task)

@@ -2,49 +2,81 @@
 
 Any state that a demonstration reaches within the window after step t is a goal that its behaviour at t leads to.
 Windows stop at the end of the demonstration. Tuples are indices into the steps of all demonstrations, laid end to end.
+They are numbered, and computed from their numbers when they are drawn: there are a window's length times as many tuples
+as steps.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 
-class LowTuples(NamedTuple):
+class LowTuple(NamedTuple):
     """Algorithm 2: (s_t, goal s_{t+w}, a_t) for w = 1..W_l."""
 
-    step: np.ndarray  # (N,) int64, the t of both state and action
-    goal: np.ndarray  # (N,) int64
+    step: np.ndarray  # (B,) int64, the t of both state and action
+    goal: np.ndarray  # (B,) int64
 
 
-class HighTuples(NamedTuple):
+class HighTuple(NamedTuple):
     """Algorithm 3: (s_t, goal s_{t+w}, subgoal s_{t+min(w, W_l)}) for w = 1..W_h."""
 
-    step: np.ndarray  # (N,) int64
-    goal: np.ndarray  # (N,) int64
-    subgoal: np.ndarray  # (N,) int64
+    step: np.ndarray  # (B,) int64
+    goal: np.ndarray  # (B,) int64
+    subgoal: np.ndarray  # (B,) int64
 
 
-def relabel_low(lengths: Sequence[int], window: int) -> LowTuples:
-    """Every low-level tuple of demonstrations with `lengths` steps, for W_l = `window` [steps]."""
-    step, goal = _pairs(lengths, window)
-    return LowTuples(step, goal)
+class LowTuples(Protocol):
+    """Numbered tuples of the low level."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, numbers: np.ndarray) -> LowTuple:
+        """The tuples with these numbers (B,)."""
+        ...
 
 
-def relabel_high(lengths: Sequence[int], low_window: int, high_window: int) -> HighTuples:
-    """The same for the high level; W_l = `low_window` and W_h = `high_window` [steps]."""
-    step, goal = _pairs(lengths, high_window)
-    return HighTuples(step, goal, np.minimum(goal, step + low_window))
+class Window:
+    """All (t, t + w) with 1 <= w <= `window` inside one demonstration, for demonstrations with `lengths` steps."""
+
+    def __init__(self, lengths: Sequence[int], window: int) -> None:
+        left = [np.minimum(np.arange(length - 1, -1, -1), window) for length in lengths]  # pairs of each step
+        self._before = np.append(0, np.cumsum(np.concatenate([np.empty(0, np.int64), *left])))  # (N + 1,)
+
+    def __len__(self) -> int:
+        return int(self._before[-1])
+
+    def __getitem__(self, numbers: np.ndarray) -> LowTuple:
+        """The pairs with these numbers (B,), in the order of t and then of w."""
+        step = np.searchsorted(self._before, numbers, side="right") - 1
+        return LowTuple(step, step + 1 + numbers - self._before[step])
 
 
-def _pairs(lengths: Sequence[int], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """All (t, t + w) with 1 <= w <= window inside one demonstration, as indices into all of them end to end."""
-    first, steps, goals = 0, [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    for length in lengths:
-        t = np.repeat(np.arange(length), window)
-        w = np.tile(np.arange(1, window + 1), length)
-        inside = t + w < length
-        steps.append(first + t[inside])
-        goals.append(first + (t + w)[inside])
-        first += length
-    return np.concatenate(steps), np.concatenate(goals)
+class Ends:
+    """One tuple for each step: its goal is `ends` (N,)."""
+
+    def __init__(self, ends: np.ndarray) -> None:
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, numbers: np.ndarray) -> LowTuple:
+        """The tuples of these steps (B,)."""
+        return LowTuple(numbers, self._ends[numbers])
+
+
+class HighTuples:
+    """The high level's: for each pair the goal, or the step `ahead` (N,) of its state if that comes first."""
+
+    def __init__(self, pairs: Window, ahead: np.ndarray) -> None:
+        self._pairs, self._ahead = pairs, ahead
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, numbers: np.ndarray) -> HighTuple:
+        """The tuples with these numbers (B,)."""
+        step, goal = self._pairs[numbers]
+        return HighTuple(step, goal, np.minimum(goal, self._ahead[step]))

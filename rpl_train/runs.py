@@ -41,6 +41,8 @@ class RunRecord(BaseModel):
     statistics: Statistics
     targets: TargetStatistics
     provenance: Provenance
+    task: str = "kitchen"  # where its task is loaded from, module:factory or an installed name
+    subgoal_dims: tuple[int, ...] = ()  # the dimensions of a subgoal that the low level sees; none: all
 
 
 class TrainedRun(NamedTuple):
@@ -52,7 +54,7 @@ def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel | C
     """An untrained level of a run."""
     spec, networks = record.spec, record.networks
     if level == "low":
-        sees = spec.goal_dims if networks.flat else None
+        sees = spec.goal_dims if networks.flat else record.subgoal_dims or None
         return LowLevel(spec, record.statistics, record.targets, networks.low_hidden, sees)
     if networks.flat:
         return CommandedGoal()
@@ -89,7 +91,8 @@ def open_run(run: Path, record: RunRecord) -> None:
 
 def differences(one: RunRecord, other: RunRecord) -> list[str]:
     """Fields that make two runs' weights incompatible."""
-    different = [name for name in ("spec", "networks", "targets") if getattr(one, name) != getattr(other, name)]
+    names = ("spec", "networks", "targets", "subgoal_dims")
+    different = [name for name in names if getattr(one, name) != getattr(other, name)]
     if _learned_from(one) != _learned_from(other):
         different.append("statistics")
     return different

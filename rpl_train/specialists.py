@@ -20,7 +20,8 @@ from torch import Tensor
 
 from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
 from rpl_runtime.policy.manifest import Provenance
-from rpl_runtime.tasks.kitchen.elements import compound_goal
+from rpl_runtime.tasks.task import PLAIN_NAME, Task
+from rpl_train.data.recordings import load_demonstrations
 from rpl_train.jobs import Job, run_jobs
 from rpl_train.networks import RelayPolicy
 from rpl_train.rl.finetune import FinetuneConfig, finetune
@@ -36,7 +37,7 @@ from rpl_train.runs import (
     save_tensors,
     save_weights,
 )
-from rpl_train.tasks.kitchen.recordings import load_demonstrations
+from rpl_train.tasks import load_task
 
 _BASE = "base"
 _PROVENANCES = TypeAdapter(dict[str, Provenance])
@@ -46,10 +47,11 @@ class Family(NamedTuple):
     """An imitated policy and its specialists."""
 
     base: TrainedRun
-    specialists: dict[str, TrainedRun]  # by the letters of the goal
+    specialists: dict[str, TrainedRun]  # by the name of the goal
 
 
 def specialise(
+    task: Task,
     base: Path,
     demonstrations: Sequence[Path],
     folder: Path,
@@ -57,7 +59,7 @@ def specialise(
     jobs: int,
     progress: Callable[[int, str], None] = lambda finished, goal: None,
 ) -> dict[str, TrainedRun]:
-    """Fine-tune the run `base` for each goal, by its letters, into FOLDER/GOAL; a broken run goes on there.
+    """Fine-tune the run `base` for each goal of a task, by its name, into FOLDER/GOAL; a broken run goes on there.
 
     Args:
         jobs: processes, each with one goal at a time.
@@ -68,21 +70,23 @@ def specialise(
     """
     finished = count(1)
     work = [
-        Job(goal, _fine_tune, (base, tuple(demonstrations), folder / goal, config)) for goal, config in goals.items()
+        Job(goal, _fine_tune, (task.reference, base, tuple(demonstrations), folder / goal, config))
+        for goal, config in goals.items()
     ]
     run_jobs(work, workers=jobs, progress=lambda job, result: progress(next(finished), job.name))
     return {goal: load_run(folder / goal) for goal in goals}
 
 
-def _fine_tune(base: Path, demonstrations: Sequence[Path], run: Path, config: FinetuneConfig) -> None:
-    finetune(load_run(base), load_demonstrations(demonstrations), run, config)
+def _fine_tune(task_name: str, base: Path, demonstrations: Sequence[Path], run: Path, config: FinetuneConfig) -> None:
+    task = load_task(task_name)
+    finetune(task, load_run(base), load_demonstrations(demonstrations, task), run, config)
 
 
 def save_specialists(base: TrainedRun, specialists: Mapping[str, TrainedRun], path: Path) -> None:
     """Write one file, whole or not at all.
 
     Raises:
-        InvalidGoal: a specialist's name is not the letters of a goal.
+        InvalidGoal: a specialist's name cannot be that of a goal.
         TrainingError: a specialist has another architecture than the base, or the file cannot be written.
     """
     _check_goals(specialists)
@@ -147,10 +151,10 @@ def unpack(path: Path, folder: Path) -> list[Path]:
 
 
 def _check_goals(goals: Iterable[str]) -> None:
-    """Names must be letters of goals: they become parts of tensor names and folders, where `base` is taken."""
+    """Names of goals become parts of tensor names and folders, where `base` is taken."""
     for goal in goals:
-        if not compound_goal(goal):
-            raise InvalidGoal("a specialist has an empty goal; must be the letters of elements, such as mkbs")
+        if not PLAIN_NAME.fullmatch(goal) or goal == _BASE:
+            raise InvalidGoal(f"a specialist has the goal {goal[:60]!r}; must be a goal's name, such as mkbs")
 
 
 def _tensors(policy: RelayPolicy) -> dict[str, Tensor]:

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec
-from rpl_train.data.trajectory import Trajectory
-from rpl_train.relabel import HighTuples, LowTuples, relabel_high, relabel_low
+from rpl_train.data.trajectory import Trajectory, check_sizes
+from rpl_train.relabel import Ends, HighTuples, LowTuples, Window
 
 # Which later states the low level is given as goals, and which state the high level sets as the subgoal:
 #   relay     any within the window; the state a window ahead (Algorithms 2 and 3)
@@ -58,7 +58,9 @@ class Timeline:
         moves = self.moves[episode]
         served = (moves <= end[:, None]) & (self.settles[episode] > start[:, None])
         later = np.where(moves > end[:, None], moves, NEVER)
-        rows = np.flatnonzero(later.min(1) < NEVER)
+        rows = np.flatnonzero(later.min(1, initial=NEVER) < NEVER)
+        if len(rows) == 0:  # also where there are no elements
+            return served
         served[rows, later.argmin(1)[rows]] = True
         return served
 
@@ -67,17 +69,18 @@ class Timeline:
         steps, last = np.arange(len(self.states)), self.last[self.episode]
         lengths = (self.last - self.first + 1).tolist()
         ahead = np.minimum(steps + low_window, last)
-        low, high = relabel_low(lengths, low_window), relabel_high(lengths, low_window, high_window)
+        far = Window(lengths, high_window)
         match relabelling:
             case "goal":
-                low = relabel_low(lengths, high_window)
+                low = far
             case "end":
-                low = LowTuples(steps, last)
+                low = Ends(last)
             case "segments":
                 ahead = self._segment_ends()
-                low = LowTuples(steps, ahead)
-                high = high._replace(subgoal=np.minimum(high.goal, ahead[high.step]))
-        return Tuples(low, high, ahead)
+                low = Ends(ahead)
+            case _:
+                low = Window(lengths, low_window)
+        return Tuples(low, HighTuples(far, ahead), ahead)
 
     def _segment_ends(self) -> np.ndarray:
         """(N,) where the next element that is done comes to rest; after the last of them, the demonstration's end."""
@@ -91,16 +94,15 @@ class Timeline:
 def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -> Timeline:
     """Append a decay and a hold of `hold` steps in all to each demonstration, and lay them end to end.
 
-    Nothing is appended where the spec's action has a dimension that is not part of its state: then no target is known
-    that stops the robot.
-
     Raises:
         DemonstrationError: there are no demonstrations, or their sizes are not the spec's.
+        InvalidInput: something is to be appended to actions that are not position targets, so none is known to hold.
     """
     _check(demonstrations, spec)
-    commanded = commanded_dims(spec)
-    if hold and len(commanded) == spec.action.dim:
-        demonstrations = [_held(demonstration, commanded, hold) for demonstration in demonstrations]
+    if hold and not spec.commanded:
+        raise InvalidInput(f"hold is {hold}, but the actions of {spec.name} are not position targets; must be 0")
+    if hold:
+        demonstrations = [_held(demonstration, spec.commanded, hold) for demonstration in demonstrations]
     lengths = np.array([len(demonstration) for demonstration in demonstrations])
     last = np.cumsum(lengths) - 1
     first = last - lengths + 1
@@ -123,11 +125,6 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
     )
 
 
-def commanded_dims(spec: PolicySpec) -> list[int]:
-    """The dimensions of the state that an action commands, by their names."""
-    return [spec.state.names.index(name) for name in spec.action.names if name in spec.state.names]
-
-
 def _motion(states: np.ndarray, element: ElementSpec) -> tuple[int, int]:
     """The steps at which an element leaves its start and comes to rest in states (T, n); NEVER and 0 if it stays."""
     values = states[:, list(element.dims)]
@@ -140,13 +137,13 @@ def _motion(states: np.ndarray, element: ElementSpec) -> tuple[int, int]:
     return int(away[0]), int(unsettled[-1]) + 1 if len(unsettled) else 0
 
 
-def _held(demonstration: Trajectory, commanded: list[int], steps: int) -> Trajectory:
+def _held(demonstration: Trajectory, commanded: tuple[int, ...], steps: int) -> Trajectory:
     """The demonstration, followed by steps in which its motion decays and the robot stays where that ends."""
     states = demonstration.states
     velocity = (states[-1] - states[max(-5, -len(states))]) / min(4, len(states) - 1)  # (n,) a step
     travelled = 1 - _DECAY ** np.arange(1, steps + 1)
     after = states[-1] + velocity * (_DECAY / (1 - _DECAY)) * travelled[:, None]
-    targets = np.tile(after[-1, commanded], (steps + 1, 1))
+    targets = np.tile(after[-1, list(commanded)], (steps + 1, 1))
     return replace(
         demonstration,
         states=np.vstack([states, after]).astype(np.float32),
@@ -159,9 +156,4 @@ def _check(demonstrations: Sequence[Trajectory], spec: PolicySpec) -> None:
     if not demonstrations:
         raise DemonstrationError("there are no demonstrations to learn from")
     for demonstration in demonstrations:
-        sizes = demonstration.states.shape[1], demonstration.targets.shape[1]
-        if sizes != (spec.state.dim, spec.action.dim):
-            raise DemonstrationError(
-                f"{demonstration.source} has states of {sizes[0]} and targets of {sizes[1]} numbers; "
-                f"{spec.name} has {spec.state.dim} and {spec.action.dim}"
-            )
+        check_sizes(demonstration, spec)

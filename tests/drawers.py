@@ -1,30 +1,25 @@
-"""The drawers as a world to act in: it stands in for the kitchen where a test needs hundreds of episodes.
+"""The drawers as a task, for tests that need hundreds of episodes: a hand that pulls two drawers on its way.
 
-`open_drawers` and `play` take the places of `open_kitchens` and `rollout`; the relay loop is the same. The drawers bear
-the names of two of the kitchen's elements, so that the letters of a compound goal name them.
+The drawers bear the names of two of the kitchen's elements, so that the letters of a compound goal name them.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.relay.loop import Levels
+from rpl_runtime.tasks import Scripted, Task
 from rpl_train.augment import PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
-from rpl_train.rl.rollout import Episode, Start, rollout
 from rpl_train.runs import TrainedRun
 
 FIRST, SECOND = "microwave", "kettle"
 GOAL = (FIRST, SECOND)
-POOL = PoolConfig(low_window=4, high_window=STEPS)
+POOL = PoolConfig(low_window=4, high_window=STEPS, hold=30)
 
 
 @cache
@@ -34,25 +29,21 @@ def spec() -> PolicySpec:
     return drawers.model_copy(update={"elements": elements, "library": {"mk": GOAL}})
 
 
-def imitated(
-    run: Path, steps: int, networks: NetworkConfig | None = None, demonstrations: Demonstrations | None = None
-) -> TrainedRun:
-    """A policy that has imitated the drawers' demonstrations for so many steps."""
-    networks = networks or NetworkConfig((32,), (32,))
-    sized = spec().model_copy(update={"high_noise": networks.high_noise(3)})
-    config = ImitateConfig(steps=steps, batch=64, jobs=1, networks=networks, pool=POOL)
-    return imitate(demonstrations or drawer_demonstrations(12), sized, run, config, lambda level, step, loss: None)
-
-
 class Drawers:
-    """What `rollout` asks of a kitchen: a hand that goes to its target, and on its way pulls the drawers."""
+    """A hand that goes to its target, and on its way pulls the drawers."""
+
+    goal = None
 
     def __init__(self) -> None:
         self.state = np.zeros(3, dtype=np.float32)
 
-    def reset(self, seed: int, noise: object = None) -> np.ndarray:
+    @property
+    def truth(self) -> np.ndarray:
+        return self.state
+
+    def reset(self, seed: int, start: float) -> np.ndarray:
         self.state = np.zeros(3, dtype=np.float32)
-        self.state[0] = np.random.default_rng(seed).uniform(-0.2, 0.2)
+        self.state[0] = np.random.default_rng(seed).uniform(-start, start)
         return self.state
 
     def step(self, target: np.ndarray) -> np.ndarray:
@@ -65,12 +56,41 @@ class Drawers:
     def done(self) -> frozenset[str]:
         return spec().done(self.state)
 
-
-@contextlib.contextmanager
-def open_drawers(count: int, kind: object = None) -> Iterator[list[Drawers]]:
-    yield [Drawers() for _ in range(count)]
+    def close(self) -> None:
+        """Nothing to release."""
 
 
-def play(levels: Levels, spec: PolicySpec, starts: Sequence[Start], *others: Any, **options: Any) -> list[Episode]:
-    """Episodes as long as the demonstrations, by one thread."""
-    return rollout(levels, spec, starts, *others, **{**options, "threads": 1, "steps": STEPS})
+def pull(world: Drawers, rng: np.random.Generator):
+    """A script: past the first drawer, then past the second."""
+    for _ in range(STEPS - 4):
+        yield np.array([min(world.state[0] + 0.2, 2.2)])
+
+
+TASK = Task(
+    name="drawers",
+    spec=spec(),
+    open_world=Drawers,
+    episode_steps=STEPS,
+    starts={"beside": 0.2},
+    demonstrator=Scripted(script=pull, elements=GOAL),
+    settings={"imitate.steps": 30},
+    reference="drawers:make",
+)
+
+
+def make() -> Task:
+    return TASK
+
+
+def task_of(spec: PolicySpec) -> Task:
+    """A task with this spec, for what never opens a world."""
+    return Task(name="drawers", spec=spec, open_world=Drawers, episode_steps=STEPS, starts={"beside": 0.2})
+
+
+def imitated(
+    run: Path, steps: int, networks: NetworkConfig | None = None, demonstrations: Demonstrations | None = None
+) -> TrainedRun:
+    """A policy that has imitated the drawers' demonstrations for so many steps."""
+    networks = networks or NetworkConfig((32,), (32,))
+    config = ImitateConfig(steps=steps, batch=64, jobs=1, networks=networks, pool=POOL)
+    return imitate(demonstrations or drawer_demonstrations(12), TASK, run, config, lambda level, step, loss: None)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime.evaluation.results import Episode, summarize
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 from rpl_train.paper.methods import METHODS, Method
 from rpl_train.paper.reproduce import RowResult, TrialResult
@@ -33,7 +34,9 @@ def episode(start: str, goal: str, seed: int, count: int) -> Episode:
 def evaluation(counts: dict[str, list[int]]) -> dict[str, Any]:
     """What evaluation.json holds of goals whose episodes do so many elements, the same from either start."""
     starts = {
-        start: summarize([episode(start, goal, seed, n) for goal, ns in counts.items() for seed, n in enumerate(ns)])
+        start: summarize(
+            [episode(start, goal, seed, n) for goal, ns in counts.items() for seed, n in enumerate(ns)], KITCHEN
+        )
         for start in ("nominal", "perturbed")
     }
     return {

@@ -7,7 +7,8 @@ from rpl_runtime.client.client import Client
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.relay.run import RunConfig
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 from rpl_train.runs import weights_digest
@@ -28,7 +29,7 @@ def test_it_completes_four_subtasks_in_one_episode() -> None:
     """A server in a process of its own, the simulated kitchen, and the 280 steps of an episode; it needs about 180."""
     goal = compound_goal("ktls")
     with (
-        closing(KitchenRobot()) as robot,
+        closing(SimulatedRobot(KITCHEN)) as robot,
         serve_in_process(MODELS / "kitchen") as address,
         Client(address) as client,
         client.control() as control,

@@ -18,6 +18,7 @@ The threshold of a flag comes from the training data. The score and this protoco
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -29,15 +30,16 @@ from rich.table import Table
 
 from benchmarks.common import Json, Saved, circumstances, show, table, tracked
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed
+from rpl_runtime.evaluation.evaluate import FIRST_SEED
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
 from rpl_runtime.files import JsonDict, staged, write_json
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import Novelty
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, ROBOT_DIM, STATE_NAMES, compound_goal
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, StartNoise
-from rpl_train.rl.rollout import Start, open_kitchens, rollout
+from rpl_train.rl.rollout import Start, open_worlds, rollout
 from rpl_train.statistics import STD_FLOOR
 from rpl_train.tasks.kitchen.fast import FastKitchen
 
@@ -125,10 +127,11 @@ def play(bundle: Bundle, novelty: Novelty, episodes: int, seed: int) -> Iterator
     assert statistics is not None
     scale = np.maximum(statistics.std, STD_FLOOR)
     goals = [compound_goal(goal) for goal in PAPER_GOALS]
-    starts = [Start(goal, episode_seed(seed, goal, number)) for number in range(episodes) for goal in goals]
+    starts = [Start(goal, KITCHEN.episode_seed(seed, goal, number)) for number in range(episodes) for goal in goals]
     for condition in tracked(CONDITIONS, "playing"):
-        with open_kitchens(len(goals), lambda c=condition: SeenKitchen(c)) as kitchens:
-            played = rollout(policy, bundle.spec, starts, kitchens, noise=condition.start)
+        seen = replace(KITCHEN, open_world=lambda c=condition: SeenKitchen(c), starts={"start": condition.start})
+        with open_worlds(seen, len(goals)) as kitchens:
+            played = rollout(policy, bundle.spec, seen, starts, kitchens)
         for episode in played:
             ever = frozenset[str]().union(*episode.done)
             deviations = (abs(episode.states - np.array(statistics.mean)) / scale).max(axis=1)

@@ -26,12 +26,13 @@ from rich.progress import Progress
 from benchmarks.common import PROGRESS, Saved, circumstances, markdown
 from rpl_runtime.client import Access, Client
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, evaluate, plan_tasks
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, evaluate, plan_trials
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
 from rpl_runtime.evaluation.results import bootstrap_interval
 from rpl_runtime.files import JsonDict, staged, write_json
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots.degraded import Conditions
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
 
@@ -124,11 +125,13 @@ def measure(bundle: Path, goals: str, episodes: int, jobs: int, journals: Path, 
         with Client(address, access=Access()) as client:
             spec = client.describe().spec
         for name, config in configs(which, (goals,), episodes, jobs, spec):
-            bar = progress.add_task(name, total=len(plan_tasks(config)))
+            bar = progress.add_task(name, total=len(plan_trials(KITCHEN, config)))
             # A name for each condition, so that a row that is added or renamed costs no other its episodes.
             kept = hashlib.sha256(repr((config.robot, config.steps, config.estimate, config.calibration)).encode())
             journal = journals / bundle.name / f"{kept.hexdigest()[:16]}.jsonl"
-            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar), Access()).content
+            found = evaluate(
+                address, KITCHEN, config, journal, lambda _, bar=bar: progress.advance(bar), Access()
+            ).content
             rows.append(row(name, found))
             progress.remove_task(bar)
     own = rows[0]["goals"]
@@ -157,7 +160,7 @@ def configs(
         return
     for name, row in ESTIMATED.items():
         asked = replace(config, robot=row.robot, steps=row.steps)
-        calibration = calibration_of(asked, spec) if (row.sigma, row.age) != (1.0, 1.0) else None
+        calibration = calibration_of(KITCHEN, asked, spec) if (row.sigma, row.age) != (1.0, 1.0) else None
         if calibration is not None:
             misjudged = {
                 "sigma": tuple(row.sigma * sigma for sigma in calibration.sigma),

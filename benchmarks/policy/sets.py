@@ -20,8 +20,9 @@ from rich.progress import Progress
 
 from benchmarks.common import PROGRESS, Saved, circumstances, markdown
 from rpl_runtime.client import Access
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_tasks
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_trials
 from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.subprocess import serve_in_process
 
 STEPS = 70  # [control steps] for each element
@@ -65,9 +66,11 @@ def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> JsonDict:
     with serve_in_process(bundle) as address, Progress(console=PROGRESS, transient=True) as progress:
         for kind, (elements, name) in KINDS.items():
             config = EvaluateConfig((kind,), episodes, steps=STEPS * elements, jobs=jobs)
-            bar = progress.add_task(name, total=len(plan_tasks(config)))
+            bar = progress.add_task(name, total=len(plan_trials(KITCHEN, config)))
             journal = journals / f"{kind}.jsonl"
-            found = evaluate(address, config, journal, lambda _, bar=bar: progress.advance(bar), Access()).content
+            found = evaluate(
+                address, KITCHEN, config, journal, lambda _, bar=bar: progress.advance(bar), Access()
+            ).content
             rows.append(row(kind, found))
             progress.remove_task(bar)
     return {

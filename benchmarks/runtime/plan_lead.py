@@ -24,14 +24,14 @@ from rich.table import Table
 
 from benchmarks.common import Bundle, Json, circumstances, show, table, tracked
 from rpl_runtime.client import Access, ReconnectConfig, on_robot_control
-from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
+from rpl_runtime.evaluation.evaluate import FIRST_SEED
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.realtime import StepThread
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, ROBOT_DIM
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
 IN_TIME_S = 0.02  # [s] from an observation to an action that is still in time
 ROBOT = "bench"
@@ -56,13 +56,13 @@ def main(
 ) -> None:
     """Success of paced episodes at each plan_lead and delay."""
     tasks = [
-        (elements, episode_seed(FIRST_SEED, elements, episode))
-        for _, elements in parse_goals(goals)[:limit]
+        (elements, KITCHEN.episode_seed(FIRST_SEED, elements, episode))
+        for _, elements in KITCHEN.parse_goals(goals)[:limit]
         for episode in range(episodes)
     ]
     conditions = [(int(lead), float(delay)) for delay in delays.split(",") for lead in leads.split(",")]
     rows = []
-    with serve_in_process(bundle) as address, closing(KitchenRobot(PERTURBED)) as robot:
+    with serve_in_process(bundle) as address, closing(SimulatedRobot(KITCHEN, "perturbed")) as robot:
         for lead, delay_ms in conditions:
             with delayed(address, delay_ms / 1e3) as far:
                 what = f"lead {lead}, delay {delay_ms:g} ms"
@@ -72,7 +72,7 @@ def main(
     show(content, as_json, shown(rows))
 
 
-def play(robot: KitchenRobot, address: str, elements: tuple[str, ...], seed: int, lead: int) -> Episode:
+def play(robot: SimulatedRobot, address: str, elements: tuple[str, ...], seed: int, lead: int) -> Episode:
     """Run one episode paced by the clock."""
     robot.reset(seed)
     control = on_robot_control(address, ReconnectConfig(waits=False, access=Access()))

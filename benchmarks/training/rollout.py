@@ -24,8 +24,9 @@ from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
-from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
-from rpl_train.tasks.kitchen.fast import FastKitchen
+from rpl_runtime.tasks.task import World
+from rpl_train.rl.rollout import Episode, Start, open_worlds, rollout
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 PACKAGES = ("mujoco", "gymnasium-robotics", "numpy", "onnxruntime")
 ALONE = ("FrankaKitchen-v1 of gymnasium", "Kitchen, for evaluation", "FastKitchen, for training")
@@ -47,8 +48,8 @@ def main(
     starts = [Start(goals[seed % len(goals)], seed, sampling=seed) for seed in range(max(episodes, kitchens))]
     alone: list[list[float]] = []  # control steps/s, a list for each repeat
     together: list[list[float]] = []
-    with open_kitchens(kitchens, FastKitchen) as fast, closing(Kitchen()) as kitchen, closing(environment()) as env:
-        played = rollout(policy, policy.spec, starts[:episodes], fast)
+    with open_worlds(KITCHEN, kitchens) as fast, closing(Kitchen()) as kitchen, closing(environment()) as env:
+        played = rollout(policy, policy.spec, KITCHEN, starts[:episodes], fast)
         players = [environment_player(env), kitchen_player(kitchen), kitchen_player(fast[0])]
         for _ in tracked(range(repeats), "measuring"):
             alone.append(speeds(players, played))
@@ -86,9 +87,9 @@ def environment_player(env: Any) -> Player:
     return play
 
 
-def kitchen_player(kitchen: Kitchen) -> Player:
+def kitchen_player(kitchen: World) -> Player:
     def play(episode: Episode) -> None:
-        kitchen.reset(episode.start.seed)
+        KITCHEN.reset(kitchen, episode.start.seed, "nominal")
         for target in episode.targets:
             kitchen.step(target)
 
@@ -106,10 +107,10 @@ def speeds(players: Sequence[Player], episodes: Sequence[Episode]) -> list[float
     return list(sum(len(episode.targets) for episode in episodes) / spent)
 
 
-def rollout_speed(policy: OnnxPolicy, starts: Sequence[Start], kitchens: Sequence[Kitchen], threads: int) -> float:
+def rollout_speed(policy: OnnxPolicy, starts: Sequence[Start], kitchens: Sequence[World], threads: int) -> float:
     """Control steps per second by the clock."""
     begin = time.perf_counter()
-    episodes = rollout(policy, policy.spec, starts, kitchens, threads=threads)
+    episodes = rollout(policy, policy.spec, KITCHEN, starts, kitchens, threads=threads)
     return sum(len(episode.targets) for episode in episodes) / (time.perf_counter() - begin)
 
 

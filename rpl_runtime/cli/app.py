@@ -22,7 +22,7 @@ from rpl_runtime.cli.options import (
     BundleToServe,
     Json,
     PlanLead,
-    Start,
+    TaskName,
     access_of,
     access_options,
     show,
@@ -94,7 +94,10 @@ def run_command(
     goal: Annotated[
         str | None, typer.Option(help="Elements separated by commas, or a goal of the policy such as mkbs.")
     ] = None,
-    robot: Annotated[Literal["kitchen", "franka"], typer.Option(help="The robot to run.")] = "kitchen",
+    robot: Annotated[
+        Literal["kitchen", "franka"], typer.Option(help="The robot to run; kitchen: the simulated one of --task.")
+    ] = "kitchen",
+    task_name: TaskName = "kitchen",
     address: Annotated[
         str | None,
         typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several separated by commas; default: {ADDRESS}."),
@@ -105,18 +108,20 @@ def run_command(
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="Of the start and of a sampled policy; default: start 0, the modes."),
     ] = None,
-    start: Annotated[Start, typer.Option(help="Start of the kitchen.")] = "nominal",
-    steps: Annotated[int | None, typer.Option(min=1, help="Control steps; default: 280, an episode of 22.4 s.")] = None,
-    robot_id: Annotated[str | None, typer.Option(help="The robot's id on the server; default: kitchen or franka.")] = (
-        None
-    ),
+    start: Annotated[str | None, typer.Option(help="Start of the task, such as perturbed; default: its first.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Control steps; default: an episode of the task, 280 in the kitchen.")
+    ] = None,
+    robot_id: Annotated[
+        str | None, typer.Option(help="The robot's id on the server; default: the task's name, or franka.")
+    ] = None,
     low_level: Annotated[
         Literal["remote", "local"],
         typer.Option(help="local: act beside the robot and request only plans; the actions are the same."),
     ] = "remote",
     plan_lead: PlanLead = 0,
     patience: Annotated[
-        float, typer.Option(min=0.0, help="Kitchen: seconds to wait for a server that stopped answering.")
+        float, typer.Option(min=0.0, help="Simulation: seconds to wait for a server that stopped answering.")
     ] = 30.0,
     host: Annotated[str | None, _FrankaOption(help="Address of the Franka, or sim for a simulated one.")] = None,
     objects: Annotated[
@@ -162,18 +167,26 @@ def run_command(
 ) -> None:
     """Run a robot with a served policy. Exits with 0 if every element of the goal was done, with 1 if not.
 
-    The simulated kitchen pauses while its server is away, and continues where it stopped. A Franka cannot pause: after
+    A simulation pauses while its server is away, and continues where it stopped. A Franka cannot pause: after
     two control periods without an action, at Ctrl-C or at any fault it comes to rest within its limits, and the run
     exits with 6 (130 after Ctrl-C). Only another run moves it again. This is a software stop: keep the robot's own stop
     button in your hand.
 
     Example: rpl run --goal microwave,kettle --bundle models/kitchen
     """
-    from rpl_runtime.cli.run import SIMULATED, RunOptions, calibrate_franka, calibrate_kitchen, run_franka, run_kitchen
+    from rpl_runtime.cli.run import (
+        SIMULATED,
+        RunOptions,
+        calibrate_franka,
+        calibrate_simulated,
+        run_franka,
+        run_simulated,
+    )
     from rpl_runtime.client import Access
     from rpl_runtime.robots.franka import FrankaConfig
     from rpl_runtime.robots.profiles import PROFILES
     from rpl_runtime.safety.limits import Box
+    from rpl_runtime.tasks.load import load_task
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("give --address or --bundle, not both")
@@ -181,12 +194,13 @@ def run_command(
         raise typer.BadParameter("give either --goal, to run a policy, or --calibrate")
     if view and low_level == "local":
         raise typer.BadParameter("--view shows a robot that a server runs; with --low-level local none does")
+    task = load_task(task_name)
     options = RunOptions(
         goal=goal or "",
         address=address or ADDRESS,
         access=Access() if bundle else access_of(context),
         bundle=bundle,
-        robot_id=robot_id or robot,
+        robot_id=robot_id or (robot if robot == "franka" else task.name),
         model=model,
         seed=seed,
         steps=steps,
@@ -205,8 +219,8 @@ def run_command(
                 names = "/".join((*option.opts, *option.secondary_opts))
                 raise typer.BadParameter(f"{names} is for --robot franka")
         if calibrate_to is not None:
-            raise typer.Exit(calibrate_kitchen(calibrate_to, as_json))
-        raise typer.Exit(run_kitchen(options, start == "perturbed", patience, record_to))
+            raise typer.Exit(calibrate_simulated(task, calibrate_to, as_json))
+        raise typer.Exit(run_simulated(options, task, start, patience, record_to))
     if host is None:
         raise typer.BadParameter(f"a Franka needs a --host: its address, or {SIMULATED}")
     if objects is None:
@@ -218,8 +232,8 @@ def run_command(
         limits = limits.within(Box(workspace[:3], workspace[3:]))
     franka = FrankaConfig(limits, speed, dry_run=dry_run, realtime=realtime and host != SIMULATED)
     if calibrate_to is not None:
-        raise typer.Exit(calibrate_franka(calibrate_to, as_json, host, objects, access_of(context), franka))
-    raise typer.Exit(run_franka(options, host, objects, access_of(context), franka))
+        raise typer.Exit(calibrate_franka(task, calibrate_to, as_json, host, objects, access_of(context), franka))
+    raise typer.Exit(run_franka(options, task, host, objects, access_of(context), franka))
 
 
 @app.command("replay")

@@ -14,13 +14,12 @@ from rpl_runtime.client import Access, Client
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, estimators
-from rpl_runtime.evaluation.protocol import HARD, Hardship, Outcome, ProtocolConfig, run_protocol
+from rpl_runtime.evaluation.protocol import HARD, KITCHEN, Hardship, Outcome, ProtocolConfig, run_protocol
 from rpl_runtime.evaluation.protocol_results import check_content, content_of, draw_protocol, print_protocol
 from rpl_runtime.files import JsonDict, alone_in, write_json
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.robots.degraded import Conditions
 from rpl_runtime.server.subprocess import serve_in_process
-from rpl_runtime.tasks.kitchen.elements import STATE_DIM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +58,13 @@ def read_states(path: Path) -> tuple[tuple[float, ...], ...]:
     Raises:
         InvalidInput: the file holds something else.
     """
+    dim = KITCHEN.spec.state.dim
     try:
         states = np.atleast_2d(np.array(json.loads(path.read_text()), dtype=np.float64))
     except (ValueError, TypeError) as error:
-        raise InvalidInput(
-            f"{path} does not hold states ({error}); must be JSON lists of {STATE_DIM} numbers"
-        ) from error
-    if states.ndim != 2 or states.shape[1] != STATE_DIM or not np.isfinite(states).all():
-        raise InvalidInput(f"{path} holds numbers of shape {states.shape}; must be lists of {STATE_DIM} finite numbers")
+        raise InvalidInput(f"{path} does not hold states ({error}); must be JSON lists of {dim} numbers") from error
+    if states.ndim != 2 or states.shape[1] != dim or not np.isfinite(states).all():
+        raise InvalidInput(f"{path} holds numbers of shape {states.shape}; must be lists of {dim} finite numbers")
     return tuple(map(tuple, states.tolist()))
 
 
@@ -83,8 +81,8 @@ def evaluate_hard(options: HardOptions) -> None:
         report = stack.enter_context(progress_bar("episodes", total))
 
         def estimator(robot: Conditions) -> Callable[[], Estimator | None]:
-            calibration = calibration_of(replace(options.senses, robot=robot), model.spec)
-            return estimators(client, model, calibration)
+            calibration = calibration_of(KITCHEN, replace(options.senses, robot=robot), model.spec)
+            return estimators(KITCHEN, client, model, calibration)
 
         def on_outcome(outcome: Outcome) -> None:
             done.append(outcome)

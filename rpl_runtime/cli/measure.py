@@ -1,4 +1,4 @@
-"""The commands that measure: `rpl evaluate`, a policy in the kitchen; `rpl bench`, the cost of the runtime."""
+"""The commands that measure: `rpl evaluate`, a policy in a task's world; `rpl bench`, the cost of the runtime."""
 
 import json
 import os
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, access_of, show
+from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, TaskName, access_of, show
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, write_json
 
 if TYPE_CHECKING:
     from rpl_runtime.client import Access
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig, Task
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig, Trial
+    from rpl_runtime.tasks.task import Task
 
 
 _HardOption = partial(typer.Option, rich_help_panel="The hard protocol, or one condition of your own")
@@ -35,30 +36,35 @@ def evaluate_command(
         Path | None,
         typer.Option("--from", exists=True, dir_okay=False, help="Run nothing: print and draw this evaluation.json."),
     ] = None,
+    task_name: TaskName = "kitchen",
     goals: Annotated[
         list[str] | None,
         typer.Option(
-            help="paper (17 goals, the default), human (7 more from human play), unseen (11 in no demonstrations), "
-            "all35, sets1 to sets7 (all sets of that size), initials such as mkbs, or elements separated by commas. "
-            "Repeatable."
+            help="A group of the task's goals, a goal, or elements separated by commas; by default the first group. "
+            "The kitchen has paper (17 goals), human (7 more from human play), unseen (11 in no demonstrations), "
+            "all35, sets1 to sets7 (all sets of that size), and initials such as mkbs. Repeatable."
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes of each goal from each start.")] = 20,
     steps: Annotated[
-        int, typer.Option(help="Control steps of an episode; the protocol has 280 for four elements, 70 for each.")
-    ] = 280,
+        int | None,
+        typer.Option(help="Control steps of an episode; by default the task's. The kitchen has 280 for four elements."),
+    ] = None,
     start: Annotated[
-        Literal["nominal", "perturbed", "both"],
-        typer.Option(help="perturbed: each arm joint +-0.05 rad, the kettle +-0.02 m in x and y."),
+        str,
+        typer.Option(
+            help="One of the task's starts, or all of them (both, the default). The kitchen's perturbed start: each "
+            "arm joint +-0.05 rad, the kettle +-0.02 m in x and y."
+        ),
     ] = "both",
     seed: Annotated[int, typer.Option(help="First seed of the episodes; training uses seeds below 1000000.")] = (
         1_000_000
     ),
     sample: Annotated[bool, typer.Option("--sample", help="Sample both levels instead of taking their modes.")] = False,
     profile: Annotated[
-        Literal["kitchen", "panda", "fr3"],
-        typer.Option(help="Motion limits of the arm; kitchen: its own soft servos."),
-    ] = "kitchen",
+        Literal["own", "panda", "fr3"],
+        typer.Option(help="Motion limits of the arm; own: those of the simulated one."),
+    ] = "own",
     object_noise: Annotated[
         tuple[float, float],
         typer.Option(metavar="M RAD", help="Standard deviation of an observed object's position [m] and angle [rad]."),
@@ -71,7 +77,7 @@ def evaluate_command(
     ] = 0.0,
     latency: Annotated[int, typer.Option(help="Control periods by which every observation is late.")] = 0,
     still_known: Annotated[
-        bool, typer.Option("--still-known", help="Observe without noise what no element of the kitchen moves.")
+        bool, typer.Option("--still-known", help="Observe without noise what no element moves.")
     ] = False,
     hand: Annotated[
         float | None,
@@ -155,13 +161,13 @@ def evaluate_command(
     write: Annotated[bool, typer.Option("--write", help="Put the results into the bundle and its card.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Measure a policy in the kitchen, through gRPC: elements done and success of each goal.
+    """Measure a policy in the world of its task, through gRPC: elements done and success of each goal.
 
-    The protocol is FrankaKitchen-v1 at its default noise, with 280 control steps and goals of four named elements.
-    "ever" counts an element that was done at any control step, "end" one that is done at the last. Intervals are 95 %
-    bootstrap over goals.
+    The kitchen's protocol is FrankaKitchen-v1 at its default noise, with 280 control steps and goals of four named
+    elements. "ever" counts an element that was done at any control step, "end" one that is done at the last.
+    Intervals are 95 % bootstrap over goals.
 
-    By default the robot is the kitchen's own; options give its arm limits or worsen its observations. The tables are
+    By default the robot is the world's own; options give its arm limits or worsen its observations. The tables are
     printed before any file is written. Exits with 1 if a file cannot be written.
 
     Example: rpl evaluate models/kitchen --goals mkbs --episodes 2
@@ -173,16 +179,16 @@ def evaluate_command(
     from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
     from rpl_runtime.cli.run import read_calibration
     from rpl_runtime.client import Access
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials
     from rpl_runtime.evaluation.figures import check_suffix, draw_results, picture_suffixes
-    from rpl_runtime.evaluation.protocol import Hardship, ProtocolConfig
+    from rpl_runtime.evaluation.protocol import Hardship, ProtocolConfig, StartNoise
     from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.files import alone_in
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
     from rpl_runtime.robots.degraded import Conditions
     from rpl_runtime.server.subprocess import serve_in_process
-    from rpl_runtime.tasks.kitchen.render import sheet_suffixes, video_suffixes
-    from rpl_runtime.tasks.kitchen.simulator import StartNoise
+    from rpl_runtime.tasks.load import load_task
+    from rpl_runtime.tasks.pictures import sheet_suffixes, video_suffixes
 
     own = {
         "start": None if start_noise is None else StartNoise(*start_noise),
@@ -213,7 +219,7 @@ def evaluate_command(
                 raise InvalidInput(f"{saved} is not JSON ({error}); must be an evaluation.json") from error
             stack.enter_context(alone)
         else:
-            starts = ("nominal", "perturbed") if start == "both" else (start,)
+            task = load_task(task_name)
             robot = Conditions(
                 profile,
                 *object_noise,
@@ -228,9 +234,9 @@ def evaluate_command(
                 hand_time=hand,
             )
             config = EvaluateConfig(
-                goals=tuple(goals or ["paper"]),
+                goals=tuple(goals or ()),
                 episodes=episodes,
-                starts=starts,
+                starts=() if start == "both" else (start,),
                 steps=steps,
                 seed=seed,
                 sample=sample,
@@ -241,7 +247,8 @@ def evaluate_command(
                 jobs=jobs or os.cpu_count() or 1,
             )
             if own or protocol == "hard":
-                asked = Hardship(config.goals, steps, robot=robot, **own) if own else None
+                standard = config.of(task)
+                asked = Hardship(standard.goals, standard.steps or 0, robot=robot, **own) if own else None
                 evaluate_hard(
                     HardOptions(
                         bundle=bundle,
@@ -258,16 +265,16 @@ def evaluate_command(
                     )
                 )
                 return
-            total = len(plan_tasks(config))
-            filmed = plan_tasks(replace(config, goals=(video_goal or config.goals[0],)))[0]
+            trials = plan_trials(task, config)
+            filmed = plan_trials(task, replace(config, goals=(video_goal,)))[0] if video_goal else trials[0]
             stack.enter_context(alone)
             where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
             access = Access() if bundle else access_of(context)
-            content = _evaluate(where, access, config, total, output)
+            content = _evaluate(where, access, task, config, len(trials), output)
             if video is not None:
-                films[video] = partial(_film, where, access, config, filmed, video=video)
+                films[video] = partial(_film, where, access, task, config, filmed, video=video)
             if sheet is not None:
-                films[sheet] = partial(_film, where, access, config, filmed, sheet=sheet)
+                films[sheet] = partial(_film, where, access, task, config, filmed, sheet=sheet)
         outputs: dict[Path, Callable[[], object]] = {}
         if output is not None:
             outputs[output / "evaluation.json"] = partial(write_json, output / "evaluation.json", content)
@@ -297,7 +304,9 @@ def _written(path: Path, put: Callable[[], object]) -> bool:
     return True
 
 
-def _evaluate(address: str, access: "Access", config: "EvaluateConfig", total: int, output: Path | None) -> JsonDict:
+def _evaluate(
+    address: str, access: "Access", task: "Task", config: "EvaluateConfig", total: int, output: Path | None
+) -> JsonDict:
     from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.evaluate import evaluate
     from rpl_runtime.evaluation.results import Episode
@@ -310,14 +319,15 @@ def _evaluate(address: str, access: "Access", config: "EvaluateConfig", total: i
             report(len(done), total, f"episodes, {sum(done) / len(done):.2f} elements done in each")
 
         journal = None if output is None else output / "episodes.jsonl"
-        return evaluate(address, config, journal, on_episode, access).content
+        return evaluate(address, task, config, journal, on_episode, access).content
 
 
 def _film(
     address: str,
     access: "Access",
-    config: "EvaluateConfig",
     task: "Task",
+    config: "EvaluateConfig",
+    trial: "Trial",
     video: Path | None = None,
     sheet: Path | None = None,
 ) -> None:
@@ -326,8 +336,8 @@ def _film(
     from rpl_runtime.evaluation.film import film
 
     try:
-        with progress_bar(f"filming {task.goal}") as report:  # without a total until the episode ends
-            film(address, task, video, sheet, config, report, access)
+        with progress_bar(f"filming {trial.goal}") as report:  # without a total until the episode ends
+            film(address, task, trial, video, sheet, config, report, access)
     except MissingExtra as error:
         console = Console(stderr=True)
         console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)

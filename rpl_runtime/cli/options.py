@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1:50051"  # a server's, by default
 
 Start = Literal["nominal", "perturbed"]  # of the kitchen
+TaskName = Annotated[
+    str, typer.Option("--task", metavar="TASK", help="module:factory of a task, or the name of an installed one.")
+]
 Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of the server.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 BundleToServe = Annotated[Path | None, typer.Option("--bundle", help="Serve this bundle meanwhile, and use it.")]

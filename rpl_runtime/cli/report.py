@@ -114,13 +114,20 @@ def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) ->
                 "ever_done": name in result.ever_done,
                 "done_at_end": name in result.done_at_end,
                 "first_done": result.first_done(name),
-                "distance_at_end": spec.elements[name].distance(result.final_state),
+                "distance_at_end": _distance(result, name, spec),
             }
             for name in elements
         },
         "done": len(result.ever_done.intersection(elements)),
         "success": result.ever_done.issuperset(elements),
     }
+
+
+def _distance(result: RunResult, name: str, spec: PolicySpec) -> float:
+    """How far an element of the goal, or a goal that is a state, is from done at the end."""
+    if name in spec.elements:
+        return spec.elements[name].distance(result.final_state)
+    return float(np.linalg.norm((result.final_state - result.goal.state)[result.goal.mask > 0]))
 
 
 def print_run(facts: JsonDict, period_s: float) -> None:

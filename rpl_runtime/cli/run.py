@@ -24,8 +24,10 @@ from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, las
 from rpl_runtime.client.on_robot import served_bundle
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput, RobotStopped, require
+from rpl_runtime.estimation.body import Body
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
+from rpl_runtime.evaluation.evaluate import check_policy
 from rpl_runtime.files import write_json
 from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
@@ -36,13 +38,14 @@ from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.process import INTERRUPTED_EXIT, own_process
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
+from rpl_runtime.relay.messages import Goal
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots import Robot
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
-from rpl_runtime.tasks.kitchen.body import KITCHEN_BODY
-from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD, kitchen_spec
+from rpl_runtime.tasks.task import DRAWN, Task
 
 SIMULATED = "sim"  # the host name for a robot simulated for the run
 TIME_BUDGET = TimeBudget()  # of a Franka's control steps
@@ -68,39 +71,40 @@ class RunOptions:
     as_json: bool = False
 
 
-def run_kitchen(options: RunOptions, perturbed: bool, patience_s: float, record_to: Path | None) -> int:
-    """Run the simulated kitchen. Returns the exit code: 0 if every element was done, else 1.
+def run_simulated(options: RunOptions, task: Task, start: str | None, patience_s: float, record_to: Path | None) -> int:
+    """Run the simulated robot of a task. Returns the exit code: 0 if every element was done, else 1.
 
     Args:
-        perturbed: draw the start from around the nominal one.
+        start: of the task's; None: its first.
         patience_s: [s] for which a server that is gone is looked for.
         record_to: the Minari data set that the run is added to.
     """
-    from rpl_runtime.robots.simulated import KitchenRobot
-    from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
-
     if record_to:
-        check_record(record_to)
+        check_record(task, record_to)
     with ExitStack() as stack:
         reconnect = ReconnectConfig(options.model, patience_s, access=options.access)
-        control, estimator = _control(stack, options, reconnect)
-        config = _config(options, control)
-        kitchen = stack.enter_context(closing(KitchenRobot(PERTURBED if perturbed else NOMINAL)))
-        schedule = Schedule(MonotonicClock(), PERIOD)
+        control, estimator = _control(stack, options, task, reconnect)
+        check_policy(control.model.spec, task)
+        elements = parse_goal(options.goal, control.model.spec) if task.spec.elements else (DRAWN,)
+        robot = stack.enter_context(closing(SimulatedRobot(task, start)))
+        config = _config(options, robot.goal(elements, options.seed or 0), task.episode_steps)
+        schedule = Schedule(MonotonicClock(), task.spec.period_s)
         pace = [lambda _: schedule.wait()] if options.view else []
-        on_step, _ = _listeners(stack, options, config, control, pace)
-        result = run(kitchen, control, config, on_step, estimator)
+        on_step, _ = _listeners(stack, options, config, elements, control, pace)
+        result = run(robot, control, config, on_step, estimator)
     spec = control.model.spec
-    facts = run_facts(result, _elements(config), spec)
+    facts = run_facts(result, elements, spec)
     show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
     if record_to:
         source = f"{spec.name}, bundle {result.digest[:12]}, seed {config.seed}"
-        about = {"description": "Runs of served policies in the Franka kitchen.", "algorithm_name": spec.name}
-        record([recording_of(result, _elements(config), source)], record_to, about)
+        about = {"description": f"Runs of served policies in {task.environment}.", "algorithm_name": spec.name}
+        record(task, [recording_of(result, elements, source)], record_to, about)
     return 0 if facts["success"] else 1
 
 
-def run_franka(options: RunOptions, host: str, objects: str, objects_access: Access, franka: FrankaConfig) -> int:
+def run_franka(
+    options: RunOptions, task: Task, host: str, objects: str, objects_access: Access, franka: FrankaConfig
+) -> int:
     """Run a Franka. Returns the exit code: 0 if every element was done, 1 if not; after a stop, that of its cause.
 
     Args:
@@ -109,13 +113,14 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
         objects_access: how a server of objects is reached.
     """
     with ExitStack() as stack:
-        timeout_s = TIME_BUDGET.timeout_s(PERIOD, options.plan_lead)
+        timeout_s = TIME_BUDGET.timeout_s(task.spec.period_s, options.plan_lead)
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
-        control, estimator = _control(stack, options, reconnect)
-        config = _config(options, control)
+        control, estimator = _control(stack, options, task, reconnect)
+        elements = parse_goal(options.goal, control.model.spec)
+        config = _config(options, elements, task.episode_steps)
         heartbeat = stack.enter_context(Heartbeat())
         robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
-        on_step, log = _listeners(stack, options, config, control)
+        on_step, log = _listeners(stack, options, config, elements, control)
         result = drive(
             robot,
             control,
@@ -129,7 +134,7 @@ def run_franka(options: RunOptions, host: str, objects: str, objects_access: Acc
         if log is not None:
             log.event("limit_violations", json.dumps(result.limit_violations))
     spec = control.model.spec
-    facts = run_facts(result.run, _elements(config), spec) | drive_facts(result, franka.dry_run)
+    facts = run_facts(result.run, elements, spec) | drive_facts(result, franka.dry_run)
     show(options.as_json, facts, lambda: (print_run(facts, spec.period_s), print_drive(facts)))
     return exit_code(result, facts["success"])
 
@@ -143,20 +148,23 @@ def exit_code(result: DriveResult, success: bool) -> int:
     return 0 if success else 1
 
 
-def calibrate_kitchen(path: Path, as_json: bool) -> int:
-    """Calibrate the simulated kitchen, and write the calibration to a file. Returns the exit code."""
-    from rpl_runtime.robots.simulated import KitchenRobot
+def calibrate_simulated(task: Task, path: Path, as_json: bool) -> int:
+    """Calibrate the simulated robot of a task, and write the calibration to a file. Returns the exit code.
 
-    with closing(KitchenRobot()) as robot:
-        return _calibrate(robot, path, as_json)
+    Raises:
+        InvalidInput: the task does not say what its robot's body is.
+    """
+    with closing(SimulatedRobot(task)) as robot:
+        return _calibrate(robot, task, path, as_json)
 
 
 def calibrate_franka(
-    path: Path, as_json: bool, host: str, objects: str, objects_access: Access, franka: FrankaConfig
+    task: Task, path: Path, as_json: bool, host: str, objects: str, objects_access: Access, franka: FrankaConfig
 ) -> int:
     """Calibrate a Franka, given as to `run_franka`, and write the calibration to a file. Returns the exit code."""
     with ExitStack() as stack:
-        return _calibrate(stack.enter_context(_open_franka(host, objects, objects_access, franka)), path, as_json)
+        robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
+        return _calibrate(robot, task, path, as_json)
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -184,14 +192,22 @@ def _open_franka(host: str, objects: str, objects_access: Access, franka: Franka
         yield stack.enter_context(closing(FrankaRobot(there, source, franka)))
 
 
-def _calibrate(robot: Robot, path: Path, as_json: bool) -> int:
-    calibration = calibrate(robot, KITCHEN_BODY, kitchen_spec("kitchen"))
+def _body(task: Task) -> Body:
+    if task.body is None:
+        raise InvalidInput(f"{task.name} does not say what its robot's body is, so its states cannot be estimated")
+    return task.body
+
+
+def _calibrate(robot: Robot, task: Task, path: Path, as_json: bool) -> int:
+    calibration = calibrate(robot, _body(task), task.spec)
     write_json(path, calibration.model_dump(mode="json"))
     show(as_json, calibration.model_dump(mode="json"), lambda: print_calibration(calibration, path))
     return 0
 
 
-def _control(stack: ExitStack, options: RunOptions, reconnect: ReconnectConfig) -> tuple[Control, Estimator | None]:
+def _control(
+    stack: ExitStack, options: RunOptions, task: Task, reconnect: ReconnectConfig
+) -> tuple[Control, Estimator | None]:
     """The control of the policy, and the estimator before it if there is a calibration."""
     calibration = None if options.calibration is None else read_calibration(options.calibration)
     where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
@@ -207,13 +223,13 @@ def _control(stack: ExitStack, options: RunOptions, reconnect: ReconnectConfig) 
         return control, None
     spec, manifest = control.model.spec, served_bundle(where, reconnect).manifest
     calibration.checked(spec.state.names)
-    return control, Estimator(KITCHEN_BODY, calibration, manifest.statistics, spec.period_s)
+    return control, Estimator(_body(task), calibration, manifest.statistics, spec.period_s)
 
 
-def _config(options: RunOptions, control: Control) -> RunConfig:
+def _config(options: RunOptions, goal: Goal, episode_steps: int) -> RunConfig:
     return RunConfig(
-        parse_goal(options.goal, control.model.spec),
-        EPISODE_STEPS if options.steps is None else options.steps,
+        goal,
+        episode_steps if options.steps is None else options.steps,
         options.robot_id,
         options.seed,
         start_seed=options.seed or 0,
@@ -221,21 +237,18 @@ def _config(options: RunOptions, control: Control) -> RunConfig:
     )
 
 
-def _elements(config: RunConfig) -> tuple[str, ...]:
-    return tuple(str(name) for name in config.goal)  # type: ignore[union-attr]  # names, as they were parsed
-
-
 def _listeners(
     stack: ExitStack,
     options: RunOptions,
     config: RunConfig,
+    elements: tuple[str, ...],
     control: Control,
     others: Sequence[Callable[[Step], object]] = (),
 ) -> tuple[Callable[[Step], None], RunRecorder | None]:
     """The listener to a run's steps, which `others` listen to, too, and the log if one is asked for."""
     listeners: list[Callable[[Step], object]] = [
         *others,
-        stack.enter_context(run_progress(config.steps, _elements(config))),
+        stack.enter_context(run_progress(config.steps, elements)),
     ]
     if options.calibration is None:
         listeners.append(noise_notice(control.model.spec))

@@ -111,7 +111,7 @@ def serve_command(
 
 def print_serving(bundles: "Sequence[Bundle]", address: str, security: "SecurityConfig") -> None:
     """Print what is served, where, to whom, and how to use it."""
-    from rpl_runtime.tasks.kitchen.elements import STATE_NAMES
+    from rpl_runtime.tasks.load import DEFAULT, load_task
 
     first, spec = bundles[0], bundles[0].spec
     protocol = "TLS" if security.tls_cert else "plain text"
@@ -128,7 +128,7 @@ def print_serving(bundles: "Sequence[Bundle]", address: str, security: "Security
         "goals": ", ".join(spec.elements) or "whole states",
         "also": ", ".join(f"{bundle.spec.name} {bundle.digest[:12]}" for bundle in bundles[1:]),
         "address": f"{address}  rpl.v1.RelayPolicy over {protocol}; callers need {need}",
-        "kitchen": run if spec.state.names == STATE_NAMES else "",
+        "kitchen": run if spec.state.names == load_task(DEFAULT).spec.state.names else "",
         "python": f'rpl_runtime.client.Client("{address}")',
         "look": "" if security.tls_cert else f"grpcurl -plaintext {address} describe rpl.v1.RelayPolicy",
         "stop": "Ctrl-C, or SIGTERM",

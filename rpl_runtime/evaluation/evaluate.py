@@ -1,31 +1,28 @@
-"""Evaluation of a served policy in the kitchen, by the protocol behind every figure of this project.
+"""Evaluation of a served policy in the world of a task, by the protocol behind every figure of this project.
 
-The protocol: FrankaKitchen-v1 at its default noise, 280 control steps, a compound goal given as element names, a
-nominal or perturbed start; optionally a robot between simulator and policy that keeps limits and sees badly. Every
-action comes through gRPC, as on a robot. These settings and the seed determine an episode, so the results do not
-depend on the number of simulators that run in parallel.
+The protocol: the task's world, starts and length of an episode, a goal given by name or drawn by the world; optionally
+a robot between simulator and policy that keeps limits and sees badly. Every action comes through gRPC, as on a robot.
+These settings and the seed determine an episode, so the results do not depend on the number of simulators that run in
+parallel.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
-
-import numpy as np
+from types import MappingProxyType, NoneType
+from typing import Any, NamedTuple
 
 from rpl_runtime.client import Access, Client, Control
 from rpl_runtime.client.on_robot import cached_bundle
-from rpl_runtime.errors import InvalidGoal, InvalidInput
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
-from rpl_runtime.evaluation.results import GROUPS, Episode, summarize
+from rpl_runtime.evaluation.results import Episode, summarize
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.lockstep import run
@@ -34,43 +31,24 @@ from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
-from rpl_runtime.robots.simulated import KitchenRobot
-from rpl_runtime.tasks.kitchen.body import KITCHEN_BODY
-from rpl_runtime.tasks.kitchen.elements import (
-    DONE_DISTANCE,
-    ELEMENTS,
-    EPISODE_STEPS,
-    PERIOD,
-    STATE_NAMES,
-    compound_goal,
-)
-from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
+from rpl_runtime.robots.simulated import SimulatedRobot
+from rpl_runtime.tasks.task import MAX_EPISODES, Task, World
 
-STARTS = {"nominal": NOMINAL, "perturbed": PERTURBED}
 FIRST_SEED = 1_000_000  # training and the choice of a checkpoint use smaller seeds
-MAX_EPISODES = 1000  # of a goal: its share of the seeds
-_INITIALS = {name[0]: name for name in ELEMENTS}
-_GROUPS = (
-    GROUPS
-    | {"all35": tuple(goal for goals in GROUPS.values() for goal in goals)}
-    | {f"sets{size}": tuple(map("".join, combinations(_INITIALS, size))) for size in range(1, len(ELEMENTS) + 1)}
-)
-_NAMES = {frozenset(compound_goal(letters)): letters for letters in _GROUPS["all35"]}
-_PACKAGES = ("relay-policy", "gymnasium-robotics", "mujoco", "numpy", "onnxruntime", "grpcio")
+_PACKAGES = ("numpy", "onnxruntime", "grpcio")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """The episodes to run.
 
-    Each goal is a group ("paper", "human", "unseen", "all35", or "sets3" for all sets of three), initials ("mkbs") or
-    element names separated by commas.
+    Each goal is as `Task.parse_goals` takes it: a group, a goal's name, initials, or elements separated by commas.
     """
 
-    goals: tuple[str, ...] = ("paper",)
+    goals: tuple[str, ...] = ()  # none: the task's first group
     episodes: int = 20  # of each goal from each start
-    starts: tuple[str, ...] = ("nominal", "perturbed")
-    steps: int = EPISODE_STEPS  # [control steps] of an episode
+    starts: tuple[str, ...] = ()  # none: all of the task's
+    steps: int | None = None  # [control steps] of an episode; None: the task's
     seed: int = FIRST_SEED  # of the first episode
     sample: bool = False  # sample subgoals and actions with the episode's seed instead of taking the modes
     robot: Conditions = field(default_factory=Conditions)
@@ -79,8 +57,13 @@ class EvaluateConfig:
     plan_lead: int = 0  # [control steps] from the request of a plan to its effect
     jobs: int = 2  # simulators in parallel
 
+    def of(self, task: Task) -> "EvaluateConfig":
+        """The same with what is left to a task filled in."""
+        goals, starts = self.goals or (next(iter(task.groups)),), self.starts or tuple(task.starts)
+        return replace(self, goals=goals, starts=starts, steps=self.steps or task.episode_steps)
 
-class Task(NamedTuple):
+
+class Trial(NamedTuple):
     """One episode to run."""
 
     start: str
@@ -105,32 +88,31 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     address: str,
+    task: Task,
     config: EvaluateConfig,
     journal: Path | None = None,
     on_episode: Callable[[Episode], None] = lambda episode: None,
     access: Access | None = None,
 ) -> Evaluation:
-    """Run the episodes on the server at `address`; `on_episode` is called with each finished episode.
+    """Run a task's episodes on the server at `address`; `on_episode` is called with each finished episode.
 
     Finished episodes are kept in the file `journal`, from which an interrupted evaluation continues.
     `access` is how the server is reached; None reads it from the environment.
 
     Raises:
         InvalidGoal: a goal is unknown.
-        InvalidInput: another setting is out of range, or the journal belongs to another evaluation.
+        InvalidInput: another setting is out of range, the policy is of another task, or the journal belongs to another
+            evaluation.
         ServerUnavailable: no server answers at the address, or it stopped answering.
-        MissingExtra: the `sim` extra is not installed.
+        MissingExtra: the task's simulator is not installed.
     """
-    tasks = plan_tasks(config)
+    config = config.of(task)
+    trials = plan_trials(task, config)
     with Client(address, access=access) as client:
         model = client.describe()
-        if model.spec.state.names != STATE_NAMES:
-            raise InvalidInput(
-                f"the policy {model.spec.name} at {address} has a state of {model.spec.state.dim} dimensions that is "
-                "not the kitchen's; it must be a policy for the kitchen"
-            )
-        calibration = calibration_of(config, model.spec)
-        estimator = estimators(client, model, calibration)
+        check_policy(model.spec, task)
+        calibration = calibration_of(task, config, model.spec)
+        estimator = estimators(task, client, model, calibration)
         conditions = {
             "bundle_digest": model.digest,
             "steps": config.steps,
@@ -140,64 +122,84 @@ def evaluate(
             "estimator": None if calibration is None else calibration.model_dump(mode="json"),
         }
         with open_journal(journal, conditions, Episode) as kept:
-            done = {_task(episode): episode for episode in kept.episodes}
-            for task in tasks:
-                if task in done:
-                    on_episode(done[task])
+            done = {_trial(episode): episode for episode in kept.episodes}
+            for trial in trials:
+                if trial in done:
+                    on_episode(done[trial])
 
             def finished(episode: Episode) -> None:
                 kept.append(episode)
                 on_episode(episode)
-                done[_task(episode)] = episode
+                done[_trial(episode)] = episode
 
-            _run_all(client, [task for task in tasks if task not in done], config, estimator, finished)
-    episodes = [done[task] for task in tasks]
-    return Evaluation(episodes, content_of(model.spec.name, model.digest, config, episodes, calibration))
+            _run_all(client, task, [trial for trial in trials if trial not in done], config, estimator, finished)
+    episodes = [done[trial] for trial in trials]
+    return Evaluation(episodes, content_of(model.spec.name, model.digest, task, config, episodes, calibration))
 
 
-def calibration_of(config: EvaluateConfig, spec: PolicySpec) -> Calibration | None:
+def check_policy(spec: PolicySpec, task: Task) -> None:
+    """
+    Raises:
+        InvalidInput: the spec is of a policy for another task.
+    """
+    for what, theirs, ours in (
+        ("a state", spec.state, task.spec.state),
+        ("an action", spec.action, task.spec.action),
+    ):
+        if theirs.names != ours.names:
+            raise InvalidInput(
+                f"the policy {spec.name} has {what} of {theirs.dim} dimensions that is not the one of {task.name}, "
+                f"{ours.dim} dimensions; it must be a policy for {task.name}, or name its task with --task"
+            )
+
+
+def calibration_of(task: Task, config: EvaluateConfig, spec: PolicySpec) -> Calibration | None:
     """The calibration of the robot's senses: as given, or measured on it; None if no estimator is used.
 
     Raises:
         InvalidInput: the given calibration is of another state.
     """
-    if not config.estimate or (config.calibration is None and config.robot.exact):
+    if task.body is None or not config.estimate or (config.calibration is None and config.robot.exact):
         return None
     if config.calibration is not None:
         return config.calibration.checked(spec.state.names)
-    with closing(DegradedRobot(KitchenRobot(), config.robot)) as robot:
-        return calibrate(robot, KITCHEN_BODY, spec)
+    with closing(DegradedRobot(SimulatedRobot(task), config.robot)) as robot:
+        return calibrate(robot, task.body, spec)
 
 
-def estimators(client: Client, model: ModelInfo, calibration: Calibration | None) -> Callable[[], Estimator | None]:
+def estimators(
+    task: Task, client: Client, model: ModelInfo, calibration: Calibration | None
+) -> Callable[[], Estimator | None]:
     """Makes an estimator for each robot; None without a calibration.
 
     Raises:
         PermissionDenied: the bundle, whose statistics it needs, cannot be fetched.
     """
-    if calibration is None:
+    body = task.body
+    if calibration is None or body is None:
         return lambda: None
     statistics = cached_bundle(client, model.digest).manifest.statistics
-    return lambda: Estimator(KITCHEN_BODY, calibration, statistics, model.spec.period_s)
+    return lambda: Estimator(body, calibration, statistics, model.spec.period_s)
 
 
 def play(
     robot: DegradedRobot,
     control: Control,
-    task: Task,
+    trial: Trial,
     config: EvaluateConfig,
     on_step: Callable[[Step], None] = lambda step: None,
     estimator: Estimator | None = None,
 ) -> Played:
-    """Run the episode of a task.
+    """Run the episode of a trial; the configuration is a task's (`EvaluateConfig.of`).
 
     Raises:
         RelayError: the server refuses the run, or stopped answering.
     """
-    robot.kitchen.start_noise = STARTS[task.start]
+    robot.simulated.start = trial.start
     # The id keys the sampling noise, so an episode's noise does not depend on what runs beside it.
-    robot_id = f"{task.start}/{task.goal}/{task.seed}"
-    seed = task.seed if config.sample else None
+    robot_id = f"{trial.start}/{trial.goal}/{trial.seed}"
+    seed = trial.seed if config.sample else None
+    goal = robot.simulated.goal(trial.elements, trial.seed)
     done: list[frozenset[str]] = []
 
     def keep(step: Step) -> None:
@@ -205,10 +207,10 @@ def play(
         on_step(step)
 
     try:
-        asked = RunConfig(task.elements, config.steps, robot_id, seed, task.seed, config.plan_lead)
+        asked = RunConfig(goal, config.steps or 0, robot_id, seed, trial.seed, config.plan_lead)
         run(robot, control, asked, keep, estimator)
     except InvalidInput as error:
-        # A policy may drive the kitchen into a state outside its own range; the episode ends there.
+        # A policy may drive the world into a state outside its own range; the episode ends there.
         if not done:
             raise
         control.finish(robot_id)
@@ -216,89 +218,57 @@ def play(
     return Played(done, None)
 
 
-def plan_tasks(config: EvaluateConfig) -> list[Task]:
-    """The episodes of an evaluation, in the order of its report.
+def plan_trials(task: Task, config: EvaluateConfig) -> list[Trial]:
+    """The episodes of a task's evaluation, in the order of its report.
 
     Raises:
         InvalidGoal: a goal is unknown.
         InvalidInput: another setting is out of range.
     """
-    if not config.goals or not config.starts or not set(config.starts) <= set(STARTS):
-        raise InvalidInput(
-            f"the goals are {config.goals} and the starts {config.starts}; there must be at least one of each, and a "
-            f"start must be one of {', '.join(STARTS)}"
-        )
+    config = config.of(task)
+    if not set(config.starts) <= set(task.starts):
+        raise InvalidInput(f"the starts are {config.starts}; each must be one of {', '.join(task.starts)}")
     ranges = {"episodes": (1, MAX_EPISODES), "steps": (1, 1_000_000), "jobs": (1, 1000), "seed": (0, 2**31)}
     for name, (lowest, highest) in ranges.items():
         if not lowest <= (value := getattr(config, name)) <= highest:
             raise InvalidInput(f"{name} is {value}; must be {lowest} to {highest}")
-    goals = dict(goal for named in config.goals for goal in parse_goals(named))
+    goals = dict(goal for named in config.goals for goal in task.parse_goals(named))
     return [
-        Task(start, name, elements, episode_seed(config.seed, elements, episode))
+        Trial(start, name, elements, task.episode_seed(config.seed, elements, episode))
         for start in config.starts
         for name, elements in goals.items()
         for episode in range(config.episodes)
     ]
 
 
-def parse_goals(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The (name, elements) of the goals of a group, or of the goal given as initials or as names with commas.
-
-    Raises:
-        InvalidGoal: the text is none of these.
-    """
-    if text in _GROUPS:
-        return [goal for letters in _GROUPS[text] for goal in parse_goals(letters)]
-    names = [name.strip() for name in text.split(",")]
-    if set(names) <= set(ELEMENTS):
-        elements = tuple(names)
-    elif len(names) == 1 and text and set(text) <= set(_INITIALS):
-        elements = compound_goal(text)
-    else:
-        raise InvalidGoal(
-            f"{text!r} is not a goal; must be one of the groups {', '.join(_GROUPS)}, initials such as mkbs, "
-            f"or elements separated by commas: {', '.join(ELEMENTS)}"
-        )
-    if len(set(elements)) != len(elements):
-        raise InvalidGoal(f"the goal {text!r} names an element twice; each must be named once")
-    # Each set has one name and one order of its elements, however it was written.
-    name = _NAMES.get(frozenset(elements)) or "".join(name[0] for name in ELEMENTS if name in elements)
-    return [(name, compound_goal(name))]
-
-
-def episode_seed(first: int, elements: Sequence[str], episode: int) -> int:
-    """The seed of an episode: every set of elements has a thousand seeds of its own, from `first` on."""
-    number = sum(1 << index for index, name in enumerate(ELEMENTS) if name in elements)
-    return first + MAX_EPISODES * number + episode
-
-
 def _run_all(
     client: Client,
-    tasks: list[Task],
+    task: Task,
+    trials: list[Trial],
     config: EvaluateConfig,
     estimator: Callable[[], Estimator | None],
     finished: Callable[[Episode], None],
 ) -> None:
-    """Run tasks on simulators in parallel, each with its own stream; calls of `finished` do not overlap."""
-    waiting, turn = deque(tasks), threading.Lock()
+    """Run trials on simulators in parallel, each with its own stream; calls of `finished` do not overlap."""
+    waiting, turn = deque(trials), threading.Lock()
 
     def work(robot: DegradedRobot) -> None:
         own = estimator()
         with client.control() as control:
             while waiting:
                 try:
-                    task = waiting.popleft()
+                    trial = waiting.popleft()
                 except IndexError:
                     return  # another simulator was faster
-                played = play(robot, control, task, config, estimator=own)
-                episode = episode_of(task, played, robot.kitchen.simulator.qpos, robot.limit_violations)
+                played = play(robot, control, trial, config, estimator=own)
+                episode = episode_of(trial, played, task, robot.simulated.world, robot.limit_violations)
                 with turn:
                     finished(episode)
 
     with ExitStack() as stack:
         robots = [
-            stack.enter_context(closing(DegradedRobot(KitchenRobot(), config.robot)))
-            for _ in range(min(config.jobs, len(tasks)))
+            stack.enter_context(closing(DegradedRobot(SimulatedRobot(task), config.robot)))
+            for _ in range(min(config.jobs, len(trials)))
         ]
         pool = stack.enter_context(ThreadPoolExecutor(config.jobs))
         workers = [pool.submit(work, robot) for robot in robots]
@@ -310,53 +280,63 @@ def _run_all(
 
 
 def episode_of(
-    task: Task, played: Played, qpos: np.ndarray, limit_violations: Mapping[str, int] = MappingProxyType({})
+    trial: Trial,
+    played: Played,
+    task: Task,
+    world: World,
+    limit_violations: Mapping[str, int] = MappingProxyType({}),
 ) -> Episode:
-    """The outcome of an episode that ended in the configuration qpos (30,); violations are counted by limit."""
+    """The outcome of an episode that ended in the world's present state; violations are counted by limit."""
     done = played.done
-    first_done = {name: next((n for n, d in enumerate(done, start=1) if name in d), None) for name in task.elements}
+    first_done = {name: next((n for n, d in enumerate(done, start=1) if name in d), None) for name in trial.elements}
     return Episode(
-        start=task.start,
-        goal=task.goal,
-        elements=task.elements,
-        seed=task.seed,
+        start=trial.start,
+        goal=trial.goal,
+        elements=trial.elements,
+        seed=trial.seed,
         steps=len(done),
         refused=played.refused,
         first_done={name: number for name, number in first_done.items() if number is not None},
-        done_at_end=tuple(element for element in task.elements if element in done[-1]),
-        final_distance={element: ELEMENTS[element].distance(qpos) for element in task.elements},
+        done_at_end=tuple(element for element in trial.elements if element in done[-1]),
+        final_distance={element: task.distance(element, world) for element in trial.elements},
         limit_violations=dict(limit_violations),
     )
 
 
-def _task(episode: Episode) -> Task:
-    return Task(episode.start, episode.goal, episode.elements, episode.seed)
+def _trial(episode: Episode) -> Trial:
+    return Trial(episode.start, episode.goal, episode.elements, episode.seed)
 
 
 def content_of(
-    policy: str, digest: str, config: EvaluateConfig, episodes: list[Episode], calibration: Calibration | None = None
+    policy: str,
+    digest: str,
+    task: Task,
+    config: EvaluateConfig,
+    episodes: list[Episode],
+    calibration: Calibration | None = None,
 ) -> JsonDict:
     """The content of evaluation.json: the results, and everything needed to reproduce them."""
-    seeds = [episode.seed for episode in episodes]
+    config, seeds = config.of(task), [episode.seed for episode in episodes]
     return {
         "bundle_digest": digest,
         "protocol": {
             "policy": policy,
-            "environment": "FrankaKitchen-v1",
-            "goals_given_as": "element names",
+            "task": task.name,
+            "environment": task.environment,
+            "goals_given_as": "element names" if task.spec.elements else "whole states",
             "goals": list(dict.fromkeys(episode.goal for episode in episodes)),
             "episodes": config.episodes,
             "steps": config.steps,
-            "period_s": PERIOD,
-            "done_distance": DONE_DISTANCE,
-            "start_noise": {start: asdict(STARTS[start]) for start in config.starts},
+            "period_s": task.spec.period_s,
+            "done_distance": {name: element.tolerance for name, element in task.spec.elements.items()},
+            "start_noise": {start: _described(task.starts[start]) for start in config.starts},
             "sampled": config.sample,
             "robot": asdict(config.robot),
             "plan_lead": config.plan_lead,
             "estimator": None if calibration is None else calibration.model_dump(mode="json"),
             "intervals": "95 %, percentile bootstrap over goals",
         },
-        "starts": {start: summarize([e for e in episodes if e.start == start]) for start in config.starts},
+        "starts": {start: summarize([e for e in episodes if e.start == start], task) for start in config.starts},
         "seeds": {
             "first": min(seeds),
             "last": max(seeds),
@@ -364,5 +344,12 @@ def content_of(
         },
         "command": command(),
         "commit": commit(),
-        "versions": versions(_PACKAGES),
+        "versions": versions(["relay-policy", *task.packages, *_PACKAGES]),
     }
+
+
+def _described(start: Any) -> Any:
+    """A start as JSON."""
+    if is_dataclass(start) and not isinstance(start, type):
+        return asdict(start)
+    return start if isinstance(start, (int, float, str, bool, NoneType, list, dict)) else str(start)

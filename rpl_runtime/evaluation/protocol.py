@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +23,15 @@ from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
-from rpl_runtime.evaluation.evaluate import FIRST_SEED, episode_seed, parse_goals
+from rpl_runtime.evaluation.evaluate import FIRST_SEED
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay.messages import Goal
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.tasks.kitchen.disturbances import (
     Disturbance,
     Jolt,
@@ -101,7 +102,7 @@ _SENSES = {
         "fr3", 0.005, 0.01, latency=1, object_dropout=0.1, hand_time=1.0, position_bias=0.005, angle_bias=0.01
     ),
 }
-_KETTLE = tuple(goal for goal, _ in parse_goals("paper") if "k" in goal)
+_KETTLE = tuple(goal for goal, _ in KITCHEN.parse_goals("paper") if "k" in goal)
 HARD: dict[str, Hardship] = {
     "start far away": Hardship(start=StartNoise(arm=0.2, kettle=0.08)),
     "two jolts of 0.2 rad": Hardship(jolt=0.2),
@@ -189,7 +190,7 @@ def run_protocol(
 
         def work() -> None:
             with ExitStack() as stack:
-                kitchen = stack.enter_context(closing(KitchenRobot()))
+                kitchen = stack.enter_context(closing(SimulatedRobot(KITCHEN)))
                 control = stack.enter_context(open_control())  # last: a stream that is silent for long is closed
                 while waiting:
                     try:
@@ -226,14 +227,14 @@ class _Episode:
     """One episode of a condition: its start, its goals one after another, its disturbances."""
 
     def __init__(
-        self, robot: KitchenRobot, name: str, hardship: Hardship, number: int, seed: int, spec: PolicySpec
+        self, robot: SimulatedRobot, name: str, hardship: Hardship, number: int, seed: int, spec: PolicySpec
     ) -> None:
-        goals = [goal for text in hardship.goals for goal in parse_goals(text)]
+        goals = [goal for text in hardship.goals for goal in KITCHEN.parse_goals(text)]
         self._goal, elements = goals[number % len(goals)]
         self._name, self._number, self._hardship, self._spec = name, number, hardship, spec
-        self._seed = episode_seed(seed, elements, number // len(goals))
+        self._seed = KITCHEN.episode_seed(seed, elements, number // len(goals))
         self._rng = np.random.default_rng((self._seed, _STREAM))
-        self._robot, self._kitchen = robot, robot.simulator
+        self._robot, self._kitchen = robot, robot.world
         self._disturbances: list[Disturbance] = []
         self._judged: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
         self._steps = 0
@@ -243,7 +244,8 @@ class _Episode:
     def _begin(self, elements: tuple[str, ...]) -> None:
         """The start of the kitchen, the first goal and the disturbances."""
         hardship, robot, kitchen = self._hardship, self._robot, self._kitchen
-        robot.start_noise, robot.start_from = hardship.start, None
+        robot.task, robot.start = replace(KITCHEN, starts={"hard": hardship.start}), "hard"
+        robot.start_from = None
         if hardship.start_from:
             robot.start_from = np.array(hardship.start_from[self._number % len(hardship.start_from)])
         robot.reset(self._seed)
@@ -379,13 +381,13 @@ class _Over(Exception):
 class _Disturbed(DegradedRobot):
     """A robot with faults in a kitchen with disturbances."""
 
-    def __init__(self, kitchen: KitchenRobot, conditions: Conditions, disturbances: list[Disturbance]) -> None:
+    def __init__(self, kitchen: SimulatedRobot, conditions: Conditions, disturbances: list[Disturbance]) -> None:
         super().__init__(kitchen, conditions)
         self._disturbances, self._step = disturbances, 0
 
     def apply(self, target: np.ndarray) -> None:
         """As `DegradedRobot.apply`, with the forces of this period."""
-        forces, done = self.kitchen.simulator.data.qfrc_applied, self.done()
+        forces, done = self.simulated.world.data.qfrc_applied, self.done()
         forces[:] = 0.0
         for disturbance in self._disturbances:
             disturbance.act(self._step, done)

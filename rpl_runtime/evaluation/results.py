@@ -16,7 +16,7 @@ from rich.table import Table
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.files import JsonDict
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, OTHER_HUMAN_GOALS, PAPER_GOALS, UNSEEN_GOALS, compound_goal
+from rpl_runtime.tasks.task import Task
 
 MEASURES = {
     "mean_steps_ever": "elements ever done",
@@ -24,8 +24,6 @@ MEASURES = {
     "success_ever": "episodes with all ever done",
     "success_end": "episodes with all done at the end",
 }
-GROUPS = {"paper": PAPER_GOALS, "human": OTHER_HUMAN_GOALS, "unseen": UNSEEN_GOALS}
-_GROUP_OF = {frozenset(compound_goal(goal)): name for name, goals in GROUPS.items() for goal in goals}
 _RESAMPLES = 10_000
 
 
@@ -34,7 +32,7 @@ class Episode(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: str  # "nominal" or "perturbed"
+    start: str  # of the task's
     goal: str  # its name in the tables
     elements: tuple[str, ...]  # of the goal
     seed: int
@@ -53,8 +51,8 @@ class Episode(BaseModel):
         return self
 
 
-def summarize(episodes: Sequence[Episode]) -> JsonDict:
-    """The results of the episodes of one start: means with intervals, by goal, group and element."""
+def summarize(episodes: Sequence[Episode], task: Task) -> JsonDict:
+    """The results of a task's episodes from one start: means with intervals, by goal, group and element."""
     by_goal, by_element = defaultdict[str, list[Episode]](list), defaultdict[str, list[Episode]](list)
     violations = Counter[str]()
     for episode in episodes:
@@ -62,14 +60,14 @@ def summarize(episodes: Sequence[Episode]) -> JsonDict:
         for element in episode.elements:
             by_element[element].append(episode)
         violations.update(episode.limit_violations)
-    goals = {name: _goal_results(group) for name, group in by_goal.items()}
+    goals = {name: _goal_results(group, task) for name, group in by_goal.items()}
     groups = {goal["group"] for goal in goals.values()}
     steps = sum(episode.steps for episode in episodes)
     return {
         **_mean_over(goals.values()),
         "groups": {
             group: _mean_over([goal for goal in goals.values() if goal["group"] == group])
-            for group in (*GROUPS, "other")
+            for group in (*task.groups, "other")
             if group in groups
         },
         "goals": goals,
@@ -80,7 +78,7 @@ def summarize(episodes: Sequence[Episode]) -> JsonDict:
                 "end": float(np.mean([name in episode.done_at_end for episode in by_element[name]])),
                 "final_distance": float(np.mean([episode.final_distance[name] for episode in by_element[name]])),
             }
-            for name in ELEMENTS
+            for name in task.elements
             if name in by_element
         },
         "episodes": len(episodes),
@@ -141,11 +139,12 @@ def print_results(evaluation: JsonDict) -> None:
 
 
 def described(robot: JsonDict) -> str:
-    """The conditions of a protocol's robot that differ from the kitchen's own; empty if none does."""
+    """The conditions of a protocol's robot that differ from the world's own; empty if none does."""
     units = {"position_noise": " m", "angle_noise": " rad", "object_latency": " periods", "latency": " periods"}
     units |= {"hand_time": " s", "latency_jitter": " periods", "position_bias": " m", "angle_bias": " rad"}
-    own = {"profile": "kitchen", "hand_time": None, "stamped": True}  # a hand time of 0 differs from none
-    changed = {name: value for name, value in robot.items() if value != own.get(name, 0)}
+    # A hand time of 0 differs from none.
+    own = {"profile": ("own", "kitchen"), "hand_time": (None,), "stamped": (True,)}
+    changed = {name: value for name, value in robot.items() if value not in own.get(name, (0,))}
     return ", ".join(
         name.replace("_", " ") + ("" if value is True else f" {value}{units.get(name, '')}")
         for name, value in changed.items()
@@ -161,13 +160,13 @@ def check_evaluation(evaluation: JsonDict) -> None:
         raise InvalidInput("this is not an evaluation that `rpl evaluate` wrote; it must have a protocol and starts")
 
 
-def _goal_results(episodes: list[Episode]) -> JsonDict:
+def _goal_results(episodes: list[Episode], task: Task) -> JsonDict:
     elements = episodes[0].elements
     ever = np.array([len(episode.first_done) for episode in episodes])
     end = np.array([len(episode.done_at_end) for episode in episodes])
     return {
         "elements": list(elements),
-        "group": _GROUP_OF.get(frozenset(elements), "other"),
+        "group": task.group_of(elements),
         "episodes": len(episodes),
         "mean_steps_ever": float(ever.mean()),
         "mean_steps_end": float(end.mean()),

@@ -158,6 +158,16 @@ class PolicySpec(_Frozen):
                 raise ValueError(f"compound goal {name!r} must name elements of this policy")
         return self
 
+    @property
+    def commanded(self) -> tuple[int, ...]:
+        """The state dimension that each action dimension is a position target of, by its name; empty for other actions.
+
+        Actions are position targets if each of their dimensions is named like one of the state.
+        """
+        names = self.state.names
+        shared = tuple(names.index(name) for name in self.action.names if name in names)
+        return shared if len(shared) == self.action.dim else ()
+
     def resolve(self, elements: Sequence[str], start: np.ndarray) -> ResolvedGoal:
         """The goal "these elements done, the rest as at the start", for a start state (n,).
 

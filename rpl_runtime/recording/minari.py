@@ -1,7 +1,8 @@
-"""Episodes of the kitchen as a Minari data set of FrankaKitchen-v1, for offline-learning code.
+"""Episodes of a task as a Minari data set, for offline-learning code.
 
-An observation holds the 30 positions, without velocities. An action is the environment's own: the joint velocity from
-the reading to the target, clipped to [-1, 1]. `infos["target"]` holds the target itself, which a clipped action loses.
+An observation holds the state of the task's spec. An action is the environment's own if the task names one, and clipped
+to its range; in the kitchen, the joint velocity from the reading to the target. `infos["target"]` holds the task's own
+action, which a clipped one loses.
 """
 
 import io
@@ -19,13 +20,11 @@ import numpy as np
 from rpl_runtime import provenance
 from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import followed, locked, read, staged, translated
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
+from rpl_runtime.tasks.task import Task
 
 if TYPE_CHECKING:
     from rpl_runtime.relay.run import RunResult
 
-ENVIRONMENT = "FrankaKitchen-v1"
-_ENTRY_POINT = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
 _NAME = re.compile(r"[-\w]+-v\d+")
 EPISODES, METADATA = "main_data.hdf5", "metadata.json"  # Minari's names
 _MOST_EPISODES, _MOST_METADATA = 4 << 30, 1 << 20  # [bytes]
@@ -33,28 +32,12 @@ _MOST_EPISODES, _MOST_METADATA = 4 << 30, 1 << 20  # [bytes]
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One episode: T targets, and T observed states, or T + 1 if the state after the last target is known.
+    """One episode: T actions, and T observed states, or T + 1 if the state after the last action is known."""
 
-    Raises:
-        InvalidInput: the sizes or the elements are not the kitchen's.
-    """
-
-    states: np.ndarray  # (T, 30) or (T + 1, 30) float32 [rad, m, quaternion wxyz]
-    targets: np.ndarray  # (T, 9) float32 [rad, m]
+    states: np.ndarray  # (T, n) or (T + 1, n) float32
+    targets: np.ndarray  # (T, m) float32
     elements: tuple[str, ...] = ()  # of the goal
     source: str = ""  # where the episode comes from
-
-    def __post_init__(self) -> None:
-        steps = len(self.targets)
-        sizes = (steps, STATE_DIM), (steps + 1, STATE_DIM)
-        if self.targets.shape != (steps, ROBOT_DIM) or self.states.shape not in sizes:
-            raise InvalidInput(
-                f"a data set of the kitchen must have targets (T, {ROBOT_DIM}) with states (T, {STATE_DIM}) or "
-                f"(T + 1, {STATE_DIM}); got targets {self.targets.shape} with states {self.states.shape}"
-            )
-        unknown = sorted(set(self.elements) - set(ELEMENTS))
-        if unknown:
-            raise InvalidInput(f"the kitchen has no {', '.join(unknown)}; must be one of {', '.join(ELEMENTS)}")
 
 
 def recording_of(result: "RunResult", elements: Sequence[str], source: str) -> Recording:
@@ -63,8 +46,8 @@ def recording_of(result: "RunResult", elements: Sequence[str], source: str) -> R
     return Recording(states, result.targets.astype(np.float32), tuple(elements), source)
 
 
-def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, str]) -> int:
-    """Add recordings to the data set in a folder named NAME-vN, which is created if need be.
+def record(task: Task, recordings: Sequence[Recording], folder: Path, about: Mapping[str, str]) -> int:
+    """Add recordings of a task to the data set in a folder named NAME-vN, which is created if need be.
 
     All are added or none, and existing episodes are kept in any case.
 
@@ -75,23 +58,25 @@ def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, st
         The number of episodes in the data set.
 
     Raises:
-        InvalidInput: the folder is not named like a data set, or holds something else.
+        InvalidInput: a recording is of another task, or the folder is not named like a data set or holds another.
         RecordingError: the data cannot be written, for example because the disk is full.
         MissingExtra: minari or h5py is not installed.
     """
+    for recording in recordings:
+        _check(recording, task)
     folder = followed(folder)  # Minari joins a relative one to itself
     data, begun = folder / "data", False
     try:
         with locked(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
-            begun = check_record(folder)
+            begun = check_record(task, folder)
             if not begun:
                 data = Path(staging) / folder.name / "data"
                 data.parent.mkdir()
-                _create(data, folder.name, about)
+                _create(task, data, folder.name, about)
             with translated(folder, RecordingError, "a data set of rpl"):
                 metadata = json.loads(read(data / METADATA, _MOST_METADATA))
                 first, steps = int(metadata["total_episodes"]), int(metadata["total_steps"])
-                episodes = _appended(read(data / EPISODES, _MOST_EPISODES), first, recordings)
+                episodes = _appended(task, read(data / EPISODES, _MOST_EPISODES), first, recordings)
             held = first + len(recordings)
             steps += sum(len(recording.states) - 1 for recording in recordings)
             size = round((len(episodes) + (data / METADATA).stat().st_size) / 1e6, 1)  # [MB]
@@ -108,8 +93,25 @@ def record(recordings: Sequence[Recording], folder: Path, about: Mapping[str, st
         raise RecordingError(f"{folder} cannot be written, and {kept}: {error.strerror or error}") from error
 
 
-def check_record(folder: Path) -> bool:
-    """Whether a folder to record into already holds a data set of `record`.
+def _check(recording: Recording, task: Task) -> None:
+    """
+    Raises:
+        InvalidInput: the sizes or the elements are not the task's.
+    """
+    states, targets = recording.states, recording.targets
+    steps, n, m = len(targets), task.spec.state.dim, task.spec.action.dim
+    if targets.shape != (steps, m) or states.shape not in ((steps, n), (steps + 1, n)):
+        raise InvalidInput(
+            f"a data set of {task.name} must have targets (T, {m}) with states (T, {n}) or (T + 1, {n}); "
+            f"got targets {targets.shape} with states {states.shape}"
+        )
+    unknown = sorted(set(recording.elements) - set(task.elements))
+    if unknown:
+        raise InvalidInput(f"{task.name} has no {', '.join(unknown)}; must be one of {', '.join(task.elements)}")
+
+
+def check_record(task: Task, folder: Path) -> bool:
+    """Whether a folder to record a task into already holds a data set of it.
 
     Raises:
         InvalidInput: the folder cannot take recordings.
@@ -124,15 +126,17 @@ def check_record(folder: Path) -> bool:
     try:
         with translated(folder, InvalidInput, "a data set of rpl"):
             metadata = json.loads(read(folder / "data" / METADATA, _MOST_METADATA))
-            ours = json.loads(metadata["env_spec"])["id"] == ENVIRONMENT and "targets" in metadata
+            ours = metadata.get("task", "kitchen") == task.name and "targets" in metadata
     except InvalidInput:
         ours = False
     if not ours:
-        raise InvalidInput(f"{folder} exists and holds no data set of rpl; choose another folder")
+        raise InvalidInput(
+            f"{folder} exists and holds no data set of {task.name} that rpl wrote; choose another folder"
+        )
     return True
 
 
-def _appended(content: bytes, first: int, recordings: Sequence[Recording]) -> bytes:
+def _appended(task: Task, content: bytes, first: int, recordings: Sequence[Recording]) -> bytes:
     """A file of episodes in Minari's layout, with recordings after its `first` episodes.
 
     In memory: HDF5 crashes the process some time after a failed write to a disk.
@@ -143,7 +147,7 @@ def _appended(content: bytes, first: int, recordings: Sequence[Recording]) -> by
         for index, recording in enumerate(recordings, start=first):
             file.pop(f"episode_{index}", None)  # written, but not counted, by a killed process
             group = file.create_group(f"episode_{index}")
-            columns = _columns(recording)
+            columns = _columns(task, recording)
             for name, values in columns.items():
                 group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]))
             group.attrs.update(id=index, total_steps=len(columns["rewards"]))
@@ -151,16 +155,19 @@ def _appended(content: bytes, first: int, recordings: Sequence[Recording]) -> by
     return memory.getvalue()
 
 
-def _columns(recording: Recording) -> dict[str, np.ndarray]:
+def _columns(task: Task, recording: Recording) -> dict[str, np.ndarray]:
     """The episode as Minari keeps it: an action for each pair of neighbouring observations."""
     states, targets = recording.states, recording.targets
     steps = len(states) - 1
-    actions = (targets[:steps].astype(np.float64) - states[:steps, :ROBOT_DIM]) / MAX_TARGET_STEP
-    # The environment's reward: the number of elements of the goal that are done.
-    rewards = [sum(ELEMENTS[name].is_done(state) for name in recording.elements) for state in states[1:]]
+    actions, bounds = targets[:steps].astype(np.float64), task.spec.action.bounds
+    if task.gym and task.gym.own_actions:
+        actions, bounds = task.gym.own_actions(states[:steps], actions), (-1.0, 1.0)
+    # The reward: the number of elements of the goal that are done.
+    elements = [task.spec.elements[name] for name in recording.elements if name in task.spec.elements]
+    rewards = [sum(element.is_done(state) for element in elements) for state in states[1:]]
     return {
         "observations/observation": states.astype(np.float32),
-        "actions": np.clip(actions, -1.0, 1.0),
+        "actions": np.clip(actions, *bounds),
         "rewards": np.array(rewards, dtype=np.float64),
         "terminations": np.zeros(steps, dtype=bool),
         "truncations": np.arange(steps) == steps - 1,
@@ -168,30 +175,33 @@ def _columns(recording: Recording) -> dict[str, np.ndarray]:
     }
 
 
-def _create(data: Path, name: str, about: Mapping[str, str]) -> None:
+def _create(task: Task, data: Path, name: str, about: Mapping[str, str]) -> None:
     minari = require("minari", "record")
     gymnasium = require("gymnasium", "record")
     registration = require("gymnasium.envs.registration", "record")
-    box = gymnasium.spaces.Box
+    box, (low, high) = gymnasium.spaces.Box, (bound.astype(np.float64) for bound in task.spec.action.bounds)
+    own = task.gym is not None and task.gym.own_actions is not None
+    actions = box(-1.0, 1.0, low.shape, np.float64) if own else box(low, high, dtype=np.float64)
+    gym = task.gym
+    env_spec = gym and registration.EnvSpec(id=gym.id, entry_point=gym.entry_point, kwargs=dict(gym.kwargs))
     storage = require("minari.dataset.minari_storage", "record").MinariStorage.new(
         data,
-        observation_space=gymnasium.spaces.Dict({"observation": box(-np.inf, np.inf, (STATE_DIM,), np.float32)}),
-        action_space=box(-1.0, 1.0, (ROBOT_DIM,), np.float64),
-        env_spec=registration.EnvSpec(
-            id=ENVIRONMENT,
-            entry_point=_ENTRY_POINT,
-            kwargs={"terminate_on_tasks_completed": False, "remove_task_when_completed": False},
+        observation_space=gymnasium.spaces.Dict(
+            {"observation": box(-np.inf, np.inf, (task.spec.state.dim,), np.float32)}
         ),
+        action_space=actions,
+        env_spec=env_spec,
     )
     storage.update_metadata(
         {
             "dataset_id": name,
             "minari_version": minari.__version__,
             "author": {"relay-policy"},
-            "targets": "infos/target: joint position targets [rad, m], held for 0.08 s",
+            "task": task.name,
+            "targets": f"infos/target: the task's own actions, held for {task.spec.period_s:g} s",
             "command": provenance.command(),
             "commit": provenance.commit(),
-            "versions": provenance.versions(["relay-policy", "mujoco", "gymnasium-robotics"]),
+            "versions": provenance.versions(["relay-policy", *task.packages]),
             **about,
         }
     )

@@ -1,4 +1,4 @@
-"""The limits of each robot: the simulated kitchen's, the Panda's and the FR3's.
+"""The limits of each arm: the Panda's and the FR3's.
 
 Source of Franka's: "Robot and interface specifications" (https://frankaemika.github.io/docs/control_parameters.html).
 A robot aborts a motion that reaches a limit, so the limits here are lower by the tolerances of libfranka's own rate
@@ -10,7 +10,6 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.safety.limits import ARM_JOINTS, ArmLimits, Box, Profile
-from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
 
 
 def profile(name: str) -> Profile:
@@ -81,12 +80,4 @@ _FR3 = Profile(
         zero=_ZEROS,
     ),
 )
-# FrankaKitchen-v1's servos hold a set-point for a whole period. That a set-point moves at most 0.16 rad from the last
-# reading is kept by the simulator, which clips to it.
-_KITCHEN = Profile(
-    name="kitchen",
-    low=_array(*TARGET_LOW.astype(np.float64)),
-    high=_array(*TARGET_HIGH.astype(np.float64)),
-)
-
-PROFILES = {each.name: each for each in (_KITCHEN, _PANDA, _FR3)}
+PROFILES = {each.name: each for each in (_PANDA, _FR3)}

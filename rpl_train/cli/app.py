@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rpl_runtime.cli.options import TaskName
 from rpl_runtime.errors import InvalidInput, RelayError, require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, Recordings, Seed
+from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
     from rpl_train.export.export import ExportResult
 
-Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")]
+COMPONENTS = "imitate.networks.high_components"
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")]
 Components = Annotated[
-    int, typer.Option(min=1, help="Of the high level's mixture; use several if demonstrators differ in what they do.")
+    int | None,
+    typer.Option(min=1, help="Of the high level's mixture; use several if demonstrators differ in what they do."),
 ]
 Name = Annotated[
     str | None,
@@ -45,10 +49,14 @@ def register(app: typer.Typer) -> None:
 def imitate_command(
     run: Annotated[Path, typer.Argument(help="Folder of the run; an interrupted run goes on there.")],
     demos: Recordings,
-    steps: Steps = 20_000,
-    seed: Seed = 0,
-    components: Components = 4,
-    jobs: Jobs = 2,
+    task_name: TaskName = "kitchen",
+    steps: Steps = None,
+    seed: Seed = None,
+    components: Components = None,
+    jobs: Jobs = None,
+    config: ConfigFile = None,
+    texts: Set = None,
+    show: ShowConfig = False,
 ) -> None:
     """Relay imitation learning of both levels.
 
@@ -56,16 +64,16 @@ def imitate_command(
     `tensorboard --logdir RUN`.
     """
     require("torch", "train")
-    from rpl_train.cli.progress import bars
-    from rpl_train.imitate import ImitateConfig
-    from rpl_train.networks import NetworkConfig
-    from rpl_train.recipe import imitate_kitchen
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.cli.progress import bars, losses
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.imitate import imitate
+    from rpl_train.tasks import load_task
 
-    networks = NetworkConfig(high_components=components)
-    config = ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks)
+    task = load_task(task_name)
+    given = {"imitate.steps": steps, "imitate.seed": seed, "imitate.jobs": jobs, COMPONENTS: components}
+    settings = chosen(task, config, texts, given, show).imitate
     with bars() as report:
-        imitate_kitchen(load_demonstrations(demos), run, config, report)
+        imitate(load_demonstrations(demos, task), task, run, settings, losses(report, settings.steps))
     typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -76,6 +84,12 @@ def export_command(
     factory: Annotated[
         str | None,
         typer.Option("--from", metavar="MODULE:FACTORY", help="A function that returns (high, low, spec) instead."),
+    ] = None,
+    task_name: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="Compare in the worlds of this task; by default the run's. Without: random states."
+        ),
     ] = None,
     name: Name = None,
     force: Force = False,
@@ -96,6 +110,7 @@ def export_command(
     from rpl_train.export.export import export
     from rpl_train.export.factory import load_factory
     from rpl_train.runs import load_run
+    from rpl_train.tasks import load_task
 
     if factory:
         policy, spec, provenance = load_factory(factory)
@@ -103,10 +118,12 @@ def export_command(
     else:
         policy, record = load_run(paths[0])
         spec, provenance, statistics = record.spec, record.provenance, record.statistics
+        task_name = task_name or record.task
         name = name or _folder_name(bundle)
     spec = spec.model_copy(update={"name": name or spec.name})
     with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
-        result = export(policy, spec, provenance, bundle, statistics)
+        task = load_task(task_name) if task_name else None
+        result = export(policy, spec, provenance, bundle, statistics, task=task)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
@@ -155,6 +172,7 @@ def _print_export(result: "ExportResult") -> None:
 def novelty_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder; it is written again.")],
     demos: Recordings,
+    task_name: TaskName = "kitchen",
 ) -> None:
     """Add the out-of-distribution score to an older bundle.
 
@@ -162,10 +180,11 @@ def novelty_command(
     evaluation: `rpl evaluate BUNDLE --write` makes it again.
     """
     from rpl_runtime.policy.bundle import load_bundle
+    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.export.novelty import add_novelty
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.tasks import load_task
 
-    added = add_novelty(load_bundle(bundle), load_demonstrations(demos))
+    added = add_novelty(load_bundle(bundle), load_demonstrations(demos, load_task(task_name)))
     typer.echo(f"{bundle} scores states now; its digest is {added.digest}")
 
 
@@ -178,24 +197,28 @@ def train_command(
     context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
     demos: Annotated[
-        list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, scripted play is made first.")
+        list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, the task's demonstrator plays first.")
     ] = None,
     recipe: Annotated[
         Recipe,
         typer.Option(
-            help="imitate: imitation alone, minutes. relay: then fine-tune each of the 17 compound goals and distil "
-            "them into one policy, hours; models/kitchen was made so."
+            help="imitate: imitation alone, minutes. relay: then fine-tune each goal of the task's first group and "
+            "distil them into one policy, hours; models/kitchen was made so."
         ),
     ] = Recipe.IMITATE,
-    sequences: Annotated[int, typer.Option(help="Sequences of scripted play, without --demos.")] = 400,
+    task_name: TaskName = "kitchen",
+    sequences: Annotated[int | None, typer.Option(help="Sequences of play, without --demos.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
     name: Name = None,
     force: Force = False,
-    steps: Steps = 20_000,
-    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = 120_000,
-    seed: Seed = 0,
-    components: Components = 4,
-    jobs: Jobs = 2,
+    steps: Steps = None,
+    env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = None,
+    seed: Seed = None,
+    components: Components = None,
+    jobs: Jobs = None,
+    config: ConfigFile = None,
+    texts: Set = None,
+    show: ShowConfig = False,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
 ) -> None:
     """Train and evaluate a bundle, from demonstrations or from scripted play.
@@ -205,34 +228,35 @@ def train_command(
     A bundle that stands there already is replaced only if it was made of the same run, or with --force.
     """
     _require_exporter()
-    from rpl_runtime.cli.measure import evaluate_command
-    from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
-    from rpl_train.cli.progress import bars
-    from rpl_train.distill import DistillConfig
-    from rpl_train.imitate import ImitateConfig
-    from rpl_train.networks import NetworkConfig
-    from rpl_train.recipe import RecipeConfig, train
-    from rpl_train.rl.finetune import FinetuneConfig
-    from rpl_train.tasks.kitchen.play import PlayConfig
+    from dataclasses import replace
 
-    goals = PAPER_GOALS if recipe is Recipe.RELAY else ()
-    networks = NetworkConfig(high_components=components)
-    config = RecipeConfig(
+    from rpl_runtime.cli.measure import evaluate_command
+    from rpl_train.cli.progress import bars
+    from rpl_train.recipe import RecipeConfig, train
+    from rpl_train.tasks import load_task
+
+    task = load_task(task_name)
+    given = {COMPONENTS: components, "imitate.steps": steps, "finetune.env_steps": env_steps}
+    given |= {f"{stage}.seed": seed for stage in ("play", "imitate", "finetune", "distill")}
+    given |= {"play.sequences": sequences, "play.jobs": jobs, "imitate.jobs": jobs}
+    settings = chosen(task, config, texts, given, show)
+    goals = next(iter(task.groups.values())) if recipe is Recipe.RELAY else ()
+    recipe_config = RecipeConfig(
+        task=replace(task, demonstrator=settings.demonstrator),
         run=run or Path("runs") / bundle.name,
         bundle=bundle,
         name=name or _folder_name(bundle),
         demonstrations=tuple(demos or ()),
-        play=PlayConfig(sequences=sequences, seed=seed, jobs=jobs),
-        imitation=ImitateConfig(steps=steps, seed=seed, jobs=jobs, networks=networks),
-        specialists={
-            goal: FinetuneConfig(goal=compound_goal(goal), objective="iril", env_steps=env_steps, seed=seed)
-            for goal in goals
-        },
-        jobs=jobs,
-        distillation=DistillConfig(seed=seed),
+        play=settings.play,
+        imitate=settings.imitate,
+        finetune={goal: replace(settings.finetune, goal=task.goals[goal]) for goal in goals},
+        jobs=settings.imitate.jobs,
+        distill=settings.distill,
+        parity=settings.parity,
     )
-    _check_place(bundle, force, config.last_run)
+    _check_place(bundle, force, recipe_config.last_run)
     with bars() as report:
-        result = train(config, report)
+        result = train(recipe_config, report)
     _print_export(result)
-    evaluate_command(context, bundle, episodes=episodes, output=config.run / "evaluation", write=True)
+    output = recipe_config.run / "evaluation"
+    evaluate_command(context, bundle, task_name=task_name, episodes=episodes, output=output, write=True)

@@ -2,15 +2,16 @@
 
 import json
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import Start
+from rpl_runtime.cli.options import TaskName
+from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
+    from rpl_runtime.tasks.task import Task
     from rpl_train.data.sources import Demonstrations
     from rpl_train.data.trajectory import Trajectory
 
@@ -25,40 +26,43 @@ AnyRecordings = Annotated[
 ]
 
 
-class Order(StrEnum):
-    HUMAN = "human"
-    RANDOM = "random"
-
-
 @app.command("play")
 def play_command(
     folder: Annotated[Path, typer.Argument(help="Folder for a .npz of each sequence; run again to go on there.")],
-    sequences: Annotated[int, typer.Option(help="Number of sequences.")] = 400,
-    length: Annotated[int, typer.Option(help="Elements in a sequence: 1 tries each alone, 7 does them all.")] = 4,
-    order: Annotated[Order, typer.Option(help="human: the order of the human data. random: any.")] = Order.HUMAN,
-    start: Annotated[Start, typer.Option(help="Where the kitchen starts.")] = "perturbed",
-    seed: Annotated[int, typer.Option(help="Seed of the sequences.")] = 0,
+    task_name: TaskName = "kitchen",
+    sequences: Annotated[int | None, typer.Option(help="Number of sequences.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sequences.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the sequences are the same for any number.")] = 2,
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
+    config: ConfigFile = None,
+    texts: Set = None,
+    show: ShowConfig = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Let the scripted demonstrator play sequences of elements, with noise, pauses and detours."""
+    """Let the demonstrator of a task play, with its noise and detours.
+
+    The kitchen's has settings such as demonstrator.length=1 (elements in a sequence), demonstrator.order=random and
+    demonstrator.start=nominal; --show-config prints all.
+    """
+    from dataclasses import replace
+
     from rpl_runtime.evaluation.figures import check_suffix
-    from rpl_runtime.tasks.kitchen.render import sheet_suffixes
-    from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
+    from rpl_runtime.tasks.pictures import sheet_suffixes
     from rpl_train.cli.progress import bars
+    from rpl_train.data.sheet import contact_sheet
     from rpl_train.data.trajectory import load
-    from rpl_train.tasks.kitchen.play import PlayConfig, play, print_play
-    from rpl_train.tasks.kitchen.sheet import contact_sheet
+    from rpl_train.play import play, print_play
+    from rpl_train.tasks import load_task
 
     if sheet is not None:
         check_suffix(sheet, sheet_suffixes())
-    noise = PERTURBED if start == "perturbed" else NOMINAL
-    config = PlayConfig(sequences=sequences, length=length, order=order.value, seed=seed, jobs=jobs, start=noise)
+    task = load_task(task_name)
+    settings = chosen(task, config, texts, {"play.sequences": sequences, "play.seed": seed, "play.jobs": jobs}, show)
+    task = replace(task, demonstrator=settings.demonstrator)
     with bars() as report:
-        result = play(config, folder, lambda finished, total: report("sequences", finished, total))
+        result = play(task, settings.play, folder, lambda finished, total: report("sequences", finished, total))
     if sheet is not None:
-        contact_sheet([load(sequence.path) for sequence in result.sequences[:4]], sheet)
+        contact_sheet(task, [load(sequence.path) for sequence in result.sequences[:4]], sheet)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
@@ -69,53 +73,58 @@ def play_command(
 def import_command(
     recordings: AnyRecordings,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one .npz per demonstration.")],
+    task_name: TaskName = "kitchen",
     replay: Annotated[
         bool, typer.Option("--replay", help="Play the targets through the physics, and save the new states.")
     ] = False,
 ) -> None:
     """Turn public recordings into a folder of demonstrations with position targets."""
     from rpl_runtime.console import say
+    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.trajectory import save_folder
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.tasks import load_task
 
-    demonstrations = load_demonstrations(recordings)
-    trajectories = _replay(demonstrations) if replay else demonstrations.trajectories
+    task = load_task(task_name)
+    demonstrations = load_demonstrations(recordings, task)
+    trajectories = _replay(task, demonstrations) if replay else demonstrations.trajectories
     save_folder(trajectories, out)
     for sentence in (sentence for source in demonstrations.sources for sentence in source.get("left_out", ())):
         say(f"left out: {sentence}", err=True)
     typer.echo(f"{len(trajectories)} demonstrations written to {out}")
 
 
-def _replay(demonstrations: "Demonstrations") -> "list[Trajectory]":
+def _replay(task: "Task", demonstrations: "Demonstrations") -> "list[Trajectory]":
     """Replay demonstrations under a progress bar, and print what they complete."""
     from itertools import count
 
     from rpl_runtime.console import Console
     from rpl_train.cli.progress import bars
-    from rpl_train.tasks.kitchen.replay import replay, replay_table
+    from rpl_train.data.replay import replay, replay_table
 
     trajectories, finished = demonstrations.trajectories, count(1)
     total = len(trajectories)
     with bars() as report:
         result = replay(
-            trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: report("replayed", next(finished), total)
+            task, trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: report("replayed", next(finished), total)
         )
-    Console().print(replay_table(result))
+    Console().print(replay_table(result, task.spec))
     return result.trajectories
 
 
 @app.command("info")
 def info_command(
     recordings: AnyRecordings,
+    task_name: TaskName = "kitchen",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Count demonstrations: how many, how long, which elements in which order."""
-    from rpl_runtime.tasks.kitchen.elements import kitchen_spec
+    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.summary import print_summary, summarise
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.tasks import load_task
 
-    spec = kitchen_spec("kitchen")
-    summary = summarise(load_demonstrations(recordings), spec)
+    task = load_task(task_name)
+    spec = task.spec
+    summary = summarise(load_demonstrations(recordings, task), spec)
     if as_json:
         typer.echo(json.dumps(summary._asdict(), indent=1))
     else:
@@ -144,10 +153,11 @@ def hard_command(
     from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.protocol import Outcome, ProtocolConfig, run_protocol
     from rpl_runtime.evaluation.protocol_results import content_of
+    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.paper.nearest import open_loop
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.tasks import load_task
 
-    demonstrations = load_demonstrations(recordings)
+    demonstrations = load_demonstrations(recordings, load_task("kitchen"))
     hardships, config, done = chosen(condition), ProtocolConfig(episodes, seed, jobs), list[Outcome]()
     with progress_bar("episodes", len(hardships) * episodes) as report:
 
@@ -175,12 +185,15 @@ def export_command(
         Path,
         typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that exists grows."),
     ],
+    task_name: TaskName = "kitchen",
 ) -> None:
     """Write demonstrations as a Minari data set, with their position targets."""
-    from rpl_train.tasks.kitchen.minari import export_minari
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.data.minari import export_minari
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.tasks import load_task
 
-    demonstrations = load_demonstrations(recordings)
+    task = load_task(task_name)
+    demonstrations = load_demonstrations(recordings, task)
     licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)
-    held = export_minari(demonstrations.trajectories, minari, "; ".join(licences))
+    held = export_minari(task, demonstrations.trajectories, minari, "; ".join(licences))
     typer.echo(f"{len(demonstrations.trajectories)} demonstrations written to {minari}, which now holds {held}")

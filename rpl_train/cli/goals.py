@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rpl_runtime.errors import require
+from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
     from rpl_train.rl.finetune import Point
@@ -24,8 +25,8 @@ Recordings = Annotated[
         help="Folder written by `rpl demos`, or any recording that `rpl demos import` reads. Repeat for several.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
 Specialists = Annotated[
     list[str],
     typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run. Repeat for each goal."),
@@ -65,20 +66,23 @@ class RewardKind(StrEnum):
 def finetune_command(
     base: Annotated[Path, typer.Argument(help="The run to start from, written by `rpl imitate`.")],
     run: Annotated[Path, typer.Argument(help="Folder of the new run; an interrupted run goes on there.")],
-    goal: Annotated[str, typer.Option(help="Letters of a compound goal such as mkbs, or element names with commas.")],
+    goal: Annotated[str, typer.Option(help="A goal of the task such as mkbs, or element names with commas.")],
     objective: Annotated[
-        Variant,
+        Variant | None,
         typer.Option(help="npg: rewards only. dapg: plus demonstrations. iril: plus its own relabelled episodes."),
-    ] = Variant.IRIL,
-    levels: Annotated[Tuned, typer.Option(help="Which level learns.")] = Tuned.LOW,
+    ] = None,
+    levels: Annotated[Tuned | None, typer.Option(help="Which level learns.")] = None,
     reward: Annotated[
-        RewardKind, typer.Option(help="Reward of the levels that learn; formulas in docs/method.md.")
-    ] = RewardKind.COMPLETION,
+        RewardKind | None, typer.Option(help="Reward of the levels that learn; formulas in docs/method.md.")
+    ] = None,
     demos: Annotated[
         list[Path] | None, typer.Option(help="Demonstrations of the base; needed by dapg and iril. Repeat for several.")
     ] = None,
-    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps, at least.")] = 120_000,
-    seed: Seed = 0,
+    env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps, at least.")] = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    texts: Set = None,
+    show: ShowConfig = False,
 ) -> None:
     """Relay reinforcement fine-tuning of one compound goal by natural policy gradient.
 
@@ -86,36 +90,34 @@ def finetune_command(
     `tensorboard --logdir RUN`.
     """
     require("torch", "train")
-    from rpl_runtime.evaluation.evaluate import parse_goals
-    from rpl_train.cli.progress import bars
-    from rpl_train.data.sources import Demonstrations
-    from rpl_train.rl.finetune import FinetuneConfig, finetune
-    from rpl_train.runs import LEVELS, load_run
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from dataclasses import replace
 
-    if objective is not Variant.NPG and not demos:
-        raise typer.BadParameter(f"{objective.value} needs the --demos that {base} learned from")
-    goals = parse_goals(goal)
-    if len(goals) > 1:
-        raise typer.BadParameter(f"{goal} is {len(goals)} goals; must be one, since each has a run of its own")
-    config = FinetuneConfig(
-        goal=goals[0][1],
-        objective=objective.value,
-        levels=LEVELS if levels is Tuned.BOTH else (levels.value,),
-        reward=reward.value,
-        env_steps=env_steps,
-        threads=os.cpu_count() or 1,
-        seed=seed,
-    )
-    demonstrations = load_demonstrations(demos) if demos else Demonstrations([], [])
+    from rpl_train.cli.progress import bars
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.data.sources import Demonstrations
+    from rpl_train.rl.finetune import finetune
+    from rpl_train.runs import LEVELS, load_run
+    from rpl_train.tasks import load_task
+
+    trained = load_run(base)
+    task = load_task(trained.record.task)
+    given: dict[str, object] = {"finetune.env_steps": env_steps, "finetune.seed": seed}
+    given |= {"finetune.objective": objective and objective.value, "finetune.reward": reward and reward.value}
+    given |= {"finetune.levels": levels and (LEVELS if levels is Tuned.BOTH else (levels.value,))}
+    given |= {"finetune.threads": os.cpu_count() or 1}
+    settings = chosen(task, config, texts, given, show)
+    tuning = replace(settings.finetune, goal=task.parse_goal(goal).elements)
+    if tuning.objective != "npg" and not demos:
+        raise typer.BadParameter(f"{tuning.objective} needs the --demos that {base} learned from")
+    demonstrations = load_demonstrations(demos, task) if demos else Demonstrations([], [])
     with bars() as report:
-        report("iterations", 0, config.iterations)
+        report("iterations", 0, tuning.iterations(task))
 
         def progress(point: "Point") -> None:
             remark = f"{point.steps_done:.2f} elements done, {point.success:.0%} success"
-            report("iterations", point.iteration, config.iterations, remark)
+            report("iterations", point.iteration, tuning.iterations(task), remark)
 
-        finetune(load_run(base), demonstrations, run, config, progress)
+        finetune(task, trained, demonstrations, run, tuning, progress)
     typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -124,25 +126,26 @@ def distill_command(
     run: Annotated[Path, typer.Argument(help="Folder of the new run; an interrupted run goes on there.")],
     specialists: Specialists,
     demos: Recordings,
-    seed: Seed = 0,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    texts: Set = None,
+    show: ShowConfig = False,
 ) -> None:
     """Distil the specialists of several goals into one goal-conditioned policy."""
     require("torch", "train")
     from rpl_train.cli.progress import bars
-    from rpl_train.distill import DistillConfig, distill
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.distill import distill
     from rpl_train.runs import load_run
-    from rpl_train.tasks.kitchen.recordings import load_demonstrations
+    from rpl_train.tasks import load_task
 
-    teachers = _teachers(specialists)
-    config = DistillConfig(seed=seed)
+    teachers, trained = _teachers(specialists), load_run(base)
+    task = load_task(trained.record.task)
+    settings = chosen(task, config, texts, {"distill.seed": seed}, show).distill
     with bars() as report:
         distill(
-            load_run(base),
-            load_demonstrations(demos),
-            teachers,
-            run,
-            config,
-            lambda finished, what: report("rounds", finished, config.rounds, what),
+            *(task, trained, load_demonstrations(demos, task), teachers, run, settings),
+            lambda finished, what: report("rounds", finished, settings.rounds, what),
         )
     typer.echo(f"{run} is distilled; `rpl export {run} models/NAME` makes a bundle of it")
 
@@ -221,7 +224,7 @@ def paper_command(
     runs: Annotated[Path, typer.Option(help="Folder of the runs; interrupted runs go on there.")] = Path("runs/paper"),
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
-    jobs: Jobs = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     executor: Annotated[
         ExecutorKind, typer.Option(help="local: processes here. ray: tasks of a Ray cluster.")
     ] = ExecutorKind.LOCAL,
@@ -244,11 +247,12 @@ def paper_command(
     from rpl_runtime.policy.bundle import load_bundle
     from rpl_train.cli.progress import bars
     from rpl_train.paper.plots import draw_paper
-    from rpl_train.paper.reproduce import PaperConfig, chosen, reproduce
+    from rpl_train.paper.reproduce import PaperConfig, reproduce
+    from rpl_train.paper.reproduce import chosen as rows_named
     from rpl_train.paper.results import known_trials, write_distilled, write_row
     from rpl_train.paper.tables import HARD, print_paper, read_hard, write_markdown
 
-    methods = chosen(rows)
+    methods = rows_named(rows)
     if demos:
         config = PaperConfig(
             runs=runs,

@@ -1,6 +1,6 @@
 """Progress bars of the training commands, on stderr."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,6 +13,15 @@ class Report(Protocol):
     """Says how many of something are finished, of how many; a bar is added for each new name."""
 
     def __call__(self, what: str, finished: int, total: int, remark: str = "") -> None: ...
+
+
+def losses(report: Report, steps: int) -> Callable[[str, int, float | None], None]:
+    """Reports the progress of imitation, of so many optimiser steps at each level."""
+
+    def progress(level: str, step: int, loss: float | None) -> None:
+        report(f"{level} level", step, steps, "trained before" if loss is None else f"loss {loss:.3f}")
+
+    return progress
 
 
 @contextmanager

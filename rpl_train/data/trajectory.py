@@ -10,6 +10,7 @@ import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
 from rpl_runtime.files import locked, opened, staged, translated
+from rpl_runtime.policy.spec import PolicySpec
 
 _MOST_BYTES = 1 << 30  # of a demonstration, as it is and unpacked
 _LONGEST_NAME = 100  # [characters] of a source in a file's name
@@ -47,6 +48,19 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.states)
+
+
+def check_sizes(trajectory: Trajectory, spec: PolicySpec) -> None:
+    """
+    Raises:
+        DemonstrationError: it is of another task than the spec's.
+    """
+    sizes = trajectory.states.shape[1], trajectory.targets.shape[1]
+    if sizes != (spec.state.dim, spec.action.dim):
+        raise DemonstrationError(
+            f"{trajectory.source} has states of {sizes[0]} and targets of {sizes[1]} numbers; "
+            f"{spec.name} has {spec.state.dim} and {spec.action.dim}"
+        )
 
 
 def save(trajectory: Trajectory, path: Path) -> None:

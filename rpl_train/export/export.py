@@ -34,6 +34,7 @@ from rpl_runtime.policy.bundle import Bundle, standing_at, write_bundle
 from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.policy.trial import open_policy
+from rpl_runtime.tasks.task import Task
 from rpl_train.export.parity import Parity, ParityConfig, check_parity
 from rpl_train.networks import RelayPolicy
 
@@ -69,12 +70,13 @@ def export(
     path: Path,
     statistics: Statistics | None = None,
     config: ParityConfig = ParityConfig(),
+    task: Task | None = None,
 ) -> ExportResult:
-    """Write the bundle of a policy, in place of one that is there already.
+    """Write the bundle of a policy, in place of one that is there already; parity is checked in the task's worlds.
 
     Raises:
         InvalidInput: a module violates the contract, or cannot be exported.
-        ParityError: the graphs' position targets differ from the modules'; nothing was written.
+        ParityError: the graphs' actions differ from the modules'; nothing was written.
         BundleError: something that is not a bundle is at the path.
     """
     levels = list(zip(_signatures(spec), (policy.high, policy.low), strict=True))
@@ -90,7 +92,7 @@ def export(
     manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, provenance=provenance)
     with tempfile.TemporaryDirectory() as scratch:
         candidate = write_bundle(Path(scratch) / "candidate", manifest, high, low)
-        parity = check_parity(policy, open_policy(candidate), spec, config)
+        parity = check_parity(policy, open_policy(candidate), spec, config, task)
     manifest = manifest.model_copy(update={"parity": asdict(parity)})
     replaced = standing_at(path)
     return ExportResult(write_bundle(path, manifest, high, low), parity, replaced)

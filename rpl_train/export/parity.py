@@ -1,9 +1,9 @@
-"""The parity gate: exported graphs must command the same position targets as the modules they were made from.
+"""The parity gate: exported graphs must command the same actions as the modules they were made from.
 
 Both sides run the relay loop over the same states, each with the subgoals of its own high level, so that an error of
-the high level shows in the position targets as it would on the robot. The states of a policy of the kitchen come from
-the simulator, from perturbed starts, driven by the graphs; those of any other policy are random walks in its accepted
-range. Every episode is run alone and in a batch of 64, some with sampled noise, some with the modes.
+the high level shows in the actions as it would on the robot. With a task the states come from its worlds, from the
+starts of training, driven by the graphs; without one they are random walks in the accepted range. Every episode is run
+alone and in a batch of 64, some with sampled noise, some with the modes.
 """
 
 import itertools
@@ -16,11 +16,12 @@ import numpy as np
 from rpl_runtime.errors import ParityError
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Decision, Levels, RelayLoop
-from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM, STATE_NAMES
-from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_kitchens, rollout
+from rpl_runtime.tasks.task import Task
+from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_worlds, rollout
 
 _BATCH = 64
-_KITCHENS = 2  # stepped in parallel
+_WORLDS = 2  # stepped in parallel
+_STEPS = 280  # of an episode without a task
 _WALK = 0.02  # a random walk's step, as a share of each dimension's accepted range
 
 
@@ -30,7 +31,7 @@ class ParityConfig:
 
     tolerance: float = 1e-5  # [rad], or the action's unit
     episodes: int = 10  # at least; each goal of the library has one
-    steps: int = 280  # of each episode
+    steps: int | None = None  # of each episode; None: an episode of the task, or 280
     seed: int = TRAINING_SEEDS
 
 
@@ -60,13 +61,15 @@ class _Gap(NamedTuple):
     where: str
 
 
-def check_parity(modules: Levels, graphs: Levels, spec: PolicySpec, config: ParityConfig) -> Parity:
-    """Compare both sides over whole episodes.
+def check_parity(
+    modules: Levels, graphs: Levels, spec: PolicySpec, config: ParityConfig, task: Task | None = None
+) -> Parity:
+    """Compare both sides over whole episodes, in the worlds of the task if there is one.
 
     Raises:
         ParityError: their position targets differ by more than the tolerance.
     """
-    tracks = _kitchen_tracks(graphs, spec, config) if _is_kitchen(spec) else _random_tracks(spec, config)
+    tracks = _world_tracks(graphs, spec, task, config) if task else _random_tracks(spec, config)
     among = list(itertools.islice(itertools.cycle(tracks), -(-len(tracks) // _BATCH) * _BATCH))
     batches = [[track] for track in tracks] + [among[at : at + _BATCH] for at in range(0, len(among), _BATCH)]
     gaps = [gap for first, batch in enumerate(batches) for gap in _replay(modules, graphs, spec, batch, first)]
@@ -107,31 +110,26 @@ def _gap(ours: Decision, theirs: Decision, spec: PolicySpec, when: str) -> _Gap:
     return _Gap(float(difference.max()), float(np.abs(ours.subgoal - theirs.subgoal).max()), where)
 
 
-def _is_kitchen(spec: PolicySpec) -> bool:
-    names = spec.state.names, spec.action.names
-    return names == (STATE_NAMES, STATE_NAMES[:ROBOT_DIM]) and spec.period_s == PERIOD and bool(spec.library)
-
-
-def _kitchen_tracks(graphs: Levels, spec: PolicySpec, config: ParityConfig) -> list[_Track]:
-    goals = list(spec.library.values())
+def _world_tracks(graphs: Levels, spec: PolicySpec, task: Task, config: ParityConfig) -> list[_Track]:
+    goals = list(spec.library.values()) or [task.goals[name] for name in next(iter(task.groups.values()))]
     starts = [
         Start(goals[index % len(goals)], config.seed + index, None if index % 2 else index)
         for index in range(max(config.episodes, len(goals)))
     ]
-    with open_kitchens(_KITCHENS) as kitchens:
-        episodes = rollout(graphs, spec, starts, kitchens, steps=config.steps)
+    with open_worlds(task, _WORLDS) as worlds:
+        episodes = rollout(graphs, spec, task, starts, worlds, steps=config.steps)
     return [_Track(episode.goal, episode.states) for episode in episodes]
 
 
 def _random_tracks(spec: PolicySpec, config: ParityConfig) -> list[_Track]:
-    rng = np.random.default_rng(config.seed)
+    rng, steps = np.random.default_rng(config.seed), config.steps or _STEPS
     low, high = spec.state.bounds
     goals = list(spec.library.values()) or [(name,) for name in spec.elements]
     tracks = []
     for index in range(max(config.episodes, len(goals))):
-        states = np.empty((config.steps, spec.state.dim), dtype=np.float32)
+        states = np.empty((steps, spec.state.dim), dtype=np.float32)
         state = rng.uniform(low, high)
-        for step in range(config.steps):
+        for step in range(steps):
             states[step] = np.clip(state, low, high)
             state = np.clip(state + _WALK * (high - low) * rng.standard_normal(spec.state.dim), low, high)
         if goals:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime.client.control import Control, Rows
-from rpl_runtime.evaluation.evaluate import STARTS, EvaluateConfig, Played, Task, content_of, episode_of, plan_tasks
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, Played, Trial, content_of, episode_of, plan_trials
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.messages import (
@@ -29,6 +29,7 @@ from rpl_runtime.relay.messages import (
     Started,
     valid_until_ns,
 )
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
 from rpl_train.data.sources import Demonstrations
@@ -39,9 +40,10 @@ _SPEC = kitchen_spec("kitchen")
 
 def evaluate_nearest(demonstrations: Demonstrations, config: EvaluateConfig) -> dict[str, Any]:
     """Run the episodes of an evaluation, each with its nearest demonstration. Returns the evaluation's content."""
+    steps = config.of(KITCHEN).steps or 0
     with open_kitchen() as kitchen:
-        episodes = [_play(kitchen, demonstrations.trajectories, task, config.steps) for task in plan_tasks(config)]
-    return content_of("nearest demonstration, open loop", "", config, episodes)
+        episodes = [_play(kitchen, demonstrations.trajectories, trial, steps) for trial in plan_trials(KITCHEN, config)]
+    return content_of("nearest demonstration, open loop", "", KITCHEN, config, episodes)
 
 
 def nearest(demonstrations: Sequence[Trajectory], elements: tuple[str, ...], state: np.ndarray) -> Trajectory:
@@ -114,10 +116,10 @@ class _OpenLoop:
         return resolved
 
 
-def _play(kitchen: Kitchen, demonstrations: Sequence[Trajectory], task: Task, steps: int) -> Episode:
-    targets = nearest(demonstrations, task.elements, kitchen.reset(task.seed, STARTS[task.start])).targets
+def _play(kitchen: Kitchen, demonstrations: Sequence[Trajectory], trial: Trial, steps: int) -> Episode:
+    targets = nearest(demonstrations, trial.elements, KITCHEN.reset(kitchen, trial.seed, trial.start)).targets
     done = []
     for step in range(steps):
         kitchen.step(targets[min(step, len(targets) - 1)])
         done.append(kitchen.done())
-    return episode_of(task, Played(done, None), kitchen.qpos)
+    return episode_of(trial, Played(done, None), KITCHEN, kitchen)

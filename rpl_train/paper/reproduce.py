@@ -10,7 +10,7 @@ A row of `METHODS` says what is trained. Trials are saved in a folder of runs:
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,9 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.files import staged
 from rpl_runtime.server.subprocess import serve_in_process
-from rpl_runtime.tasks.kitchen.elements import STATE_DIM, compound_goal, kitchen_spec
+from rpl_runtime.tasks.kitchen.elements import compound_goal, kitchen_spec
 from rpl_train.augment import PoolConfig
+from rpl_train.data.recordings import load_demonstrations
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import digest
 from rpl_train.export.export import export
@@ -33,7 +34,7 @@ from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Imitation, Method
 from rpl_train.paper.nearest import evaluate_nearest
 from rpl_train.rl.finetune import FinetuneConfig, Point, finetune, read_curve
 from rpl_train.runs import TrainedRun, load_run
-from rpl_train.tasks.kitchen.recordings import load_demonstrations
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 SHOWN = "demonstrations"  # key of a trial's evaluation: the digest of the demonstrations
 _GATE = ParityConfig(episodes=1, steps=90)  # short, since all graphs of the table have the same structure
@@ -184,13 +185,13 @@ def imitate_one(imitation: Imitation, config: PaperConfig) -> None:
         pool=pool_config(imitation),
     )
     kept = imitation.horizon or imitation.window
-    spec = kitchen_spec("kitchen", horizon=kept, high_noise=networks.high_noise(STATE_DIM))
-    imitate(_load(config), spec, run, settings, lambda level, step, loss: None)
+    task = replace(KITCHEN, spec=kitchen_spec("kitchen", horizon=kept))
+    imitate(_load(config), task, run, settings, lambda level, step, loss: None)
 
 
 def pool_config(imitation: Imitation) -> PoolConfig:
     """The relabelling of an imitation."""
-    return PoolConfig(relabelling=imitation.relabelling, low_window=imitation.window)
+    return PoolConfig(relabelling=imitation.relabelling, low_window=imitation.window, hold=30)
 
 
 def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
@@ -202,7 +203,7 @@ def attempt(trial: Trial, config: PaperConfig) -> TrialResult:
         return TrialResult(trial.goals, trial.seed, (), evaluation)
     trained = load_run(config.runs / "imitation" / imitation.name)
     if trial.method.tunes:
-        trained = finetune(trained, demonstrations, run, finetune_config(trial, config)).trained
+        trained = finetune(KITCHEN, trained, demonstrations, run, finetune_config(trial, config)).trained
     evaluation = _kept(run, protocol, shown, lambda: _evaluate(trained, trial, protocol))
     return TrialResult(trial.goals, trial.seed, tuple(read_curve(run)), evaluation)
 
@@ -231,7 +232,7 @@ def shown_digest(config: PaperConfig) -> str:
 
 
 def _load(config: PaperConfig) -> Demonstrations:
-    return load_demonstrations(list(config.demonstrations))
+    return load_demonstrations(list(config.demonstrations), KITCHEN)
 
 
 def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
@@ -241,7 +242,7 @@ def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
 def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The cached evaluation of a folder; measured again if the protocol or the demonstrations changed."""
     path = run / "evaluation.json"
-    asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.steps}
+    asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.of(KITCHEN).steps}
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
         known = found.get(SHOWN) == shown and asked.items() <= found["protocol"].items()
@@ -259,6 +260,6 @@ def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> di
     spec = trained.record.spec.model_copy(update={"library": {goal: compound_goal(goal) for goal in trial.goals[:1]}})
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE)
+        export(trained.policy, spec, trained.record.provenance, bundle, trained.record.statistics, _GATE, KITCHEN)
         with serve_in_process(bundle) as address:
-            return evaluate(address, protocol, access=Access()).content
+            return evaluate(address, KITCHEN, protocol, access=Access()).content

@@ -83,7 +83,7 @@ def experience(
     subgoals = np.stack([episode.subgoals[decisions] for episode in episodes])
     goals = np.stack([np.broadcast_to(episode.goal.state, states.shape[1:]) for episode in episodes])
     masks = np.stack([np.broadcast_to(episode.goal.mask, states.shape[1:]) for episode in episodes])
-    time = np.broadcast_to(decisions[:, None] / 1000, (*states.shape[:2], 1))
+    time = np.broadcast_to(decisions[:, None] / len(steps), (*states.shape[:2], 1))
     age = np.broadcast_to(decisions[:, None] % spec.horizon / spec.horizon, time.shape)
     features = [(states - mean) / scale, masks * (goals - states) / scale, time, time**2, time**3, age]
     if level == "low":

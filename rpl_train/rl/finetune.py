@@ -41,8 +41,7 @@ from rpl_runtime.files import alone_in, staged
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
+from rpl_runtime.tasks.task import Task, World
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import Trajectory, digest, load_folder, save
@@ -50,8 +49,8 @@ from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
 from rpl_train.rl.baseline import Baseline, advantages, informative
 from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
 from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_learnable
-from rpl_train.rl.rewards import REWARDS, RewardName
-from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_kitchens, rollout
+from rpl_train.rl.rewards import RewardName, reward_for
+from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_worlds, rollout
 from rpl_train.runs import (
     DEMONSTRATIONS,
     LEVELS,
@@ -66,10 +65,9 @@ from rpl_train.runs import (
     save_modules,
     save_weights,
 )
-from rpl_train.tasks.kitchen.fast import FastKitchen
 
 Objective = Literal["npg", "dapg", "iril"]
-_PACKAGES = ("relay-policy", "torch", "numpy", "mujoco", "gymnasium-robotics")
+_PACKAGES = ("relay-policy", "torch", "numpy")
 _EPISODES = "episodes"
 _OUTER = 0.05  # own tuples below this quantile of the demonstrated ones' likelihood get no gradient
 _NOTHING_TO_LEARN = "all episodes earned the same"
@@ -84,16 +82,16 @@ class FinetuneConfig:
     """
 
     goal: tuple[str, ...]  # element names
-    objective: Objective = "npg"
+    objective: Objective = "iril"
     levels: tuple[LevelName, ...] = ("low",)  # the levels that learn; another takes its modes
     scratch: tuple[LevelName, ...] = ()  # the levels that start from random weights
     reward: RewardName = "completion"
     high_reward: RewardName | None = None  # of the high level; None: the same
     env_steps: int = 120_000  # at least; rounded up to whole iterations
     episodes: int = 24  # in an iteration; at least two, since advantages compare them
-    kitchens: int = 12  # side by side; another number may change the last bit of a result
-    threads: int = 1  # that step the kitchens
-    start: StartNoise = PERTURBED
+    worlds: int = 12  # side by side; another number may change the last bit of a result
+    threads: int = 1  # that step the worlds
+    start: str | None = None  # by name; None: the last of the task's
     seed: int = 0
     gamma: float = 0.995
     smoothing: float = 0.97  # lambda of generalised advantage estimation
@@ -107,14 +105,18 @@ class FinetuneConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
-        if not self.goal or not self.levels or self.episodes < 2 or self.env_steps < 1 or self.kitchens < 1:
+        if not self.goal or not self.levels or self.episodes < 2 or self.env_steps < 1 or self.worlds < 1:
             raise InvalidInput(
                 "fine-tuning needs a goal, a level that learns, at least one step, and two episodes to compare"
             )
 
-    @property
-    def iterations(self) -> int:
-        return ceil(self.env_steps / (self.episodes * EPISODE_STEPS))
+    def iterations(self, task: Task) -> int:
+        """The number of iterations in a task."""
+        return ceil(self.env_steps / (self.episodes * task.episode_steps))
+
+    def reward_of(self, level: LevelName) -> RewardName:
+        """The reward of a level."""
+        return self.reward if level == "low" else self.high_reward or self.reward
 
 
 class Point(NamedTuple):
@@ -143,18 +145,20 @@ class Specialist(NamedTuple):
 
 
 def finetune(
+    task: Task,
     base: TrainedRun,
     demonstrations: Demonstrations,
     run: Path,
     config: FinetuneConfig,
     progress: Callable[[Point], None] = lambda point: None,
 ) -> Specialist:
-    """Fine-tune one goal into the folder `run`, or go on where an earlier call was interrupted.
+    """Fine-tune one goal of a task into the folder `run`, or go on where an earlier call was interrupted.
 
     npg ignores the demonstrations; `progress` is called with the point of every iteration.
 
     Raises:
-        InvalidInput: another command trains in the folder.
+        InvalidInput: another command trains in the folder, a reward does not suit the task, or its world shows a state
+            that is not finite.
         TrainingError: the folder holds another run, a level that learns has no weights, or a gradient is not finite.
         DemonstrationError: the objective needs demonstrations and there are none, or none reaches the goal.
     """
@@ -164,17 +168,18 @@ def finetune(
     base = _prepared(base, config)
     for level in config.levels:
         require_learnable(level, getattr(base.policy, level))
+        reward_for(config.reward_of(level), base.record.spec)
     with alone_in(run):
-        open_run(run, _record(base.record, demonstrations, config))
+        open_run(run, _record(task, base.record, demonstrations, config))
         curve = read_curve(run)
         if not (run / "low.safetensors").exists():
-            learner = _Learner(base, demonstrations.trajectories, run, config)
+            learner = _Learner(task, base, demonstrations.trajectories, run, config)
             with ExitStack() as stack:
-                kitchens = stack.enter_context(open_kitchens(min(config.kitchens, config.episodes), FastKitchen))
+                worlds = stack.enter_context(open_worlds(task, min(config.worlds, config.episodes)))
                 board = stack.enter_context(SummaryWriter(str(run / "tensorboard")))
                 curve = curve[: learner.iteration]
-                while learner.iteration < config.iterations:
-                    curve.append(learner.advance(kitchens))
+                while learner.iteration < config.iterations(task):
+                    curve.append(learner.advance(worlds))
                     _write_curve(run, curve)
                     learner.save()
                     _plot(board, curve[-1])
@@ -209,7 +214,7 @@ def _plot(board: SummaryWriter, point: Point) -> None:
             board.add_scalar(f"{level} level/{name}", value, point.env_steps)
 
 
-def _record(base: RunRecord, demonstrations: Demonstrations, config: FinetuneConfig) -> RunRecord:
+def _record(task: Task, base: RunRecord, demonstrations: Demonstrations, config: FinetuneConfig) -> RunRecord:
     settings, data = json.loads(json.dumps(asdict(config))), base.provenance.data
     del settings["threads"]  # no effect on the weights
     if config.objective != "npg":
@@ -221,7 +226,7 @@ def _record(base: RunRecord, demonstrations: Demonstrations, config: FinetuneCon
         seeds=(config.seed,),
         data=data,
         settings=settings | {"imitation": base.provenance.settings},
-        packages=versions(_PACKAGES),
+        packages=versions([*_PACKAGES, *task.packages]),
     )
     return base.model_copy(update={"provenance": provenance})
 
@@ -230,8 +235,9 @@ class _Learner:
     """The state of a run: the levels, their baselines, and the number of finished iterations."""
 
     def __init__(
-        self, base: TrainedRun, demonstrations: Sequence[Trajectory], run: Path, config: FinetuneConfig
+        self, task: Task, base: TrainedRun, demonstrations: Sequence[Trajectory], run: Path, config: FinetuneConfig
     ) -> None:
+        self._task = task
         self._config, self._run, self._record = config, run, base.record
         policy = copy.deepcopy(base.policy)  # the base stays as it was
         self._levels: dict[LevelName, nn.Module] = {"high": policy.high, "low": policy.low}
@@ -266,18 +272,20 @@ class _Learner:
         self._resume.unlink()
         shutil.rmtree(self._run / _EPISODES, ignore_errors=True)
 
-    def advance(self, kitchens: Sequence[Kitchen]) -> Point:
+    def advance(self, worlds: Sequence[World]) -> Point:
         """Play an iteration's episodes and learn from them."""
         config, record = self._config, self._record
         explorer = Explorer(RelayPolicy(self._levels["high"], self._levels["low"]), config.levels)
-        episodes = rollout(explorer, record.spec, self._starts(), kitchens, noise=config.start, threads=config.threads)
+        episodes = rollout(
+            *(explorer, record.spec, self._task, self._starts(), worlds), start=config.start, threads=config.threads
+        )
         drawn = explorer.targets(episodes)
         own = self._relabelled(episodes, drawn) if config.objective == "iril" else None
         steps: dict[LevelName, NpgStep | None] = {}
         returns: dict[LevelName, float] = {}
         for level in config.levels:
-            name = config.reward if level == "low" else config.high_reward or config.reward
-            seen = experience(level, episodes, drawn, REWARDS[name], record.spec, record.statistics)
+            reward = reward_for(config.reward_of(level), record.spec)
+            seen = experience(level, episodes, drawn, reward, record.spec, record.statistics)
             steps[level] = self._learn(level, seen, own)
             returns[level] = float(seen.rewards.sum(1).mean())
         self.iteration += 1

@@ -4,10 +4,11 @@ Let s' be the state after a step (for the high level, after the subgoal's last s
 the high level, the commanded goal). s'_e are the dimensions of element e, and sigma is the standard deviation of each
 dimension over the demonstrations, at least 0.01:
 
-    sparse-objects  1 if every element has |s'_e - g_e| < 0.1; else 0 (high level: 1 if every named element is done)
+    sparse-objects  1 if every element has |s'_e - g_e| < a third of its tolerance; else 0 (high level: 1 if every named
+                    element is done). In the kitchen that third is 0.1
     sparse          the same, and for the low level the arm must have |q' - q_g| < 0.5 rad as well
     euclidean       -|(s' - g) / sigma| / sqrt(n), over all n dimensions (high level: over the n that the goal names)
-    elements        the share of elements with |s'_e - g_e| < 0.3, the environment's own threshold
+    elements        the share of elements with |s'_e - g_e| < their tolerance, in the kitchen the environment's own 0.3
                     (high level: of the named elements)
     completion      named elements of the compound goal done after the step, minus those done before it; both levels
 
@@ -21,11 +22,12 @@ from typing import Literal
 
 import numpy as np
 
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec
 from rpl_train.rl.rollout import Episode
 
 RewardName = Literal["sparse-objects", "sparse", "euclidean", "elements", "completion"]
-_NEAR = 0.1  # [rad, m] largest distance of an element that has reached its subgoal
+_NEAR = 1 / 3  # largest distance of an element that has reached its subgoal, as a share of its tolerance
 _ARM_NEAR = 0.5  # [rad] over all joints of the arm
 
 
@@ -37,7 +39,7 @@ class Outcome:
     subgoals: np.ndarray  # (T, n) the subgoal followed in it
     goal: np.ndarray  # (n,) the compound goal
     mask: np.ndarray  # (n,) 1 where it counts
-    named: tuple[ElementSpec, ...]  # the elements that the goal names
+    named: int  # the number of elements that the goal names
     elements: tuple[ElementSpec, ...]  # all of them
     scale: np.ndarray  # (n,) sigma
     arm: tuple[int, ...]  # the arm's joints in the state
@@ -51,6 +53,7 @@ class Reward:
     low: Callable[[Outcome], np.ndarray]  # (T,) for each step
     high: Callable[[Outcome, np.ndarray], np.ndarray]  # (W,) for each subgoal, by the steps (W,) that end them
     until_subgoal: bool  # the low level's return ends with its subgoal
+    by_element: bool = False  # it looks at the elements of a spec
 
 
 def outcome(episode: Episode, spec: PolicySpec, scale: np.ndarray) -> Outcome:
@@ -62,7 +65,7 @@ def outcome(episode: Episode, spec: PolicySpec, scale: np.ndarray) -> Outcome:
         subgoals=episode.subgoals,
         goal=episode.goal.state,
         mask=episode.goal.mask,
-        named=tuple(spec.elements[name] for name in named),
+        named=len(named),
         elements=tuple(spec.elements.values()),
         scale=scale,
         arm=tuple(state.names.index(name) for name in joints if name in state.names),
@@ -77,7 +80,8 @@ def _distances(elements: tuple[ElementSpec, ...], states: np.ndarray, goals: np.
 
 
 def _sparse_objects(seen: Outcome) -> np.ndarray:
-    return (_distances(seen.elements, seen.reached, seen.subgoals).max(1) < _NEAR).astype(np.float32)
+    near = [_NEAR * element.tolerance for element in seen.elements]
+    return np.all(_distances(seen.elements, seen.reached, seen.subgoals) < near, axis=1).astype(np.float32)
 
 
 def _sparse(seen: Outcome) -> np.ndarray:
@@ -86,7 +90,7 @@ def _sparse(seen: Outcome) -> np.ndarray:
 
 
 def _sparse_to_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
-    return (seen.done[ends] == len(seen.named)).astype(np.float32)
+    return (seen.done[ends] == seen.named).astype(np.float32)
 
 
 def _euclidean(seen: Outcome) -> np.ndarray:
@@ -104,7 +108,7 @@ def _elements(seen: Outcome) -> np.ndarray:
 
 
 def _elements_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
-    return seen.done[ends] / len(seen.named)
+    return seen.done[ends] / seen.named
 
 
 def _completion(seen: Outcome) -> np.ndarray:
@@ -115,10 +119,24 @@ def _completion_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
     return np.diff(seen.done[ends], prepend=0).astype(np.float32)
 
 
+def reward_for(name: RewardName, spec: PolicySpec) -> Reward:
+    """The reward with a name, for a policy.
+
+    Raises:
+        InvalidInput: it looks at elements, and the policy has none.
+    """
+    reward = REWARDS[name]
+    if reward.by_element and not spec.elements:
+        raise InvalidInput(
+            f"the reward {name} needs a policy with elements; {spec.name} must take completion or euclidean"
+        )
+    return reward
+
+
 REWARDS: dict[RewardName, Reward] = {
-    "sparse-objects": Reward(_sparse_objects, _sparse_to_goal, until_subgoal=True),
-    "sparse": Reward(_sparse, _sparse_to_goal, until_subgoal=True),
+    "sparse-objects": Reward(_sparse_objects, _sparse_to_goal, until_subgoal=True, by_element=True),
+    "sparse": Reward(_sparse, _sparse_to_goal, until_subgoal=True, by_element=True),
     "euclidean": Reward(_euclidean, _euclidean_to_goal, until_subgoal=True),
-    "elements": Reward(_elements, _elements_of_goal, until_subgoal=True),
+    "elements": Reward(_elements, _elements_of_goal, until_subgoal=True, by_element=True),
     "completion": Reward(_completion, _completion_of_goal, until_subgoal=False),
 }

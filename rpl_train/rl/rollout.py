@@ -1,4 +1,4 @@
-"""Whole episodes in the kitchen, by the same relay loop and simulator that serve."""
+"""Whole episodes in the worlds of a task, by the same relay loop and simulator that serve."""
 
 import contextlib
 import os
@@ -10,8 +10,7 @@ import numpy as np
 
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Levels, RelayLoop
-from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
+from rpl_runtime.tasks.task import Task, World
 
 # Training draws the seeds of its episodes below this. The parity gate's start here, those of evaluation at 1,000,000.
 TRAINING_SEEDS = 500_000
@@ -40,64 +39,70 @@ class Episode:
 
 
 @contextlib.contextmanager
-def open_kitchens(count: int, kind: Callable[[], Kitchen] = Kitchen) -> Iterator[list[Kitchen]]:
-    """Open kitchens to step in parallel, and close them at the end of the block; training uses `FastKitchen`."""
+def open_worlds(task: Task, count: int) -> Iterator[list[World]]:
+    """Open worlds to step in parallel, of the kind for training, and close them at the end of the block."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(contextlib.closing(kind())) for _ in range(count)]
+        yield [stack.enter_context(contextlib.closing(task.open(fast=True))) for _ in range(count)]
 
 
 def rollout(
     levels: Levels,
     spec: PolicySpec,
+    task: Task,
     starts: Sequence[Start],
-    kitchens: Sequence[Kitchen],
+    worlds: Sequence[World],
     *,
-    noise: StartNoise = PERTURBED,
-    steps: int = EPISODE_STEPS,
+    start: str | None = None,
+    steps: int | None = None,
     threads: int | None = None,
 ) -> list[Episode]:
-    """Play one episode for each start, as many at a time as there are kitchens.
+    """Play one episode of the policy's spec for each start, as many at a time as there are worlds of the task.
 
-    The levels are called once a step for the whole batch. `threads` threads step the kitchens, by default one for each
-    core of this process. An episode depends on its start only, with one exception: another batch size may change the
-    last bit of a matrix product, and so of an action.
+    The levels are called once a step for the whole batch. `threads` threads step the worlds, by default one for each
+    core of this process. Episodes begin at the task's start of that name, by default its last, and have the task's
+    length. An episode depends on its start only, with one exception: another batch size may change the last bit of a
+    matrix product, and so of an action.
 
     States are clipped to the range that the spec accepts. A server would end the run there, but here one knob pushed
     too far must not end the other episodes of the batch.
+
+    Raises:
+        InvalidInput: a world shows a state of another size, or one that is not finite.
     """
     episodes: list[Episode] = []
+    start, steps = start or list(task.starts)[-1], steps or task.episode_steps
     with _Hands(threads or len(os.sched_getaffinity(0))) as hands:
-        for first in range(0, len(starts), len(kitchens)):
-            wave = starts[first : first + len(kitchens)]
-            episodes += _play(levels, spec, wave, kitchens, noise=noise, steps=steps, hands=hands)
+        for first in range(0, len(starts), len(worlds)):
+            wave = starts[first : first + len(worlds)]
+            episodes += _play(levels, spec, task, wave, worlds[: len(wave)], start=start, steps=steps, hands=hands)
     return episodes
 
 
 def _play(
     levels: Levels,
     spec: PolicySpec,
+    task: Task,
     starts: Sequence[Start],
-    kitchens: Sequence[Kitchen],
+    worlds: Sequence[World],
     *,
-    noise: StartNoise,
+    start: str,
     steps: int,
     hands: "_Hands",
 ) -> list[Episode]:
-    hands.each(lambda row: kitchens[row].reset(starts[row].seed, noise), len(starts))
-    kitchens = kitchens[: len(starts)]
-    state = _seen(kitchens, spec)
-    goals = [spec.resolve(start.elements, row) for start, row in zip(starts, state, strict=True)]
+    hands.each(lambda row: task.reset(worlds[row], starts[row].seed, start), len(starts))
+    state = _seen(task, worlds, spec)
+    goals = [task.resolve(start.elements, world, row) for start, world, row in zip(starts, worlds, state, strict=True)]
     loop = RelayLoop(levels, spec)
     robots = [str(start) for start in starts]  # names the noise: an episode's depends on its start only
-    for robot, start, goal in zip(robots, starts, goals, strict=True):
-        loop.start(robot, goal, start.sampling)
+    for robot, begun, goal in zip(robots, starts, goals, strict=True):
+        loop.start(robot, goal, begun.sampling)
 
     states, subgoals, targets = [], [], []
     done: list[list[frozenset[str]]] = [[] for _ in starts]
 
     def advance(row: int) -> None:
-        kitchens[row].step(targets[-1][row])
-        done[row].append(kitchens[row].done())
+        worlds[row].step(targets[-1][row])
+        done[row].append(worlds[row].done())
 
     for step in range(steps):
         decision = loop.step(robots, [step] * len(robots), state)
@@ -105,14 +110,14 @@ def _play(
         subgoals.append(decision.subgoal)
         targets.append(decision.action)
         hands.each(advance, len(starts))
-        state = _seen(kitchens, spec)
+        state = _seen(task, worlds, spec)
     columns = (np.stack(rows, axis=1) for rows in (states, subgoals, targets))  # (B, T, .) each
     return [Episode(*row) for row in zip(starts, goals, *columns, map(tuple, done), state, strict=True)]
 
 
-def _seen(kitchens: Sequence[Kitchen], spec: PolicySpec) -> np.ndarray:
-    """The kitchens' states (B, n), clipped to the range that the spec accepts."""
-    return np.clip(np.stack([kitchen.state for kitchen in kitchens]), *spec.state.bounds)
+def _seen(task: Task, worlds: Sequence[World], spec: PolicySpec) -> np.ndarray:
+    """The worlds' states (B, n), clipped to the range that the spec accepts."""
+    return np.clip(np.stack([task.seen(world) for world in worlds]), *spec.state.bounds)
 
 
 class _Hands:

@@ -20,12 +20,14 @@ from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
 from rpl_runtime.relay.messages import Action, StageTimes
 from rpl_runtime.relay.run import Step
+from rpl_train.data.minari import export_minari
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.networks import NetworkConfig, TargetStatistics
 from rpl_train.runs import RunRecord, build_policy, load_progress, load_run, open_run, save_progress, save_weights
 from rpl_train.tasks.kitchen.d4rl import import_d4rl
-from rpl_train.tasks.kitchen.minari import export_minari, import_minari
+from rpl_train.tasks.kitchen.minari import import_minari
 from rpl_train.tasks.kitchen.mjl import import_mjl
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 CONDITIONS = {"bundle": "d" * 64}
 
@@ -76,7 +78,8 @@ def _demonstration(folder: Path) -> Format:
 
 
 def _data_set(folder: Path) -> Path:
-    export_minari([Trajectory(_numbers(5, 30), _numbers(5, 9), ("kettle",), "here#0")], folder / "play-v0", "none")
+    shown = Trajectory(_numbers(5, 30), _numbers(5, 9), ("kettle",), "here#0")
+    export_minari(KITCHEN, [shown], folder / "play-v0", "none")
     return folder / "play-v0"
 
 

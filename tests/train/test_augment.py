@@ -143,6 +143,16 @@ def test_every_number_of_a_batch_is_finite(relabelling):
     assert all(np.isfinite(column).all() for batch in batches for column in batch)
 
 
+def test_without_elements_every_goal_is_a_whole_state_and_the_end_is_one():
+    spec = drawer_spec().model_copy(update={"elements": {}, "library": {}})
+    made = Pool(drawer_demonstrations(4).trajectories, spec, replace(PLAIN, named_goals=1.0))
+    batch = made.high_batch(np.random.default_rng(0), 200)
+    assert (batch.mask == [0, 1, 1]).all()  # the spec's goal dimensions
+    ends = made.timeline.states[made.timeline.last]
+    assert all((goal == ends).all(1).any() for goal in batch.goal)
+    assert made.low_batch(np.random.default_rng(0), 10).state.shape == (10, 3)
+
+
 def marked(*opens: tuple[int, ...], rest: int = 10, drawers: int = 2) -> list[Trajectory]:
     """Demonstrations that rest for so many steps and then open drawers; the hand says which, and the step."""
     made = []

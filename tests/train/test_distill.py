@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,20 +18,14 @@ from rpl_train.augment import Pool
 from rpl_train.distill import DistillConfig, distill, label, load_lessons
 from rpl_train.networks import Gaussian, Mixture, NetworkConfig, RelayPolicy, divergence
 from rpl_train.rl.experience import Explorer
-from rpl_train.rl.rollout import TRAINING_SEEDS, Start
+from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_worlds, rollout
 from rpl_train.runs import LEVELS, TrainedRun, load_modules, weights_digest
 
 DEMONSTRATIONS = drawer_demonstrations(6)
-SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, kitchens=2, pool=drawers.POOL)
+SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, worlds=2, pool=drawers.POOL)
+on_drawers = partial(distill, drawers.TASK)
 FASTER = replace(SMALL, demonstrated=0.0, learning_rate=3e-3)
 THOROUGH = replace(SMALL, episodes=12, steps=250, batch=256, demonstrated=0.02, learning_rate=6e-3)
-
-
-@pytest.fixture(autouse=True)
-def on_the_drawers(monkeypatch):
-    """Play the drawers instead of the kitchen."""
-    monkeypatch.setattr(module, "open_kitchens", drawers.open_drawers)
-    monkeypatch.setattr(module, "rollout", drawers.play)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +67,9 @@ def equal(one, other):
 @torch.no_grad()
 def away(student: RelayPolicy, trained: TrainedRun, letters: str, levels=LEVELS) -> dict[str, float]:
     """How far a student is from a teacher at each level, in states that the teacher visits for these elements."""
-    starts = [Start(module.compound_goal(letters), seed) for seed in range(9000, 9008)]
-    with drawers.open_drawers(4) as four:
-        episodes = drawers.play(trained.policy, trained.record.spec, starts, four)
+    starts = [Start(drawers.TASK.parse_goal(letters).elements, seed) for seed in range(9000, 9008)]
+    with open_worlds(drawers.TASK, 4) as four:
+        episodes = rollout(trained.policy, trained.record.spec, drawers.TASK, starts, four)
     found = {}
     for level, lessons in label(trained.policy, episodes, trained.record.spec.horizon, levels).items():
         taught = Mixture(*(lessons.pop(name) for name in Mixture._fields))
@@ -89,7 +84,7 @@ def test_one_student_comes_close_to_teachers_who_differ_by_goal(base, tmp_path, 
     teachers = {"m": teacher(base, 1.0), "k": teacher(base, -1.0)}
     for place, trained in enumerate(teachers.values()):
         sway(trained.policy.high, place)
-    student = distill(base, DEMONSTRATIONS, teachers, tmp_path / "run", THOROUGH).policy
+    student = on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "run", THOROUGH).policy
     for letters, trained in teachers.items():
         before, after = away(base.policy, trained, letters), away(student, trained, letters)
         assert all(after[level] < 0.15 * before[level] for level in LEVELS), (letters, before, after)
@@ -108,25 +103,25 @@ def interrupted(base, teachers, tmp_path):
             raise Break
 
     with pytest.raises(Break):
-        distill(base, DEMONSTRATIONS, teachers, tmp_path / "run", SMALL, progress)
+        on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "run", SMALL, progress)
     return tmp_path / "run"
 
 
 def test_teachers_play_the_first_round_and_the_student_the_next_and_teachers_label_both(
     base, teachers, interrupted, tmp_path
 ):
-    student = distill(base, DEMONSTRATIONS, teachers, tmp_path / "once", replace(SMALL, rounds=1)).policy
+    student = on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "once", replace(SMALL, rounds=1)).policy
     for round_ in (0, 1):
         expected = []
         for number, (letters, trained) in enumerate(teachers.items()):
             seeds = np.random.default_rng([SMALL.seed, round_, number]).choice(TRAINING_SEEDS, 4, replace=False)
             starts = [
-                Start(module.compound_goal(letters), int(seed), sampling=int(seed) if place % 2 else None)
+                Start(drawers.TASK.parse_goal(letters).elements, int(seed), sampling=int(seed) if place % 2 else None)
                 for place, seed in enumerate(seeds)
             ]
-            with drawers.open_drawers(2) as two:
+            with open_worlds(drawers.TASK, 2) as two:
                 player = Explorer(student if round_ else trained.policy, ("low",))
-                episodes = drawers.play(player, base.record.spec, starts, two)
+                episodes = rollout(player, base.record.spec, drawers.TASK, starts, two)
             expected.append(label(trained.policy, episodes, base.record.spec.horizon))
         found = load_lessons(interrupted, round_)
         for level in LEVELS:
@@ -161,12 +156,12 @@ def test_a_round_descends_the_divergence_from_the_teachers_over_all_lessons_so_f
         optimiser.zero_grad()
         (away - student.log_prob(*map(torch.from_numpy, batch)).mean()).backward()
         optimiser.step()
-    found = getattr(distill(base, DEMONSTRATIONS, teachers, interrupted, SMALL).policy, level).state_dict()
+    found = getattr(on_drawers(base, DEMONSTRATIONS, teachers, interrupted, SMALL).policy, level).state_dict()
     assert all(torch.allclose(found[name], values, atol=1e-5) for name, values in student.state_dict().items())
 
 
 def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeypatch):
-    distill(base, DEMONSTRATIONS, teachers, tmp_path / "whole", SMALL)
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "whole", SMALL)
     stages = []
 
     def break_at(*stage):
@@ -179,8 +174,8 @@ def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeyp
 
     for stage in ((0, "learning"), (1, "playing"), (1, "learning")):
         with pytest.raises(Break):
-            distill(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL, break_at(*stage))
-    distill(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL)
+            on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL, break_at(*stage))
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert (0, "playing") not in stages[stages.index((1, "playing")) :]  # a whole round is not made again
     names = {".lock", "run.json", "high.safetensors", "low.safetensors"}
@@ -188,16 +183,16 @@ def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeyp
 
 
 def test_a_finished_run_is_loaded(base, teachers, tmp_path, monkeypatch):
-    first = distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
+    first = on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
     monkeypatch.setattr(module, "rollout", None)
-    again = distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
+    again = on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
     assert weights_digest(first) == weights_digest(again)
 
 
 def test_a_level_in_which_no_teacher_differs_is_kept(base, tmp_path):
     before = copy.deepcopy(base.policy)
     trained = teacher(base, 1.0, ("low",))
-    student = distill(base, DEMONSTRATIONS, {"mk": trained}, tmp_path, FASTER).policy
+    student = on_drawers(base, DEMONSTRATIONS, {"mk": trained}, tmp_path, FASTER).policy
     assert equal(student.high.state_dict(), before.high.state_dict())
     assert away(student, trained, "mk")["low"] < 0.8 * away(base.policy, trained, "mk")["low"]
     assert equal(base.policy.low.state_dict(), before.low.state_dict())  # the base stays as it was
@@ -210,13 +205,13 @@ def test_demonstrations_keep_what_no_teacher_knows(base, tmp_path):
     for weight in (0.0, 1.0):
         config = replace(SMALL, rounds=1, steps=200, learning_rate=3e-3, demonstrated=weight)
         trained = teacher(base, -1.0, ("low",))
-        student = distill(base, DEMONSTRATIONS, {"k": trained}, tmp_path / str(weight), config).policy
+        student = on_drawers(base, DEMONSTRATIONS, {"k": trained}, tmp_path / str(weight), config).policy
         likelihood[weight] = student.low.log_prob(*batch).mean().item()
     assert likelihood[1.0] > likelihood[0.0] + 0.5
 
 
 def test_provenance_names_every_teacher(base, teachers, tmp_path):
-    record = distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).record
+    record = on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).record
     named = record.provenance.settings["specialists"]
     assert {goal: facts["weights"] for goal, facts in named.items()} == {
         goal: weights_digest(trained.policy) for goal, trained in teachers.items()
@@ -230,24 +225,31 @@ def test_provenance_names_what_the_teachers_learned_from(base, tmp_path):
     trained = teacher(base, 1.0)
     provenance = base.record.provenance.model_copy(update={"data": (*base.record.provenance.data, played)})
     taught = trained._replace(record=trained.record.model_copy(update={"provenance": provenance}))
-    record = distill(base, DEMONSTRATIONS, {"mk": taught}, tmp_path, SMALL).record
+    record = on_drawers(base, DEMONSTRATIONS, {"mk": taught}, tmp_path, SMALL).record
     assert record.provenance.data == (*base.record.provenance.data, played)
 
 
 def test_a_folder_keeps_one_run(base, teachers, tmp_path):
-    distill(base, DEMONSTRATIONS, teachers, tmp_path, SMALL)
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, SMALL)
     with pytest.raises(TrainingError, match=r"other settings \(steps\)"):
-        distill(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, steps=31))
+        on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, steps=31))
     with pytest.raises(TrainingError, match=r"other settings \(demonstrations\)"):
-        distill(base, DEMONSTRATIONS._replace(trajectories=DEMONSTRATIONS.trajectories[:-1]), teachers, tmp_path, SMALL)
+        distill(
+            drawers.TASK,
+            base,
+            DEMONSTRATIONS._replace(trajectories=DEMONSTRATIONS.trajectories[:-1]),
+            teachers,
+            tmp_path,
+            SMALL,
+        )
     with pytest.raises(TrainingError, match=r"other settings \(specialists\)"):
-        distill(base, DEMONSTRATIONS, {"m": teachers["m"]}, tmp_path, SMALL)
+        on_drawers(base, DEMONSTRATIONS, {"m": teachers["m"]}, tmp_path, SMALL)
 
 
 def test_a_flat_policy_is_distilled_at_its_only_level(tmp_path):
     flat = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), flat=True))
     trained = teacher(flat, 1.0, ("low",))
-    student = distill(flat, DEMONSTRATIONS, {"mk": trained}, tmp_path / "run", FASTER).policy
+    student = on_drawers(flat, DEMONSTRATIONS, {"mk": trained}, tmp_path / "run", FASTER).policy
     after, before = (away(policy, trained, "mk", ("low",))["low"] for policy in (student, flat.policy))
     assert after < 0.8 * before
 
@@ -262,15 +264,15 @@ def test_a_flat_policy_is_distilled_at_its_only_level(tmp_path):
 def test_a_specialist_of_another_base_is_refused(base, tmp_path, given, differ):
     other = drawers.imitated(tmp_path / "other", 2, **given)
     with pytest.raises(TrainingError, match=rf"the specialist of mk comes from another policy \({differ} differ\)"):
-        distill(base, DEMONSTRATIONS, {"mk": other}, tmp_path / "run", SMALL)
+        on_drawers(base, DEMONSTRATIONS, {"mk": other}, tmp_path / "run", SMALL)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_goal_without_such_elements_is_refused(base, teachers, tmp_path):
-    with pytest.raises(InvalidGoal, match="no element has the letter x"):
-        distill(base, DEMONSTRATIONS, {"mx": teachers["m"]}, tmp_path, SMALL)
+    with pytest.raises(InvalidGoal, match="'mx' is not a goal"):
+        on_drawers(base, DEMONSTRATIONS, {"mx": teachers["m"]}, tmp_path, SMALL)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(base, teachers, tmp_path):
     with pytest.raises(TrainingError, match=r"the high level's loss is (nan|inf) in round 1, step"):
-        distill(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, learning_rate=1e30))
+        on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, learning_rate=1e30))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import drawers
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from processes import started
 from rpl_runtime.errors import TrainingError
@@ -22,7 +23,7 @@ from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.runs import LEVELS, build_level, load_tensors, save_tensors
 
-POOL = PoolConfig(low_window=4, high_window=STEPS)
+POOL = PoolConfig(low_window=4, high_window=STEPS, hold=30)
 SMALL = ImitateConfig(steps=40, batch=32, checkpoint_every=10, jobs=1, networks=NetworkConfig((16,), (16,)), pool=POOL)
 
 
@@ -43,35 +44,37 @@ class Break(Exception):
 
 
 def test_a_broken_run_ends_in_the_same_weights(tmp_path):
-    demonstrations, spec = drawer_demonstrations(), drawer_spec()
-    imitate(demonstrations, spec, tmp_path / "whole", SMALL, quiet)
+    demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
+    imitate(demonstrations, task, tmp_path / "whole", SMALL, quiet)
     often = replace(SMALL, report_every=5)
     for level, step in (("high", 25), ("low", 15), ("low", 35)):
         with pytest.raises(Break):
-            imitate(demonstrations, spec, tmp_path / "broken", often, break_at(level, step))
-    imitate(demonstrations, spec, tmp_path / "broken", often, quiet)
+            imitate(demonstrations, task, tmp_path / "broken", often, break_at(level, step))
+    imitate(demonstrations, task, tmp_path / "broken", often, quiet)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
 
 
 def test_levels_trained_side_by_side_are_those_trained_in_turn(tmp_path):
-    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
     seen = set()
-    imitate(demonstrations, spec, tmp_path / "one", SMALL, quiet)
-    imitate(demonstrations, spec, tmp_path / "two", replace(SMALL, jobs=2), lambda level, *_: seen.add(level))
+    imitate(demonstrations, task, tmp_path / "one", SMALL, quiet)
+    imitate(demonstrations, task, tmp_path / "two", replace(SMALL, jobs=2), lambda level, *_: seen.add(level))
     assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
     assert seen == {"high", "low"}
 
 
 def test_a_folder_keeps_one_run(tmp_path):
-    demonstrations, spec = drawer_demonstrations(), drawer_spec()
-    imitate(demonstrations, spec, tmp_path, SMALL, quiet)
+    demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
+    imitate(demonstrations, task, tmp_path, SMALL, quiet)
     with pytest.raises(TrainingError, match=r"other settings \(.*seed"):
-        imitate(demonstrations, spec, tmp_path, replace(SMALL, seed=1), quiet)
+        imitate(demonstrations, task, tmp_path, replace(SMALL, seed=1), quiet)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(TrainingError, match=r"level's loss is (nan|inf) at step \d; there is no checkpoint yet"):
-        imitate(drawer_demonstrations(), drawer_spec(), tmp_path, replace(SMALL, learning_rate=1e30), quiet)
+        imitate(
+            drawer_demonstrations(), drawers.task_of(drawer_spec()), tmp_path, replace(SMALL, learning_rate=1e30), quiet
+        )
 
 
 def break_at(broken_level, broken_step):
@@ -84,23 +87,23 @@ def break_at(broken_level, broken_step):
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path):
     """An infinite momentum in the checkpoint of step 10 spoils the weights in that step, and the loss of the next."""
-    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
     often = replace(SMALL, report_every=5)
     with pytest.raises(Break):
-        imitate(demonstrations, spec, tmp_path, often, break_at("high", 15))
+        imitate(demonstrations, task, tmp_path, often, break_at("high", 15))
     checkpoint = tmp_path / "high.resume.safetensors"
     tensors = load_tensors(checkpoint)
     tensors["optimiser.0.exp_avg"].fill_(float("inf"))
     save_tensors(checkpoint, tensors)
     with pytest.raises(TrainingError, match="is nan at step 11; the checkpoint of step 10 is the last good one"):
-        imitate(demonstrations, spec, tmp_path, often, quiet)
+        imitate(demonstrations, task, tmp_path, often, quiet)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_climbs_the_likelihood_by_adam_with_a_warm_up_and_a_cosine_to_zero(tmp_path, level):
     """Weights are those of a literal reading: rate x min(1, (t + 1) / 200) x (1 + cos(pi t / T)) / 2 at step t."""
     steps, demonstrations = 260, drawer_demonstrations()
-    trained = imitate(demonstrations, drawer_spec(), tmp_path, replace(SMALL, steps=steps), quiet)
+    trained = imitate(demonstrations, drawers.task_of(drawer_spec()), tmp_path, replace(SMALL, steps=steps), quiet)
     pool = Pool(demonstrations.trajectories, drawer_spec(), POOL)
     with torch.random.fork_rng():
         torch.manual_seed(SMALL.seed)
@@ -131,12 +134,12 @@ def say_and_wait(demonstrations, record, run, config, level, progress) -> None:
 
 
 def test_a_killed_level_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch):
-    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
     with monkeypatch.context() as killing:
         killing.setattr(module, "_train_level", kill)
         with pytest.raises(TrainingError, match="process was killed; run the same command again to go on"):
-            imitate(demonstrations, spec, tmp_path, replace(SMALL, jobs=2), quiet)
-    assert imitate(demonstrations, spec, tmp_path, SMALL, quiet)
+            imitate(demonstrations, task, tmp_path, replace(SMALL, jobs=2), quiet)
+    assert imitate(demonstrations, task, tmp_path, SMALL, quiet)
 
 
 def test_every_process_ends_with_a_parent_that_is_killed(tmp_path):
@@ -144,12 +147,14 @@ def test_every_process_ends_with_a_parent_that_is_killed(tmp_path):
 import sys
 from dataclasses import replace
 from pathlib import Path
+import drawers
 from demonstrations import drawer_demonstrations, drawer_spec
 from rpl_train import imitate
 from test_imitate import SMALL, quiet, say_and_wait
 if __name__ == "__main__":
     imitate._train_level = say_and_wait
-    imitate.imitate(drawer_demonstrations(), drawer_spec(), Path(sys.argv[1]), replace(SMALL, jobs=2), quiet)
+    task = drawers.task_of(drawer_spec())
+    imitate.imitate(drawer_demonstrations(), task, Path(sys.argv[1]), replace(SMALL, jobs=2), quiet)
 """
     # What is killed leaves its temporary files.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
@@ -164,7 +169,7 @@ if __name__ == "__main__":
 def test_it_learns_to_open_what_is_named(tmp_path):
     spec = drawer_spec()
     config = replace(SMALL, steps=500, batch=128, networks=NetworkConfig((64,), (64,)))
-    policy, _ = imitate(drawer_demonstrations(24), spec, tmp_path, config, quiet)
+    policy, _ = imitate(drawer_demonstrations(24), drawers.task_of(spec), tmp_path, config, quiet)
     for goal in (("first drawer",), ("first drawer", "second drawer")):
         state = np.zeros(3, dtype=np.float32)
         loop = RelayLoop(policy, spec)

@@ -1,5 +1,7 @@
 """The whole recipe on real parts, with small budgets: physics, fine-tuning in processes, distillation, export."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,13 @@ from rpl_train.distill import DistillConfig
 from rpl_train.export.parity import ParityConfig
 from rpl_train.imitate import ImitateConfig
 from rpl_train.networks import NetworkConfig
+from rpl_train.play import PlayConfig
 from rpl_train.recipe import RecipeConfig, train
 from rpl_train.rl.finetune import FinetuneConfig
 from rpl_train.runs import load_run, read_run, weights_digest
 from rpl_train.specialists import load_specialists, save_specialists, unpack
-from rpl_train.tasks.kitchen.play import PlayConfig
+from rpl_train.tasks.kitchen.play import KitchenPlay
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 IMITATION = ImitateConfig(steps=3, batch=16, jobs=1, networks=NetworkConfig((16,), (16,), high_components=2))
 PARITY = ParityConfig(episodes=1, steps=2)
@@ -22,7 +26,7 @@ PARITY = ParityConfig(episodes=1, steps=2)
 
 def goal(letters: str) -> FinetuneConfig:
     return FinetuneConfig(
-        goal=compound_goal(letters), objective="iril", env_steps=1, episodes=2, kitchens=1, likelihood_batch=16
+        goal=compound_goal(letters), objective="iril", env_steps=1, episodes=2, worlds=1, likelihood_batch=16
     )
 
 
@@ -39,14 +43,15 @@ def relay(tmp_path_factory):
         states[-1, list(element.dims)] = element.goal
     save(Trajectory(states, np.zeros((40, ROBOT_DIM), np.float32), tuple(ELEMENTS), "made"), folder / "demos" / "0.npz")
     config = RecipeConfig(
+        task=KITCHEN,
         run=folder / "run",
         bundle=folder / "bundle",
         name="kitchen-policy",
         demonstrations=(folder / "demos",),
-        imitation=IMITATION,
-        specialists={letters: goal(letters) for letters in ("mkbs", "kbts")},
+        imitate=IMITATION,
+        finetune={letters: goal(letters) for letters in ("mkbs", "kbts")},
         jobs=1,
-        distillation=DistillConfig(rounds=1, episodes=1, steps=2, batch=16, kitchens=1),
+        distill=DistillConfig(rounds=1, episodes=1, steps=2, batch=16, worlds=1),
         parity=PARITY,
     )
     reports: list[tuple[str, int, int, str]] = []
@@ -89,7 +94,7 @@ def test_every_stage_reports_how_far_it_is_and_finished_ones_are_not_run_again(r
 def test_specialists_survive_packing(relay, tmp_path):
     config, _ = relay
     base = load_run(config.run)
-    specialists = {letters: load_run(config.run / "specialists" / letters) for letters in config.specialists}
+    specialists = {letters: load_run(config.run / "specialists" / letters) for letters in config.finetune}
     save_specialists(base, specialists, tmp_path / "kept.safetensors")
     assert list(load_specialists(tmp_path / "kept.safetensors").specialists) == list(specialists)
     runs = unpack(tmp_path / "kept.safetensors", tmp_path / "runs")
@@ -100,11 +105,12 @@ def test_specialists_survive_packing(relay, tmp_path):
 
 def test_without_demonstrations_scripted_play_is_made_first(tmp_path):
     config = RecipeConfig(
+        task=replace(KITCHEN, demonstrator=KitchenPlay(length=1, limit=40)),
         run=tmp_path / "run",
         bundle=tmp_path / "bundle",
         name="played",
-        play=PlayConfig(sequences=1, length=1, limit=40),
-        imitation=IMITATION,
+        play=PlayConfig(sequences=1),
+        imitate=IMITATION,
         parity=PARITY,
     )
     result = train(config, lambda *report: None)

@@ -4,10 +4,22 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpl_train.relabel import relabel_high, relabel_low
+from rpl_train.relabel import HighTuple, HighTuples, LowTuple, Window
 
 lengths = st.lists(st.integers(1, 12), min_size=0, max_size=5)
 windows = st.integers(1, 15)
+
+
+def relabel_low(lengths, window) -> LowTuple:
+    """Every tuple of the low level."""
+    pairs = Window(lengths, window)
+    return pairs[np.arange(len(pairs))]
+
+
+def relabel_high(lengths, low_window, high_window) -> HighTuple:
+    """Every tuple of the high level, whose subgoals are `low_window` steps ahead."""
+    tuples = HighTuples(Window(lengths, high_window), np.arange(sum(lengths)) + low_window)
+    return tuples[np.arange(len(tuples))]
 
 
 def brute_low(lengths, window):

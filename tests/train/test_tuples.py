@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from demonstrations import STEPS, drawer_demonstration, drawer_demonstrations, drawer_spec
-from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.policy.spec import VectorSpec
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.tuples import NEVER, Timeline, lay_out
@@ -18,9 +18,19 @@ def timeline(count: int = 8) -> Timeline:
     return lay_out(drawer_demonstrations(count).trajectories, drawer_spec(), hold=0)
 
 
+def every(tuples):
+    """All tuples of a level."""
+    return tuples[np.arange(len(tuples))]
+
+
+def whole(tuples):
+    """All tuples of both levels, and the default subgoals."""
+    return every(tuples.low), every(tuples.high), tuples.ahead
+
+
 def offsets(relabelling, high_window=STEPS) -> tuple[np.ndarray, np.ndarray]:
     """Of each low tuple, how far its goal lies ahead, and how far the end of its demonstration does."""
-    step, goal = timeline().tuples(relabelling, WINDOW, high_window).low
+    step, goal = every(timeline().tuples(relabelling, WINDOW, high_window).low)
     return goal - step, STEPS - 1 - step % STEPS
 
 
@@ -50,7 +60,7 @@ def test_the_default_subgoal_is_a_window_ahead_or_the_end():
 def test_segments_end_where_the_next_drawer_comes_to_rest():
     """In a demonstration that opens both, the first rests a little before step 10, the second before step 20."""
     both = lay_out([drawer_demonstration(np.random.default_rng(0))], drawer_spec(), hold=0)
-    low, high, ahead = both.tuples("segments", WINDOW, STEPS)
+    low, high, ahead = whole(both.tuples("segments", WINDOW, STEPS))
     ends = np.unique(low.goal)
     assert len(ends) == 3  # after the second drawer, the end of the demonstration
     assert ends == pytest.approx([9.5, 19.5, STEPS - 1], abs=1)
@@ -63,13 +73,13 @@ def test_segments_end_where_the_next_drawer_comes_to_rest():
 
 def test_segments_are_those_of_the_elements_that_a_demonstration_does():
     one = lay_out([drawer_demonstration(np.random.default_rng(0), opens=(1,))], drawer_spec(), hold=0)
-    goal = one.tuples("segments", WINDOW, STEPS).low.goal
+    goal = every(one.tuples("segments", WINDOW, STEPS).low).goal
     assert np.unique(goal) == pytest.approx([9.5, STEPS - 1], abs=1)
 
 
 @pytest.mark.parametrize("relabelling", ["relay", "segments", "goal", "end"])
 def test_no_goal_lies_in_another_demonstration(relabelling):
-    low, high, ahead = timeline().tuples(relabelling, WINDOW, STEPS)
+    low, high, ahead = whole(timeline().tuples(relabelling, WINDOW, STEPS))
     for columns in (low, high, (np.arange(len(ahead)), ahead)):
         episodes = [column // STEPS for column in columns]
         assert all((episode == episodes[0]).all() for episode in episodes)
@@ -159,11 +169,13 @@ def test_from_the_last_recorded_step_on_the_target_is_where_the_motion_ends(hold
     assert laid.targets[7:] == pytest.approx(np.full((hold + 1, 1), laid.states[-1, 0]))
 
 
-def test_nothing_is_appended_where_no_target_is_known_to_stop_the_robot():
+def test_nothing_can_be_appended_where_no_target_is_known_to_stop_the_robot():
     spec = drawer_spec()
     velocity = VectorSpec(names=("hand_velocity",), units=("m/s",), low=(-1.0,), high=(1.0,))
-    laid = lay_out([moving()], spec.model_copy(update={"action": velocity}), hold=40)
-    assert len(laid.states) == 8
+    driven = spec.model_copy(update={"action": velocity})
+    with pytest.raises(InvalidInput, match="hold is 40, but the actions of drawers are not position targets"):
+        lay_out([moving()], driven, hold=40)
+    assert len(lay_out([moving()], driven, hold=0).states) == 8
 
 
 @pytest.mark.parametrize(

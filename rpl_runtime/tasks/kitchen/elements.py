@@ -64,6 +64,21 @@ _SLACK = np.where(np.arange(STATE_DIM) < ROBOT_DIM, 0.1, 0.25) * (0.5 + _RANGE[:
 STATE_LOW = (_RANGE[:, 0] - _SLACK).astype(np.float32)  # (30,) [rad, m]
 STATE_HIGH = (_RANGE[:, 1] + _SLACK).astype(np.float32)  # (30,) [rad, m]
 
+NEVER_MOVED = tuple(  # by any element
+    STATE_NAMES.index(name)
+    for name in ("bottom_right_knob", "bottom_right_burner", "top_right_knob", "top_right_burner", "left_hinge_door")
+)
+# FrankaKitchen-v1's model moves a burner with its knob and the light with its switch, slower by this ratio, so noise on
+# the two must agree.
+DRIVEN = {
+    STATE_NAMES.index(driven): (STATE_NAMES.index(driver), ratio)
+    for driven, driver, ratio in (
+        *((f"{place}_burner", f"{place}_knob", 174.0) for place in ("bottom_right", "bottom_left")),
+        *((f"{place}_burner", f"{place}_knob", 174.0) for place in ("top_right", "top_left")),
+        ("light", "light_switch", 14.0),
+    )
+}
+
 
 def _element(dims: tuple[int, ...], *goal: float) -> ElementSpec:
     return ElementSpec(dims=dims, goal=goal, tolerance=DONE_DISTANCE)

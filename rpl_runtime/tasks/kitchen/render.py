@@ -4,38 +4,25 @@ A `Frame` holds all numbers that its picture needs, so recorded episodes can be 
 system GL library, which no Python package installs; without one, `Renderer` says how to get it.
 """
 
-import contextlib
 import copy
 import ctypes.util
 import importlib
 import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rpl_runtime.errors import MissingExtra, require
-from rpl_runtime.files import staged
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import GL_LIBRARIES
+from rpl_runtime.tasks.pictures import BACKGROUND, Frame
 
 WIDTH, HEIGHT, CAPTION_HEIGHT = 640, 480, 48  # [px] multiples of 16 for video encoders
 _GHOST = (0.15, 0.75, 1.0, 0.38)  # red, green, blue, opacity
 # An object's ghost is drawn if the subgoal moves the object further than this, or changes its rotation matrix by more.
 _MOVED, _TURNED = 0.01, 0.1  # [m], [1]
-_BACKGROUND = (22, 24, 28)  # red, green, blue of the captions
 _DIMMED = 0.75  # without shadows, all lights at full strength bleach the walls
-
-
-class Frame(NamedTuple):
-    """One moment of an episode."""
-
-    qpos: np.ndarray  # (30,) true configuration [rad, m, quaternion wxyz]
-    subgoal: np.ndarray  # (30,) [rad, m, quaternion wxyz]
-    step: int  # [control steps] since the start
-    age: int  # [control steps] since the subgoal took effect
-    done: frozenset[str]  # elements done until now
 
 
 class Renderer:
@@ -69,7 +56,7 @@ class Renderer:
         """The frame as an image (HEIGHT + CAPTION_HEIGHT, WIDTH, 3) uint8."""
         mujoco, scene = self._mujoco, self._scene
         option, perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
-        for data, qpos in ((self._real, frame.qpos), (self._ghost, frame.subgoal)):
+        for data, qpos in ((self._real, frame.truth), (self._ghost, frame.subgoal)):
             data.qpos[:] = qpos
             mujoco.mj_kinematics(self._model, data)
             mujoco.mj_camlight(self._model, data)
@@ -106,7 +93,7 @@ class Renderer:
     def _caption(self, frame: Frame) -> np.ndarray:
         from PIL import Image, ImageDraw, ImageFont
 
-        strip = Image.new("RGB", (WIDTH, CAPTION_HEIGHT), _BACKGROUND)
+        strip = Image.new("RGB", (WIDTH, CAPTION_HEIGHT), BACKGROUND)
         draw = ImageDraw.Draw(strip)
         font = ImageFont.load_default(14)
         draw.text((10, 13), f"control step {frame.step}  {frame.step * PERIOD:.1f} s", "#9aa3ad", font, anchor="lm")
@@ -121,67 +108,6 @@ class Renderer:
             draw.text((x + 6, 24), element, "white" if done else "#9aa3ad", font, anchor="lm")
             x -= 4
         return np.asarray(strip)
-
-
-def open_renderer(model: Any, goal: Sequence[str]) -> contextlib.closing[Renderer]:
-    """A renderer that closes at the end of a `with` block."""
-    return contextlib.closing(Renderer(model, goal))
-
-
-def video_suffixes() -> list[str]:
-    """The suffixes under which `write_video` can write.
-
-    Raises:
-        MissingExtra: imageio is not installed.
-    """
-    known = require("imageio.config", "sim").known_extensions
-    # WebM does not hold H.264.
-    return [name for name, kinds in known.items() if kinds[0].priority[0] == "FFMPEG" and name != ".webm"]
-
-
-def write_video(path: Path, images: Iterable[np.ndarray]) -> None:
-    """Write images (height, width, 3) as a video in real time: one image a control step.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with staged(path) as staging:
-        writer = require("imageio.v2", "sim").get_writer(staging, fps=1 / PERIOD, codec="libx264", quality=7)
-        made = 0
-        with writer:
-            for image in images:
-                writer.append_data(image)
-                made += 1
-        # imageio does not notice an encoder that fails after its last picture, for example on a full disk.
-        try:
-            kept, _ = require("imageio_ffmpeg", "sim").count_frames_and_secs(staging)
-        except RuntimeError:
-            kept = 0
-        if kept != made:
-            raise OSError(f"the encoder kept {kept} of {made} pictures; is the disk full?")
-
-
-def sheet_suffixes() -> list[str]:
-    """The suffixes under which `write_sheet` can write.
-
-    Raises:
-        MissingExtra: Pillow is not installed.
-    """
-    images = require("PIL.Image", "sim")
-    # Pillow writes a format without a MIME type only if another package brings a writer.
-    return [s for s, kind in images.registered_extensions().items() if kind in images.SAVE and kind in images.MIME]
-
-
-def write_sheet(path: Path, images: Sequence[np.ndarray], columns: int = 4) -> None:
-    """Write images (height, width, 3) as one picture, row by row."""
-    height, width, _ = images[0].shape
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * height, columns * width, 3), _BACKGROUND, dtype=np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = image
-    with staged(path) as staging:
-        require("PIL.Image", "sim").fromarray(sheet).save(staging)
 
 
 def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:

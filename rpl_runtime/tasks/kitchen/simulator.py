@@ -48,6 +48,8 @@ class Kitchen:
         MissingExtra: the `sim` extra is not installed.
     """
 
+    goal: np.ndarray | None = None  # a kitchen draws none
+
     def __init__(self) -> None:
         self._env = new_environment()
         self._nominal_qpos = np.array(self._env.robot_env.init_qpos)  # (30,)
@@ -99,6 +101,8 @@ class Kitchen:
     def qpos(self) -> np.ndarray:
         """The true configuration (30,) [rad, m, quaternion wxyz], without noise."""
         return self.data.qpos.copy()
+
+    truth = qpos  # the name that every world has for it
 
     def close(self) -> None:
         """Release the simulator."""

@@ -9,7 +9,6 @@ the same step. The sets that `rpl` writes hold the 30 positions, and the targets
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from rpl_runtime.errors import DemonstrationError, require
 from rpl_runtime.files import read, translated
 from rpl_runtime.recording.hdf5 import numbers, opened_hdf5, text_attribute, within
-from rpl_runtime.recording.minari import ENVIRONMENT, EPISODES, METADATA, Recording, record
+from rpl_runtime.recording.minari import EPISODES, METADATA
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, PERIOD, ROBOT_DIM, STATE_DIM, completed_in_order
 from rpl_runtime.tasks.kitchen.simulator import clip_target
 from rpl_train.data.trajectory import Trajectory
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import h5py
 
 _MOST_METADATA = 1 << 20  # [bytes]
+ENVIRONMENT = "FrankaKitchen-v1"
 _NAME = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
 _PHYSICS_STEP = 0.002  # [s]
 _FRAME_SKIP = round(PERIOD / _PHYSICS_STEP)
@@ -68,22 +68,6 @@ def import_minari(where: Path) -> list[Trajectory]:
                 raise DemonstrationError(f"the Minari data set {where} counts {count} episodes, and holds {len(file)}")
             name = str(metadata.get("dataset_id", where.name))
             return [_trajectory(within(file, [f"episode_{at}"]), f"{name}#{at}") for at in range(count)]
-
-
-def export_minari(trajectories: Iterable[Trajectory], folder: Path, licence: str) -> int:
-    """Add demonstrations to the data set in a folder named NAME-vN; `import_minari` gives them back unchanged.
-
-    Returns:
-        The number of episodes of the data set.
-
-    Raises:
-        InvalidInput: the folder's name cannot be a data set's, or a demonstration is not of the kitchen.
-        RecordingError: the data cannot be written.
-        MissingExtra: minari or h5py is not installed.
-    """
-    recordings = [Recording(t.states, t.targets, t.elements, t.source) for t in trajectories]
-    about = {"description": "Demonstrations of the Franka kitchen, as position targets.", "licence": licence}
-    return record(recordings, folder, about)
 
 
 def _data_in(path: Path) -> Path | None:

@@ -28,7 +28,8 @@ from rpl_runtime.errors import (
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.relay.run import RunConfig, RunResult
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN as KITCHEN_TASK
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
@@ -105,7 +106,7 @@ def test_every_action_is_the_one_that_the_server_would_have_sent(
 def test_an_episode_is_the_one_that_the_server_would_have_driven(lead: int) -> None:
     config = RunConfig(("microwave", "kettle"), steps=100, seed=3, plan_lead=lead)
     with (
-        closing(KitchenRobot()) as robot,
+        closing(SimulatedRobot(KITCHEN_TASK)) as robot,
         serve_in_thread(load_bundle(KITCHEN)) as address,
         Client(address) as client,
         client.control() as there,

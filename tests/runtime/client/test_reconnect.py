@@ -30,7 +30,8 @@ from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.run import RunConfig, RunResult
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN as KITCHEN_TASK
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server import server
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
@@ -113,7 +114,11 @@ def test_a_run_resumes_with_the_goal_that_an_operator_sent(host: Host, tiny_bund
 
 
 def undisturbed(config: RunConfig) -> RunResult:
-    with closing(KitchenRobot()) as robot, serve_in_thread(load_bundle(KITCHEN)) as address, Client(address) as client:
+    with (
+        closing(SimulatedRobot(KITCHEN_TASK)) as robot,
+        serve_in_thread(load_bundle(KITCHEN)) as address,
+        Client(address) as client,
+    ):
         return run(robot, client.control(), config)
 
 
@@ -121,7 +126,7 @@ def killed(config: RunConfig, deaths: list[Death]) -> RunResult:
     """The last of the runs that it takes for all deaths to happen; the others were no different."""
     last = None
     with (
-        closing(KitchenRobot()) as robot,
+        closing(SimulatedRobot(KITCHEN_TASK)) as robot,
         Mortal(KITCHEN, deaths) as mortal,
         lasting_control(mortal.address) as control,
     ):
@@ -158,7 +163,7 @@ def test_a_run_goes_on_at_another_replica(lead: int) -> None:
     """Two replicas, each killed in turn while the run is on it."""
     config = RunConfig(("microwave", "kettle"), steps=70, seed=7, plan_lead=lead)
     with (
-        closing(KitchenRobot()) as robot,
+        closing(SimulatedRobot(KITCHEN_TASK)) as robot,
         Mortal(KITCHEN, [Inside("act", 20, computed=True)]) as first,
         Mortal(KITCHEN, [Inside("plan", 1, computed=False)]) as second,
         lasting_control(f"{first.address},{second.address}") as control,

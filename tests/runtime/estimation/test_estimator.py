@@ -20,11 +20,11 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.body import KITCHEN_BODY
 from rpl_runtime.tasks.kitchen.elements import PERIOD, STATE_NAMES, kitchen_spec
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 from source import ROOT
 
 NAMES = ("joint", "finger", "knob", "rail", "door")
@@ -143,8 +143,8 @@ def test_noise_is_told_from_motion(seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def kitchen() -> Iterator[KitchenRobot]:
-    with closing(KitchenRobot(PERTURBED)) as robot:
+def kitchen() -> Iterator[SimulatedRobot]:
+    with closing(SimulatedRobot(KITCHEN, "perturbed")) as robot:
         yield robot
 
 
@@ -156,9 +156,9 @@ def episode(robot: DegradedRobot, client: Client, made: Estimator | None, steps:
 
 
 @pytest.mark.parametrize("name", ["kitchen", "play"])
-@pytest.mark.parametrize("profile", ["kitchen", "fr3"])
+@pytest.mark.parametrize("profile", ["own", "fr3"])
 def test_in_a_perfect_kitchen_whole_episodes_are_the_same_to_the_bit(
-    kitchen: KitchenRobot, name: str, profile: str
+    kitchen: SimulatedRobot, name: str, profile: str
 ) -> None:
     """With the calibration that is measured there; the environment's own noise is that of the training data."""
     robot, bundle = DegradedRobot(kitchen, Conditions(profile)), load_bundle(ROOT / "models" / name)
@@ -173,7 +173,7 @@ def test_in_a_perfect_kitchen_whole_episodes_are_the_same_to_the_bit(
     assert with_one.done == without.done
 
 
-def test_in_a_noisy_and_late_kitchen_the_estimate_is_nearer_to_the_truth(kitchen: KitchenRobot) -> None:
+def test_in_a_noisy_and_late_kitchen_the_estimate_is_nearer_to_the_truth(kitchen: SimulatedRobot) -> None:
     robot = DegradedRobot(kitchen, Conditions("fr3", 0.005, 0.01, latency=1))
     bundle = load_bundle(ROOT / "models" / "play")
     calibration = calibrate(robot, KITCHEN_BODY, bundle.spec)
@@ -207,7 +207,7 @@ def test_in_a_noisy_and_late_kitchen_the_estimate_is_nearer_to_the_truth(kitchen
     ],
 )
 def test_a_calibration_finds_the_faults_of_a_robot(
-    kitchen: KitchenRobot, conditions: Conditions, arm_age_s: float, hand_s: float | None
+    kitchen: SimulatedRobot, conditions: Conditions, arm_age_s: float, hand_s: float | None
 ) -> None:
     robot = DegradedRobot(kitchen, replace(conditions, stamped=False))
     found = calibrate(robot, KITCHEN_BODY, kitchen_spec("kitchen"))

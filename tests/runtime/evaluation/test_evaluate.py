@@ -21,14 +21,13 @@ from rpl_runtime.evaluation.evaluate import (
     FIRST_SEED,
     EvaluateConfig,
     Evaluation,
-    episode_seed,
     evaluate,
-    parse_goals,
-    plan_tasks,
+    plan_trials,
 )
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, STATE_NAMES, compound_goal
@@ -39,7 +38,7 @@ SHORT = EvaluateConfig(goals=("mkbs", "ktlh"), episodes=1, steps=20, jobs=1, sam
 @pytest.fixture(scope="module")
 def evaluated(kitchen_bundle: Bundle) -> Evaluation:
     with serve_in_process(kitchen_bundle.path) as address:
-        return evaluate(address, SHORT)
+        return evaluate(address, KITCHEN, SHORT)
 
 
 def test_an_evaluation_holds_what_was_asked_for(evaluated: Evaluation, kitchen_bundle: Bundle):
@@ -71,7 +70,7 @@ def test_a_perturbed_start_is_another_one(evaluated: Evaluation):
 def test_results_are_the_same_with_any_number_of_simulators(evaluated: Evaluation, kitchen_bundle: Bundle):
     heard: list[Episode] = []
     with serve_in_thread(kitchen_bundle) as address:
-        parallel = evaluate(address, EvaluateConfig(**{**vars(SHORT), "jobs": 2}), on_episode=heard.append)
+        parallel = evaluate(address, KITCHEN, EvaluateConfig(**{**vars(SHORT), "jobs": 2}), on_episode=heard.append)
     assert parallel.episodes == evaluated.episodes
     assert parallel.content["starts"] == evaluated.content["starts"]
     assert sorted(heard, key=str) == sorted(parallel.episodes, key=str)
@@ -85,10 +84,10 @@ def test_an_evaluation_goes_on_where_its_server_was_lost(evaluated: Evaluation, 
 
     with serve_in_thread(kitchen_bundle) as address:
         with pytest.raises(ServerUnavailable):
-            evaluate(address, SHORT, journal, on_episode=lose)
+            evaluate(address, KITCHEN, SHORT, journal, on_episode=lose)
         with journal.open("a") as file:
             file.write('{"start": "nominal", "goal": "kt')  # what a killed process may leave
-        resumed = evaluate(address, SHORT, journal)
+        resumed = evaluate(address, KITCHEN, SHORT, journal)
     assert resumed.episodes == evaluated.episodes
     assert len(journal.read_text().splitlines()) == 1 + len(evaluated.episodes)
 
@@ -100,10 +99,10 @@ def test_what_the_robot_does_is_recorded_and_belongs_to_the_journal(kitchen_bund
         goals=("mkbs",), episodes=2, starts=("perturbed",), steps=12, robot=robot, plan_lead=3, jobs=1
     )
     with serve_in_thread(kitchen_bundle) as address:
-        alone = evaluate(address, config, journal)
-        together = evaluate(address, replace(config, jobs=2))
+        alone = evaluate(address, KITCHEN, config, journal)
+        together = evaluate(address, KITCHEN, replace(config, jobs=2))
         with pytest.raises(InvalidInput, match="robot"):
-            evaluate(address, replace(config, robot=Conditions("panda")), journal)
+            evaluate(address, KITCHEN, replace(config, robot=Conditions("panda")), journal)
     assert alone.episodes == together.episodes
     assert Conditions(**alone.content["protocol"]["robot"]) == robot
     assert alone.content["protocol"]["plan_lead"] == 3
@@ -135,19 +134,19 @@ def test_a_journal_of_another_policy_is_refused(kitchen_bundle: Bundle, tmp_path
     journal = tmp_path / "episodes.jsonl"
     one = EvaluateConfig(goals=("mkbs",), episodes=1, starts=("nominal",), steps=2, jobs=1)
     with serve_in_thread(kitchen_bundle) as address:
-        evaluate(address, one, journal)
+        evaluate(address, KITCHEN, one, journal)
     with (
         serve_in_thread(policies.kitchen_bundle(tmp_path / "other", seed=1)) as address,
         pytest.raises(InvalidInput, match="bundle_digest"),
     ):
-        evaluate(address, one, journal)
+        evaluate(address, KITCHEN, one, journal)
 
 
 def test_a_file_that_is_no_journal_is_refused(kitchen_bundle: Bundle, tmp_path: Path):
     journal = tmp_path / "episodes.jsonl"
     journal.write_text("something else\n")
     with serve_in_thread(kitchen_bundle) as address, pytest.raises(InvalidInput, match="not a journal"):
-        evaluate(address, SHORT, journal)
+        evaluate(address, KITCHEN, SHORT, journal)
     assert journal.read_text() == "something else\n"
 
 
@@ -156,59 +155,63 @@ def test_a_state_that_the_policy_refuses_ends_its_episode(kitchen_bundle: Bundle
     monkeypatch.setattr(DegradedRobot, "observe", lambda robot: observe(robot) + (100.0 if next(calls) == 5 else 0.0))
     config = EvaluateConfig(goals=("mkbs",), episodes=2, starts=("nominal",), steps=8, jobs=1)
     with serve_in_thread(kitchen_bundle) as address:
-        first, second = evaluate(address, config).episodes
+        first, second = evaluate(address, KITCHEN, config).episodes
     assert first.steps == 5
     assert "must be" in (first.refused or "")
     assert (second.steps, second.refused) == (8, None)
 
 
 def test_a_policy_of_another_robot_is_refused(tiny_bundle: Bundle):
-    with serve_in_thread(tiny_bundle) as address, pytest.raises(InvalidInput, match="must be a policy for the kitchen"):
-        evaluate(address, SHORT)
+    with serve_in_thread(tiny_bundle) as address, pytest.raises(InvalidInput, match="must be a policy for kitchen"):
+        evaluate(address, KITCHEN, SHORT)
 
 
 def test_nobody_at_the_address_is_one_sentence():
     with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1"):
-        evaluate("127.0.0.1:1", SHORT)
+        evaluate("127.0.0.1:1", KITCHEN, SHORT)
 
 
 def test_goals_have_one_name_however_they_are_written():
-    assert parse_goals("mkbs") == [("mkbs", compound_goal("mkbs"))]
-    assert parse_goals("slide cabinet, kettle,bottom burner,microwave") == parse_goals("sbkm") == parse_goals("mkbs")
-    assert parse_goals("kettle,microwave") == [("mk", ("microwave", "kettle"))]
-    assert [name for name, _ in parse_goals("paper")] == list(PAPER_GOALS)
-    assert [len(parse_goals(group)) for group in ("human", "unseen", "all35")] == [7, 11, 35]
-    assert [len(parse_goals(f"sets{size}")) for size in range(1, 8)] == [7, 21, 35, 35, 21, 7, 1]
-    assert set(parse_goals("sets4")) == set(parse_goals("all35"))
+    assert KITCHEN.parse_goals("mkbs") == [("mkbs", compound_goal("mkbs"))]
+    assert (
+        KITCHEN.parse_goals("slide cabinet, kettle,bottom burner,microwave")
+        == KITCHEN.parse_goals("sbkm")
+        == KITCHEN.parse_goals("mkbs")
+    )
+    assert KITCHEN.parse_goals("kettle,microwave") == [("mk", ("microwave", "kettle"))]
+    assert [name for name, _ in KITCHEN.parse_goals("paper")] == list(PAPER_GOALS)
+    assert [len(KITCHEN.parse_goals(group)) for group in ("human", "unseen", "all35")] == [7, 11, 35]
+    assert [len(KITCHEN.parse_goals(f"sets{size}")) for size in range(1, 8)] == [7, 21, 35, 35, 21, 7, 1]
+    assert set(KITCHEN.parse_goals("sets4")) == set(KITCHEN.parse_goals("all35"))
 
 
 @pytest.mark.parametrize("goal", ["", "xyz", "toaster", "microwave,toaster", "mm", "kettle,kettle"])
 def test_an_impossible_goal_is_refused(goal: str):
     with pytest.raises(InvalidGoal):
-        parse_goals(goal)
+        KITCHEN.parse_goals(goal)
 
 
 def test_no_two_episodes_share_a_seed_and_no_seed_depends_on_the_selection():
-    every = plan_tasks(EvaluateConfig(goals=("all35", "mkbs", "kettle"), episodes=20))
+    every = plan_trials(KITCHEN, EvaluateConfig(goals=("all35", "mkbs", "kettle"), episodes=20))
     assert len(every) == len(set(every)) == 2 * 36 * 20
     assert len({task.seed for task in every}) == 36 * 20
-    assert set(plan_tasks(EvaluateConfig(goals=("kettle",), episodes=3))) < set(every)
-    assert episode_seed(0, ("kettle",), 7) == 2007
+    assert set(plan_trials(KITCHEN, EvaluateConfig(goals=("kettle",), episodes=3))) < set(every)
+    assert KITCHEN.episode_seed(0, ("kettle",), 7) == 2007
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"starts": starts} for starts in ((), ("upside down",))),
+        {"starts": ("upside down",)},
         *({"episodes": episodes} for episodes in (0, 1001)),
-        *({name: 0} for name in ("steps", "jobs")),
+        {"steps": -1},
+        {"jobs": 0},
         {"seed": -1},
-        {"goals": ()},
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict):
     with pytest.raises(RelayError, match="must be"):
-        plan_tasks(EvaluateConfig(**wrong))
+        plan_trials(KITCHEN, EvaluateConfig(**wrong))
 
 
 def test_a_saved_evaluation_is_printed_and_drawn_again(evaluated: Evaluation, tmp_path: Path):

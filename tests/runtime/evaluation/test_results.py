@@ -13,6 +13,7 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.figures import draw_results
 from rpl_runtime.evaluation.results import MEASURES, Episode, bootstrap_interval, described, print_results, summarize
 from rpl_runtime.robots.degraded import Conditions
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 
 
@@ -36,7 +37,7 @@ def evaluation(
     starts: tuple[str, ...] = ("nominal", "perturbed"), goals: tuple[str, ...] = PAPER_GOALS
 ) -> dict[str, Any]:
     """What evaluation.json holds, made up."""
-    results = summarize([episode(goal, goal[:3], goal[:2], seed) for goal in goals for seed in range(3)])
+    results = summarize([episode(goal, goal[:3], goal[:2], seed) for goal in goals for seed in range(3)], KITCHEN)
     protocol = {"policy": "made up", "environment": "FrankaKitchen-v1", "episodes": 3, "steps": 280}
     return {"protocol": protocol, "starts": dict.fromkeys(starts, results)}
 
@@ -48,7 +49,8 @@ def test_means_weigh_every_goal_the_same():
             episode("mkbs", "mk", "", seed=1),
             episode("mkbs", "mk", "", seed=2),
             episode("ktlh", "ktlh", "ktlh"),
-        ]
+        ],
+        KITCHEN,
     )
     goals = results["goals"]
     assert goals["mkbs"]["mean_steps_ever"] == pytest.approx(8 / 3)
@@ -61,7 +63,7 @@ def test_means_weigh_every_goal_the_same():
 
 
 def test_goals_are_reported_by_where_they_come_from():
-    results = summarize([episode(goal, goal, "") for goal in ("mkbs", "kbth", "mkbt", "mk")])
+    results = summarize([episode(goal, goal, "") for goal in ("mkbs", "kbth", "mkbt", "mk")], KITCHEN)
     assert {name: goal["group"] for name, goal in results["goals"].items()} == {
         "mkbs": "paper",
         "kbth": "human",
@@ -73,7 +75,7 @@ def test_goals_are_reported_by_where_they_come_from():
 
 
 def test_elements_count_only_where_a_goal_names_them():
-    elements = summarize([episode("mkbs", "mk", "m"), episode("mkls", "s", "s")])["elements"]
+    elements = summarize([episode("mkbs", "mk", "m"), episode("mkls", "s", "s")], KITCHEN)["elements"]
     assert list(elements) == ["microwave", "kettle", "bottom burner", "light switch", "slide cabinet"]
     assert elements["microwave"] == {"episodes": 2, "ever": 0.5, "end": 0.5, "final_distance": 0.25}
     assert elements["slide cabinet"]["ever"] == 0.5
@@ -101,7 +103,7 @@ def test_an_interval_is_as_wide_as_the_normal_one_for_many_values():
 def test_the_tables_show_every_goal_the_mean_and_refusals(capsys: pytest.CaptureFixture[str]):
     content = evaluation(("nominal",))
     content["starts"]["nominal"] = summarize(
-        [episode("mkbs", "mkb", "", refused="out of range"), episode("ktlh", "", "")]
+        [episode("mkbs", "mkb", "", refused="out of range"), episode("ktlh", "", "")], KITCHEN
     )
     print_results(content)
     shown = capsys.readouterr().out
@@ -163,7 +165,7 @@ def test_every_measure_has_an_interval():
 
 def test_limit_violations_are_counted_for_each_step():
     one, other = episode("mkbs", "", ""), episode("mkbs", "", "", seed=1)
-    found = summarize([one.model_copy(update={"limit_violations": {"jerk": 28, "velocity": 56}}), other])
+    found = summarize([one.model_copy(update={"limit_violations": {"jerk": 28, "velocity": 56}}), other], KITCHEN)
     assert found["limit_violations"] == {"jerk": 0.05, "velocity": 0.1}
 
 

@@ -154,22 +154,22 @@ def test_a_file_that_is_no_calibration_is_refused(kitchen_address: str, tmp_path
 
 
 def test_noise_without_a_calibration_is_reported(kitchen_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rpl_runtime.robots.simulated import KitchenRobot
+    from rpl_runtime.robots.simulated import SimulatedRobot
 
-    rng, observe = np.random.default_rng(0), KitchenRobot.observe
+    rng, observe = np.random.default_rng(0), SimulatedRobot.observe
     options = ["--address", kitchen_address, "--goal", "mkbs", "--steps", "30"]
     assert "noise without a calibration" not in rpl_run(*options).stderr
     noisy = np.append(np.zeros(9), np.full(21, 0.01))
-    monkeypatch.setattr(KitchenRobot, "observe", lambda robot: observe(robot) + rng.normal(size=30) * noisy)
+    monkeypatch.setattr(SimulatedRobot, "observe", lambda robot: observe(robot) + rng.normal(size=30) * noisy)
     assert rpl_run(*options).stderr.count("noise without a calibration") == 1
 
 
 def test_the_command_succeeds_where_every_element_was_done(
     kitchen_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rpl_runtime.robots.simulated import KitchenRobot
+    from rpl_runtime.robots.simulated import SimulatedRobot
 
-    monkeypatch.setattr(KitchenRobot, "done", lambda self: frozenset({"microwave", "kettle"}))
+    monkeypatch.setattr(SimulatedRobot, "done", lambda self: frozenset({"microwave", "kettle"}))
     finished = rpl_run("--address", kitchen_address, "--goal", "microwave,kettle", "--start", "perturbed")
     assert finished.exit_code == 0
     assert "2 of 2 done" in finished.stdout
@@ -198,12 +198,12 @@ def test_the_command_does_the_same_with_the_low_level_beside_the_robot(
 def test_the_command_gives_up_on_a_server_that_stays_away(
     low_level: str, kitchen_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rpl_runtime.robots.simulated import KitchenRobot
+    from rpl_runtime.robots.simulated import SimulatedRobot
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with ExitStack() as server:
         address = server.enter_context(serve_in_thread(kitchen_bundle, ServerConfig("127.0.0.1:0", drain_s=0)))
-        monkeypatch.setattr(KitchenRobot, "done", lambda self: server.close() or frozenset())
+        monkeypatch.setattr(SimulatedRobot, "done", lambda self: server.close() or frozenset())
         options = ("--low-level", low_level, "--steps", "40", "--patience", "0.1")
         finished = rpl_run("--address", address, "--goal", "mkbs", *options)
     assert isinstance(finished.exception, ServerUnavailable)

@@ -14,6 +14,7 @@ from rpl_runtime.errors import InvalidInput, RecordingError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.recording.minari import Recording, check_record, record, recording_of
 from rpl_runtime.relay.run import RunResult
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP
 
 ABOUT = {"description": "made here", "licence": "none"}
@@ -40,7 +41,7 @@ def small_disk():
 
 def test_minari_loads_it_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    assert record([made(seed=0), made(seed=1)], tmp_path / "play-v0", ABOUT) == 2
+    assert record(KITCHEN, [made(seed=0), made(seed=1)], tmp_path / "play-v0", ABOUT) == 2
     dataset = minari.load_dataset("play-v0")
     assert dataset.env_spec.id == "FrankaKitchen-v1"
     assert (dataset.total_episodes, dataset.total_steps) == (2, 12)
@@ -54,7 +55,7 @@ def test_minari_loads_it_by_name(tmp_path, monkeypatch):
 
 def test_an_action_leads_from_its_reading_to_its_target(tmp_path):
     recording = made()
-    record([recording], tmp_path / "play-v0", ABOUT)
+    record(KITCHEN, [recording], tmp_path / "play-v0", ABOUT)
     (episode,) = minari.MinariDataset(tmp_path / "play-v0" / "data")
     reached = episode.observations["observation"][:-1, :9] + episode.actions * MAX_TARGET_STEP
     exact = np.abs(recording.targets - recording.states[:-1, :9]) < MAX_TARGET_STEP
@@ -64,14 +65,14 @@ def test_an_action_leads_from_its_reading_to_its_target(tmp_path):
 
 
 def test_the_reward_counts_the_elements_at_their_goal(tmp_path):
-    record([made()], tmp_path / "play-v0", ABOUT)
+    record(KITCHEN, [made()], tmp_path / "play-v0", ABOUT)
     (episode,) = minari.MinariDataset(tmp_path / "play-v0" / "data")
     assert episode.rewards.tolist() == [0, 1, 1, 1, 1, 1]
 
 
 def test_without_a_last_observation_the_last_target_stands_in_the_infos_alone(tmp_path):
     recording = made(after=False)
-    record([recording], tmp_path / "play-v0", ABOUT)
+    record(KITCHEN, [recording], tmp_path / "play-v0", ABOUT)
     (episode,) = minari.MinariDataset(tmp_path / "play-v0" / "data")
     assert (len(episode.observations["observation"]), len(episode)) == (6, 5)
     assert np.array_equal(episode.infos["target"], recording.targets)
@@ -79,7 +80,7 @@ def test_without_a_last_observation_the_last_target_stands_in_the_infos_alone(tm
 
 def test_a_data_set_grows(tmp_path):
     folder = tmp_path / "play-v0"
-    assert [record([made(seed=seed)], folder, ABOUT) for seed in range(3)] == [1, 2, 3]
+    assert [record(KITCHEN, [made(seed=seed)], folder, ABOUT) for seed in range(3)] == [1, 2, 3]
     found = [episode.observations["observation"] for episode in minari.MinariDataset(folder / "data")]
     assert all(np.array_equal(found[seed], made(seed=seed).states) for seed in range(3))
     assert [path.name for path in tmp_path.iterdir()] == ["play-v0"]
@@ -88,35 +89,35 @@ def test_a_data_set_grows(tmp_path):
 def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for held in (1, 2):
-        assert record([made()], Path("play-v0"), ABOUT) == held
+        assert record(KITCHEN, [made()], Path("play-v0"), ABOUT) == held
     assert len(minari.MinariDataset(tmp_path / "play-v0" / "data")) == 2
 
 
 def test_an_episode_that_was_written_and_not_counted_is_replaced(tmp_path):
     folder = tmp_path / "play-v0"
-    record([made(seed=0)], folder, ABOUT)
+    record(KITCHEN, [made(seed=0)], folder, ABOUT)
     counted = (folder / "data" / "metadata.json").read_bytes()
-    record([made(seed=1)], folder, ABOUT)
+    record(KITCHEN, [made(seed=1)], folder, ABOUT)
     (folder / "data" / "metadata.json").write_bytes(counted)
     assert len(minari.MinariDataset(folder / "data")) == 1
-    assert record([made(seed=2)], folder, ABOUT) == 2
+    assert record(KITCHEN, [made(seed=2)], folder, ABOUT) == 2
     last = minari.MinariDataset(folder / "data")[1]
     assert np.array_equal(last.observations["observation"], made(seed=2).states)
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, small_disk):
     with pytest.raises(RecordingError, match="nothing of it is left: File too large"):
-        record([made(steps=500, seed=seed) for seed in range(4)], tmp_path / "play-v0", ABOUT)
+        record(KITCHEN, [made(steps=500, seed=seed) for seed in range(4)], tmp_path / "play-v0", ABOUT)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_keeps_the_episodes_that_were_there(tmp_path, request):
     folder = tmp_path / "play-v0"
-    record([made()], folder, ABOUT)
+    record(KITCHEN, [made()], folder, ABOUT)
     before = {path.name: path.read_bytes() for path in (folder / "data").iterdir()}
     request.getfixturevalue("small_disk")
     with pytest.raises(RecordingError, match="its earlier episodes are kept"):
-        record([made(steps=500, seed=seed) for seed in range(4)], folder, ABOUT)
+        record(KITCHEN, [made(steps=500, seed=seed) for seed in range(4)], folder, ABOUT)
     assert {path.name: path.read_bytes() for path in (folder / "data").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["play-v0"]
 
@@ -124,15 +125,15 @@ def test_a_full_disk_keeps_the_episodes_that_were_there(tmp_path, request):
 @pytest.mark.parametrize("name", ["play", "play-v", "a b-v0", "play-v0.1"])
 def test_a_folder_must_be_named_like_a_data_set(tmp_path, name):
     with pytest.raises(InvalidInput, match="must be NAME-vN, such as play-v0"):
-        check_record(tmp_path / name)
+        check_record(KITCHEN, tmp_path / name)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     folder = tmp_path / "play-v0"
     folder.mkdir()
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(InvalidInput, match="holds no data set of rpl"):
-        record([made()], folder, ABOUT)
+    with pytest.raises(InvalidInput, match="holds no data set of kitchen that rpl wrote"):
+        record(KITCHEN, [made()], folder, ABOUT)
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
@@ -141,12 +142,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     [
         ((4, 5), (4, 2), (), r"got targets \(4, 2\) with states \(4, 5\)"),
         ((6, 30), (4, 9), (), r"got targets \(4, 9\) with states \(6, 30\)"),
-        ((4, 30), (4, 9), ("drawer",), "the kitchen has no drawer; must be one of microwave"),
+        ((4, 30), (4, 9), ("drawer",), "kitchen has no drawer; must be one of microwave"),
     ],
 )
-def test_what_is_not_of_the_kitchen_is_one_sentence(states, targets, elements, sentence):
+def test_what_is_not_of_the_kitchen_is_one_sentence(states, targets, elements, sentence, tmp_path):
+    recording = Recording(np.zeros(states, np.float32), np.zeros(targets, np.float32), elements)
     with pytest.raises(InvalidInput, match=sentence):
-        Recording(np.zeros(states, np.float32), np.zeros(targets, np.float32), elements)
+        record(KITCHEN, [recording], tmp_path / "play-v0", ABOUT)
 
 
 def test_the_command_records_its_run(tmp_path, kitchen_bundle):

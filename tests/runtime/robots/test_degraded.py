@@ -14,18 +14,18 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.franka.frames import JOINT_ZERO
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.robots.profiles import PROFILES
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, PERIOD, STATE_NAMES, kitchen_spec
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 
 EVERYTHING = Conditions("fr3", 0.01, 0.02, object_latency=2, object_dropout=0.3, latency=1)
 KNOB, BURNER, DOOR = (STATE_NAMES.index(name) for name in ("top_left_knob", "top_left_burner", "microwave_door"))
 
 
 @pytest.fixture(scope="module")
-def kitchen() -> Iterator[KitchenRobot]:
-    with closing(KitchenRobot()) as robot:
+def kitchen() -> Iterator[SimulatedRobot]:
+    with closing(SimulatedRobot(KITCHEN)) as robot:
         yield robot
 
 
@@ -33,7 +33,7 @@ class TestContract(RobotContract):
     noise = 5e-3  # that of the environment's readings, and how far the arm sags below its set-points in a period
     moving = slice(0, 7)
 
-    @pytest.fixture(params=["kitchen", "panda", "fr3"])
+    @pytest.fixture(params=["own", "panda", "fr3"])
     def profile(self, request: pytest.FixtureRequest) -> str:
         return request.param
 
@@ -42,7 +42,7 @@ class TestContract(RobotContract):
         return kitchen_spec("kitchen")
 
     @pytest.fixture
-    def robot(self, kitchen: KitchenRobot, profile: str) -> Robot:
+    def robot(self, kitchen: SimulatedRobot, profile: str) -> Robot:
         return DegradedRobot(kitchen, Conditions(profile))
 
 
@@ -57,12 +57,12 @@ def wander(robot: Robot, seed: int = 0, steps: int = 12) -> np.ndarray:
     return np.array(states)
 
 
-def test_no_conditions_change_nothing(kitchen: KitchenRobot) -> None:
+def test_no_conditions_change_nothing(kitchen: SimulatedRobot) -> None:
     alone = wander(kitchen, seed=3)
     np.testing.assert_array_equal(wander(DegradedRobot(kitchen, Conditions()), seed=3), alone)
 
 
-def test_a_seed_fixes_an_episode(kitchen: KitchenRobot) -> None:
+def test_a_seed_fixes_an_episode(kitchen: SimulatedRobot) -> None:
     robot = DegradedRobot(kitchen, EVERYTHING)
     first, other, again = wander(robot, 3), wander(robot, 4), wander(DegradedRobot(kitchen, EVERYTHING), 3)
     np.testing.assert_array_equal(first, again)
@@ -71,10 +71,10 @@ def test_a_seed_fixes_an_episode(kitchen: KitchenRobot) -> None:
 
 @pytest.mark.parametrize("name", ["panda", "fr3"])
 def test_an_arm_in_free_space_keeps_its_limits(
-    kitchen: KitchenRobot, name: str, monkeypatch: pytest.MonkeyPatch
+    kitchen: SimulatedRobot, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However its targets jump; soft servos follow the motion closely, and are given some room for it."""
-    simulator, arm = kitchen.simulator, PROFILES[name].rezeroed(JOINT_ZERO).arm
+    simulator, arm = kitchen.world, PROFILES[name].rezeroed(JOINT_ZERO).arm
     assert arm is not None
     speeds: list[np.ndarray] = []
     simulate = simulator._env.robot_env.do_simulation
@@ -97,13 +97,13 @@ def test_an_arm_in_free_space_keeps_its_limits(
     assert (acceleration <= 1.5 * arm.acceleration).all()
 
 
-def test_what_is_late_was_seen_before(kitchen: KitchenRobot) -> None:
+def test_what_is_late_was_seen_before(kitchen: SimulatedRobot) -> None:
     seen = wander(DegradedRobot(kitchen, Conditions(latency=3)))
     np.testing.assert_array_equal(seen[:4], seen[[0, 0, 0, 0]])
     assert not np.array_equal(seen[4], seen[0])
 
 
-def test_an_observation_says_how_old_it_is(kitchen: KitchenRobot) -> None:
+def test_an_observation_says_how_old_it_is(kitchen: SimulatedRobot) -> None:
     """However its lateness jitters; none arrives before an older one, and without timestamps none says so."""
     on_time = wander(kitchen, steps=40)
     robot = DegradedRobot(kitchen, Conditions(latency=2, latency_jitter=2, object_latency=1))
@@ -126,7 +126,7 @@ def test_an_observation_says_how_old_it_is(kitchen: KitchenRobot) -> None:
     assert DegradedRobot(kitchen, Conditions(latency=2, stamped=False)).ages == Ages()
 
 
-def test_a_bias_lasts_an_episode(kitchen: KitchenRobot) -> None:
+def test_a_bias_lasts_an_episode(kitchen: SimulatedRobot) -> None:
     truth, one, other = (
         wander(DegradedRobot(kitchen, each), seed)
         for each, seed in ((Conditions(), 0), *((Conditions(position_bias=0.005, angle_bias=0.01), s) for s in (0, 1)))
@@ -138,13 +138,13 @@ def test_a_bias_lasts_an_episode(kitchen: KitchenRobot) -> None:
     assert not np.array_equal(np.sign(off[0]), np.sign((other - truth)[0, 9:]))
 
 
-def test_objects_may_be_later_than_the_arm(kitchen: KitchenRobot) -> None:
+def test_objects_may_be_later_than_the_arm(kitchen: SimulatedRobot) -> None:
     on_time, late = (wander(DegradedRobot(kitchen, Conditions(object_latency=n))) for n in (0, 2))
     np.testing.assert_array_equal(late[:, :9], on_time[:, :9])
     np.testing.assert_array_equal(late[2:, 9:], on_time[:-2, 9:])
 
 
-def test_objects_that_are_never_seen_stay_where_they_were(kitchen: KitchenRobot) -> None:
+def test_objects_that_are_never_seen_stay_where_they_were(kitchen: SimulatedRobot) -> None:
     seen = wander(DegradedRobot(kitchen, Conditions(object_dropout=1.0)))
     np.testing.assert_array_equal(seen[:, 9:], np.repeat(seen[:1, 9:], len(seen), axis=0))
     sometimes = wander(DegradedRobot(kitchen, Conditions(object_dropout=0.5)), steps=60)
@@ -152,7 +152,7 @@ def test_objects_that_are_never_seen_stay_where_they_were(kitchen: KitchenRobot)
     assert 0.3 < kept < 0.7
 
 
-def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -> None:
+def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: SimulatedRobot) -> None:
     exact = Conditions()
     truth = wander(DegradedRobot(kitchen, exact), steps=100)
     noisy = wander(DegradedRobot(kitchen, replace(exact, position_noise=0.01, angle_noise=0.02)), steps=100)
@@ -166,7 +166,7 @@ def test_objects_are_seen_with_noise_and_the_arm_is_not(kitchen: KitchenRobot) -
     np.testing.assert_allclose(np.linalg.norm(noisy[:, 26:30], axis=1), 1.0, atol=1e-6)
 
 
-def test_a_hand_takes_one_command_at_a_time(kitchen: KitchenRobot) -> None:
+def test_a_hand_takes_one_command_at_a_time(kitchen: SimulatedRobot) -> None:
     """It closes at 0.1 m/s when told to, and what it is told before that command is over is not made up for."""
     robot = DegradedRobot(kitchen, Conditions(hand_time=0.8))
     robot.reset(0)
@@ -181,7 +181,7 @@ def test_a_hand_takes_one_command_at_a_time(kitchen: KitchenRobot) -> None:
     assert widths[-1] == pytest.approx(0.08, abs=0.005)  # and the third, to close, while the second was not
 
 
-def test_what_no_element_moves_may_be_known_to_stand_still(kitchen: KitchenRobot) -> None:
+def test_what_no_element_moves_may_be_known_to_stand_still(kitchen: SimulatedRobot) -> None:
     noisy = Conditions(position_noise=0.01, angle_noise=0.02)
     robots = (DegradedRobot(kitchen, each) for each in (Conditions(), noisy, replace(noisy, still_known=True)))
     truth, all_noisy, some = (wander(robot) for robot in robots)
@@ -192,16 +192,16 @@ def test_what_no_element_moves_may_be_known_to_stand_still(kitchen: KitchenRobot
     assert (all_noisy[:, STATE_NAMES.index("left_hinge_door")] != truth[:, STATE_NAMES.index("left_hinge_door")]).all()
 
 
-def test_a_burner_is_seen_where_its_knob_would_have_it(kitchen: KitchenRobot) -> None:
+def test_a_burner_is_seen_where_its_knob_would_have_it(kitchen: SimulatedRobot) -> None:
     """The ratios are those of the model's couplings."""
-    model = kitchen.simulator.model
+    model = kitchen.world.model
     coupled = {int(model.eq_obj2id[each]): model.eq_data[each][1] for each in range(model.neq)}
     assert sorted(coupled.values()) == [14.0, 174.0, 174.0, 174.0, 174.0]
     assert coupled[BURNER] == 174.0
 
 
-def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: KitchenRobot) -> None:
-    kitchen.start_noise = PERTURBED
+def test_a_start_is_drawn_as_it_is_for_the_kitchen(kitchen: SimulatedRobot) -> None:
+    kitchen.start = "perturbed"
     kitchen.reset(5)
     alone = kitchen.observe()
     robot = DegradedRobot(kitchen, Conditions("fr3"))

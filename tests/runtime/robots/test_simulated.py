@@ -8,14 +8,14 @@ import pytest
 from robot_contract import RobotContract
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
-from rpl_runtime.robots.simulated import KitchenRobot
+from rpl_runtime.robots.kitchen.task import KITCHEN
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, kitchen_spec
-from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED
 
 
 @pytest.fixture(scope="module")
-def kitchen() -> Iterator[KitchenRobot]:
-    robot = KitchenRobot()
+def kitchen() -> Iterator[SimulatedRobot]:
+    robot = SimulatedRobot(KITCHEN)
     yield robot
     robot.close()
 
@@ -29,7 +29,7 @@ class TestContract(RobotContract):
         return kitchen_spec("kitchen")
 
     @pytest.fixture
-    def robot(self, kitchen: KitchenRobot) -> Robot:
+    def robot(self, kitchen: SimulatedRobot) -> Robot:
         kitchen.reset(0)
         return kitchen
 
@@ -44,24 +44,24 @@ def play(robot: Robot, seed: int, steps: int = 3) -> np.ndarray:
     return np.array(states)
 
 
-def test_a_seed_fixes_an_episode(kitchen: KitchenRobot) -> None:
+def test_a_seed_fixes_an_episode(kitchen: SimulatedRobot) -> None:
     np.testing.assert_array_equal(play(kitchen, 3), play(kitchen, 3))
     assert not np.array_equal(play(kitchen, 3), play(kitchen, 4))
 
 
-def test_the_start_noise_may_change_between_runs(kitchen: KitchenRobot) -> None:
+def test_the_start_may_change_between_runs(kitchen: SimulatedRobot) -> None:
     kitchen.reset(5)
     nominal = kitchen.observe()
-    kitchen.start_noise = PERTURBED
+    kitchen.start = "perturbed"
     kitchen.reset(5)
     perturbed = kitchen.observe()
-    kitchen.start_noise = NOMINAL
+    kitchen.start = "nominal"
     assert np.abs(perturbed - nominal)[:7].max() > 0.005
     assert np.abs(perturbed - nominal)[:7].max() < 0.06
 
 
-def test_done_is_read_from_the_simulator(kitchen: KitchenRobot) -> None:
+def test_done_is_read_from_the_simulator(kitchen: SimulatedRobot) -> None:
     kitchen.reset(0)
     assert kitchen.done() == frozenset()
-    kitchen.simulator.data.qpos[22] = ELEMENTS["microwave"].goal[0]
+    kitchen.world.data.qpos[22] = ELEMENTS["microwave"].goal[0]
     assert kitchen.done() == {"microwave"}

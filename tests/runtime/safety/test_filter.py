@@ -13,6 +13,7 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
+from rpl_runtime.robots.kitchen.limits import KITCHEN
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.filter import SafetyFilter, reading_fault
 from rpl_runtime.safety.kinematics import flange_pose
@@ -346,15 +347,15 @@ def test_set_points_are_held_inside_their_range() -> None:
     filtered = started().step(target)
     assert (filtered.trajectory[:, 7:] == [0.01, 0.04]).all()
     assert not filtered.velocity[7:].any()
-    filtered = started(PROFILES["kitchen"]).step(target + 0.5)
-    assert (filtered.trajectory == np.clip(target + 0.5, PROFILES["kitchen"].low, PROFILES["kitchen"].high)).all()
+    filtered = started(KITCHEN).step(target + 0.5)
+    assert (filtered.trajectory == np.clip(target + 0.5, KITCHEN.low, KITCHEN.high)).all()
     assert {place for _, place in filtered.limit_violations} == {7, 8}
 
 
 def test_the_kitchens_profile_leaves_the_shipped_policy_as_it_is() -> None:
     policy = OnnxPolicy(load_bundle(Path(__file__).parents[3] / "models" / "kitchen"))
     kitchen, loop = Kitchen(), RelayLoop(policy, policy.spec)
-    safety = SafetyFilter(PROFILES["kitchen"], policy.spec.period_s)
+    safety = SafetyFilter(KITCHEN, policy.spec.period_s)
     state = kitchen.reset(11, PERTURBED)
     safety.start(state[:9])
     loop.start("arm", policy.spec.resolve(compound_goal("mkbs"), state), seed=11)
@@ -413,7 +414,7 @@ def test_a_reading_that_cannot_be_is_a_fault(change, sentence: str | None) -> No
     profile = PROFILES["panda"].within(CRAMPED)
     found = reading_fault(profile, change(HOME), HOME, PERIOD)
     assert found is None if sentence is None else sentence in str(found)
-    assert reading_fault(PROFILES["kitchen"], HOME + 0.05, HOME - 3, PERIOD) is None
+    assert reading_fault(KITCHEN, HOME + 0.05, HOME - 3, PERIOD) is None
 
 
 def test_a_flange_outside_the_workspace_is_a_fault() -> None:

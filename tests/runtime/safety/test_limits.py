@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.robots.kitchen.limits import KITCHEN
 from rpl_runtime.robots.profiles import PROFILES, profile
 from rpl_runtime.safety.limits import ArmLimits, Box, Profile
 from rpl_runtime.tasks.kitchen.elements import TARGET_HIGH, TARGET_LOW
@@ -87,9 +88,9 @@ def test_the_panda_has_the_ranges_of_the_kitchens_model_where_that_kept_its_zero
 
 
 def test_the_kitchen_has_the_bounds_of_its_set_points() -> None:
-    np.testing.assert_array_equal(PROFILES["kitchen"].low, TARGET_LOW)
-    np.testing.assert_array_equal(PROFILES["kitchen"].high, TARGET_HIGH)
-    assert PROFILES["kitchen"].arm is None
+    np.testing.assert_array_equal(KITCHEN.low, TARGET_LOW)
+    np.testing.assert_array_equal(KITCHEN.high, TARGET_HIGH)
+    assert KITCHEN.arm is None
 
 
 @pytest.mark.parametrize("each", ARMS, ids=lambda each: each.name)
@@ -125,12 +126,12 @@ def test_a_profile_takes_a_workspace_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (lambda: profile("ur5"), "profile is 'ur5'; must be one of kitchen, panda, fr3"),
+        (lambda: profile("ur5"), "profile is 'ur5'; must be one of panda, fr3"),
         (lambda: PROFILES["fr3"].within(Box((0, 0, 0.5), (1, 1, 0.5))), "low must be below high"),
-        (lambda: PROFILES["kitchen"].within(Box((0, 0, 0), (1, 1, 1))), "must be a profile with an arm"),
+        (lambda: KITCHEN.within(Box((0, 0, 0), (1, 1, 1))), "must be a profile with an arm"),
         (lambda: PROFILES["fr3"].rezeroed(np.zeros(6)), "must be 7"),
         (lambda: PROFILES["fr3"].rezeroed(np.full(7, np.nan)), "must be 7"),
-        (lambda: PROFILES["kitchen"].rezeroed(np.zeros(7)), "for an arm"),
+        (lambda: KITCHEN.rezeroed(np.zeros(7)), "for an arm"),
     ],
 )
 def test_a_mistake_says_what_is_allowed(mistake, sentence: str) -> None:

@@ -16,14 +16,16 @@ from rpl_runtime.cli.app import main
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
-from rpl_train import recipe
 from rpl_train.cli.app import register
+from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory, save
-from rpl_train.export.parity import ParityConfig
+from rpl_train.imitate import ImitateConfig, imitate
+from rpl_train.networks import NetworkConfig
 from rpl_train.paper.methods import METHODS
 from rpl_train.paper.results import write_row
 from rpl_train.rl.rollout import rollout
 from rpl_train.runs import load_run, read_run
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 
 @pytest.fixture
@@ -142,6 +144,17 @@ def refused(rpl, *arguments) -> str:
     return as_one_line(err)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run of the kitchen's that has learned next to nothing."""
+    states = np.random.default_rng(0).uniform(-0.01, 0, (4, STATE_DIM)).astype(np.float32)
+    shown = Demonstrations([Trajectory(states, states[:, :ROBOT_DIM])], [])
+    config = ImitateConfig(steps=1, jobs=1, networks=NetworkConfig((8,), (8,)))
+    run = tmp_path_factory.mktemp("base")
+    imitate(shown, KITCHEN, run, config, lambda level, step, loss: None)
+    return run
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -156,8 +169,8 @@ def refused(rpl, *arguments) -> str:
         (("--objective", "npg"), "Missing option '--goal'"),
     ],
 )
-def test_finetune_refuses_bad_input_before_it_begins(rpl, tmp_path, options, sentence):
-    assert sentence in refused(rpl, "finetune", tmp_path / "base", tmp_path / "run", *options)
+def test_finetune_refuses_bad_input_before_it_begins(rpl, base, tmp_path, options, sentence):
+    assert sentence in refused(rpl, "finetune", base, tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
 
 
@@ -220,8 +233,7 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
 
 @pytest.fixture
 def short_episodes(monkeypatch):
-    """Episodes of two steps, those of the parity gate and those of the evaluation, and not 280."""
-    monkeypatch.setattr(recipe, "RecipeConfig", partial(recipe.RecipeConfig, parity=ParityConfig(steps=2)))
+    """Episodes of two steps in the evaluation, and not 280."""
     shortly = partial(measure.evaluate_command, goals=["mkbs"], steps=2, jobs=1)
     monkeypatch.setattr(measure, "evaluate_command", shortly)
 
@@ -230,7 +242,20 @@ def test_train_evaluates_its_bundle_and_replaces_one_of_its_own_run_or_by_force(
     rpl, short_episodes, occupy, demonstrations, tmp_path
 ):
     bundle, evaluation = tmp_path / "bundle", tmp_path / "run" / "evaluation"
-    options = ("--demos", demonstrations, "--steps", 3, "--jobs", 1, "--components", 1, "--episodes", 1)
+    options = (
+        "--demos",
+        demonstrations,
+        "--steps",
+        3,
+        "--jobs",
+        1,
+        "--components",
+        1,
+        "--episodes",
+        1,
+        "--set",
+        "parity.steps=2",
+    )
     command = ("train", bundle, "--run", tmp_path / "run", *options)
     in_the_way = occupy(evaluation)
     code, _, err = rpl(*command)  # broken off once the bundle is there

@@ -72,12 +72,13 @@ class Recorder:
     """A kitchen in which nothing happens; it keeps what it is told."""
 
     def __init__(self) -> None:
-        self.qpos = AT_REST
+        self.state = self.truth = AT_REST
+        self.goal = None
         self.targets: list[float] = []
 
     def reset(self, seed, noise):
         self.targets.clear()
-        return self.qpos
+        return self.state
 
     def step(self, target):
         self.targets.append(float(target[0]))

@@ -12,6 +12,7 @@ import pytest
 
 from rpl_runtime.errors import InvalidInput, TrainingError
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PAPER_GOALS, ROBOT_DIM, STATE_DIM, compound_goal
 from rpl_train.data.trajectory import Trajectory, load, save
@@ -38,7 +39,7 @@ def config(unserved, kitchen_address, monkeypatch):
     """The same, where every policy is evaluated as the small one."""
 
     def evaluate_small(trained, trial, protocol):
-        return evaluate(kitchen_address, protocol).content
+        return evaluate(kitchen_address, KITCHEN, protocol).content
 
     monkeypatch.setattr(paper, "_evaluate", evaluate_small)
     return unserved
@@ -65,7 +66,7 @@ def unserved(tmp_path, monkeypatch):
     monkeypatch.setattr(paper, "_protocol", lambda trial, config: EvaluateConfig(trial.goals, 1, steps=3, jobs=1))
     monkeypatch.setattr(finetune, "rollout", partial(rollout, steps=4))
     monkeypatch.setattr(paper, "_GATE", ParityConfig(episodes=1, steps=2))
-    monkeypatch.setattr(paper, "FinetuneConfig", partial(FinetuneConfig, episodes=2, kitchens=2))
+    monkeypatch.setattr(paper, "FinetuneConfig", partial(FinetuneConfig, episodes=2, worlds=2))
     monkeypatch.setattr(paper, "NetworkConfig", partial(NetworkConfig, high_hidden=(16,), low_hidden=(16,)))
     return PaperConfig(
         runs=tmp_path / "runs", demonstrations=(tmp_path / "demos",), env_steps=2 * EPISODE_STEPS, imitation_steps=3

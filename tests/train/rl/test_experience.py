@@ -10,7 +10,7 @@ from rpl_runtime.policy.manifest import Statistics
 from rpl_train.networks import HighLevel, LowLevel, RelayPolicy, TargetStatistics
 from rpl_train.rl.experience import Explorer, experience, feature_count
 from rpl_train.rl.rewards import REWARDS
-from rpl_train.rl.rollout import Start
+from rpl_train.rl.rollout import Start, open_worlds, rollout
 from rpl_train.runs import LEVELS
 
 SPEC = drawers.spec()
@@ -32,8 +32,8 @@ def played(policy, levels=LEVELS):
     """Five episodes on two drawers, so in three waves of which the last is short; and what the low level drew."""
     explorer = Explorer(policy, levels)
     starts = [Start(drawers.GOAL, seed, sampling=seed) for seed in range(EPISODES)]
-    with drawers.open_drawers(2) as two:
-        episodes = drawers.play(explorer, SPEC, starts, two)
+    with open_worlds(drawers.TASK, 2) as two:
+        episodes = rollout(explorer, SPEC, drawers.TASK, starts, two)
     return episodes, explorer.targets(episodes)
 
 

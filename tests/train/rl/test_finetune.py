@@ -17,12 +17,10 @@ import drawers
 from demonstrations import STEPS, drawer_demonstrations
 from rpl_runtime.errors import DemonstrationError, InvalidGoal, InvalidInput, TrainingError
 from rpl_runtime.tasks.kitchen.elements import (
-    EPISODE_STEPS,
     ROBOT_DIM,
     STATE_DIM,
     TARGET_HIGH,
     TARGET_LOW,
-    kitchen_spec,
 )
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
@@ -36,35 +34,23 @@ from rpl_train.rl.npg import NpgConfig
 from rpl_train.rl.rewards import REWARDS, Reward
 from rpl_train.rl.rollout import rollout
 from rpl_train.runs import LEVELS, load_run, round_to_half
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 DEMONSTRATIONS = drawer_demonstrations(6)
 NONE = Demonstrations([], [])
+on_drawers = partial(finetune, drawers.TASK)
 
 
 def config(iterations: int = 3, episodes: int = 6, **settings) -> FinetuneConfig:
     return FinetuneConfig(
         goal=drawers.GOAL,
-        env_steps=iterations * episodes * EPISODE_STEPS,
+        env_steps=iterations * episodes * STEPS,
         episodes=episodes,
-        kitchens=4,
+        worlds=4,
         likelihood_batch=64,
         pool=drawers.POOL,
-        **settings,
+        **{"objective": "npg", **settings},
     )
-
-
-@pytest.fixture(autouse=True)
-def on_the_drawers(request, monkeypatch):
-    """Play the drawers instead of the kitchen."""
-    if "in_the_kitchen" not in request.fixturenames:
-        monkeypatch.setattr(module, "open_kitchens", drawers.open_drawers)
-        monkeypatch.setattr(module, "rollout", drawers.play)
-
-
-@pytest.fixture
-def in_the_kitchen(monkeypatch):
-    """Episodes of two subgoals in the real one."""
-    monkeypatch.setattr(module, "rollout", partial(rollout, steps=40))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +89,7 @@ def test_it_learns_to_reach_the_goal(base, tmp_path, levels, components):
         networks = NetworkConfig((32,), (32,), high_components=components)
         base = drawers.imitated(tmp_path / "base", 600, networks)
     learning = config(10, 32, levels=levels, npg=NpgConfig(normalised_step=0.05))
-    _, curve = finetune(base, NONE, tmp_path / "run", learning)
+    _, curve = on_drawers(base, NONE, tmp_path / "run", learning)
     assert curve[0].steps_done < 1.4
     assert curve[0].success < 0.45
     assert np.mean([point.steps_done for point in curve[-3:]]) > 1.8
@@ -112,7 +98,7 @@ def test_it_learns_to_reach_the_goal(base, tmp_path, levels, components):
 
 
 def test_rewards_toward_the_subgoal_are_climbed_too(base, tmp_path):
-    _, curve = finetune(base, NONE, tmp_path, config(8, 16, reward="euclidean", npg=NpgConfig(normalised_step=0.05)))
+    _, curve = on_drawers(base, NONE, tmp_path, config(8, 16, reward="euclidean", npg=NpgConfig(normalised_step=0.05)))
     returns = [point.returns["low"] for point in curve]
     assert np.mean(returns[-2:]) > 0.85 * np.mean(returns[:2])  # a distance, so below zero
 
@@ -131,7 +117,7 @@ def test_rewards_toward_the_subgoal_are_climbed_too(base, tmp_path):
 def test_a_broken_run_ends_in_the_same_weights_and_curve(base, tmp_path, monkeypatch, settings, request):
     if "mixture" in request.node.name:
         base = drawers.imitated(tmp_path / "base", 100, NetworkConfig((32,), (32,), high_components=3))
-    whole = finetune(base, DEMONSTRATIONS, tmp_path / "whole", config(**settings))
+    whole = on_drawers(base, DEMONSTRATIONS, tmp_path / "whole", config(**settings))
 
     def break_after(iteration):
         def progress(point):
@@ -141,12 +127,12 @@ def test_a_broken_run_ends_in_the_same_weights_and_curve(base, tmp_path, monkeyp
         return progress
 
     with pytest.raises(Break):
-        finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings), break_after(1))
+        on_drawers(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings), break_after(1))
     with monkeypatch.context() as midway:
         midway.setattr(module, "save_modules", raising(Break))  # the curve is ahead of the weights
         with pytest.raises(Break):
-            finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
-    broken = finetune(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
+            on_drawers(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
+    broken = on_drawers(base, DEMONSTRATIONS, tmp_path / "broken", config(**settings))
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert whole.curve == broken.curve == tuple(read_curve(tmp_path / "broken"))
     names = {".lock", "run.json", "curve.json", "high.safetensors", "low.safetensors", "tensorboard"}
@@ -161,16 +147,16 @@ def raising(error):
 
 
 def test_a_finished_run_is_loaded_and_not_played_again(base, tmp_path, monkeypatch):
-    first = finetune(base, NONE, tmp_path, config())
+    first = on_drawers(base, NONE, tmp_path, config())
     monkeypatch.setattr(module, "rollout", raising(AssertionError))
-    again = finetune(base, NONE, tmp_path, config())
+    again = on_drawers(base, NONE, tmp_path, config())
     assert again.curve == first.curve
     assert equal(of(first.trained.policy), of(again.trained.policy))
 
 
 def test_the_base_stays_as_it_was(base, tmp_path):
     before = of(base.policy)
-    tuned = finetune(base, NONE, tmp_path, config(1))
+    tuned = on_drawers(base, NONE, tmp_path, config(1))
     assert equal(of(base.policy), before)
     moved = of(tuned.trained.policy)
     assert not any(moved[name].equal(before[name]) for name in before if name.startswith("low.body"))
@@ -179,7 +165,7 @@ def test_the_base_stays_as_it_was(base, tmp_path):
 
 def test_what_was_learned_is_exact_in_half_precision_and_nothing_else_is_rounded(base, tmp_path):
     before = of(base.policy)
-    learned = dict(finetune(base, NONE, tmp_path, config(1)).trained.policy.low.named_parameters())
+    learned = dict(on_drawers(base, NONE, tmp_path, config(1)).trained.policy.low.named_parameters())
     assert all(values.equal(values.half().float()) for values in learned.values())
     kept = {name: values for name, values in weights(tmp_path).items() if name.removeprefix("low.") not in learned}
     assert kept
@@ -188,7 +174,7 @@ def test_what_was_learned_is_exact_in_half_precision_and_nothing_else_is_rounded
 
 def test_the_curve_counts_what_was_played(base, tmp_path):
     seen = []
-    finetune(base, NONE, tmp_path, config(2, levels=LEVELS), seen.append)
+    on_drawers(base, NONE, tmp_path, config(2, levels=LEVELS), seen.append)
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert [point["env_steps"] for point in curve] == [6 * STEPS, 12 * STEPS]
     assert [point._asdict() for point in seen] == curve
@@ -201,7 +187,7 @@ def test_the_curve_counts_what_was_played(base, tmp_path):
 
 
 def test_each_level_earns_by_its_own_reward(base, tmp_path):
-    [point] = finetune(
+    [point] = on_drawers(
         base, NONE, tmp_path, config(1, levels=LEVELS, reward="euclidean", high_reward="completion")
     ).curve
     assert point.returns["low"] < 0 <= point.returns["high"]
@@ -218,7 +204,7 @@ def test_a_baseline_is_fitted_to_returns(base, tmp_path, monkeypatch, level):
             super().fit(features, returns, seed)
 
     monkeypatch.setattr(module, "Baseline", Watched)
-    _, curve = finetune(base, NONE, tmp_path, config(3, levels=(level,), gamma=1.0, smoothing=1.0))
+    _, curve = on_drawers(base, NONE, tmp_path, config(3, levels=(level,), gamma=1.0, smoothing=1.0))
     assert fitted == pytest.approx([point.returns[level] for point in curve], abs=1e-5)
 
 
@@ -227,7 +213,7 @@ def test_demonstrations_turn_the_step_as_the_curve_says(base, tmp_path):
     before = of(base.policy)
     moved, points = {}, {}
     for objective in ("npg", "dapg", "iril"):
-        trained, (points[objective],) = finetune(
+        trained, (points[objective],) = on_drawers(
             base, DEMONSTRATIONS, tmp_path / objective, config(1, 24, objective=objective)
         )
         after = of(trained.policy)
@@ -242,7 +228,7 @@ def test_demonstrations_turn_the_step_as_the_curve_says(base, tmp_path):
 def test_the_weight_of_demonstrations_decays_by_lambda_1_an_iteration(base, tmp_path):
     """Both runs have the same first iteration, and so the same episodes and tuples in the second."""
     curves = [
-        finetune(
+        on_drawers(
             base, DEMONSTRATIONS, tmp_path / str(decay), config(2, 24, objective="dapg", likelihood_decay=decay)
         ).curve
         for decay in (1.0, 0.1)
@@ -260,7 +246,7 @@ def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
         return trained.policy.low.log_prob(*map(torch.from_numpy, batch)).mean().item()
 
     runs = {
-        objective: finetune(
+        objective: on_drawers(
             base, DEMONSTRATIONS, tmp_path / objective, config(4, objective=objective, likelihood=1e-2)
         ).trained
         for objective in ("npg", "dapg")
@@ -297,7 +283,7 @@ def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(ba
     monkeypatch.setattr(module, "Explorer", Explorer)
     monkeypatch.setattr(module, "Pool", Watched)
     settings = config(3, 12, objective="iril", levels=LEVELS, reward="euclidean")
-    _, curve = finetune(base._replace(policy=noisy), DEMONSTRATIONS, tmp_path, settings)
+    _, curve = on_drawers(base._replace(policy=noisy), DEMONSTRATIONS, tmp_path, settings)
     assert not any(point.skipped for point in curve)
     shown, *own = pools
     assert np.array_equal(shown.timeline.targets[: STEPS - 1], DEMONSTRATIONS.trajectories[0].targets[:-1])
@@ -323,7 +309,7 @@ def test_an_episode_in_which_an_object_flew_away_does_not_take_over_the_step(bas
 
         monkeypatch.setattr(module, "load_folder", load)
         settings = config(1, 24, objective="iril", levels=(level,), reward="euclidean")
-        points += finetune(base, DEMONSTRATIONS, tmp_path / str(far), settings).curve
+        points += on_drawers(base, DEMONSTRATIONS, tmp_path / str(far), settings).curve
     near, off = ((point.share or {})[level] for point in points)
     assert off < 3 * near
 
@@ -333,7 +319,7 @@ def test_what_iril_did_itself_turns_the_step_of_each_level(base, tmp_path, level
     """Both learn from the same episodes and demonstrations; one also from its own, relabelled for its level."""
     moved = {}
     for objective in ("dapg", "iril"):
-        tuned = finetune(
+        tuned = on_drawers(
             base, DEMONSTRATIONS, tmp_path / objective, config(1, 24, objective=objective, levels=(level,))
         ).trained
         after, before = of(tuned.policy), of(base.policy)
@@ -344,43 +330,43 @@ def test_what_iril_did_itself_turns_the_step_of_each_level(base, tmp_path, level
 @pytest.mark.parametrize("objective", ["dapg", "iril"])
 def test_objectives_that_imitate_need_demonstrations(base, tmp_path, objective):
     with pytest.raises(DemonstrationError, match="no demonstrations"):
-        finetune(base, NONE, tmp_path, config(objective=objective))
+        on_drawers(base, NONE, tmp_path, config(objective=objective))
 
 
 def test_a_folder_keeps_one_run(base, tmp_path):
-    finetune(base, NONE, tmp_path, config(1))
+    on_drawers(base, NONE, tmp_path, config(1))
     with pytest.raises(TrainingError, match=r"other settings \(.*reward"):
-        finetune(base, NONE, tmp_path, config(1, reward="sparse"))
+        on_drawers(base, NONE, tmp_path, config(1, reward="sparse"))
     with pytest.raises(TrainingError, match=r"other settings \(goal"):
-        finetune(base, NONE, tmp_path, replace(config(1), goal=(drawers.FIRST,)))
-    with pytest.raises(TrainingError, match=r"other settings \(kitchens"):  # another batch, other last bits
-        finetune(base, NONE, tmp_path, replace(config(1), kitchens=5))
+        on_drawers(base, NONE, tmp_path, replace(config(1), goal=(drawers.FIRST,)))
+    with pytest.raises(TrainingError, match=r"other settings \(worlds"):  # another batch, other last bits
+        on_drawers(base, NONE, tmp_path, replace(config(1), worlds=5))
 
 
 def test_what_is_shown_is_noted_and_a_run_goes_on_with_no_other(base, tmp_path):
     played = {"name": "play", "digest": "1" * 64, "episodes": 2, "steps": 48, "licence": "made here"}
     other = Demonstrations(drawer_demonstrations(6, seed=1).trajectories, [*DEMONSTRATIONS.sources, played])
     shown = config(1, objective="dapg")
-    found = finetune(base, other, tmp_path / "run", shown).trained.record.provenance
+    found = on_drawers(base, other, tmp_path / "run", shown).trained.record.provenance
     assert found.data == (*base.record.provenance.data, played)
     with pytest.raises(TrainingError, match=r"other settings \(demonstrations\)"):
-        finetune(base, DEMONSTRATIONS, tmp_path / "run", shown)
-    alone = finetune(base, other, tmp_path / "npg", config(1)).trained.record.provenance
+        on_drawers(base, DEMONSTRATIONS, tmp_path / "run", shown)
+    alone = on_drawers(base, other, tmp_path / "npg", config(1)).trained.record.provenance
     assert alone.data == base.record.provenance.data
-    assert finetune(base, NONE, tmp_path / "npg", config(1))
+    assert on_drawers(base, NONE, tmp_path / "npg", config(1))
 
 
 def test_a_run_that_does_not_say_what_it_was_shown_goes_on(base, tmp_path):
     shown = config(1, objective="dapg")
-    finetune(base, DEMONSTRATIONS, tmp_path, shown)
+    on_drawers(base, DEMONSTRATIONS, tmp_path, shown)
     content = json.loads((tmp_path / "run.json").read_text())
     del content["provenance"]["settings"]["demonstrations"]
     (tmp_path / "run.json").write_text(json.dumps(content))
-    assert finetune(base, DEMONSTRATIONS, tmp_path, shown)
+    assert on_drawers(base, DEMONSTRATIONS, tmp_path, shown)
 
 
 def test_a_gradient_that_is_not_finite_stops_at_the_last_good_iteration_and_names_it(base, tmp_path, monkeypatch):
-    whole = finetune(base, NONE, tmp_path / "whole", config())
+    whole = on_drawers(base, NONE, tmp_path / "whole", config())
     good = REWARDS["completion"]
 
     def broken_in_the_second(seen):
@@ -390,10 +376,10 @@ def test_a_gradient_that_is_not_finite_stops_at_the_last_good_iteration_and_name
     with monkeypatch.context() as faulty:
         faulty.setitem(REWARDS, "completion", Reward(broken_in_the_second, good.high, good.until_subgoal))
         with pytest.raises(TrainingError, match=r"iteration 2 of .*run, low level: .*not finite.* iteration 1 are"):
-            finetune(base, NONE, tmp_path / "run", config())
+            on_drawers(base, NONE, tmp_path / "run", config())
     assert [point.iteration for point in read_curve(tmp_path / "run")] == [1]
     assert not (tmp_path / "run" / "low.safetensors").exists()
-    assert finetune(base, NONE, tmp_path / "run", config()).curve == whole.curve
+    assert on_drawers(base, NONE, tmp_path / "run", config()).curve == whole.curve
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
@@ -402,10 +388,10 @@ def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypa
 
     def watch(explorer, *others, **options):
         seen.append(explorer)
-        return drawers.play(explorer, *others, **options)
+        return rollout(explorer, *others, **options)
 
     monkeypatch.setattr(module, "rollout", watch)
-    tuned = finetune(base, NONE, tmp_path, config(1, levels=("high",), scratch=LEVELS)).trained
+    tuned = on_drawers(base, NONE, tmp_path, config(1, levels=("high",), scratch=LEVELS)).trained
     state = np.array([[0.5, 0.0, 0.0]], dtype=np.float32)
     target = seen[0].act(state, state, np.zeros((1, 1), np.float32))
     assert target[0, 0] == pytest.approx(float(base.policy.low.target_mean), abs=0.05)
@@ -413,16 +399,16 @@ def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypa
 
 
 def test_seeds_give_runs_of_their_own(base, tmp_path):
-    one, other = (finetune(base, NONE, tmp_path / str(seed), config(1, seed=seed)).trained for seed in (0, 1))
+    one, other = (on_drawers(base, NONE, tmp_path / str(seed), config(1, seed=seed)).trained for seed in (0, 1))
     assert not equal(of(one.policy), of(other.policy))
 
 
 def test_a_flat_policy_moves_at_its_only_level(tmp_path):
     flat = drawers.imitated(tmp_path / "flat", 2, NetworkConfig((8,), (8,), flat=True))
     with pytest.raises(TrainingError, match="the high level of a flat policy has no weights; only its low level"):
-        finetune(flat, NONE, tmp_path / "high", config(1, levels=("high",)))
+        on_drawers(flat, NONE, tmp_path / "high", config(1, levels=("high",)))
     assert not (tmp_path / "high").exists()
-    assert finetune(flat, NONE, tmp_path / "low", config(1)).curve
+    assert on_drawers(flat, NONE, tmp_path / "low", config(1)).curve
 
 
 def test_a_level_stays_to_the_bit_while_all_episodes_earn_the_same(base, tmp_path, monkeypatch):
@@ -439,7 +425,7 @@ def test_a_level_stays_to_the_bit_while_all_episodes_earn_the_same(base, tmp_pat
     )
     hiro = {"levels": LEVELS, "scratch": LEVELS, "reward": "sparse"}
     settings = config(4, **hiro)
-    _, curve = finetune(base, NONE, tmp_path, settings)
+    _, curve = on_drawers(base, NONE, tmp_path, settings)
     start = module._prepared(base, settings).policy
     for level in (start.high, start.low):
         round_to_half(level)
@@ -455,7 +441,7 @@ def test_a_level_that_earns_stays_no_longer_and_the_other_stays(base, tmp_path, 
     )
     for objective in ("npg", "dapg"):
         run = tmp_path / objective
-        tuned, curve = finetune(base, DEMONSTRATIONS, run, config(3, levels=LEVELS, objective=objective))
+        tuned, curve = on_drawers(base, DEMONSTRATIONS, run, config(3, levels=LEVELS, objective=objective))
         assert [set(point.skipped or ()) for point in curve] == [{"high"}] * 3
         assert all(point.kl["low"] > 1e-3 and point.kl["high"] == 0 for point in curve)
         kept = copy.deepcopy(base.policy.high)
@@ -471,33 +457,36 @@ def test_settings_that_make_no_sense_are_refused(settings):
 
 def test_a_goal_of_unknown_elements_is_refused(base, tmp_path):
     with pytest.raises(InvalidGoal, match="unknown element 'window'"):
-        finetune(base, NONE, tmp_path, replace(config(1), goal=("window",)))
+        on_drawers(base, NONE, tmp_path, replace(config(1), goal=("window",)))
 
 
 def test_a_goal_that_no_demonstration_reaches_is_refused(base, tmp_path):
     shut = Demonstrations([replace(d, states=d.states * [1, 1, 0]) for d in drawer_demonstrations().trajectories], [])
     with pytest.raises(DemonstrationError, match=r"none of \d+ demonstrations reaches 'kettle'"):
-        finetune(base, shut, tmp_path / "run", replace(config(1), objective="dapg"))
+        on_drawers(base, shut, tmp_path / "run", replace(config(1), objective="dapg"))
     assert not (tmp_path / "run").exists()
 
 
-def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path, in_the_kitchen):
+def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path):
+    task = replace(KITCHEN, episode_steps=40)  # of two subgoals
     rng = np.random.default_rng(0)
     states = rng.uniform(-0.01, 0, (60, STATE_DIM)).astype(np.float32)
     targets = rng.uniform(TARGET_LOW, TARGET_HIGH, (60, ROBOT_DIM)).astype(np.float32)
     made = Demonstrations([Trajectory(states, targets, ("microwave",), "made")], [])
     small = ImitateConfig(steps=5, jobs=1, networks=NetworkConfig((16,), (16,)), pool=PoolConfig())
-    base = imitate(made, kitchen_spec("kitchen"), tmp_path / "base", small, lambda level, step, loss: None)
-    tuning = FinetuneConfig(goal=("microwave", "kettle"), episodes=2, env_steps=2 * 2 * EPISODE_STEPS, levels=LEVELS)
+    base = imitate(made, task, tmp_path / "base", small, lambda level, step, loss: None)
+    tuning = FinetuneConfig(
+        goal=("microwave", "kettle"), objective="npg", episodes=2, env_steps=2 * 2 * 40, levels=LEVELS
+    )
 
     def break_after_first(point):
         if point.iteration == 1:
             raise Break
 
-    whole = finetune(base, NONE, tmp_path / "whole", tuning)
+    whole = finetune(task, base, NONE, tmp_path / "whole", tuning)
     with pytest.raises(Break):
-        finetune(base, NONE, tmp_path / "broken", tuning, break_after_first)
-    broken = finetune(base, NONE, tmp_path / "broken", replace(tuning, threads=2))
+        finetune(task, base, NONE, tmp_path / "broken", tuning, break_after_first)
+    broken = finetune(task, base, NONE, tmp_path / "broken", replace(tuning, threads=2))
     assert [point.env_steps for point in whole.curve] == [80, 160]
     assert whole.curve == broken.curve
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))

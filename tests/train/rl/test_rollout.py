@@ -1,5 +1,7 @@
 """Episodes in the kitchen: what each depends on, and what not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,9 @@ from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.spec import VectorSpec
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
-from rpl_train.rl.rollout import Episode, Start, open_kitchens, rollout
+from rpl_train.rl.rollout import Episode, Start, open_worlds, rollout
 from rpl_train.tasks.kitchen.fast import FastKitchen
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 SPEC = kitchen_spec("wave", horizon=5)
 STARTS = [
@@ -37,12 +40,12 @@ class Wave:
 
 @pytest.fixture(scope="module")
 def kitchens():
-    with open_kitchens(4, FastKitchen) as made:
+    with open_worlds(KITCHEN, 4) as made:
         yield made
 
 
 def play(starts, kitchens, **options) -> list[Episode]:
-    return rollout(Wave(), SPEC, starts, kitchens, steps=STEPS, **options)
+    return rollout(Wave(), SPEC, KITCHEN, starts, kitchens, steps=STEPS, **options)
 
 
 def same(one: Episode, other: Episode) -> bool:
@@ -65,14 +68,14 @@ def test_threads_change_nothing(kitchens, threads):
 
 
 def test_fast_kitchens_change_nothing(kitchens):
-    with open_kitchens(2) as slow:
+    with open_worlds(replace(KITCHEN, open_fast=None), 2) as slow:
         assert type(slow[0]) is Kitchen
         assert all(map(same, play(STARTS[:2], slow), play(STARTS[:2], kitchens)))
 
 
 def test_the_policy_is_called_once_a_step_for_all_that_play(kitchens):
     wave = Wave()
-    rollout(wave, SPEC, STARTS, kitchens, steps=STEPS)
+    rollout(wave, SPEC, KITCHEN, STARTS, kitchens, steps=STEPS)
     assert wave.rows == [4] * STEPS + [1] * STEPS
 
 
@@ -89,7 +92,7 @@ def test_an_episode_holds_what_happened(kitchens):
     assert np.array_equal(second.states[0], third.states[0])  # the same start
     assert not np.array_equal(second.targets[0], third.targets[0])  # sampled otherwise
     kitchen = kitchens[0]
-    kitchen.reset(STARTS[4].seed)
+    KITCHEN.reset(kitchen, STARTS[4].seed, "perturbed")
     last = play(STARTS[4:], [kitchen])[0]
     assert np.array_equal(last.final_state, kitchen.state)
     assert last.done[-1] == kitchen.done()
@@ -102,14 +105,14 @@ def test_what_goes_wrong_in_a_kitchen_comes_out(kitchens, threads):
             return np.full((len(state), 9), np.nan, dtype=np.float32)
 
     with pytest.raises(RelayError, match="action that is not finite"):
-        rollout(Wild(), SPEC, STARTS, kitchens, steps=STEPS, threads=threads)
+        rollout(Wild(), SPEC, KITCHEN, STARTS, kitchens, steps=STEPS, threads=threads)
 
     class Broken(FastKitchen):
         def step(self, target):
             raise RelayError("the door is off its hinges")
 
     with pytest.raises(RelayError, match="off its hinges"):
-        rollout(Wave(), SPEC, STARTS, [*kitchens[:3], Broken()], steps=STEPS, threads=threads)
+        rollout(Wave(), SPEC, KITCHEN, STARTS, [*kitchens[:3], Broken()], steps=STEPS, threads=threads)
 
 
 def test_a_state_that_a_server_would_refuse_is_seen_at_the_edge_of_what_it_accepts(kitchens):
@@ -117,6 +120,6 @@ def test_a_state_that_a_server_would_refuse_is_seen_at_the_edge_of_what_it_accep
     edges = np.minimum.reduce([episode.states for episode in free]).min(0) + np.float32(1e-3)
     state = VectorSpec(**SPEC.state.model_dump() | {"low": tuple(map(float, edges))})
     narrow = SPEC.model_copy(update={"state": state})
-    kept = rollout(Wave(), narrow, STARTS[:2], kitchens, steps=STEPS)
+    kept = rollout(Wave(), narrow, KITCHEN, STARTS[:2], kitchens, steps=STEPS)
     assert all(len(episode.states) == STEPS for episode in kept)
     assert all((episode.states >= edges).all() for episode in kept)

@@ -25,6 +25,7 @@ from rpl_runtime.robots.franka import sim as simulated
 from rpl_runtime.robots.franka.frames import to_franka, to_kitchen
 from rpl_runtime.robots.franka.franka import HOME, FrankaConfig, FrankaRobot, Load
 from rpl_runtime.robots.franka.sim import simulated_robot
+from rpl_runtime.robots.kitchen.limits import KITCHEN
 from rpl_runtime.robots.objects import CalledObjects, FixedObjects
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.kinematics import flange_pose
@@ -321,7 +322,7 @@ def test_limits_thresholds_and_payload_are_set(host: str) -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"profile": PROFILES["kitchen"]}, "must be one with an arm"),
+        ({"profile": KITCHEN}, "must be one with an arm"),
         ({"speed": 0.0}, "must be a share of the limits"),
         ({"speed": 1.1}, "must be a share of the limits"),
     ],

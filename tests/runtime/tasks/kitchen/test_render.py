@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import imageio.v3
@@ -13,23 +14,20 @@ from typer.testing import CliRunner
 
 from rpl_runtime.cli.app import app
 from rpl_runtime.errors import MissingExtra
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_tasks
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials
 from rpl_runtime.evaluation.film import film
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.server import serve_in_thread
-from rpl_runtime.tasks.kitchen.elements import compound_goal
+from rpl_runtime.tasks.kitchen.elements import PERIOD, compound_goal
 from rpl_runtime.tasks.kitchen.render import (
     CAPTION_HEIGHT,
     HEIGHT,
     WIDTH,
-    Frame,
     Renderer,
-    open_renderer,
-    video_suffixes,
-    write_sheet,
-    write_video,
 )
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
+from rpl_runtime.tasks.pictures import Frame, video_suffixes, write_sheet, write_video
 
 GOAL = compound_goal("mkbs")
 
@@ -43,7 +41,7 @@ def kitchen() -> Iterator[Kitchen]:
 @pytest.fixture(scope="module")
 def renderer(kitchen: Kitchen) -> Iterator[Renderer]:
     try:
-        with open_renderer(kitchen.model, GOAL) as opened:
+        with closing(Renderer(kitchen.model, GOAL)) as opened:
             yield opened
     except MissingExtra as error:
         pytest.skip(str(error))
@@ -98,7 +96,7 @@ def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path
     video, sheet = tmp_path / "episode.mp4", tmp_path / "episode.png"
     drawn: list[tuple[int, int]] = []
     with serve_in_thread(kitchen_bundle) as address:
-        film(address, plan_tasks(config)[0], video, sheet, config, lambda *of: drawn.append(of))
+        film(address, KITCHEN, plan_trials(KITCHEN, config)[0], video, sheet, config, lambda *of: drawn.append(of))
     assert drawn == [*((n, 4) for n in range(1, 5)), (1, 2), (2, 2)]
     assert imageio.v3.improps(video, plugin="FFMPEG").shape[1:] == (HEIGHT + CAPTION_HEIGHT, WIDTH, 3)
     assert imageio.v3.imread(sheet).shape == (HEIGHT + CAPTION_HEIGHT, 4 * WIDTH, 3)
@@ -121,7 +119,7 @@ def test_a_video_that_cannot_be_written_does_not_lose_the_sheet(kitchen_bundle: 
 @pytest.mark.parametrize("suffix", video_suffixes())
 def test_a_video_may_have_every_suffix_that_is_named(tmp_path: Path, suffix: str):
     images = [np.full((HEIGHT, WIDTH, 3), shade, dtype=np.uint8) for shade in (50, 150, 250)]
-    write_video(tmp_path / f"video{suffix}", images)
+    write_video(tmp_path / f"video{suffix}", images, PERIOD)
     assert imageio.v3.improps(tmp_path / f"video{suffix}", plugin="FFMPEG").shape[1:] == (HEIGHT, WIDTH, 3)
 
 
@@ -131,11 +129,12 @@ def test_a_video_that_the_disk_does_not_take_is_an_error_and_leaves_nothing(tmp_
 import resource, sys
 from pathlib import Path
 import numpy as np
-from rpl_runtime.tasks.kitchen.render import write_video
+from rpl_runtime.tasks.pictures import Frame, video_suffixes, write_sheet, write_video
+from rpl_runtime.tasks.pictures import write_video
 images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    write_video(Path(sys.argv[1]), images)
+    write_video(Path(sys.argv[1]), images, 0.08)
 except OSError as error:
     print(error)
 """

@@ -9,9 +9,10 @@ import pytest
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, TARGET_HIGH, TARGET_LOW, kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_train.data.recordings import load_demonstrations
 from rpl_train.data.summary import summarise
 from rpl_train.tasks.kitchen.d4rl import import_d4rl
-from rpl_train.tasks.kitchen.recordings import load_demonstrations
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 HUMAN = Path(__file__).parents[5] / "shared" / "demos"
 COMPLETE, SEQUENCES = HUMAN / "d4rl_kitchen_complete_v0.hdf5", HUMAN / "kitchen_human_24x4.hdf5"
@@ -80,12 +81,12 @@ def test_a_truncated_file_is_one_sentence(tmp_path, keep):
 
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(DemonstrationError, match="is not a file"):
-        load_demonstrations([tmp_path / "none.hdf5"])
+        load_demonstrations([tmp_path / "none.hdf5"], KITCHEN)
 
 
 @needs_recordings
 def test_the_human_recordings_hold_what_their_description_says():
-    summary = summarise(load_demonstrations([COMPLETE, SEQUENCES]), kitchen_spec("kitchen"))
+    summary = summarise(load_demonstrations([COMPLETE, SEQUENCES], KITCHEN), kitchen_spec("kitchen"))
     assert (summary.episodes, summary.steps) == (115, 3680 + 20730)
     assert len(summary.sequences) == 24
     assert all("relay-policy-learning" in source["licence"] for source in summary.sources)

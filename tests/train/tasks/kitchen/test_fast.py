@@ -12,6 +12,7 @@ from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
 from rpl_train.rl.rollout import Start, rollout
 from rpl_train.tasks.kitchen.d4rl import import_d4rl
 from rpl_train.tasks.kitchen.fast import FastKitchen
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 ROOT = Path(__file__).parents[4]
 RECORDINGS = ROOT.parent / "shared" / "demos"
@@ -63,7 +64,9 @@ def test_a_restored_configuration_is_the_same(kitchens):
 def test_episodes_of_the_shipped_policy_are_the_same(kitchens, goal):
     bundle = load_bundle(ROOT / "models" / "kitchen")
     start = Start(bundle.spec.library.get(goal, ("microwave",)), seed=11, sampling=1)
-    slow, fast = (rollout(OnnxPolicy(bundle), bundle.spec, [start], [kitchen], threads=1)[0] for kitchen in kitchens)
+    slow, fast = (
+        rollout(OnnxPolicy(bundle), bundle.spec, KITCHEN, [start], [kitchen], threads=1)[0] for kitchen in kitchens
+    )
     assert np.array_equal(slow.states, fast.states)
     assert np.array_equal(slow.final_state, fast.final_state)
     assert slow.done == fast.done

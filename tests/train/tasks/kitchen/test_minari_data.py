@@ -15,10 +15,12 @@ from minari.dataset.minari_storage import MinariStorage
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, TARGET_HIGH, TARGET_LOW
 from rpl_runtime.tasks.kitchen.simulator import open_kitchen
+from rpl_train.data.minari import export_minari
 from rpl_train.data.trajectory import Trajectory, digest
-from rpl_train.tasks.kitchen.minari import export_minari, import_minari, is_minari_folder, is_minari_name
+from rpl_train.tasks.kitchen.minari import import_minari, is_minari_folder, is_minari_name
+from rpl_train.tasks.kitchen.task import KITCHEN
 
-KITCHEN = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
+ENTRY_POINT = "gymnasium_robotics.envs.franka_kitchen:KitchenEnv"
 
 
 def made(steps: int = 5, seed: int = 0, elements=("kettle",)) -> Trajectory:
@@ -42,7 +44,7 @@ def public(
     )
     data.parent.mkdir(parents=True, exist_ok=True)
     storage = MinariStorage.new(
-        data, observed, box(-1, 1, (9,), np.float64), spec or EnvSpec("FrankaKitchen-v1", KITCHEN)
+        data, observed, box(-1, 1, (9,), np.float64), spec or EnvSpec("FrankaKitchen-v1", ENTRY_POINT)
     )
     storage.update_metadata({"dataset_id": "D4RL/kitchen/made-v2", "minari_version": minari.__version__})
     rng = np.random.default_rng(0)
@@ -69,7 +71,7 @@ def public(
 
 def test_reading_back_gives_the_same_demonstrations(tmp_path):
     written = [made(seed=0), made(9, 1, ("microwave", "hinge cabinet")), made(2, 2, ())]
-    assert export_minari(written, tmp_path / "play-v0", "none") == 3
+    assert export_minari(KITCHEN, written, tmp_path / "play-v0", "none") == 3
     found = import_minari(tmp_path / "play-v0")
     assert digest(found) == digest(written)
     assert [(t.elements, t.source) for t in found] == [(t.elements, t.source) for t in written]
@@ -97,7 +99,7 @@ def test_the_positions_stand_where_the_environment_puts_them(tmp_path):
     ("spec", "sentence"),
     [
         (EnvSpec("AdroitHandDoor-v1", "elsewhere:Door"), "is of AdroitHandDoor-v1; only FrankaKitchen-v1 can be read"),
-        (EnvSpec("FrankaKitchen-v1", KITCHEN, kwargs={"frame_skip": 20}), "recorded at 25 Hz; .* only 12.5 Hz"),
+        (EnvSpec("FrankaKitchen-v1", ENTRY_POINT, kwargs={"frame_skip": 20}), "recorded at 25 Hz; .* only 12.5 Hz"),
     ],
 )
 def test_another_environment_or_rate_is_one_sentence(tmp_path, spec, sentence):
@@ -124,7 +126,7 @@ def test_observations_without_names_are_one_sentence(tmp_path):
         tmp_path / "data",
         gymnasium.spaces.Box(-1, 1, (59,), np.float64),
         gymnasium.spaces.Box(-1, 1, (9,), np.float64),
-        EnvSpec("FrankaKitchen-v1", KITCHEN),
+        EnvSpec("FrankaKitchen-v1", ENTRY_POINT),
     )
     storage.update_metadata({"dataset_id": "D4RL/kitchen/made-v2", "minari_version": minari.__version__})
     ends = {"rewards": [0.0], "terminations": [False], "truncations": [True]}

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError
 from rpl_train.cli.app import register
+from rpl_train.data.minari import export_minari
+from rpl_train.data.recordings import load_demonstrations
 from rpl_train.data.trajectory import Trajectory, digest, load_folder, save_folder
-from rpl_train.tasks.kitchen.minari import export_minari
-from rpl_train.tasks.kitchen.recordings import load_demonstrations
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 REST = [0.15, -1.77, 1.84, -2.48, 0.26, 0.71, 1.6, 0.04, 0.04, *[0.0] * 14, -0.27, 0.35, 1.62, 1.0, 0.0, 0.0, 0.0]
 
@@ -66,7 +67,7 @@ def small_disk():
 
 def test_every_kind_of_recording_is_known(tmp_path):
     save_folder(made(), tmp_path / "folder")
-    export_minari(made(), tmp_path / "play-v0", "none")
+    export_minari(KITCHEN, made(), tmp_path / "play-v0", "none")
     paths = [
         tmp_path / "folder",
         tmp_path / "play-v0",
@@ -75,7 +76,7 @@ def test_every_kind_of_recording_is_known(tmp_path):
         log(tmp_path / "logs" / "friday_kettle" / "b.mjl").parents[1],
         d4rl(tmp_path / "c.hdf5"),
     ]
-    found = load_demonstrations(paths)
+    found = load_demonstrations(paths, KITCHEN)
     assert [(source["name"], source["episodes"]) for source in found.sources] == [
         ("folder", 3),
         ("play-v0", 3),
@@ -90,7 +91,7 @@ def test_every_kind_of_recording_is_known(tmp_path):
 @pytest.mark.parametrize("name", ["none.hdf5", "none", "none.mjl"])
 def test_a_missing_path_is_one_sentence(tmp_path, name):
     with pytest.raises(DemonstrationError, match=f"{name} is not a file"):
-        load_demonstrations([tmp_path / name])
+        load_demonstrations([tmp_path / name], KITCHEN)
 
 
 @pytest.mark.parametrize("name", ["a.hdf5", "a.mjl", "folder/a.npz", "play-v0/data/metadata.json"])
@@ -99,7 +100,7 @@ def test_a_file_of_zero_length_is_one_sentence(tmp_path, name):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     with pytest.raises(DemonstrationError):
-        load_demonstrations([tmp_path / name.split("/")[0]])
+        load_demonstrations([tmp_path / name.split("/")[0]], KITCHEN)
 
 
 def test_import_says_what_it_leaves_out(tmp_path):

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
+from rpl_train.data.replay import replay, replay_table
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.tasks.kitchen.d4rl import import_d4rl
-from rpl_train.tasks.kitchen.replay import replay, replay_table
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 SEQUENCES = Path(__file__).parents[5] / "shared" / "demos" / "kitchen_human_24x4.hdf5"
 needs_recordings = pytest.mark.skipif(not SEQUENCES.exists(), reason="the human recordings are not here")
@@ -39,7 +40,7 @@ def demonstrations() -> list[Trajectory]:
 def test_the_objects_are_regenerated_from_the_first_state_and_the_targets(demonstrations):
     blank = [replace(t, states=np.vstack([t.states[:1], np.zeros_like(t.states[1:])])) for t in demonstrations]
     heard = []
-    found = replay(blank, on_episode=lambda: heard.append(1))
+    found = replay(KITCHEN, blank, on_episode=lambda: heard.append(1))
     for before, after in zip(demonstrations, found.trajectories, strict=True):
         assert after.states == pytest.approx(before.states, abs=0.06)  # the start was a noisy reading of the true one
         assert np.array_equal(after.targets, before.targets)
@@ -48,7 +49,7 @@ def test_the_objects_are_regenerated_from_the_first_state_and_the_targets(demons
 
 
 def test_threads_change_nothing(demonstrations):
-    alone, together = replay(demonstrations, jobs=1), replay(demonstrations, jobs=2)
+    alone, together = replay(KITCHEN, demonstrations, jobs=1), replay(KITCHEN, demonstrations, jobs=2)
     for one, other in zip(alone.trajectories, together.trajectories, strict=True):
         assert np.array_equal(one.states, other.states)
         assert one.source == other.source
@@ -59,11 +60,11 @@ def test_it_says_how_many_complete_their_elements(demonstrations):
         replace(t, elements=e)
         for t, e in zip(demonstrations, [("microwave",), (), ("microwave", "kettle")], strict=True)
     ]
-    result = replay(asked)
+    result = replay(KITCHEN, asked)
     assert [episode.completes for episode in result.episodes] == [True, True, False]
     assert all(episode.done_at_end == {"microwave"} for episode in result.episodes)
     page = io.StringIO()
-    Console(width=100, file=page).print(replay_table(result))
+    Console(width=100, file=page).print(replay_table(result, KITCHEN.spec))
     printed = page.getvalue()
     assert "2 of 3 demonstrations complete all their elements" in printed
     assert any(line.split() == ["│", "microwave", "│", "2", "│", "2", "│", "2", "│"] for line in printed.splitlines())
@@ -72,13 +73,13 @@ def test_it_says_how_many_complete_their_elements(demonstrations):
 def test_what_is_not_of_the_kitchen_is_one_sentence():
     foreign = Trajectory(np.zeros((3, 5), np.float32), np.zeros((3, 2), np.float32), source="drawers#0")
     with pytest.raises(
-        DemonstrationError, match="drawers#0 has 5 states and 2 targets a step; the kitchen has 30 and 9"
+        DemonstrationError, match="drawers#0 has states of 5 and targets of 2 numbers; kitchen has 30 and 9"
     ):
-        replay([foreign])
+        replay(KITCHEN, [foreign])
 
 
 @needs_recordings
 def test_human_recordings_complete_their_elements():
-    result = replay(import_d4rl(SEQUENCES)[40:42])
+    result = replay(KITCHEN, import_d4rl(SEQUENCES)[40:42])
     assert result.complete == 2
     assert [len(t.elements) for t in result.trajectories] == [4, 4]

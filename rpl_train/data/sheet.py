@@ -4,26 +4,27 @@ The translucent robot in each image is the state `AHEAD` steps later, a subgoal 
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS
-from rpl_runtime.tasks.kitchen.render import Frame, open_renderer, write_sheet
-from rpl_runtime.tasks.kitchen.simulator import open_kitchen
+from rpl_runtime.errors import InvalidInput, MissingExtra
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.tasks.pictures import Frame, write_sheet
+from rpl_runtime.tasks.task import Task
 from rpl_train.data.trajectory import Trajectory
 
 AHEAD = 30  # [steps]
 _SHRINK = 2  # every second pixel, since a row holds several images
 
 
-def contact_sheet(trajectories: Sequence[Trajectory], path: Path, columns: int = 6) -> None:
+def contact_sheet(task: Task, trajectories: Sequence[Trajectory], path: Path, columns: int = 6) -> None:
     """Draw trajectories as one picture, `columns` evenly spaced moments of each in a row.
 
     Raises:
         InvalidInput: there are no trajectories, or fewer than two columns.
-        MissingExtra: there is no GL library, or the `sim` extra is not installed.
+        MissingExtra: the task has no renderer, or it cannot draw here.
     """
     if not trajectories or columns < 2:
         raise InvalidInput(
@@ -31,16 +32,18 @@ def contact_sheet(trajectories: Sequence[Trajectory], path: Path, columns: int =
             "must be at least one demonstration and two columns"
         )
     images = []
-    with open_kitchen() as kitchen:
+    if task.open_renderer is None:
+        raise MissingExtra(f"{task.name} has no renderer; a task's open_renderer makes one")
+    with closing(task.open()) as world:
         for trajectory in trajectories:
-            with open_renderer(kitchen.model, trajectory.elements) as renderer:
+            with closing(task.open_renderer(world, trajectory.elements)) as renderer:
                 for step in np.linspace(0, len(trajectory) - 1, columns).astype(int):
-                    images.append(renderer.draw(_frame(trajectory, int(step)))[::_SHRINK, ::_SHRINK])
+                    images.append(renderer.draw(_frame(task.spec, trajectory, int(step)))[::_SHRINK, ::_SHRINK])
     write_sheet(path, images, columns)
 
 
-def _frame(trajectory: Trajectory, step: int) -> Frame:
+def _frame(spec: PolicySpec, trajectory: Trajectory, step: int) -> Frame:
     state = trajectory.states[step]
     later = trajectory.states[min(step + AHEAD, len(trajectory) - 1)]
-    done = frozenset(name for name in trajectory.elements if ELEMENTS[name].is_done(state))
+    done = frozenset(name for name in trajectory.elements if spec.elements[name].is_done(state))
     return Frame(state, later, step, 0, done)

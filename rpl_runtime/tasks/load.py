@@ -1,0 +1,31 @@
+"""Find a task by name: `module:factory`, or the name under which a package has installed one (entry points)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.factories import call_factory
+from rpl_runtime.tasks.task import Task
+
+GROUP = "rpl.tasks"  # of entry points, each module:factory
+DEFAULT = "kitchen"
+OWN = {DEFAULT: "rpl_runtime.robots.kitchen.task:make"}
+
+
+def load_task(reference: str, own: Mapping[str, str] = OWN) -> Task:
+    """The task that `module:factory` or an installed name names; `own` are the project's.
+
+    Raises:
+        InvalidInput: there is none, its factory fails, or it returns something else.
+        MissingExtra: its module needs an extra that is not installed.
+    """
+    installed = {entry.name: entry.value for entry in entry_points(group=GROUP)} | dict(own)
+    if ":" not in reference and reference not in installed:
+        raise InvalidInput(
+            f"no task is called {reference!r}; must be module:factory or one of {', '.join(sorted(installed))}"
+        )
+    made = call_factory(installed.get(reference, reference), "examples.point_maze:make")
+    if not isinstance(made, Task):
+        raise InvalidInput(f"{reference} returned {type(made).__name__}; must be a rpl_runtime.tasks.Task")
+    return replace(made, reference=reference)

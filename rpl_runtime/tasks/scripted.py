@@ -1,0 +1,36 @@
+"""A demonstrator from a script, which says what to do at each step."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rpl_runtime.tasks.task import Performance, Task, World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scripted:
+    """Demonstrates by a script: a generator of the action (m,) of each step, which ends when the work is done.
+
+    What is executed has noise added, so that demonstrations show the way back from a policy's errors.
+    """
+
+    script: Callable[[Any, np.random.Generator], Iterator[np.ndarray]]  # takes a world that was reset
+    noise: float = 0.0  # standard deviation, as a share of half an action's range
+    start: str | None = None  # of the task's; None: its last
+    elements: tuple[str, ...] = ()  # that the script works on, in their order
+
+    def perform(self, task: Task, world: World, seed: int, index: int) -> Performance:
+        """Demonstrate once, for an episode at most; the seed and the index of the demonstration determine it."""
+        rng = np.random.default_rng([seed, index])
+        low, high = task.spec.action.bounds
+        state = task.reset(world, int(rng.integers(2**31)), self.start or list(task.starts)[-1])
+        states, actions = [], []
+        for _, action in zip(range(task.episode_steps), self.script(world, rng), strict=False):
+            states.append(state)
+            actions.append(np.clip(action, low, high))
+            noise = self.noise * (high - low) / 2 * rng.standard_normal(len(low))
+            world.step(np.clip(actions[-1] + noise, low, high))
+            state = task.seen(world)
+        return Performance(np.array(states, np.float32), np.array(actions, np.float32), self.elements)

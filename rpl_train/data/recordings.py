@@ -1,0 +1,51 @@
+"""Recordings of a task in every format, as one list of demonstrations and a record of where each comes from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.tasks.task import Task
+from rpl_train.data.sources import Demonstrations
+from rpl_train.data.trajectory import Trajectory, check_sizes, digest, load_folder
+
+# Licences that the publishers of recordings state, by digest.
+_LICENCES = {
+    "382a410ab0bd58b4d203567815c83c145182f3310ffb80e26100a65f663a80af": (
+        "CC BY 4.0 (D4RL kitchen-complete-v0); recordings: google-research/relay-policy-learning, Apache-2.0"
+    ),
+    "f94703837571f909379b5b68427d31ca3d301099e05075197a10915b139cd1e4": (
+        "recordings: google-research/relay-policy-learning, Apache-2.0; as published with MH-AIRL, which states none"
+    ),
+}
+
+
+def load_demonstrations(paths: Sequence[Path], task: Task) -> Demonstrations:
+    """Read folders written by `rpl demos`, and what the task itself can read: for the kitchen HDF5 files in D4RL's
+    layout, raw logs (`.mjl`) and folders of them, and Minari data sets, by folder or by name.
+
+    A log that cannot be read is left out of its folder; a sentence on it is kept under `left_out` of its source.
+
+    Raises:
+        DemonstrationError: a path is none of these, cannot be read, or holds demonstrations of another task.
+        MissingExtra: a format needs a package that is not installed.
+    """
+    trajectories: list[Trajectory] = []
+    sources = []
+    for path in paths:
+        found, left_out = (task.read and task.read(path)) or (load_folder(path), [])
+        trajectories += found
+        sources.append(
+            {
+                "name": path.name if path.exists() else path.as_posix(),
+                "digest": digest(found),
+                "episodes": len(found),
+                "steps": sum(map(len, found)),
+                "licence": _LICENCES.get(digest(found), "not stated"),
+            }
+            | ({"left_out": left_out} if left_out else {})
+        )
+    if not trajectories:
+        raise DemonstrationError("no demonstrations are named; give folders of them, or files that the task can read")
+    for trajectory in trajectories:
+        check_sizes(trajectory, task.spec)
+    return Demonstrations(trajectories, sources)

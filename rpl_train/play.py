@@ -1,0 +1,258 @@
+"""Play: the demonstrator of a task demonstrates, in parallel processes, into a folder of trajectories.
+
+A sequence depends on the seed, its index and the demonstrator's settings only, so the folder is the same for any number
+of processes and after any interruption.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from rpl_runtime.console import Console
+from rpl_runtime.errors import DemonstrationError, InvalidInput
+from rpl_runtime.files import staged
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
+from rpl_runtime.tasks.task import Demonstrator, Task, World
+from rpl_train.data.trajectory import Trajectory, load, save
+from rpl_train.tasks import load_task
+
+_SETTINGS_FILE = "play.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayConfig:
+    """How much is played; how it is played is up to the task's demonstrator.
+
+    Raises:
+        InvalidInput: a setting is out of its range.
+    """
+
+    sequences: int = 400
+    seed: int = 0
+    jobs: int = 1  # processes
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("sequences", 1, 1_000_000), ("seed", 0, 2**31 - 1), ("jobs", 1, 1024)):
+            if not low <= (value := getattr(self, name)) <= high:
+                raise InvalidInput(f"{name} of play is {value}; must be {low} to {high}")
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The result of one sequence."""
+
+    path: Path
+    elements: tuple[str, ...]  # in their order
+    steps: int
+    done: frozenset[str]  # those at their goal in the last state
+    spent: dict[str, int]  # [steps] from the previous element until this one is first done
+
+    @property
+    def complete(self) -> bool:
+        return self.done == set(self.elements)
+
+
+@dataclass(frozen=True)
+class ElementSummary:
+    """One element over all sequences; a row of the table."""
+
+    name: str
+    tried: int
+    done: int  # at the end of the episode
+    steps: float | None  # median; None if it was never done
+
+
+@dataclass(frozen=True)
+class PlayResult:
+    """A folder of play."""
+
+    folder: Path
+    sequences: tuple[Sequence, ...]
+    played: int  # how many were played by this call; the others were there before
+    spec: PolicySpec
+    episode_steps: int  # [control steps] of the task
+
+    @property
+    def completed(self) -> float:
+        """Share of the sequences with every element done in the last state."""
+        return float(np.mean([sequence.complete for sequence in self.sequences]))
+
+    def by_element(self) -> tuple[ElementSummary, ...]:
+        """One row an element."""
+        rows = []
+        for name in self.spec.elements:
+            tried = [sequence for sequence in self.sequences if name in sequence.elements]
+            spent = [sequence.spent[name] for sequence in tried if name in sequence.spent]
+            done = sum(name in sequence.done for sequence in tried)
+            rows.append(ElementSummary(name, len(tried), done, float(np.median(spent)) if spent else None))
+        return tuple(rows)
+
+    def facts(self) -> dict[str, Any]:
+        """The result, ready for JSON."""
+        steps = [sequence.steps for sequence in self.sequences]
+        return {
+            "folder": str(self.folder),
+            "sequences": len(self.sequences),
+            "complete": self.completed,
+            "steps": {name: float(np.percentile(steps, q)) for name, q in (("p50", 50), ("p90", 90), ("max", 100))},
+            "within_an_episode": float(np.mean([count <= self.episode_steps for count in steps])),
+            "elements": [asdict(row) for row in self.by_element()],
+        }
+
+
+def print_play(result: PlayResult) -> None:
+    """Print a result as a table."""
+    facts, console = result.facts(), Console()
+    table = Table("element", "tried", "done at the end", "", "median steps", title="Play", title_justify="left")
+    for row in result.by_element():
+        median = "–" if row.steps is None else f"{row.steps:.0f}"
+        table.add_row(row.name, str(row.tried), str(row.done), f"{row.done / max(1, row.tried):.1%}", median)
+    console.print(table)
+    steps = facts["steps"]
+    console.print(
+        f"{facts['sequences']} sequences in {facts['folder']}, {result.played} of them played now; "
+        f"{facts['complete']:.1%} end with every element done; median {steps['p50']:.0f} steps, "
+        f"90 % within {steps['p90']:.0f}, {facts['within_an_episode']:.1%} within {result.episode_steps}"
+    )
+
+
+def play(
+    task: Task, config: PlayConfig, folder: Path, progress: Callable[[int, int], None] = lambda finished, total: None
+) -> PlayResult:
+    """Let the task's demonstrator play the sequences that the folder lacks; calls progress(finished, total) after each.
+
+    Raises:
+        InvalidInput: the task has no demonstrator, or the folder holds play with other settings.
+        DemonstrationError: an episode cannot be written, or a process was killed; the episodes before are kept.
+    """
+    if task.demonstrator is None:
+        raise InvalidInput(f"{task.name} has no demonstrator, so it needs --demos; a task's demonstrator makes them")
+    _claim(settings_of(task.demonstrator) | {"seed": config.seed}, folder)
+    paths = [folder / f"play-{index:06d}.npz" for index in range(config.sequences)]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    finished = len(paths) - len(missing)
+    progress(finished, len(paths))
+    for index, trajectory in _perform_all(task, config, missing):
+        _write(lambda index=index, trajectory=trajectory: save(trajectory, paths[index]), paths[index])
+        finished += 1
+        progress(finished, len(paths))
+    sequences = tuple(_describe(path, task.spec) for path in paths)
+    return PlayResult(folder, sequences, len(missing), task.spec, task.episode_steps)
+
+
+def perform(task: Task, world: World, config: PlayConfig, index: int) -> Trajectory:
+    """Play one sequence in a world of the task.
+
+    Raises:
+        DemonstrationError: what the demonstrator did cannot be learned from.
+    """
+    assert task.demonstrator is not None
+    states, actions, elements = task.demonstrator.perform(task, world, config.seed, index)
+    return Trajectory(states, actions, elements, f"play of {task.name}, seed {config.seed} #{index}")
+
+
+def settings_of(demonstrator: Demonstrator) -> dict[str, Any]:
+    """A demonstrator's settings, ready for JSON; it is a dataclass, and code is no setting."""
+    assert is_dataclass(demonstrator)
+    values = {field.name: getattr(demonstrator, field.name) for field in fields(demonstrator)}
+    plain = {name: asdict(value) if is_dataclass(value) else value for name, value in values.items()}  # type: ignore[arg-type]
+    return json.loads(json.dumps({name: value for name, value in plain.items() if not callable(value)}))
+
+
+def _perform_all(task: Task, config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, Trajectory]]:
+    if not indices:
+        return
+    if config.jobs == 1:
+        with closing(task.open()) as world:
+            for index in indices:
+                yield index, perform(task, world, config, index)
+        return
+    # Spawned, because a fork copies the locks of the caller's threads.
+    jobs = min(config.jobs, len(indices))
+    with ProcessPoolExecutor(jobs, CONTEXT, end_with_parent) as pool:
+        changed = _changed(task)
+        futures = {pool.submit(_perform_here, task.reference, changed, config, index): index for index in indices}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DemonstrationError("a process that played was killed; run the same command again to go on") from error
+        except (KeyboardInterrupt, GeneratorExit):
+            end_workers()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _changed(task: Task) -> dict[str, Any]:
+    """The settings of the task's demonstrator that differ from those which another process loads with the task."""
+    there = load_task(task.reference).demonstrator
+    ours = [field.name for field in fields(task.demonstrator)]  # type: ignore[arg-type]  # it is a dataclass
+    return {
+        name: getattr(task.demonstrator, name)
+        for name in ours
+        if getattr(task.demonstrator, name) != getattr(there, name)
+    }
+
+
+_opened: list[tuple[Task, World]] = []  # at most one, of this worker process
+
+
+def _perform_here(reference: str, changed: dict[str, Any], config: PlayConfig, index: int) -> Trajectory:
+    if not _opened:
+        task = load_task(reference)
+        task = replace(task, demonstrator=replace(task.demonstrator, **changed))  # type: ignore[type-var]
+        _opened.append((task, task.open()))
+    return perform(*_opened[0], config, index)
+
+
+def _claim(settings: dict[str, Any], folder: Path) -> None:
+    """Write the settings to the folder, or check that they are the same."""
+    path = folder / _SETTINGS_FILE
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"{path} is damaged; must hold the settings of play: {error}") from error
+        differing = sorted(key for key in settings if not isinstance(found, dict) or found.get(key) != settings[key])
+        if differing:
+            raise InvalidInput(
+                f"{folder} holds play with another {', '.join(differing)}; use the same settings or another folder"
+            )
+        return
+
+    def claim() -> None:
+        with staged(path) as staging:
+            staging.write_text(json.dumps(settings, indent=2) + "\n")
+
+    _write(claim, path)
+
+
+def _write(action: Callable[[], object], path: Path) -> None:
+    try:
+        action()
+    except OSError as error:
+        raise DemonstrationError(f"{path} cannot be written: {error}; the episodes before it are kept") from error
+
+
+def _describe(path: Path, spec: PolicySpec) -> Sequence:
+    trajectory = load(path)
+    spent, before = {}, 0
+    elements = tuple(name for name in trajectory.elements if name in spec.elements)
+    for name in elements:
+        first = next((step for step, state in enumerate(trajectory.states) if spec.elements[name].is_done(state)), None)
+        if first is not None:
+            spent[name] = max(first - before, 0)
+            before = first
+    last = trajectory.states[-1]
+    done = frozenset(name for name in elements if spec.elements[name].is_done(last))
+    return Sequence(path, elements, len(trajectory), done, spent)
