@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rpl_runtime.policy.spec import PolicySpec
-
 
 class Scenery(NamedTuple):
     """A task that can be drawn."""
@@ -19,15 +17,3 @@ class Scenery(NamedTuple):
     elements: Mapping[int, str]  # body -> the element that moves it
     eye: tuple[float, float, float]  # [m] where one looks from
     look_at: tuple[float, float, float]  # [m]
-
-
-def scenery_of(spec: PolicySpec) -> Scenery | None:
-    """The scenery of the task that a policy is for; None if the task has no model to draw.
-
-    Raises:
-        MissingExtra: its simulator is not installed.
-    """
-    from rpl_runtime.tasks.kitchen import scenery as kitchen
-    from rpl_runtime.tasks.kitchen.elements import STATE_NAMES
-
-    return kitchen.scenery() if spec.state.names == STATE_NAMES else None

@@ -17,6 +17,7 @@ from rpl_runtime.errors import InvalidGoal, InvalidInput
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.tasks.pictures import Renderer
+from rpl_runtime.tasks.scenery import Scenery
 
 DRAWN = "goal"  # the name of a goal that the world draws, in place of an element's
 MAX_EPISODES = 1000  # of a goal in an evaluation: its share of the seeds
@@ -140,6 +141,7 @@ class Task:
     body: Body | None = None  # as the state estimator needs it; None: states are taken as they are observed
     limited: Callable[[World, str, float | None], Limited] | None = None  # by profile and time of a hand's command [s]
     open_renderer: Callable[[World, Sequence[str]], Renderer] | None = None  # for a goal's elements; None: no pictures
+    scenery: Callable[[], Scenery] | None = None  # for a page that shows its robots; None: the page has no picture
     open_fast: Callable[[], World] | None = None  # worlds for training: the same states, sooner, without a renderer
     demonstrator: Demonstrator | None = None
     read: Callable[[Path], tuple[list[Any], list[str]] | None] | None = None  # recordings of others (rpl_train/data)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.tasks.scenery import scenery_of
+from rpl_runtime.tasks.load import scenery_of
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.panel import Panel
 from rpl_runtime.view.stage import OPERATOR, POLICY, Actor, Stage

@@ -20,6 +20,7 @@ from rpl_runtime.tasks.kitchen.elements import (
     kitchen_spec,
 )
 from rpl_runtime.tasks.kitchen.render import Renderer
+from rpl_runtime.tasks.kitchen.scenery import scenery
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, PERTURBED, Kitchen
 from rpl_runtime.tasks.task import Gym, Sight, Task
 
@@ -52,6 +53,7 @@ KITCHEN = Task(
     body=KITCHEN_BODY,
     limited=LimitedKitchen,  # type: ignore[arg-type]  # its worlds are kitchens
     open_renderer=lambda kitchen, elements: Renderer(kitchen.model, elements),  # type: ignore[attr-defined]
+    scenery=scenery,
     settings={"imitate.networks.high_components": 4},  # demonstrators differ in what they do next
     gym=Gym(
         id="FrankaKitchen-v1",
