@@ -283,16 +283,16 @@ class _Call:
         """As the function does; messages are answered in the serving thread."""
         send, receive = cygrpc.SendMessageOperation, cygrpc.ReceiveMessageOperation(0)  # type: ignore[union-attr]
         done: asyncio.Future[None] = self._server.loop.create_future()
-        ended = False
+        ended, fault = False, None
 
-        def settle(error: Exception | None) -> None:
+        def settle() -> None:
             if not done.done():
-                done.set_result(None) if error is None else done.set_exception(error)
+                done.set_result(None)
 
         def end(error: Exception | None = None) -> None:
-            nonlocal ended
-            ended = True
-            self._server.soon(settle, error)
+            nonlocal ended, fault
+            ended, fault = True, error
+            self._server.soon(settle)
 
         def received(event: Any) -> None:
             request = event.batch_operations[-1].message()
@@ -337,10 +337,14 @@ class _Call:
         self._call.start_server_batch((receive,), received)
         try:
             await done
+            if fault is not None:
+                raise fault
         finally:
-            ended = True
+            # These functions refer to each other, so what they hold is not freed at once; an error holds its message.
+            ended, fault = True, None
             if waiting is not None:
                 waiting.cancel()
+                waiting = None
 
     def _opening(self) -> tuple[Any, ...]:
         headers, self._headers = self._headers, ()
