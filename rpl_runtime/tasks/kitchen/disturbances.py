@@ -24,7 +24,7 @@ _UPRIGHT = 0.9  # cosine of the largest tilt of a standing kettle
 _FALL = 0.05  # [m] a kettle that is lower than it was by more has left the counter
 _BACK_S = 0.4  # [s] time constant of a put-back
 _SPEED = 1.5  # [rad/s, m/s] its largest speed
-_BACK, _PAUSE = 50, 10  # [periods] of a try; between two
+_BACK, _PAUSE = 25, 10  # [periods] of a try at most; between two
 _THERE = 0.05  # [rad, m] a place this near to the start is the start
 _KETTLE = slice(STATE_NAMES.index("kettle_x"), None)
 _DRIVEN = {12: (11, 174.0), 16: (15, 174.0), 18: (17, 14.0)}  # a burner and its knob, the light and its switch
@@ -72,7 +72,7 @@ class Jolt:
 class Push:
     """A velocity in a random direction, with which the kettle slides a distance.
 
-    A direction in which the kettle would fall, tip over or be held up is drawn again.
+    A direction in which the kettle would fall or tip over is drawn again. The arm and the wall may hold it up.
 
     Args:
         kitchen: the kitchen.
@@ -104,20 +104,19 @@ class Push:
     def _refused(self, velocity: np.ndarray) -> str | None:
         """Why a push with a velocity (2,) [m/s] does not count: tried on a copy of the kitchen."""
         model, data = self._kitchen.model, copy.copy(self._kitchen.data)
-        before = data.qpos[_KETTLE].copy()
         data.qvel[self._dof : self._dof + 2] += velocity
         self._mujoco.mj_step(model, data, nstep=round(_LOOK_AHEAD_S / model.opt.timestep))
         after = data.qpos[_KETTLE]
         if fallen(data.qpos, self._kitchen.data.qpos):
             return "the kettle slips off the counter"
-        if _upright(after[3:]) < _UPRIGHT:
-            return "the kettle tips over"
-        slid = np.linalg.norm(after[:2] - before[:2])
-        return None if 0.5 * self._distance < slid < 1.5 * self._distance else "the kettle is held up"
+        return "the kettle tips over" if _upright(after[3:]) < _UPRIGHT else None
 
 
 class PutBack:
-    """Puts the first element that is done back to its start, a while after it was done.
+    """Puts the first element that is done back toward its start, a while after it was done.
+
+    It is over when the element is there, or after two seconds if it is not done any more: the arm may hold on to it. If
+    it still is, physics has refused, and it is tried again a little later.
 
     Args:
         kitchen: the kitchen, at the start of its episode.
@@ -128,7 +127,7 @@ class PutBack:
     def __init__(self, kitchen: Kitchen, delay: int, elements: Sequence[str]) -> None:
         self.redrawn = Counter[str]()
         self.element: str | None = None  # what is put back
-        self.over = False  # whether it is back
+        self.over = False
         self._kitchen, self._delay, self._elements = kitchen, delay, tuple(elements)
         self._start = kitchen.qpos
         self._begin = 0
@@ -144,9 +143,10 @@ class PutBack:
             return
         dims = list(_MOVES[self.element])
         away = self._start[dims] - self._kitchen.data.qpos[dims]
-        if np.linalg.norm(away) < _THERE:
+        tried = step >= self._begin + _BACK
+        if np.linalg.norm(away) < _THERE or (tried and self.element not in done):
             self.over = True
-        elif step >= self._begin + _BACK:
+        elif tried:
             self.redrawn["physics refuses the put-back"] += 1
             self._begin, self._tries = step + _PAUSE, self._tries + 1
         else:
