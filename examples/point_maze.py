@@ -10,6 +10,7 @@ of the maze's longest way apart. The world draws the goal of each episode, a who
 from collections import deque
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Maze:
         maze = require("gymnasium_robotics.envs.maze.point_maze", "sim")
         maps = require("gymnasium_robotics.envs.maze.maps", "sim")
         self._env = maze.PointMazeEnv(maps.LARGE_MAZE, continuing_task=True, reset_target=False)
+        Path(self._env.tmp_xml_file_path).unlink()  # the model, loaded by now; the environment leaves it behind
         self.free = frozenset((int(row), int(column)) for row, column in np.argwhere(np.array(maps.LARGE_MAZE) == 0))
         self.state = np.zeros(4, np.float32)
         self.goal = np.zeros(4)

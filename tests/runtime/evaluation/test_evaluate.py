@@ -121,11 +121,11 @@ def test_states_are_estimated_only_where_senses_have_faults(kitchen_bundle: Bund
     journal = tmp_path / "episodes.jsonl"
     with serve_in_thread(kitchen_bundle) as address:
         perfect, raw, estimated = (
-            evaluate(address, each, kept).content["protocol"]["estimator"]
+            evaluate(address, KITCHEN, each, kept).content["protocol"]["estimator"]
             for each, kept in ((config, None), (replace(noisy, estimate=False), None), (noisy, journal))
         )
         with pytest.raises(InvalidInput, match="estimator"):
-            evaluate(address, replace(noisy, calibration=given), journal)
+            evaluate(address, KITCHEN, replace(noisy, calibration=given), journal)
     assert (perfect, raw) == (None, None)
     assert dict(zip(estimated["names"], estimated["sigma"], strict=True))["kettle_x"] == pytest.approx(0.01, rel=0.3)
 
