@@ -82,13 +82,13 @@ class Admin(Connection):
         Raises:
             PermissionDenied: the token has no right to watch or administer.
         """
-        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         asked = float("inf")  # [s] monotonic, while a reply is awaited
 
         def outgoing() -> Iterator[bytes]:
             while True:
                 try:
-                    request = requests.get(timeout=self._timeout_s / 4)
+                    request = to_send.get(timeout=self._timeout_s / 4)
                 except queue.Empty:
                     if time.monotonic() - asked > self._timeout_s:
                         call.cancel()
@@ -102,14 +102,14 @@ class Admin(Connection):
         try:
             while True:
                 began = asked = time.monotonic()
-                requests.put(request)
+                to_send.put(request)
                 with self.translated(self._timeout_s):
                     reply = codec.unpack_reply(codec.pb.ListRobotsReply, next(call))
                 asked = float("inf")
                 yield [codec.robot_status(robot) for robot in reply.robots]
                 time.sleep(max(0.0, every_s - (time.monotonic() - began)))
         finally:
-            requests.put(None)
+            to_send.put(None)
             call.cancel()
 
     def set_goal(self, robot: str, goal: Goal) -> ResolvedGoal:
