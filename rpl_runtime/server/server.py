@@ -6,11 +6,13 @@ Everything runs as if in one thread, that of the event loop (transport.py).
 import asyncio
 import contextlib
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -40,7 +42,8 @@ from rpl_runtime.wire import admin, control
 _SHORT_CALLS = 64  # of one connection at once, beside its Control streams
 _GOODBYE_S = 1.0  # [s] for the last answers to reach their clients, and as long again for the calls to end
 _END_S = 4.0  # [s] after the drain by which the process of a server has ended, or is ended
-_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD; once set, it does not grow
+_TIDY_S = 5.0  # [s] between looks at the memory
+_SPARE_BYTES = 50 << 20  # of memory that may stay unused
 _SILENCE_S = 3.0  # [s] of silence before a client is pinged, and again before it counts as gone
 
 
@@ -73,7 +76,6 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
         BundleError: a bundle cannot be run.
     """
 
-    _give_memory_back()
     stop = Stop()
     with stopped_by_signals(stop.request, config.drain_s + _END_S):
         run(_serve(bundles, config, on_ready, stop))
@@ -108,12 +110,6 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
         thread.join()
 
 
-def _give_memory_back() -> None:
-    """Have the memory of large messages returned to the system when they are gone; glibc would keep hundreds of MB."""
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 17)
-
-
 async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: Stop) -> None:
     stop.listen()
     every = [bundles] if isinstance(bundles, Bundle) else bundles
@@ -144,15 +140,17 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
         address = listen(server, config.address, config.security)
         readiness.update()
         await server.start()
-        reaping = asyncio.create_task(streams.reap(config.idle_s))
+        keeping = [asyncio.create_task(streams.reap(config.idle_s))]
         try:
             await _unless(stop.requested, _load(models, every, loads))
+            keeping.append(asyncio.create_task(_give_memory_back()))
             if not stop.requested.is_set():
                 readiness.begin()
                 on_ready(address)
             await stop.requested.wait()
         finally:
-            reaping.cancel()
+            for task in keeping:
+                task.cancel()
             readiness.end()
             await streams.drain(config.drain_s, stop.hurry)
             with contextlib.suppress(TimeoutError):
@@ -167,6 +165,27 @@ async def _load(models: Models, bundles: Sequence[Bundle], loads: Workers) -> No
                 f"two of the bundles to be served are named {model.name!r}; each name must be used once "
                 f"(`rpl export --name` gives another)"
             )
+
+
+async def _give_memory_back() -> None:
+    """Return the memory of large messages to the system once they are gone; glibc would keep hundreds of MB.
+
+    That can take longer than a step, so it is tried more and more seldom while it brings nothing.
+    """
+    trim, usage = getattr(ctypes.CDLL(None), "malloc_trim", None), Path("/proc/self/statm")
+    if trim is None or not usage.exists():  # another system
+        return
+
+    def resident() -> int:
+        return int(usage.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    at_first, wait_s = resident(), _TIDY_S
+    while True:
+        await asyncio.sleep(wait_s)
+        before = resident()
+        if before > at_first + _SPARE_BYTES:
+            trim(0)
+            wait_s = _TIDY_S if before - resident() > _SPARE_BYTES / 2 else 2 * wait_s
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:

@@ -103,7 +103,7 @@ def test_another_robots_step_takes_less_than_twice_its_time(
     assert kept_mb < KEPT_MB
 
 
-def wait_for(look: Callable[[], float], enough: Callable[[float], bool], patience_s: float = 20.0) -> float:
+def wait_for(look: Callable[[], float], enough: Callable[[float], bool], patience_s: float = 60.0) -> float:
     """What is seen as soon as it is enough, or at last."""
     until = time.monotonic() + patience_s
     while not enough(seen := look()) and time.monotonic() < until:
