@@ -13,7 +13,7 @@ from rich.table import Table
 
 from rpl_runtime.console import Console
 from rpl_runtime.estimation.body import Body
-from rpl_runtime.estimation.calibration import Calibration, NoiseWatch
+from rpl_runtime.estimation.calibration import NOISE_FLOOR, Calibration, NoiseWatch
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.policy.spec import PolicySpec
@@ -90,17 +90,19 @@ def noise_notice(spec: PolicySpec) -> Callable[[Step], None]:
 
 
 def print_calibration(calibration: Calibration, path: Path) -> None:
-    """Print a calibration as a table."""
+    """Print a calibration: a table of the objects that tremble, and one line."""
     table = Table("object", "at rest", "standard deviation", title=f"senses and hand, written to {escape(str(path))}")
     for name, rest, sigma in zip(calibration.names, calibration.rest, calibration.sigma, strict=True):
-        if sigma:
+        if sigma > NOISE_FLOOR:
             table.add_row(name, f"{rest:.4f}", f"{sigma:.2g}")
     ages = [
-        f"the {what} {'carry no time' if age is None else f'is seen {1000 * age:.0f} ms late'}"
-        for what, age in (("arm", calibration.arm_age_s), ("objects", calibration.object_age_s))
+        f"{what} seen {'at an unknown time' if age is None else f'{1000 * age:.0f} ms late'}"
+        for what, age in (("the arm is", calibration.arm_age_s), ("the objects are", calibration.object_age_s))
     ]
     hand = "follows every target" if calibration.hand_s is None else f"needs {calibration.hand_s:.2f} s for a command"
-    Console(highlight=False).print(table, f"{'; '.join(ages)}; the hand {hand}")
+    console = Console(highlight=False)
+    console.print(table if table.row_count else f"written to {escape(str(path))}; no object at rest trembles")
+    console.print(f"{'; '.join(ages)}; the hand {hand}")
 
 
 def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> JsonDict:
