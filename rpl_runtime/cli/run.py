@@ -90,7 +90,7 @@ def run_simulated(options: RunOptions, task: Task, start: str | None, patience_s
         config = _config(options, robot.goal(elements, options.seed or 0), task.episode_steps)
         schedule = Schedule(MonotonicClock(), task.spec.period_s)
         pace = [lambda _: schedule.wait()] if options.view else []
-        on_step, _ = _listeners(stack, options, config, elements, control, pace)
+        on_step, _ = _listeners(stack, options, task, config, elements, control, pace)
         result = run(robot, control, config, on_step, estimator)
     spec = control.model.spec
     facts = run_facts(result, elements, spec)
@@ -120,7 +120,7 @@ def run_franka(
         config = _config(options, elements, task.episode_steps)
         heartbeat = stack.enter_context(Heartbeat())
         robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
-        on_step, log = _listeners(stack, options, config, elements, control)
+        on_step, log = _listeners(stack, options, task, config, elements, control)
         result = drive(
             robot,
             control,
@@ -240,6 +240,7 @@ def _config(options: RunOptions, goal: Goal, episode_steps: int) -> RunConfig:
 def _listeners(
     stack: ExitStack,
     options: RunOptions,
+    task: Task,
     config: RunConfig,
     elements: tuple[str, ...],
     control: Control,
@@ -250,7 +251,7 @@ def _listeners(
         *others,
         stack.enter_context(run_progress(config.steps, elements)),
     ]
-    if options.calibration is None:
+    if options.calibration is None and task.body is not None:
         listeners.append(noise_notice(control.model.spec))
     log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
     if log is not None:

@@ -33,4 +33,7 @@ class Scripted:
             noise = self.noise * (high - low) / 2 * rng.standard_normal(len(low))
             world.step(np.clip(actions[-1] + noise, low, high))
             state = task.seen(world)
+        if actions:  # what the last action came to; it is repeated there
+            states.append(state)
+            actions.append(actions[-1])
         return Performance(np.array(states, np.float32), np.array(actions, np.float32), self.elements)
