@@ -87,7 +87,7 @@ def visit(address: str, spec: PolicySpec, number: int, rng: np.random.Generator)
     taken = 0
     for step in range(STEPS):
         asked = [step + (at == step) for at in range(ROBOTS)] if step else [0] * ROBOTS
-        answers = control.step_batch(robots, asked, states)
+        answers = list(control.step_batch(robots, asked, states))
         for at, answer in enumerate(answers):
             if isinstance(answer, StepOutOfOrder) and asked[at] != step:
                 answers[at] = control.step(robots[at], step, states[at])
