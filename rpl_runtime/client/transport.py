@@ -121,8 +121,10 @@ class _CallingThread:
         self._over.set()
         self._call.cancel(grpc.StatusCode.CANCELLED.value[0], "cancelled by the client")
         if self._turn.acquire(blocking=False):  # or the thread that reads does the rest
-            self._finish()
-            self._turn.release()
+            try:
+                self._finish()
+            finally:
+                self._turn.release()
 
     def close(self) -> None:
         assert cygrpc is not None
@@ -148,13 +150,19 @@ class _CallingThread:
         """The operations of a tag, once they are done."""
         operations = None
         while tag in self._due:
-            event = self._call.next_event()
-            self._due.discard(event.tag)
-            if event.tag == "status":
-                self._status = event.batch_operations[0]
+            try:
+                event = self._call.next_event()
+                self._due.discard(event.tag)
+                if event.tag == "status":
+                    self._status = event.batch_operations[0]
+                    self._over.set()
+                if event.tag == tag:
+                    operations = event.batch_operations
+            except BaseException:  # gRPC gives up a call in which Ctrl-C comes, and no other event of it follows
+                self._due.clear()
+                self._status = self._status or _Interrupted()
                 self._over.set()
-            if event.tag == tag:
-                operations = event.batch_operations
+                raise
         return operations
 
     def _watch(self) -> None:
@@ -162,6 +170,19 @@ class _CallingThread:
         while not self._over.wait(self._timeout_s / 4):
             if time.monotonic() > self._deadline:
                 self.cancel()
+
+
+class _Interrupted:
+    """The status of a call that Ctrl-C ended."""
+
+    def code(self) -> int:
+        return grpc.StatusCode.CANCELLED.value[0]
+
+    def details(self) -> str:
+        return "interrupted"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
 
 
 class _Failed(grpc.RpcError):
