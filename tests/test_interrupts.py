@@ -26,7 +26,7 @@ KITCHEN, SPECIALISTS = ROOT / "models" / "kitchen", ROOT / "models" / "kitchen-s
 SHORT_S, LONG_S = 1.0, 2.0  # [s] from when a command hears signals to the last moment at which one may come
 SECOND_S = 2.0  # [s] from a second signal to the end
 # Their ordinary end is a signal.
-ENDED_BY_SIGNAL = {"serve", "top"}
+ENDED_BY_SIGNAL = {"serve", "top", "view"}
 FRANKA = "run --robot franka --no-realtime --goal microwave --objects fixed --bundle {kitchen} --host"
 
 # What each command is interrupted in; {silent} is an address that takes connections and says nothing.
@@ -40,6 +40,7 @@ COMMANDS = [
     FRANKA + " sim",
     FRANKA + " {silent_robot}",
     "replay {log} --bundle {kitchen}",
+    "view {log}",
     "evaluate {kitchen} --goals mkbs --episodes 3",
     "bench {kitchen} --steps 500 --seconds 2",
     "imitate {new} --demos {demos} --steps 2000",
@@ -64,6 +65,7 @@ COMMANDS = [
     "demos play {new} --sequences 20",
     "demos import {demos} --out {new}",
     "demos info {demos}",
+    "demos hard {demos} --output {new}",
     "demos export {demos} --minari {new}-v0",
 ]
 

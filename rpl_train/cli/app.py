@@ -107,6 +107,7 @@ def export_command(
     bundle = paths[-1]
     _check_place(bundle, force)
     from rpl_runtime.console import Console
+    from rpl_runtime.evaluation.evaluate import check_policy
     from rpl_train.export.export import export
     from rpl_train.export.factory import load_factory
     from rpl_train.runs import load_run
@@ -123,6 +124,8 @@ def export_command(
     spec = spec.model_copy(update={"name": name or spec.name})
     with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
         task = load_task(task_name) if task_name else None
+        if task:
+            check_policy(spec, task)
         result = export(policy, spec, provenance, bundle, statistics, task=task)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))

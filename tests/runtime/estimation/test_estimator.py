@@ -182,7 +182,7 @@ def test_in_a_noisy_and_late_kitchen_the_estimate_is_nearer_to_the_truth(kitchen
     observe = robot.observe
 
     def observed() -> np.ndarray:
-        truth.append(kitchen.simulator.qpos)
+        truth.append(kitchen.world.truth)
         return observe()
 
     robot.observe = observed

@@ -292,6 +292,7 @@ def test_the_command_exports_a_factory_and_a_run(
         statistics=statistics,
         targets=TargetStatistics((0.0,) * 2, (1.0,) * 2),
         provenance=Provenance(command="rpl imitate", commit="none", seeds=(3,)),
+        task="",
     )
     open_run(tmp_path / "run", record)
     for level in LEVELS:
