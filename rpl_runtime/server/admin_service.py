@@ -172,8 +172,8 @@ def _list_reply(rows: list[pb.Robot]) -> pb.ListRobotsReply:
 def _robot_rows(streams: Streams) -> Iterator[pb.Robot]:
     """What the admin service tells of each robot; runs may begin and end between two of them."""
     for stream in streams:
-        for robot in list(stream.session.loop.robots):
-            if robot in stream.session.loop.robots:
+        for robot in list(stream.session.loop.runs):
+            if robot in stream.session.loop.runs:
                 yield _row(stream, robot)
 
 

@@ -14,6 +14,7 @@ from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidGoal, PermissionDenied, ProtocolViolation, RobotNotFound, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.relay.messages import Action
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 STATES = np.random.default_rng(0).uniform(-0.4, 0.4, (12, 5)).astype(np.float32)
@@ -130,3 +131,23 @@ def test_a_viewer_of_a_server_that_ends_is_told(tiny_bundle: Bundle) -> None:
         assert seen.wait(10)
     viewer.join(10)
     assert len(fault) == 1
+
+
+def test_a_goal_that_an_operator_sends_is_told_in_columns_too(address: str, tiny_bundle: Bundle) -> None:
+    """Steps of many robots in one message are answered another way, and viewers see them as well."""
+    with Client(address) as client, client.control() as control, Admin(address) as admin:
+        for robot in ("a", "b"):
+            control.start(robot, ["door"], STATES[0])
+        for step in range(2):
+            control.step_batch(["a", "b"], [step, step], STATES[step : step + 2])
+        seen = {robot.robot: robot.state for robot in admin.robots()}
+        np.testing.assert_array_equal([seen["a"], seen["b"]], STATES[1:3])
+        sent = admin.set_goal("b", ["lamp"])
+        one, other = control.step_batch(["a", "b"], [2, 2], STATES[2:4])
+        assert isinstance(one, Action)
+        assert isinstance(other, Action)
+        assert one.goal is None
+        assert other.goal is not None
+        np.testing.assert_array_equal(other.goal.state, sent.state)
+        again = control.step_batch(["a", "b"], [3, 3], STATES[3:5])
+        assert [action.goal for action in again if isinstance(action, Action)] == [None, None]
