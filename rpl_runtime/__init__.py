@@ -20,6 +20,9 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # an error on the terminal, so the switch is used only with the versions that are known to have it.
 if "1.80" <= version("grpcio")[:4] <= "1.85":
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+    # With it nobody reads a connection between two steps but a poller that wakes so often [ms], by default every 5 s: a
+    # server's ping has to be answered within 3 s.
+    os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "500")
 
 if TYPE_CHECKING:
     from rpl_runtime.client import Action, Client, ReconnectConfig, TimeBudget, lasting_control, on_robot_control

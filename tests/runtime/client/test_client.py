@@ -414,3 +414,13 @@ def test_robots_are_spread_over_the_replicas_of_one_name(tiny_bundle: Bundle) ->
                 running.append(len(admin.robots()))
     assert sum(running) == 16
     assert all(running)
+
+
+def test_a_robot_that_is_silent_for_longer_than_a_server_waits_for_its_pings_keeps_its_stream(
+    tiny_client: Client,
+) -> None:
+    with tiny_client.control() as control:
+        control.start("a", ["door"], STATE)
+        control.step("a", 0, STATE)
+        threading.Event().wait(7.0)  # [s] a ping after 3 s, and 3 s for its answer
+        assert control.step("a", 1, STATE).age == 1
