@@ -140,6 +140,7 @@ def test_a_message_that_cannot_be_answered_ends_its_call_alone() -> None:
         assert list(talk(iter([b"good"]))) == [b"good"]
 
 
+@pytest.mark.long  # the public way hears of it late on a busy machine
 @pytest.mark.parametrize("method", ["Wait", "Talk"])
 def test_a_handler_hears_that_its_client_is_gone(method: str) -> None:
     with serving() as (handlers, channel):
