@@ -110,7 +110,7 @@ def longest_ways(free: frozenset[Cell]) -> list[tuple[Cell, Cell]]:
 def script(world: Maze, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Cell by cell along the shortest way, then rest at the goal."""
     ahead, arrived = steps_to(world.free, world.cell(world.goal[:2])), 0
-    while arrived < 30:
+    while arrived < 12:
         place, speed = world.state[:2], world.state[2:]
         row, column = world.cell(place)
         near = [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1), (row, column)]
@@ -132,9 +132,10 @@ def make() -> Task:
         starts={"far": None},
         demonstrator=Scripted(script=script, noise=0.3),
         settings={
-            "play.sequences": 400,
-            "imitate.steps": 4000,
+            "play.sequences": 500,
+            "imitate.steps": 8000,
             "imitate.pool.high_window": 200,
+            "imitate.networks.high_components": 4,  # several ways lead around
             "imitate.networks.high_hidden": (256, 256),
             "imitate.networks.low_hidden": (256, 256),
             "parity.steps": 60,

@@ -1,5 +1,6 @@
 """A demonstrator from a script, which says what to do at each step."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ class Scripted:
 
     script: Callable[[Any, np.random.Generator], Iterator[np.ndarray]]  # takes a world that was reset
     noise: float = 0.0  # standard deviation, as a share of half an action's range
+    noise_steps: float = 0.0  # [control steps] its correlation time; 0: each step has noise of its own
     start: str | None = None  # of the task's; None: its last
     elements: tuple[str, ...] = ()  # that the script works on, in their order
 
@@ -26,12 +28,14 @@ class Scripted:
         rng = np.random.default_rng([seed, index])
         low, high = task.spec.action.bounds
         state = task.reset(world, int(rng.integers(2**31)), self.start or list(task.starts)[-1])
+        keep = math.exp(-1 / self.noise_steps) if self.noise_steps > 0 else 0.0
+        drift = np.zeros(len(low))
         states, actions = [], []
         for _, action in zip(range(task.episode_steps), self.script(world, rng), strict=False):
             states.append(state)
             actions.append(np.clip(action, low, high))
-            noise = self.noise * (high - low) / 2 * rng.standard_normal(len(low))
-            world.step(np.clip(actions[-1] + noise, low, high))
+            drift = keep * drift + math.sqrt(1 - keep**2) * rng.standard_normal(len(low))
+            world.step(np.clip(actions[-1] + self.noise * (high - low) / 2 * drift, low, high))
             state = task.seen(world)
         if actions:  # what the last action came to; it is repeated there
             states.append(state)
