@@ -118,7 +118,6 @@ def make() -> Task:
             "imitate.pool.high_window": 50,
             "imitate.networks.high_hidden": (256, 256),
             "imitate.networks.low_hidden": (256, 256),
-            "finetune.env_steps": 60_000,
         },
         environment="FetchPickAndPlace-v4",
         packages=("gymnasium-robotics", "mujoco"),

@@ -139,6 +139,7 @@ def make() -> Task:
             "imitate.networks.high_hidden": (256, 256),
             "imitate.networks.low_hidden": (256, 256),
             "parity.steps": 60,
+            "finetune.env_steps": 60_000,
         },
         environment="PointMaze_Large-v3",
         packages=("gymnasium-robotics", "mujoco"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.training import tasks
 from rpl_runtime.policy.bundle import load_bundle
 from source import ROOT
 
@@ -34,3 +35,11 @@ def test_the_tutorial_ends_with_an_evaluated_policy(tmp_path):
     curve = json.loads((tmp_path / "runs" / "both" / "curve.json").read_text())
     assert len(curve) == 5
     assert load_bundle(tmp_path / "models" / "both").spec.elements.keys() == {"left lamp", "right lamp"}
+
+
+def test_the_table_of_the_page_is_that_of_its_file():
+    content = json.loads((ROOT / "docs" / "data" / "tasks.json").read_text())
+    [table] = re.findall(r"<!-- table -->\n(.*?)\n<!-- /table -->", PAGE, re.DOTALL)
+    assert table == tasks.table(content)
+    assert content["rows"]["PointMaze_Large-v3 relay"]["ever"][0] >= 0.95
+    assert content["rows"]["FetchPickAndPlace-v4 relay"]["ever"][0] >= 0.90

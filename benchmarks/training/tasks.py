@@ -36,7 +36,7 @@ from rpl_train.tasks import load_task
 
 TASKS = {"PointMaze_Large-v3": "examples.point_maze:make", "FetchPickAndPlace-v4": "examples.fetch_pick_and_place:make"}
 FLAT = ("imitate.networks.flat=true", "imitate.pool.relabelling=goal")
-ROWS = [(task, method) for task in TASKS for method in ("relay", "flat")] + [("FetchPickAndPlace-v4", "fine-tuned")]
+ROWS = [(task, method) for task in TASKS for method in ("relay", "flat")] + [("PointMaze_Large-v3", "fine-tuned")]
 PACKAGES = ("torch", "numpy", "mujoco", "gymnasium-robotics")
 
 
@@ -56,8 +56,10 @@ def main(
         content = json.loads(output.read_text()) if output and output.exists() else {"rows": {}}
         for task, method in ROWS:
             if not chosen or f"{task} {method}" in chosen:
-                content["rows"][f"{task} {method}"] = measure(task, method, episodes, runs)
-                content |= circumstances(PACKAGES)
+                found = circumstances(PACKAGES)
+                row = measure(task, method, episodes, runs) | {"commit": found["commit"], "machine": found["machine"]}
+                content["rows"][f"{task} {method}"] = row
+                content |= {"command": found["command"], "versions": found["versions"]}
                 if output is not None:
                     write_json(output, content)
     typer.echo(table(content))
