@@ -113,9 +113,13 @@ def interrupt(
         subprocess.run(["cp", "-r", KITCHEN, folder / "bundle"], check=True)
     command = [*RPL, *(word.format(**places, **new) for word in arguments.split())]
     errors = folder / "errors"
+    # After a second signal nothing is tidied any more, so temporary files may stay.
+    environment = os.environ | ({"TMPDIR": str(folder)} if signals == 2 else {})
     with (
         errors.open("wb") as stderr,
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as process,
+        subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+        ) as process,
     ):
         try:
             while process.poll() is None and not hears(process):

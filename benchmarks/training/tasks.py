@@ -10,7 +10,6 @@ rows are kept in the output, and interrupted ones go on in --runs.
 """
 
 import json
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import typer
 from benchmarks.common import Saved, circumstances, markdown
 from rpl_runtime.client import Access
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.evaluation.protocol_results import wilson
 from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.task import Task
@@ -118,14 +118,6 @@ def _fine_tune(task: Task, settings: Settings, folder: Path, run: Path, bundle: 
         )
     policy, record = tuned.trained
     export(policy, record.spec, record.provenance, bundle, record.statistics, settings.parity, task)
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share."""
-    z, share = 1.96, successes / trials
-    middle = share + z**2 / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return (middle - spread) / (1 + z**2 / trials), (middle + spread) / (1 + z**2 / trials)
 
 
 def table(content: JsonDict) -> str:
