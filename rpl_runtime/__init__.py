@@ -5,7 +5,7 @@ The names of a robot loop are imported when they are first used; `import rpl_run
 
 import os
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 # Since 1.29 ONNX Runtime reports to its maker which graphs are loaded on which machine, unless this is set before it is
@@ -18,11 +18,15 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # gRPC's newer poller, the default since 1.80, takes 70 to 90 us longer for a message and its answer. An unknown name is
 # an error on the terminal, so the switch is used only with the versions that are known to have it.
-if "1.80" <= version("grpcio")[:4] <= "1.85":
+try:
+    _grpcio = version("grpcio")
+except PackageNotFoundError:  # a peer of `rpl bench` has an environment of its own
+    _grpcio = ""
+if "1.80" <= _grpcio[:4] <= "1.85":
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
-    # With it nobody reads a connection between two steps but a poller that wakes so often [ms], by default every 5 s: a
-    # server's ping has to be answered within 3 s.
-    os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "500")
+    # With it nobody reads a connection between two steps but a poller that wakes so often [ms], by default every 5 s,
+    # and takes one message each time. A server's ping is to be answered within 3 s, on 250 connections too.
+    os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "10")
 
 if TYPE_CHECKING:
     from rpl_runtime.client import Action, Client, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
