@@ -1,5 +1,6 @@
 """Every command ends with one sentence at Ctrl-C or SIGTERM, and within two seconds of a second one."""
 
+import itertools
 import os
 import signal
 import socket
@@ -154,8 +155,7 @@ def hears(process: subprocess.Popen[bytes]) -> bool:
     return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1)
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-@pytest.mark.parametrize("arguments", COMMANDS)
+@pytest.mark.parametrize(("arguments", "signals"), zip(COMMANDS, itertools.cycle((1, 2)), strict=False))
 def test_a_command_ends_whenever_it_is_interrupted(
     arguments: str, signals: int, places: dict[str, Any], tmp_path: Path
 ) -> None:

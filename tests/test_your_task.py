@@ -1,34 +1,24 @@
 """The tutorial of docs/your-task.md, followed literally in an empty folder."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 from benchmarks.training import tasks
+from processes import rpl
 from rpl_runtime.policy.bundle import load_bundle
 from source import ROOT
 
 PAGE = (ROOT / "docs" / "your-task.md").read_text()
 
 
-def run(words: list[str], folder: Path) -> str:
-    program = "import sys; from rpl_runtime.cli import main; sys.argv[0] = 'rpl'; main()"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program, *words[1:]]
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, f"{shlex.join(words)}\n{ran.stdout}\n{ran.stderr}"
-    return ran.stdout
-
-
-def test_the_tutorial_ends_with_an_evaluated_policy(tmp_path):
+def test_the_tutorial_ends_with_an_evaluated_policy(tmp_path, monkeypatch):
     [module] = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "my_task.py").write_text(module)
+    monkeypatch.chdir(tmp_path)
     for line in re.findall(r"^    (rpl .*)$", PAGE, re.MULTILINE):
-        run(shlex.split(line), tmp_path)
+        ran = rpl(*shlex.split(line)[1:])
+        assert ran.returncode == 0, f"{line}\n{ran.stdout}\n{ran.stderr}"
     evaluation = load_bundle(tmp_path / "models" / "lamps").evaluation
     assert evaluation is not None
     assert evaluation["starts"]["far"]["success_ever"] >= 0.95

@@ -1,5 +1,6 @@
 """Peers as processes: those of this installation, those of a folder, and those that fail."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -100,9 +101,11 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(tmp_path: Path):
 
 
 def test_what_drives_a_peer_needs_nothing_that_its_environment_may_lack():
-    from source import RUNTIME, packages
+    from source import ROOT, RUNTIME, packages
 
     assert packages(RUNTIME / "bench" / "load.py") <= sys.stdlib_module_names
+    bare = [sys.executable, "-S", "-c", "import rpl_runtime.bench.load"]  # -S: without any installed package
+    subprocess.run(bare, env={"PYTHONPATH": str(ROOT)}, check=True)
 
 
 def test_the_peers_of_the_repository_name_themselves():
