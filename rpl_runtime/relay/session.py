@@ -233,10 +233,19 @@ class _Timed:
         started_ns = perf_counter_ns()
         actions = self._levels.act(state, subgoal, noise)
         self.act_ns += perf_counter_ns() - started_ns
-        if not self._accepted.accepts(actions):
-            try:
-                for action in actions:
-                    self._accepted.check("action", action)
-            except InvalidInput as error:
-                raise RelayError(f"the policy's answer cannot be used: {error}") from None
-        return actions
+        return checked(actions, self._accepted)
+
+
+def checked(actions: np.ndarray, accepted: VectorSpec) -> np.ndarray:
+    """The actions (B, m), of a policy that may be anyone's.
+
+    Raises:
+        RelayError: one of them is outside its range or not finite.
+    """
+    if not accepted.accepts(actions):
+        try:
+            for action in actions:
+                accepted.check("action", action)
+        except InvalidInput as error:
+            raise RelayError(f"the policy's answer cannot be used: {error}") from None
+    return actions

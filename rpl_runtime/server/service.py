@@ -17,7 +17,7 @@ import numpy as np
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.messages import ModelInfo
-from rpl_runtime.relay.session import Answer, PlainSteps, Rows
+from rpl_runtime.relay.session import Answer, PlainSteps, Rows, checked
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.streams import Streams
 from rpl_runtime.server.transport import converse
@@ -108,7 +108,7 @@ class Service:
                     spec.state.check("state", state[row])
                     spec.state.check_finite("subgoal", subgoal[row])
                 _check_noise(noise)
-                return policy.act(state, subgoal, noise)
+                return checked(policy.act(state, subgoal, noise), spec.action)
 
             return control.pack_actions(await self._run(act, len(state), call.turn))
 

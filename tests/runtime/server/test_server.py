@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -110,6 +111,20 @@ def test_plan_refuses_what_is_not_acceptable(tiny_client: Client, change: dict[s
 def test_act_refuses_what_is_not_acceptable(tiny_client: Client) -> None:
     with pytest.raises(InvalidInput, match="subgoal"):
         tiny_client.act(np.zeros((1, 5)), np.full((1, 5), np.nan), np.zeros((1, 2)))
+
+
+def test_act_answers_no_action_outside_its_range(own_bundle: Bundle) -> None:
+    def reach_too_far(graph: onnx.ModelProto) -> None:
+        [reach] = [constant for constant in graph.graph.initializer if constant.name == "reach"]
+        reach.CopyFrom(onnx.numpy_helper.from_array(10 * onnx.numpy_helper.to_array(reach), "reach"))
+
+    wild = policies.rewritten(own_bundle, "low", reach_too_far)
+    with (
+        serve_in_thread(wild) as address,
+        Client(address) as client,
+        pytest.raises(RelayError, match="the policy's answer cannot be used: the action has"),
+    ):
+        client.act(np.ones((1, 5)), np.ones((1, 5)), np.zeros((1, 2)))
 
 
 @pytest.mark.parametrize("method", ["Plan", "Act"])
