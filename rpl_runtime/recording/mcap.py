@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import Message
@@ -24,9 +24,7 @@ from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.relay.loop import SubgoalOverride
-
-if TYPE_CHECKING:
-    from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run import POLICY, Step
 
 _CHANNELS = {
     "/goal": pb.LoggedGoal,
@@ -101,7 +99,7 @@ class LogWriter:
             }
             self._mcap.flush()
 
-    def write_step(self, step: "Step", over_ns: int) -> None:
+    def write_step(self, step: Step, over_ns: int) -> None:
         """Add a step that ended at `over_ns`, and its goal if that changed."""
         period_s = self._header.spec.period_s
         observed_ns = step.action.valid_until_ns - round(period_s * 1e9)
@@ -126,7 +124,7 @@ class LogWriter:
             self._file.close()
             self.kept = self._written
 
-    def _messages(self, step: "Step") -> Iterator[tuple[str, Message]]:
+    def _messages(self, step: Step) -> Iterator[tuple[str, Message]]:
         """The message of a step on each channel; the action comes last."""
         spec, action, number = self._header.spec, step.action, step.step
         if step.goal is not self._goal:
@@ -145,6 +143,7 @@ class LogWriter:
             done=sorted(step.done),
             times=None if action.times is None else action.times._asdict(),
             novelty=action.novelty,
+            author=step.author,
         )
         yield "/action", logged
 
@@ -184,6 +183,7 @@ class LoggedStep(NamedTuple):
     target: tuple[float, ...]  # (m,)
     novelty: float | None = None  # of the state; None: the bundle has no statistic for it
     override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
+    author: str = POLICY  # who decided the target: the policy, or the name of a pilot
 
 
 class Log(NamedTuple):
@@ -239,6 +239,7 @@ def _log(path: Path, content: bytes) -> Log:
                         target=_values(action.target),
                         novelty=action.novelty if action.HasField("novelty") else None,
                         override=SubgoalOverride(subgoal.override),
+                        author=action.author or POLICY,
                     )
                     steps.append(step)
             case records.Footer():

@@ -9,6 +9,8 @@ import numpy as np
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.messages import Action, Goal, Started
 
+POLICY = "policy"  # the author of a step that no pilot decided
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -24,11 +26,12 @@ class Step(NamedTuple):
     """One control step of a run."""
 
     step: int
-    state: np.ndarray  # (n,) observed before it, in which the policy decided
+    state: np.ndarray  # (n,) observed before it, in which its author decided
     action: Action
     done: frozenset[str]  # elements at their goal after it
     goal: ResolvedGoal
     reading: np.ndarray | None = None  # (n,) of the sensors, if the state was estimated from it
+    author: str = POLICY  # who decided it: the policy, or the name of a pilot
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,7 @@ class RunResult:
     replanned: np.ndarray  # (T,) bool, whether that subgoal was new
     done: tuple[frozenset[str], ...]  # (T,) elements at their goal after the step
     final_state: np.ndarray  # (n,) observed after the last step
+    authors: tuple[str, ...]  # (T,) who decided the step
 
     @property
     def ever_done(self) -> frozenset[str]:
@@ -74,4 +78,5 @@ def run_result(started: Started, steps: Sequence[Step], final_state: np.ndarray,
         replanned=np.array([step.action.replanned for step in steps], dtype=bool),
         done=tuple(step.done for step in steps),
         final_state=final_state,
+        authors=tuple(step.author for step in steps),
     )

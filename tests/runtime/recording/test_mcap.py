@@ -21,7 +21,7 @@ from rpl_runtime.errors import InvalidInput, RecordingError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.recording.mcap import Event, LogHeader, LogWriter, read_log
 from rpl_runtime.relay.messages import Action, StageTimes
-from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run import POLICY, Step
 
 SPEC = policies.tiny_spec()
 HEADER = LogHeader(robot="cart", seed=7, plan_lead=2, digest="d" * 64, spec=SPEC, command="test", commit="none")
@@ -72,6 +72,11 @@ def test_a_log_says_what_was_written(tmp_path: Path) -> None:
     assert log.whole
     assert len(log.steps) == 44
     assert_holds(tmp_path / "run.mcap", steps)
+
+
+def test_a_log_says_who_decided_each_step(tmp_path: Path) -> None:
+    write(tmp_path / "run.mcap", [made(0), made(1)._replace(author="gamepad"), made(2)])
+    assert [step.author for step in read_log(tmp_path / "run.mcap").steps] == [POLICY, "gamepad", POLICY]
 
 
 def test_a_log_keeps_the_reading_behind_an_estimated_state(tmp_path: Path) -> None:

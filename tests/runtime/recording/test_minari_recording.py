@@ -174,6 +174,7 @@ def test_a_run_keeps_what_was_observed_after_its_last_step():
         replanned=np.zeros(6, bool),
         done=(frozenset(),) * 6,
         final_state=recording.states[-1],
+        authors=("policy",) * 6,
     )
     found = recording_of(result, ["kettle"], "here")
     assert np.array_equal(found.states, recording.states)

@@ -38,20 +38,22 @@ class LoggedSubgoal(_message.Message):
     def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ..., override: _Optional[_Union[_relay_pb2.SubgoalOverride, str]] = ...) -> None: ...
 
 class LoggedAction(_message.Message):
-    __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty")
+    __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty", "author")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     TIMES_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
     step: int
     target: _containers.RepeatedCompositeFieldContainer[Named]
     valid_until_ns: int
     done: _containers.RepeatedScalarFieldContainer[str]
     times: _relay_pb2.StageTimes
     novelty: float
-    def __init__(self, step: _Optional[int] = ..., target: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., valid_until_ns: _Optional[int] = ..., done: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., novelty: _Optional[float] = ...) -> None: ...
+    author: str
+    def __init__(self, step: _Optional[int] = ..., target: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., valid_until_ns: _Optional[int] = ..., done: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., novelty: _Optional[float] = ..., author: _Optional[str] = ...) -> None: ...
 
 class LoggedEvent(_message.Message):
     __slots__ = ("kind", "text")
