@@ -4,6 +4,8 @@ It imports nothing of this project: grpcio-tools generates the stubs from proto/
 that of gymnasium-robotics. Start a server with `rpl serve models/kitchen`, then
 
     python examples/proto_only_client.py --goal microwave --goal kettle
+
+With --by-hand FIRST LAST the client takes the robot over for these steps, holds the arm where it is, and hands it back.
 """
 
 import argparse
@@ -65,8 +67,8 @@ class Robot:
         self._requests.put(None)
 
 
-def run_episode(pb: Any, stub: Any, goal: list[str], steps: int) -> dict[str, bool]:
-    """Run one episode. Returns each element of the goal and whether it was ever done."""
+def run_episode(pb: Any, stub: Any, goal: list[str], steps: int, by_hand: range) -> dict[str, bool]:
+    """Run one episode, some steps of it by hand. Returns each element of the goal and whether it was ever done."""
     spec = stub.Describe(pb.DescribeRequest()).spec
     elements = {element.name: element for element in spec.elements if element.name in goal}
     kitchen = make_kitchen()
@@ -74,10 +76,18 @@ def run_episode(pb: Any, stub: Any, goal: list[str], steps: int) -> dict[str, bo
     robot = Robot(pb, stub, "example")
     state = state_of(observation)
     robot.ask(start=pb.Start(goal=pb.Goal(elements=pb.ElementSet(names=goal)), state=state.tolist()))
-    done = dict.fromkeys(goal, False)
+    done, target = dict.fromkeys(goal, False), state[:9]
     for step in range(steps):
-        seen = pb.Observation(step=step, state=state.tolist(), observed_ns=time.monotonic_ns())
-        target = np.array(robot.ask(observation=seen).target)
+        if step == by_hand.start and by_hand:
+            robot.ask(take_over=pb.TakeOver(by="example", why="to show how"))
+            target = state[:9]
+        if step == by_hand.stop and by_hand:
+            robot.ask(hand_back=pb.HandBack())
+        if step in by_hand:
+            robot.ask(applied=pb.Applied(step=step, state=state.tolist(), target=target.tolist()))
+        else:
+            seen = pb.Observation(step=step, state=state.tolist(), observed_ns=time.monotonic_ns())
+            target = np.array(robot.ask(observation=seen).target)
         observation, *_ = kitchen.step(np.clip((target - state[:9]) / MAX_STEP, -1.0, 1.0))
         state = state_of(observation)
         for name, element in elements.items():
@@ -94,10 +104,12 @@ def main() -> None:
     parser.add_argument("--address", default="127.0.0.1:50051")
     parser.add_argument("--goal", action="append", required=True, help="an element's name; repeatable")
     parser.add_argument("--steps", type=int, default=280, help="control steps")
+    parser.add_argument("--by-hand", nargs=2, type=int, default=(0, 0), metavar=("FIRST", "LAST"), help="control steps")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, grpc.insecure_channel(arguments.address) as channel:
         pb, service = generate(folder)
-        done = run_episode(pb, service.RelayPolicyStub(channel), arguments.goal, arguments.steps)
+        by_hand = range(*arguments.by_hand)
+        done = run_episode(pb, service.RelayPolicyStub(channel), arguments.goal, arguments.steps, by_hand)
     for name, was in done.items():
         print(f"{name}: {'done' if was else 'not done'}")
 

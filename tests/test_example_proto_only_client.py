@@ -21,6 +21,8 @@ def test_it_runs_an_episode(kitchen_bundle: Bundle) -> None:
         finished = run_example(address, "--goal", "microwave", "--goal", "kettle")
         assert finished.returncode == 0, finished.stderr
         assert finished.stdout.splitlines() == ["microwave: not done", "kettle: not done"]
+        taken = run_example(address, "--goal", "microwave", "--steps", "12", "--by-hand", "3", "9")
+        assert (taken.returncode, taken.stdout) == (0, "microwave: not done\n"), taken.stderr
         refused = run_example(address, "--goal", "toaster")
         assert refused.returncode == 1
         assert "InvalidGoal: unknown element 'toaster'; must be one of microwave" in refused.stderr

@@ -24,6 +24,7 @@ from rpl_runtime.client.transport import Transport, open_call
 from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle, store_files
 from rpl_runtime.relay import messages
+from rpl_runtime.relay.loop import TakeOver
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
 
@@ -229,6 +230,8 @@ class Stream:
             before = messages.NOTHING if request.resume is None else request.resume.subgoal
             self._subgoals[robot] = np.asarray(before, dtype=np.float32)
             self._handles[robot] = cast(messages.Started, reply).handle
+        if isinstance(request, messages.Applied) and cast(messages.Noted, reply).step != request.step:
+            raise ProtocolViolation(f"the server answered step {request.step} by hand with another step")
         if isinstance(request, messages.Observation) and isinstance(reply, messages.Action):
             if reply.valid_until_ns != messages.valid_until_ns(request.observed_ns, self._period_ns):
                 raise ProtocolViolation(f"the server answered step {request.step} with the action of another step")
@@ -252,6 +255,9 @@ _ANSWERS = {
     messages.Start: messages.Started,
     messages.Observation: messages.Action,
     messages.SetGoal: messages.GoalSet,
+    TakeOver: messages.TakenOver,
+    messages.Applied: messages.Noted,
+    messages.HandBack: messages.HandedBack,
     messages.Finish: messages.Finished,
 }
 

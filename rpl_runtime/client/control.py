@@ -12,13 +12,13 @@ import numpy as np
 from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay import messages
-from rpl_runtime.relay.loop import Resume
+from rpl_runtime.relay.loop import Resume, TakeOver
 from rpl_runtime.wire.control import MAX_ROWS
 
 Rows = Sequence[tuple[str, messages.Request]]
 Columns = Callable[[list[str], messages.Observations], messages.ActionBatch | None]  # a line may have `step_columns`
 
-_Reply = TypeVar("_Reply", messages.Started, messages.Action, messages.GoalSet, messages.Finished)
+_Reply = TypeVar("_Reply", bound=messages.Reply)
 
 
 class Line(Protocol):
@@ -121,6 +121,37 @@ class Control:
             InvalidGoal, InvalidInput, ProtocolViolation: refused; the run keeps its goal.
         """
         return self._ask(robot, messages.SetGoal(_goal(goal), _vector(state)), messages.GoalSet).goal
+
+    def take_over(self, robot: str, by: str, why: str = "") -> int:
+        """Take a running robot in hand: a pilot decides its targets until `hand_back`. Returns his first step.
+
+        Args:
+            robot: its id.
+            by: name of the pilot, the author of his steps.
+            why: one sentence for people.
+
+        Raises:
+            ProtocolViolation: the robot is in hand already.
+            RobotLeased: it runs on another line.
+            InvalidInput: the name or the reason is not acceptable.
+        """
+        return self._ask(robot, TakeOver(by, why), messages.TakenOver).step
+
+    def applied(self, robot: str, step: int, state: np.ndarray, target: np.ndarray) -> messages.Noted:
+        """Say that a robot in hand followed a target (m,) at a step, in a state (n,) measured before.
+
+        Raises:
+            StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run has not moved on.
+        """
+        return self._ask(robot, messages.Applied(step, _vector(state), _vector(target)), messages.Noted)
+
+    def hand_back(self, robot: str) -> int:
+        """Give a robot in hand back to the policy. Returns its next step, which replans at once.
+
+        Raises:
+            ProtocolViolation: the robot is not in hand.
+        """
+        return self._ask(robot, messages.HandBack(), messages.HandedBack).step
 
     def finish(self, robot: str) -> int:
         """End a run and free the robot. Returns the number of steps made.

@@ -28,12 +28,14 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay import messages
-from rpl_runtime.relay.loop import Resume, SubgoalOverride
+from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.02  # [s] between the first two tries, doubled from one to the next
 _LONGEST_PAUSE_S = 1.0  # [s]
 FIRST_ANSWER_S = 5.0  # [s] for a new server's first answer; no robot moves yet
+
+_BEGINNING = Resume(0, messages.NOTHING, 0)  # of a run
 
 _T = TypeVar("_T")
 
@@ -217,9 +219,17 @@ class _LastingLine:
             if isinstance(reply, RobotLeased) and robot in self._maybe_started:
                 raise ServerUnavailable(str(reply))
         elif isinstance(reply, ProtocolViolation | RobotLeased) and robot in self._runs:
-            resume = self._runs[robot].resume
-            # A step out of order is the caller's fault.
-            if not isinstance(request, messages.Observation) or request.step == (0 if resume is None else resume.step):
+            resume = self._runs[robot].resume or _BEGINNING
+            match request:  # a step out of order, or one of the wrong author, is the caller's fault
+                case messages.Observation() | messages.Applied() if request.step != resume.step:
+                    return
+                case messages.Applied() | messages.HandBack():
+                    fits = resume.hand is not None
+                case messages.Observation() | TakeOver():
+                    fits = resume.hand is None
+                case _:
+                    fits = True
+            if fits:
                 raise ProtocolViolation(f"the stream is out of step: {reply}")
 
     def _note(self, robot: str, request: messages.Request, reply: messages.Reply) -> None:
@@ -241,6 +251,20 @@ class _LastingLine:
                 self._replanning.discard(robot)
             case messages.SetGoal(), messages.GoalSet():
                 self._runs[robot] = self._runs[robot]._replace(goal=reply.goal)
+                self._replanning.add(robot)
+            case TakeOver(), messages.TakenOver():
+                start = self._runs[robot]
+                resume = (start.resume or _BEGINNING)._replace(hand=request, upcoming=None)
+                if not resume.override.lasts:  # the policy plans when it has the robot again
+                    resume = resume._replace(subgoal=messages.NOTHING, age=0)
+                self._runs[robot] = start._replace(resume=resume)
+            case messages.Applied(), messages.Noted():
+                start = self._runs[robot]
+                resume = (start.resume or _BEGINNING)._replace(step=request.step + 1)
+                self._runs[robot] = start._replace(goal=reply.goal or start.goal, resume=resume)
+            case messages.HandBack(), messages.HandedBack():
+                start = self._runs[robot]
+                self._runs[robot] = start._replace(resume=(start.resume or _BEGINNING)._replace(hand=None))
                 self._replanning.add(robot)
             case messages.Finish(), messages.Finished():
                 del self._runs[robot]

@@ -23,8 +23,8 @@ from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
-from rpl_runtime.relay.loop import SubgoalOverride
-from rpl_runtime.relay.run import POLICY, Step
+from rpl_runtime.relay.loop import POLICY, SubgoalOverride
+from rpl_runtime.relay.run import Step
 
 _CHANNELS = {
     "/goal": pb.LoggedGoal,

@@ -27,6 +27,9 @@ class Leases:
     def __len__(self) -> int:
         return len(self._callers)
 
+    def __contains__(self, robot: str) -> bool:
+        return robot in self._callers
+
     def close(self) -> None:
         """Refuse new runs from now on; open runs go on."""
         self._closed = True

@@ -15,6 +15,9 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, Step
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.noise import NoiseSource, robot_key
 
+POLICY = "policy"  # the author of a step that no pilot decided
+_MOST_NAME, _MOST_REASON = 128, 1000  # [characters] of a pilot's name and of his reason
+
 
 class Levels(Protocol):
     """Both levels of a policy over a batch of B rows, all arrays float32."""
@@ -49,16 +52,24 @@ class SubgoalOverride(IntEnum):
         return self in (SubgoalOverride.PINNED, SubgoalOverride.CLAIMED)
 
 
+class TakeOver(NamedTuple):
+    """A hand on the robot: until it is handed back, a pilot decides its targets, and the loop only counts its steps."""
+
+    by: str  # name of the pilot
+    why: str = ""  # one sentence for people
+
+
 class Resume(NamedTuple):
     """Where a broken run goes on: everything the loop held about the robot."""
 
     step: int  # the next step to decide
-    subgoal: np.ndarray  # (n,) of the step before
-    age: int  # [steps] for which that subgoal has been followed, 1..H
+    subgoal: np.ndarray  # (n,) of the step before; (0,): none, and the policy's next step plans
+    age: int  # [steps] for which that subgoal has been followed, 1..H; 0 without one
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, if plan_lead had it planned already
     # PINNED: the subgoal is kept, as CLAIMED. VETOED, RELEASED: why the next step must replan. None is told again as an
     # operator's: this is what a client says.
     override: SubgoalOverride = SubgoalOverride.NONE
+    hand: TakeOver | None = None  # who has the robot in hand
 
 
 class Decision(NamedTuple):
@@ -86,6 +97,7 @@ class Standing(NamedTuple):
     vetoes: int  # number of subgoals vetoed since the start
     goal: ResolvedGoal
     claimed: bool = False  # whether it is pinned by a client's word alone
+    hand: TakeOver | None = None  # who has the robot in hand
 
 
 @dataclass
@@ -104,6 +116,7 @@ class Run:
     override: SubgoalOverride = SubgoalOverride.NONE  # to report with the next step
     resumed: SubgoalOverride = SubgoalOverride.NONE  # of the next step, by the client's word: not reported
     vetoes: int = 0
+    hand: TakeOver | None = None  # who decides the targets in place of the policy
     # (low_noise,) of the low level at a step, drawn ahead of it by whoever answers the run
     drawn: tuple[int, np.ndarray] | None = None
 
@@ -141,7 +154,8 @@ class RelayLoop:
         age = 0 if run.subgoal is None else max(run.step - 1 - run.planned_at, 0)
         pinned = run.pin is not None
         claimed = run.override is SubgoalOverride.CLAIMED
-        return Standing(run.step, age, run.pin if pinned else run.subgoal, pinned, run.vetoes, run.goal, claimed)
+        subgoal = run.pin if pinned else run.subgoal
+        return Standing(run.step, age, subgoal, pinned, run.vetoes, run.goal, claimed, run.hand)
 
     def start(
         self,
@@ -171,7 +185,8 @@ class RelayLoop:
             self._check_resume(resume, plan_lead)
             run.step = resume.step
             run.planned_at = resume.step - resume.age
-            run.subgoal = np.asarray(resume.subgoal, dtype=np.float32)
+            run.subgoal = np.asarray(resume.subgoal, dtype=np.float32) if len(resume.subgoal) else None
+            run.hand = resume.hand
             run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
             if resume.override.lasts:
                 run.pin, run.override = run.subgoal, SubgoalOverride.CLAIMED
@@ -228,6 +243,53 @@ class RelayLoop:
         run.vetoes += 1
         self._replan(run)
 
+    def take_over(self, robot: str, hand: TakeOver) -> int:
+        """Let a pilot decide a robot's targets in place of the policy. Returns the first step that is his.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or is in hand already.
+            InvalidInput: the pilot's name or his reason is not acceptable.
+        """
+        run = self._run(robot)
+        if run.hand is not None:
+            raise ProtocolViolation(
+                f"robot {robot!r} is in the hand of {run.hand.by} already; must be handed back first"
+            )
+        _check_hand(hand)
+        run.hand = hand
+        self.version += 1
+        return run.step
+
+    def applied(self, robot: str, step: int, state: ArrayLike, target: ArrayLike) -> None:
+        """Count a step of a robot in hand: a target (m,) that was commanded in a state (n,).
+
+        Raises:
+            ProtocolViolation: the robot has no run, or is not in hand.
+            StepOutOfOrder: it is not the next step.
+            InvalidInput: the state or the target is not accepted.
+        """
+        run = self._run(robot)
+        if run.hand is None:
+            raise ProtocolViolation(f"robot {robot!r} is not in hand; send a TakeOver before what was applied by hand")
+        _check_order(robot, step, run)
+        self._spec.state.check("state", np.asarray(state))
+        self._spec.action.check("target", np.asarray(target))
+        run.step += 1
+        self.version += 1
+
+    def hand_back(self, robot: str) -> int:
+        """Let the policy decide again; the robot's next step, which is returned, replans at once.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or is not in hand.
+        """
+        run = self._run(robot)
+        if run.hand is None:
+            raise ProtocolViolation(f"robot {robot!r} is not in hand; only a robot in hand can be handed back")
+        run.hand = None
+        self._replan(run)
+        return run.step
+
     def finish(self, robot: str) -> int:
         """End a robot's run. Returns the number of steps it has reached.
 
@@ -245,7 +307,9 @@ class RelayLoop:
             RelayError: the first fault of the batch, as `faults` reports it, or a fault of the policy.
         """
         runs = [
-            run for robot, step in zip(robots, steps, strict=True) if (run := self.runs.get(robot)) and run.step == step
+            run
+            for robot, step in zip(robots, steps, strict=True)
+            if (run := self.runs.get(robot)) and run.step == step and not run.hand
         ]
         try:
             batch = np.asarray(states, dtype=np.float32)
@@ -291,8 +355,11 @@ class RelayLoop:
                 run = self._run(robot)
                 if robot in seen:
                     raise StepOutOfOrder(f"robot {robot!r} appears twice in one message; must be one step at a time")
-                if step != run.step:
-                    raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
+                if run.hand is not None:
+                    raise ProtocolViolation(
+                        f"robot {robot!r} is in the hand of {run.hand.by}; must send what was applied, or hand it back"
+                    )
+                _check_order(robot, step, run)
                 self._spec.state.check("state", state)
                 seen.add(robot)
             except RelayError as error:
@@ -354,6 +421,14 @@ class RelayLoop:
 
     def _check_resume(self, resume: Resume, lead: int) -> None:
         horizon = self._spec.horizon
+        if resume.hand is not None:
+            _check_hand(resume.hand)
+        if not len(resume.subgoal):
+            if resume.age or resume.upcoming is not None or resume.override.lasts:
+                raise InvalidInput(
+                    "a resume without a subgoal has an age, an upcoming subgoal or a pin; must have none"
+                )
+            return
         # A subgoal that is pinned or about to be replaced may have any age.
         oldest = horizon if resume.override else min(horizon, resume.step)
         if not 1 <= resume.age <= oldest:
@@ -371,6 +446,24 @@ class RelayLoop:
         for subgoal in (resume.subgoal, resume.upcoming):
             if subgoal is not None:
                 check("subgoal", subgoal)
+
+
+def _check_order(robot: str, step: int, run: Run) -> None:
+    if step != run.step:
+        raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
+
+
+def _check_hand(hand: TakeOver) -> None:
+    if not 1 <= len(hand.by) <= _MOST_NAME or not hand.by.isprintable() or hand.by == POLICY:
+        raise InvalidInput(
+            f"the pilot's name is {hand.by[:_MOST_NAME]!r}; must be 1 to {_MOST_NAME} printable characters and not "
+            f"{POLICY!r}"
+        )
+    if len(hand.why) > _MOST_REASON or not hand.why.isprintable():
+        raise InvalidInput(
+            f"the reason of {hand.by} to take over is {hand.why[:40]!r}; must be at most {_MOST_REASON} printable "
+            "characters"
+        )
 
 
 def _finite(what: str, values: np.ndarray) -> np.ndarray:

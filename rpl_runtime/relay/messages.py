@@ -8,7 +8,7 @@ import numpy as np
 from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Resume, SubgoalOverride
+from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 
 Goal = Sequence[str] | np.ndarray | ResolvedGoal  # element names, a whole goal state (n,), or a resolved goal
 
@@ -53,6 +53,18 @@ class SetGoal(NamedTuple):
     state: np.ndarray = NOTHING  # (n,) measured; only a goal of element names needs it
 
 
+class Applied(NamedTuple):
+    """One step of a robot in hand."""
+
+    step: int
+    state: np.ndarray  # (n,) before it
+    target: np.ndarray  # (m,) that was commanded
+
+
+class HandBack(NamedTuple):
+    pass
+
+
 class Finish(NamedTuple):
     pass
 
@@ -85,6 +97,7 @@ class Action(NamedTuple):
     novelty: float | None = None  # of the observed state; None: the bundle cannot score states
     override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
     goal: ResolvedGoal | None = None  # of the run from this step on, if an operator changed it
+    help: bool = False  # whether the policy asks for help
 
     @property
     def flagged(self) -> bool:
@@ -141,12 +154,29 @@ class GoalSet(NamedTuple):
     goal: ResolvedGoal
 
 
+class TakenOver(NamedTuple):
+    step: int  # the first one by hand
+
+
+class Noted(NamedTuple):
+    """The reply to `Applied`; its fields are as those of an action."""
+
+    step: int
+    novelty: float | None = None
+    goal: ResolvedGoal | None = None
+    help: bool = False
+
+
+class HandedBack(NamedTuple):
+    step: int  # the next one
+
+
 class Finished(NamedTuple):
     steps: int
 
 
-Request = Start | Observation | SetGoal | Finish
-Reply = Started | Action | GoalSet | Finished | RelayError  # an error is a refusal
+Request = Start | Observation | SetGoal | TakeOver | Applied | HandBack | Finish
+Reply = Started | Action | GoalSet | TakenOver | Noted | HandedBack | Finished | RelayError  # an error is a refusal
 
 
 class FileInfo(NamedTuple):

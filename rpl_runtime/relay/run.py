@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, Goal, Started
-
-POLICY = "policy"  # the author of a step that no pilot decided
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
+from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, RobotLeased
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Levels, RelayLoop, SubgoalOverride
+from rpl_runtime.relay.loop import Levels, RelayLoop, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     Action,
+    Applied,
     Finish,
     Finished,
     Goal,
     GoalSet,
+    HandBack,
+    HandedBack,
+    Noted,
     Observation,
     Reply,
     Request,
@@ -30,6 +34,7 @@ from rpl_runtime.relay.messages import (
     StageTimes,
     Start,
     Started,
+    TakenOver,
     valid_until_ns,
 )
 
@@ -171,7 +176,7 @@ class Session:
             for at, ((robot, seen), target, subgoal, age, score) in enumerate(decided)
         ]
 
-    def _handle(self, robot: str, request: Start | SetGoal | Finish | RelayError, received_ns: int) -> Reply:
+    def _handle(self, robot: str, request: Request | RelayError, received_ns: int) -> Reply:
         try:
             match request:
                 case Start():
@@ -188,10 +193,30 @@ class Session:
                     self.loop.set_goal(robot, goal)
                     self.heard_ns[robot] = received_ns
                     return GoalSet(goal)
+                case TakeOver():
+                    if robot not in self.loop.robots and robot in self._leases:
+                        raise RobotLeased(f"robot {robot!r} runs on another stream; only that stream can take it over")
+                    taken = TakenOver(self.loop.take_over(robot, request))
+                    self.heard_ns[robot] = received_ns
+                    return taken
+                case Applied():
+                    self.loop.applied(robot, *request)
+                    self.heard_ns[robot] = received_ns
+                    self.states[robot] = request.state
+                    score = None if self.score is None else float(self.score(request.state[None])[0])
+                    if score is not None:
+                        self.novelty[robot] = score
+                    return Noted(request.step, score, self.set_goals.pop(robot, None))
+                case HandBack():
+                    handed = HandedBack(self.loop.hand_back(robot))
+                    self.heard_ns[robot] = received_ns
+                    return handed
                 case Finish():
                     return Finished(self._finish(robot))
                 case RelayError():
                     return request
+                case Observation():
+                    raise AssertionError("observations are decided as a batch")
         except RelayError as error:
             return error
 

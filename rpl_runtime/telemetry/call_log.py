@@ -7,7 +7,8 @@ of the server is logged as an error.
 import logging
 
 from rpl_runtime.errors import RelayError
-from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Start, Started
+from rpl_runtime.relay.loop import TakeOver
+from rpl_runtime.relay.messages import Action, Finished, HandedBack, ModelInfo, Start, Started, TakenOver
 from rpl_runtime.relay.session import Answer, Rows
 from rpl_runtime.telemetry.observer import CallObserver, Metadata
 
@@ -35,6 +36,12 @@ class CallLog(CallObserver):
                 self._running.add(robot)
                 resumed = isinstance(request, Start) and request.resume is not None
                 _LOG.info("robot %r %s", robot, "resumes" if resumed else "begins", extra=extra)
+            elif isinstance(reply, TakenOver) and isinstance(request, TakeOver):
+                about = {**extra, "step": reply.step, "by": request.by, "why": request.why}
+                _LOG.info("robot %r is in the hand of %s from step %d on", robot, request.by, reply.step, extra=about)
+            elif isinstance(reply, HandedBack):
+                about = {**extra, "step": reply.step}
+                _LOG.info("robot %r is handed back to the policy at step %d", robot, reply.step, extra=about)
             elif isinstance(reply, Finished):
                 self._running.discard(robot)
                 _LOG.info("robot %r is done after %d steps", robot, reply.steps, extra={**extra, "steps": reply.steps})

@@ -18,15 +18,19 @@ from google.protobuf.message_factory import GetMessageClass
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named, printable
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Resume, SubgoalOverride
+from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
     Actions,
+    Applied,
     Finish,
     Finished,
     Goal,
     GoalSet,
+    HandBack,
+    HandedBack,
+    Noted,
     Observation,
     Observations,
     Reply,
@@ -35,6 +39,7 @@ from rpl_runtime.relay.messages import (
     StageTimes,
     Start,
     Started,
+    TakenOver,
 )
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
@@ -94,8 +99,13 @@ def unpack_rows(message: Message) -> list[tuple[str, Request | RelayError]]:
                 rows.append((robot, _unpack_start(row.start)))
             elif kind == "set_goal":
                 rows.append((robot, SetGoal(_unpack_goal(row.set_goal.goal), _vector(row.set_goal.state))))
+            elif kind == "applied":
+                applied = row.applied
+                rows.append((robot, Applied(applied.step, _vector(applied.state), _vector(applied.target))))
+            elif kind == "take_over":
+                rows.append((robot, TakeOver(row.take_over.by, row.take_over.why)))
             else:
-                rows.append((robot, Finish()))
+                rows.append((robot, HandBack() if kind == "hand_back" else Finish()))
         except RelayError as error:
             rows.append((robot, error.with_traceback(None)))  # which would hold these rows, and them the message
     return rows
@@ -131,6 +141,8 @@ def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
                     action.override = reply.override
                 if reply.goal is not None:
                     _fill_resolved(action.goal, reply.goal)
+                if reply.help:
+                    action.help = True
             case Started():
                 started = row.started
                 started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -138,9 +150,22 @@ def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
                 _fill_resolved(started.goal, reply.goal)
             case GoalSet():
                 _fill_resolved(row.goal_set.goal, reply.goal)
+            case TakenOver():
+                row.taken_over.step = reply.step
+                row.taken_over.SetInParent()  # a zero alone would leave the row without its kind
+            case Noted():
+                row.noted.step, row.noted.help = reply.step, reply.help
+                row.noted.SetInParent()
+                if reply.novelty is not None:
+                    row.noted.novelty = reply.novelty
+                if reply.goal is not None:
+                    _fill_resolved(row.noted.goal, reply.goal)
+            case HandedBack():
+                row.handed_back.step = reply.step
+                row.handed_back.SetInParent()
             case Finished():
                 row.finished.steps = reply.steps
-                row.finished.SetInParent()  # a zero alone would leave the row without its kind
+                row.finished.SetInParent()
             case RelayError():
                 row.refusal.code = status_of(reply).value[0]
                 row.refusal.reason = type(reply).__name__
@@ -175,10 +200,23 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                         point.subgoal = _packed(resume.subgoal)
                         if resume.upcoming is not None:
                             point.upcoming = _packed(resume.upcoming)
+                        if resume.hand is not None:
+                            point.hand.by, point.hand.why = resume.hand
+                            point.hand.SetInParent()
                         point.SetInParent()
                 case SetGoal():
                     row.set_goal.state = _packed(request.state)
                     _fill_goal(row.set_goal.goal, request.goal)
+                case TakeOver():
+                    row.take_over.by, row.take_over.why = request
+                    row.take_over.SetInParent()
+                case Applied():
+                    applied = row.applied
+                    applied.step = request.step
+                    applied.state, applied.target = _packed(request.state), _packed(request.target)
+                    applied.SetInParent()
+                case HandBack():
+                    row.hand_back.SetInParent()
                 case Finish():
                     row.finish.SetInParent()
         return message.SerializeToString()
@@ -214,6 +252,7 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
                 action.novelty if action.HasField("novelty") else None,
                 _unpack_override(action.override, ProtocolViolation),
                 _unpack_resolved(action.goal) if action.HasField("goal") else None,
+                action.help,
             )
         case "started":
             started = row.started
@@ -221,6 +260,15 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
             return Started(goal, started.digest, started.period_s, started.horizon, started.handle)
         case "goal_set":
             return GoalSet(_unpack_resolved(row.goal_set.goal))
+        case "taken_over":
+            return TakenOver(row.taken_over.step)
+        case "noted":
+            noted = row.noted
+            novelty = noted.novelty if noted.HasField("novelty") else None
+            goal = _unpack_resolved(noted.goal) if noted.HasField("goal") else None
+            return Noted(noted.step, novelty, goal, noted.help)
+        case "handed_back":
+            return HandedBack(row.handed_back.step)
         case "finished":
             return Finished(row.finished.steps)
         case "refusal":
@@ -237,7 +285,8 @@ def _unpack_start(start: Message) -> Start:
             raise InvalidInput(f"a resume names step {point.step}; must be 1 to {2**31 - 1}")
         upcoming = _vector(point.upcoming) if point.upcoming else None
         override = _unpack_override(point.override, InvalidInput)
-        resume = Resume(point.step, _vector(point.subgoal), point.age, upcoming, override)
+        hand = TakeOver(point.hand.by, point.hand.why) if point.HasField("hand") else None
+        resume = Resume(point.step, _vector(point.subgoal), point.age, upcoming, override, hand)
     goal = _unpack_goal(start.goal)
     if resume is not None and not isinstance(goal, ResolvedGoal):
         raise InvalidInput("a resume needs the resolved goal of its run, as Started returned it")

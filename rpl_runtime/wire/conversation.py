@@ -88,7 +88,7 @@ class Conversation:
         # A row of another kind reads as an observation without a state.
         if run is None or run.step != step or len(state_bytes) != self._state_bytes or run.override or run.resumed:
             return None  # also while its subgoal is pinned, which is an override
-        if robot in session.set_goals:
+        if run.hand or robot in session.set_goals:
             return None  # the reply tells the client its goal
         age, subgoal, seed = step - run.planned_at, run.subgoal, run.seed
         left = spec.horizon - age  # [steps] for which the subgoal is still followed
@@ -270,7 +270,7 @@ class _Group:
         self.plain = np.array(
             [
                 run is not _NOBODY
-                and not (run.override or run.resumed or run.lead or robot in session.set_goals)
+                and not (run.override or run.resumed or run.lead or run.hand or robot in session.set_goals)
                 and twice[robot] == 1
                 for robot, run in zip(self.robots, self.runs, strict=True)
             ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime.client.control import Control, Rows
+from rpl_runtime.errors import ProtocolViolation
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, Played, Trial, content_of, episode_of, plan_trials
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.policy.spec import ResolvedGoal
@@ -103,6 +104,8 @@ class _OpenLoop:
             case Finish():
                 del self._left[robot]
                 return Finished(0)
+            case _:
+                return ProtocolViolation(f"robot {robot!r} plays a demonstration; it cannot be taken over")
 
     def _choose(self, robot: str, goal: Goal, state: np.ndarray) -> ResolvedGoal:
         if isinstance(goal, ResolvedGoal):

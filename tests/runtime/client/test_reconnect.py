@@ -266,6 +266,43 @@ def test_a_goal_that_was_set_is_the_goal_after_an_outage(host: Host, own_bundle:
     np.testing.assert_array_equal(targets, alone(own_bundle, 2, goals=goals))
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_robot_in_hand_is_in_the_same_hand_after_an_outage(pinned: bool, host: Host, own_bundle: Bundle) -> None:
+    """Whenever the server goes: before the first step, by hand, and before the policy has decided again."""
+
+    def by_hand(outages: set[str]) -> list[np.ndarray]:
+        def outage(when: str) -> None:
+            if when in outages:
+                host.go()
+                host.come(own_bundle)
+
+        with lasting_control(host.address) as control:
+            control.start("a", ["door"], STATES[0], seed=5, plan_lead=2)
+            if pinned:
+                control.step("a", 0, STATES[0])
+                with Admin(host.address) as admin:
+                    admin.pin("a", STATES[7])
+                control.step("a", 1, STATES[1])
+            first = 2 if pinned else 0
+            assert control.take_over("a", "gamepad", "it hangs") == first
+            outage("taken")
+            for step in range(first, 5):
+                assert control.applied("a", step, STATES[step], np.zeros(2)).step == step
+                outage(f"applied {step}")
+            with pytest.raises(ProtocolViolation, match="in the hand of gamepad already"):
+                control.take_over("a", "spacemouse")
+            assert control.hand_back("a") == 5
+            outage("handed back")
+            actions = [control.step("a", step, STATES[step]) for step in range(5, 12)]
+        assert [action.age for action in actions] == [0, 1, 2, 3, 0, 1, 2]
+        return [action.target for action in actions]
+
+    host.come(own_bundle)
+    expected = by_hand(set())
+    for outages in ({"taken"}, {"applied 3"}, {"applied 4", "handed back"}, {"handed back"}):
+        np.testing.assert_array_equal(by_hand(outages), expected)
+
+
 def test_all_robots_of_a_stream_go_on(host: Host, own_bundle: Bundle) -> None:
     def drive_both(breaks: bool) -> list[np.ndarray]:
         targets = []
@@ -373,6 +410,12 @@ def test_what_the_robot_does_wrong_is_refused_as_ever(tiny_address: str) -> None
             control.step("a", 4, STATES[0])
         with pytest.raises(InvalidInput, match="finite"):
             control.step("a", 0, STATES[0] * np.nan)
+        with pytest.raises(RobotLeased, match="only that stream can take it over"):
+            other.take_over("a", "gamepad")
+        with pytest.raises(ProtocolViolation, match="only a robot in hand can be handed back"):
+            control.hand_back("a")
+        with pytest.raises(ProtocolViolation, match="send a TakeOver before"):
+            control.applied("a", 0, STATES[0], np.zeros(2))
         assert control.step("a", 0, STATES[0]).replanned
         assert control.finish("a") == 1
         with pytest.raises(ProtocolViolation, match="send a Start first"):

@@ -189,6 +189,42 @@ def test_a_refused_step_costs_only_itself(case: str, tiny_client: Client, contro
         assert other.step("elsewhere", 0, STATE).replanned
 
 
+def test_the_rows_of_a_takeover_are_answered_as_the_proto_says(channel: grpc.Channel, control: Control) -> None:
+    """In messages that are written from the proto, while another robot runs."""
+    control.start("bystander", ["door"], STATE)
+    control.step("bystander", 0, STATE)
+    zeros, door = [0.0] * 5, pb.Goal(elements=pb.ElementSet(names=["door"]))
+    kinds = [
+        {"start": pb.Start(goal=door, state=zeros)},
+        {"observation": pb.Observation(step=0, state=zeros)},
+        {"take_over": pb.TakeOver(by="gamepad", why="it hangs")},
+        {"observation": pb.Observation(step=1, state=zeros)},
+        {"applied": pb.Applied(step=1, state=zeros, target=[0.5, -0.5])},
+        {"applied": pb.Applied(step=3, state=zeros, target=[0.5, -0.5])},
+        {"applied": pb.Applied(step=2, state=zeros, target=[0.5])},
+        {"applied": pb.Applied(step=2, state=zeros, target=[float("nan"), 0.0])},
+        {"applied": pb.Applied(step=2, state=zeros, target=[0.5, -0.5])},
+        {"hand_back": pb.HandBack()},
+        {"hand_back": pb.HandBack()},
+        {"observation": pb.Observation(step=3, state=zeros)},
+        {"finish": pb.Finish()},
+    ]
+    messages = [pb.ControlRequest(rows=[pb.RequestRow(robot="a", **kind)]).SerializeToString() for kind in kinds]
+    rows = [reply.rows[0] for reply in control_call(channel, *messages)]
+    assert [row.refusal.reason or row.WhichOneof("kind") for row in rows] == [
+        *("started", "action", "taken_over", "ProtocolViolation", "noted"),
+        *("StepOutOfOrder", "InvalidInput", "InvalidInput", "noted"),
+        *("handed_back", "ProtocolViolation", "action", "finished"),
+    ]
+    assert (rows[2].taken_over.step, rows[4].noted.step, rows[9].handed_back.step) == (1, 1, 3)
+    assert (rows[11].action.replanned, rows[11].action.age) == (True, 0)
+    assert rows[12].finished.steps == 4
+    row = pb.RequestRow(robot="bystander", take_over=pb.TakeOver(by="gamepad"))
+    [foreign] = control_call(channel, pb.ControlRequest(rows=[row]).SerializeToString())
+    assert foreign.rows[0].refusal.reason == "RobotLeased"
+    assert control.step("bystander", 1, STATE).age == 1
+
+
 def test_an_observation_before_start_is_refused(control: Control) -> None:
     with pytest.raises(ProtocolViolation, match="send a Start first"):
         control.step("a", 0, STATE)

@@ -14,20 +14,26 @@ import policies
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
 from rpl_runtime.policy.spec import ResolvedGoal
-from rpl_runtime.relay.loop import Resume, SubgoalOverride
+from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
+    Applied,
     FileInfo,
     Finish,
     Finished,
     GoalSet,
+    HandBack,
+    HandedBack,
     ModelInfo,
+    Noted,
     Observation,
+    Request,
     SetGoal,
     StageTimes,
     Start,
     Started,
+    TakenOver,
 )
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
@@ -43,10 +49,13 @@ robots = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=
 resolved_goals = st.builds(ResolvedGoal, vectors, vectors)
 names = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=4).map(tuple)
 goals = st.one_of(names, vectors, resolved_goals)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+hands = st.builds(TakeOver, texts, texts)
 resumes = st.builds(
     Resume,
     *(st.integers(0, 2**31 - 1), vectors, st.integers(0, 2**32 - 1), st.none() | full_vectors),
     st.sampled_from(SubgoalOverride),
+    st.none() | hands,
 )
 seeds = st.none() | st.integers(0, 2**64 - 1)
 leads = st.integers(0, 2**32 - 1)
@@ -55,6 +64,9 @@ requests = st.one_of(
     st.builds(Start, goals, vectors, seeds, leads, st.none()),
     st.builds(Start, resolved_goals, vectors, seeds, leads, resumes),
     st.builds(SetGoal, goals, vectors),
+    hands,
+    st.builds(Applied, st.integers(0, 2**32 - 1), vectors, vectors),
+    st.just(HandBack()),
     st.just(Finish()),
 )
 replies = st.one_of(
@@ -70,6 +82,7 @@ replies = st.one_of(
         upcoming=st.none() | full_vectors,
         times=st.just(TIMES),
         goal=st.none() | resolved_goals,
+        help=st.booleans(),
     ),
     st.builds(
         Started,
@@ -80,6 +93,15 @@ replies = st.one_of(
         st.integers(0, 2**32 - 1),
     ),
     st.builds(GoalSet, resolved_goals),
+    st.builds(TakenOver, st.integers(0, 2**32 - 1)),
+    st.builds(
+        Noted,
+        st.integers(0, 2**32 - 1),
+        st.none() | st.floats(0, width=32),
+        st.none() | resolved_goals,
+        st.booleans(),
+    ),
+    st.builds(HandedBack, st.integers(0, 2**32 - 1)),
     st.builds(Finished, st.integers(0, 2**32 - 1)),
 )
 
@@ -183,7 +205,7 @@ def test_damaged_requests_are_a_value_or_an_error_of_ours(rows: list, data: st.D
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidInput, ProtocolViolation):
         for _, request in codec.unpack_request(bytes(raw)):
-            assert isinstance(request, (Start, Observation, SetGoal, Finish, InvalidInput))
+            assert isinstance(request, Request | InvalidInput)
 
 
 def row(robot: str = "a", **kind: Message) -> pb.RequestRow:

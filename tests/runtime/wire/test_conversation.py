@@ -14,8 +14,17 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Resume, Run, SubgoalOverride
-from rpl_runtime.relay.messages import Finish, Observation, Observations, Request, SetGoal, Start
+from rpl_runtime.relay.loop import Resume, Run, SubgoalOverride, TakeOver
+from rpl_runtime.relay.messages import (
+    Applied,
+    Finish,
+    HandBack,
+    Observation,
+    Observations,
+    Request,
+    SetGoal,
+    Start,
+)
 from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire.conversation import Conversation
@@ -269,7 +278,10 @@ def test_an_operators_changes_are_followed_the_same(both: Both) -> None:
 
 
 Turn = tuple[str, str, int]  # robot, what it sends or an operator does, an argument
-KINDS = (*["step"] * 4, *["columns"] * 2, "late", "nan", "far", "start", "goal", "finish", "pin", "release", "veto")
+KINDS = (
+    *(*["step"] * 4, *["columns"] * 2, "late", "nan", "far", "start", "goal", "finish", "pin", "release", "veto"),
+    *("take", "applied", "applied", "back"),
+)
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(KINDS), st.integers(0, 3)), max_size=3)))
@@ -296,6 +308,12 @@ def test_any_conversation_is_the_same(served: tuple[Bundle, OnnxPolicy], message
                     rows.append((robot, SetGoal(("lamp", "door")[: argument % 2 + 1], state)))
                 case "finish":
                     rows.append((robot, Finish()))
+                case "take":
+                    rows.append((robot, TakeOver("gamepad")))
+                case "applied":
+                    rows.append((robot, Applied(step, state, state[:2])))
+                case "back":
+                    rows.append((robot, HandBack()))
                 case _:
                     arguments = (robot, state) if kind == "pin" else (robot,)
                     for session in (both.lean, both.ordinary):
@@ -347,6 +365,21 @@ def test_columns_and_rows_and_an_operator_may_alternate(both: Both) -> None:
         both.step("a", "b", "c")
         act()
         both.step("a", "b", "c")
+
+
+def test_a_robot_in_hand_is_refused_alone_and_replans_when_it_is_handed_back(both: Both) -> None:
+    both.ask(*((robot, Start(DOOR, STATE, seed=3)) for robot in "abc"))
+    both.step("a", "b", "c")
+    both.ask(("b", TakeOver("gamepad", "it hangs")), ("b", Applied(1, STATE, STATE[:2])))
+    found = both.step("a", "b", "c")
+    assert list(found.columns.apart) == [1]
+    assert "in the hand of gamepad" in found.rows[0].refusal.message
+    both.ask(("b", HandBack()))
+    for _ in range(6):
+        found = both.step("a", "b", "c")
+        assert (list(found.columns.apart), both.plain) == ([], True)
+    [row] = both.ask(see(8))
+    assert row.action.age == 0
 
 
 BAD = {

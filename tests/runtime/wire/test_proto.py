@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 PROTOS = [ROOT / "proto" / "rpl" / "v1" / f"{name}.proto" for name in ("relay", "admin", "objects", "log")]
 FIELD = re.compile(r"^  +(?:repeated |optional )?[\w.]+ \w+ = \d+;(?P<comment>\s*// \S.*)?$")
 # Fields that hold a message, whose own fields are commented, or a choice whose name says it all.
-SPEAKING = {"start", "observation", "set_goal", "finish", "goal"}
+SPEAKING = {"start", "observation", "set_goal", "take_over", "applied", "hand_back", "finish", "goal"}
 each_proto = pytest.mark.parametrize("proto", PROTOS, ids=lambda path: path.stem)
 
 

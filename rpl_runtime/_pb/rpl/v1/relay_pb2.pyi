@@ -175,18 +175,24 @@ class StepColumns(_message.Message):
     def __init__(self, handles: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., states: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class RequestRow(_message.Message):
-    __slots__ = ("robot", "start", "observation", "set_goal", "finish")
+    __slots__ = ("robot", "start", "observation", "set_goal", "finish", "take_over", "applied", "hand_back")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     SET_GOAL_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
+    TAKE_OVER_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    HAND_BACK_FIELD_NUMBER: _ClassVar[int]
     robot: str
     start: Start
     observation: Observation
     set_goal: SetGoal
     finish: Finish
-    def __init__(self, robot: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., set_goal: _Optional[_Union[SetGoal, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ...) -> None: ...
+    take_over: TakeOver
+    applied: Applied
+    hand_back: HandBack
+    def __init__(self, robot: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., observation: _Optional[_Union[Observation, _Mapping]] = ..., set_goal: _Optional[_Union[SetGoal, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., take_over: _Optional[_Union[TakeOver, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., hand_back: _Optional[_Union[HandBack, _Mapping]] = ...) -> None: ...
 
 class ControlReply(_message.Message):
     __slots__ = ("rows", "times", "columns")
@@ -215,20 +221,26 @@ class ActionColumns(_message.Message):
     def __init__(self, targets: _Optional[_Iterable[float]] = ..., ages: _Optional[_Iterable[int]] = ..., subgoals: _Optional[_Iterable[float]] = ..., novelty: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., apart: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReplyRow(_message.Message):
-    __slots__ = ("robot", "started", "action", "goal_set", "finished", "refusal")
+    __slots__ = ("robot", "started", "action", "goal_set", "finished", "refusal", "taken_over", "noted", "handed_back")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     GOAL_SET_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_OVER_FIELD_NUMBER: _ClassVar[int]
+    NOTED_FIELD_NUMBER: _ClassVar[int]
+    HANDED_BACK_FIELD_NUMBER: _ClassVar[int]
     robot: str
     started: Started
     action: Action
     goal_set: GoalSet
     finished: Finished
     refusal: Refusal
-    def __init__(self, robot: _Optional[str] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., action: _Optional[_Union[Action, _Mapping]] = ..., goal_set: _Optional[_Union[GoalSet, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    taken_over: TakenOver
+    noted: Noted
+    handed_back: HandedBack
+    def __init__(self, robot: _Optional[str] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., action: _Optional[_Union[Action, _Mapping]] = ..., goal_set: _Optional[_Union[GoalSet, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., taken_over: _Optional[_Union[TakenOver, _Mapping]] = ..., noted: _Optional[_Union[Noted, _Mapping]] = ..., handed_back: _Optional[_Union[HandedBack, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("goal", "state", "seed", "plan_lead", "resume")
@@ -275,18 +287,20 @@ class ResolvedGoal(_message.Message):
     def __init__(self, state: _Optional[_Iterable[float]] = ..., mask: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ResumePoint(_message.Message):
-    __slots__ = ("step", "subgoal", "age", "upcoming", "override")
+    __slots__ = ("step", "subgoal", "age", "upcoming", "override", "hand")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    HAND_FIELD_NUMBER: _ClassVar[int]
     step: int
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     age: int
     upcoming: _containers.RepeatedScalarFieldContainer[float]
     override: SubgoalOverride
-    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ...) -> None: ...
+    hand: TakeOver
+    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., hand: _Optional[_Union[TakeOver, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("goal", "digest", "period_s", "horizon", "handle")
@@ -313,7 +327,7 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal", "help")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +337,7 @@ class Action(_message.Message):
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     GOAL_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     replanned: bool
@@ -332,7 +347,8 @@ class Action(_message.Message):
     novelty: float
     override: SubgoalOverride
     goal: ResolvedGoal
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ...) -> None: ...
+    help: bool
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., help: _Optional[bool] = ...) -> None: ...
 
 class SetGoal(_message.Message):
     __slots__ = ("goal", "state")
@@ -347,6 +363,52 @@ class GoalSet(_message.Message):
     GOAL_FIELD_NUMBER: _ClassVar[int]
     goal: ResolvedGoal
     def __init__(self, goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ...) -> None: ...
+
+class TakeOver(_message.Message):
+    __slots__ = ("by", "why")
+    BY_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    by: str
+    why: str
+    def __init__(self, by: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class TakenOver(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    def __init__(self, step: _Optional[int] = ...) -> None: ...
+
+class Applied(_message.Message):
+    __slots__ = ("step", "state", "target")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    state: _containers.RepeatedScalarFieldContainer[float]
+    target: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., target: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Noted(_message.Message):
+    __slots__ = ("step", "novelty", "goal", "help")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    GOAL_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    novelty: float
+    goal: ResolvedGoal
+    help: bool
+    def __init__(self, step: _Optional[int] = ..., novelty: _Optional[float] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., help: _Optional[bool] = ...) -> None: ...
+
+class HandBack(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HandedBack(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    def __init__(self, step: _Optional[int] = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ()
