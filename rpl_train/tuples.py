@@ -149,6 +149,7 @@ def _held(demonstration: Trajectory, commanded: tuple[int, ...], steps: int) -> 
         states=np.vstack([states, after]).astype(np.float32),
         # The last recorded target was never carried out: as a label it would stop the arm in mid-motion.
         targets=np.vstack([demonstration.targets[:-1], targets]).astype(np.float32),
+        authors=(),  # nobody decided the steps that are appended
     )
 
 

@@ -20,8 +20,9 @@ app = typer.Typer(help="Demonstrations: play, import, look at and export them.",
 AnyRecordings = Annotated[
     list[Path],
     typer.Argument(
-        help="HDF5 files in D4RL's kitchen layout, raw logs (.mjl) or folders of them, Minari data sets by folder or "
-        "by name (D4RL/kitchen/complete-v2), folders written by `rpl demos`."
+        help="Logs of `rpl run --log` (.mcap) or folders of them, folders written by `rpl demos`; for the kitchen also "
+        "HDF5 files in D4RL's layout, raw logs (.mjl) or folders of them, Minari data sets by folder or by name "
+        "(D4RL/kitchen/complete-v2)."
     ),
 ]
 
@@ -78,7 +79,7 @@ def import_command(
         bool, typer.Option("--replay", help="Play the targets through the physics, and save the new states.")
     ] = False,
 ) -> None:
-    """Turn public recordings into a folder of demonstrations with position targets."""
+    """Turn recordings, or the logs of a robot's runs, into a folder of demonstrations with position targets."""
     from rpl_runtime.console import say
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.trajectory import save_folder

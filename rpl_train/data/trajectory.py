@@ -29,6 +29,7 @@ class Trajectory:
     targets: np.ndarray  # (T, m) float32 [rad, m] joint position targets, without the noise that was added in execution
     elements: tuple[str, ...] = ()  # in the order of work, if the source states it
     source: str = ""  # recording and number
+    authors: tuple[str, ...] = ()  # (T,) of a robot's run: POLICY or the pilot who decided the target; else empty
 
     def __post_init__(self) -> None:
         states, targets = self.states, self.targets
@@ -36,6 +37,11 @@ class Trajectory:
             raise DemonstrationError(
                 f"{self.source or 'a demonstration'}: states (T, n) and targets (T, m) need the same T >= 2; "
                 f"got {states.shape} and {targets.shape}"
+            )
+        if self.authors and len(self.authors) != len(states):
+            raise DemonstrationError(
+                f"{self.source or 'a demonstration'} names {len(self.authors)} authors; must be one for each of its "
+                f"{len(states)} steps"
             )
         for name, array in (("state", states), ("target", targets)):
             bad = np.argwhere(~np.isfinite(array))
@@ -72,6 +78,7 @@ def save(trajectory: Trajectory, path: Path) -> None:
             targets=trajectory.targets,
             elements=np.array(trajectory.elements, dtype=np.str_),
             source=np.array(trajectory.source, dtype=np.str_),
+            authors=np.array(trajectory.authors, dtype=np.str_),
         )
 
 
@@ -121,8 +128,9 @@ def load(path: Path) -> Trajectory:
         if unpacked > _MOST_BYTES:
             raise ValueError(f"it unpacks to {unpacked:,} bytes; must be {_MOST_BYTES:,} or less")
         states, targets = (file[name].astype(np.float32) for name in ("states", "targets"))
-        elements, source = tuple(str(name) for name in file["elements"]), str(file["source"])
-    return Trajectory(states, targets, elements, source)
+        elements, source = tuple(map(str, file["elements"])), str(file["source"])
+        authors = tuple(map(str, file["authors"])) if "authors" in file else ()
+    return Trajectory(states, targets, elements, source, authors)
 
 
 def load_folder(folder: Path) -> list[Trajectory]:
@@ -138,9 +146,10 @@ def load_folder(folder: Path) -> list[Trajectory]:
 
 
 def digest(trajectories: Iterable[Trajectory]) -> str:
-    """SHA-256 over the numbers of the demonstrations in their order, as provenance records it."""
+    """SHA-256 over the numbers and authors of the demonstrations in their order, as provenance records it."""
     total = hashlib.sha256()
     for trajectory in trajectories:
         total.update(np.ascontiguousarray(trajectory.states, dtype="<f4").tobytes())
         total.update(np.ascontiguousarray(trajectory.targets, dtype="<f4").tobytes())
+        total.update("\n".join(trajectory.authors).encode())
     return total.hexdigest()
