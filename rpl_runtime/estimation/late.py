@@ -5,6 +5,7 @@ each joint, found from each pair of readings.
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,17 +27,19 @@ class ArmPredictor:
 
     def __init__(self, servo: Servo, period_s: float) -> None:
         self._servo, self._period_s = servo, period_s
-        self._targets: list[np.ndarray | None] = []  # (k,) by period; None: the arm rested
+        self._targets = deque[np.ndarray | None](maxlen=2 * _LATEST)  # (k,) by period; None: the arm rested
+        self._periods = 0  # of the run, of whose last ones the targets are
         self._load = np.zeros(0)  # (k,)
         self._before: tuple[float, np.ndarray] | None = None  # the last reading, and its time
 
     def command(self, target: np.ndarray | None) -> None:
         """The target (k,) of the next period, or None if the arm comes to rest in it."""
         self._targets.append(None if target is None else np.asarray(target, dtype=np.float64))
+        self._periods += 1
 
     def now(self, reading: np.ndarray, age_s: float) -> np.ndarray:
         """The arm (k,) now, from a reading (k,) of some time [s] ago."""
-        position, now = reading.astype(np.float64), float(len(self._targets))
+        position, now = reading.astype(np.float64), float(self._periods)
         at = now - min(age_s / self._period_s, _LATEST)
         self._learn(position, at)
         self._before = at, position
@@ -48,6 +51,8 @@ class ArmPredictor:
             self._load = np.zeros_like(position)
         if self._before is None or at <= (begin := self._before[0]) or at <= 0:
             return
+        if 0 < self._first > begin:  # the targets since then are forgotten
+            return
         without = self._moved(self._before[1], begin, at, np.zeros_like(position))
         effect = self._moved(self._before[1], begin, at, np.ones_like(position)) - without
         shown = effect != 0  # not by a joint at the end of its range, nor by an arm without a target
@@ -55,7 +60,12 @@ class ArmPredictor:
         self._load = self._load + _GAIN * (found - self._load)
 
     def _moved(self, position: np.ndarray, begin: float, end: float, load: np.ndarray) -> np.ndarray:
-        return _moved(self._servo, self._targets, self._period_s, position, begin, end, load)
+        return _moved(self._servo, self._targets, self._period_s, position, begin, end, load, self._first)
+
+    @property
+    def _first(self) -> int:
+        """The period of the oldest target that is kept."""
+        return self._periods - len(self._targets)
 
 
 def arm_age(servo: Servo, readings: np.ndarray, targets: Sequence[np.ndarray], period_s: float) -> float:
@@ -92,12 +102,15 @@ def _moved(
     begin: float,
     end: float,
     load: np.ndarray,
+    first: int = 0,
 ) -> np.ndarray:
-    """The position (k,) at a time [periods], from one at an earlier time, with targets (k,) by period."""
+    """The position (k,) at a time [periods], from one at an earlier time, with targets (k,) of the periods from `first`
+    on.
+    """
     while begin < end:
         period = math.floor(begin)
         until = min(end, period + 1.0)
-        target = targets[period] if 0 <= period < len(targets) else None
+        target = targets[period - first] if 0 <= period - first < len(targets) else None
         if target is not None:
             position = servo(position, target, load, (until - begin) * period_s)
         begin = until

@@ -1,5 +1,7 @@
 """A late arm is predicted from its targets, and its lateness can be measured."""
 
+from collections.abc import Sized
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +44,22 @@ def test_a_late_arm_is_predicted_whatever_its_age_and_load(seed: int, load: np.n
         wrong.append(abs(found - place(targets, load, now_s)).max())
         arm.command(target)
     assert max(wrong[-5:]) < 2e-3  # of up to 0.05 that the load moves it, and far more that the targets do
+
+
+def test_a_long_run_needs_no_more_memory_than_a_short_one_and_is_predicted_as_well() -> None:
+    """Also after a time without readings that is longer than any age that counts."""
+    targets, load, arm = wander(1, 1000), np.array([0.02, -0.01]), ArmPredictor(spring, PERIOD_S)
+    places, kept = [np.zeros(2)], set[int]()
+    for number, target in enumerate(targets):
+        late = min(2, number)  # [periods]
+        if not 300 <= number < 600:
+            found = arm.now(places[number - late], late * PERIOD_S)
+            if number > 50:
+                np.testing.assert_allclose(found, places[number], atol=2e-3)
+        arm.command(target)
+        places.append(spring(places[-1], target, load, PERIOD_S))
+        kept.add(sum(len(held) for held in vars(arm).values() if isinstance(held, Sized)))
+    assert max(kept) < 300
 
 
 @given(seed=SEEDS, age_s=AGES)
