@@ -30,7 +30,7 @@ from rpl_runtime.tasks.task import Task
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
-from rpl_train.networks import HighLevel, LowLevel, Mixture, RelayPolicy, divergence
+from rpl_train.networks import CPU, HighLevel, LowLevel, Mixture, RelayPolicy, divergence, tensors, torch_device
 from rpl_train.rl.experience import Explorer
 from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, open_worlds, rollout
 from rpl_train.runs import (
@@ -48,6 +48,7 @@ from rpl_train.runs import (
     save_tensors,
     save_weights,
     weights_digest,
+    with_device,
 )
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
@@ -69,6 +70,7 @@ class DistillConfig:
     learning_rate: float = 3e-4  # at the beginning of a round; then a cosine to zero
     worlds: int = 16  # side by side; another number may change the last bit of a result
     start: str | None = None  # by name; None: the last of the task's
+    device: str = CPU  # of torch, for the student; another may change the last bits of its weights
     seed: int = 0
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -87,11 +89,13 @@ def distill(
     `progress` is called as progress(round, "playing" or "learning") when a round begins to do so, from round 0 on.
 
     Raises:
-        InvalidInput: another command trains in the folder, or a world shows a state that is not finite.
+        InvalidInput: another command trains in the folder, torch's device is not there, or a world shows a state that
+            is not finite.
         InvalidGoal: a specialist's goal is not the task's.
         TrainingError: the folder holds another run, a specialist comes from another base, or a loss is not
             finite.
     """
+    device = torch_device(config.device)
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     for goal, trained in specialists.items():
         if different := differences(trained.record, base.record):
@@ -107,7 +111,7 @@ def distill(
         if (run / "low.safetensors").exists():
             return load_run(run)
         student = copy.deepcopy(base.policy)  # the base stays as it was
-        modules = {"high": student.high, "low": student.low}
+        modules = {"high": student.high.to(device), "low": student.low.to(device)}
         pool = Pool(demonstrations.trajectories, base.record.spec, config.pool)
         first = load_modules(run / _ROUND, modules)
         lessons = [load_lessons(run, index) for index in range(first)]
@@ -132,7 +136,9 @@ def _record(
     specialists: Mapping[str, TrainedRun],
     config: DistillConfig,
 ) -> RunRecord:
-    settings = json.loads(json.dumps(asdict(config))) | {DEMONSTRATIONS: digest(demonstrations.trajectories)}
+    settings = with_device(json.loads(json.dumps(asdict(config)))) | {
+        DEMONSTRATIONS: digest(demonstrations.trajectories)
+    }
     taught = [trained.record.provenance.data for trained in specialists.values()]
     teachers = {
         goal: {
@@ -241,7 +247,7 @@ def _learn(
     config: DistillConfig,
 ) -> None:
     """Train a level on the lessons of every round so far."""
-    whole = _together(lessons)
+    whole = {name: values.to(config.device) for name, values in _together(lessons).items()}
     taught = Mixture(*(whole.pop(name) for name in Mixture._fields))
     draw = pool.high_batch if level == "high" else pool.low_batch
     optimiser = torch.optim.Adam(module.parameters(), lr=config.learning_rate)
@@ -250,7 +256,7 @@ def _learn(
         rows = torch.from_numpy(rng.integers(len(taught.mean), size=config.batch))
         student = _distribution(module, {name: values[rows] for name, values in whole.items()})
         loss = divergence(Mixture(*(values[rows] for values in taught)), student).mean()
-        demonstrated = map(torch.from_numpy, draw(rng, config.batch))
+        demonstrated = tensors(module, *draw(rng, config.batch))
         loss = loss - config.demonstrated * module.log_prob(*demonstrated).mean()  # type: ignore[operator]
         if not torch.isfinite(loss):
             raise TrainingError(f"the {level} level's loss is {loss.item()} in round {round_ + 1}, step {step}")

@@ -27,7 +27,16 @@ from rpl_runtime.tasks.task import Task
 from rpl_train.augment import HighBatch, LowBatch, Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
-from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, TargetStatistics
+from rpl_train.networks import (
+    CPU,
+    CommandedGoal,
+    HighLevel,
+    LowLevel,
+    NetworkConfig,
+    TargetStatistics,
+    tensors,
+    torch_device,
+)
 from rpl_train.runs import (
     LEVELS,
     LevelName,
@@ -39,6 +48,7 @@ from rpl_train.runs import (
     open_run,
     save_progress,
     save_weights,
+    with_device,
 )
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
@@ -59,6 +69,7 @@ class ImitateConfig:
     checkpoint_every: int = 1_000  # [steps]
     report_every: int = 100  # [steps]
     jobs: int = 2  # processes; with two or more the levels are trained side by side
+    device: str = CPU  # of torch; another may change the last bits of the weights
     networks: NetworkConfig = field(default_factory=NetworkConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -70,12 +81,13 @@ def imitate(
 
     Raises:
         DemonstrationError: the demonstrations do not fit the task.
-        InvalidInput: another command trains in the folder.
+        InvalidInput: another command trains in the folder, or torch's device is not there.
         TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
     """
+    torch_device(config.device)
     spec = config.networks.sized(task.spec)
     pool = Pool(demonstrations.trajectories, spec, config.pool)
-    settings = asdict(config)
+    settings = with_device(asdict(config))
     for name in _NO_EFFECT:
         del settings[name]
     settings["task"] = task.reference or task.name
@@ -151,7 +163,7 @@ def _train_level(
     draw = pool.high_batch if level == "high" else pool.low_batch
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        module = build_level(level, record)
+        module = build_level(level, record).to(config.device)
     if isinstance(module, CommandedGoal):  # nothing to learn
         save_weights(run / f"{level}.safetensors", module)
         progress(level, config.steps, None)
@@ -187,7 +199,7 @@ def _descend(
     """One step of gradient descent on the negative log-likelihood (without its constant). Returns it."""
     for group in optimiser.param_groups:
         group["lr"] = rate
-    loss = -module.log_prob(*map(torch.from_numpy, batch)).mean()
+    loss = -module.log_prob(*tensors(module, *batch)).mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

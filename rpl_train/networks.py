@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.manifest import Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.statistics import STD_FLOOR
 
+CPU = "cpu"
 _MIN_LOG_STD = -5.0
 
 
@@ -39,6 +41,30 @@ class NetworkConfig:
     def high_noise(self, state_dim: int) -> int:
         """Dimension of the high level's noise, for states of `state_dim` dimensions."""
         return state_dim + (self.high_components if self.high_components > 1 else 0)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of torch with a name, such as cpu, cuda or cuda:1.
+
+    Raises:
+        InvalidInput: it is not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one error for it
+        there = torch.accelerator.current_accelerator(check_available=True)
+        others = [f"{there.type}:{n}" for n in range(torch.accelerator.device_count())] if there else []
+        raise InvalidInput(
+            f"the device is {name!r}; must be one of this machine's: {', '.join([CPU, *others])}"
+        ) from error
+    return device
+
+
+def tensors(module: nn.Module, *arrays: np.ndarray) -> list[Tensor]:
+    """Arrays as tensors on the device where a module is."""
+    device = next(module.parameters(), torch.empty(0)).device
+    return [torch.from_numpy(array).to(device) for array in arrays]
 
 
 class TargetStatistics(NamedTuple):
@@ -87,7 +113,7 @@ class Mixture(NamedTuple):
         uniform = (0.5 * (1 + torch.erf(noise / math.sqrt(2)))).clamp(1e-6, 1 - 1e-6)
         chosen = (self.logits - torch.log(-torch.log(uniform))).argmax(1, keepdim=True)
         # A sum instead of indexing, which torch cannot export with a free batch.
-        holds = torch.arange(self.logits.shape[1]) == chosen  # (B, K)
+        holds = torch.arange(self.logits.shape[1], device=self.logits.device) == chosen  # (B, K)
         return (self.mean * holds[:, :, None]).sum(1)
 
 
@@ -243,9 +269,9 @@ class RelayPolicy:
     @torch.inference_mode()
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
-        return self.high(*map(torch.from_numpy, (state, goal, mask, noise))).numpy()
+        return self.high(*tensors(self.high, state, goal, mask, noise)).cpu().numpy()
 
     @torch.inference_mode()
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
-        return self.low(*map(torch.from_numpy, (state, subgoal, noise))).numpy()
+        return self.low(*tensors(self.low, state, subgoal, noise)).cpu().numpy()

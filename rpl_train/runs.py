@@ -9,7 +9,7 @@ Every file is written to a temporary name and renamed.
 
 import hashlib
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +21,7 @@ from rpl_runtime.errors import TrainingError
 from rpl_runtime.files import read, staged, translated
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_train.networks import CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
+from rpl_train.networks import CPU, CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
 
 RUN = "run.json"
 _MOST_LAYERS, _WIDEST = 32, 16_384  # of both networks
@@ -64,6 +64,11 @@ def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel | C
 def build_policy(record: RunRecord) -> RelayPolicy:
     """Both levels of a run, untrained."""
     return RelayPolicy(build_level("high", record), build_level("low", record))
+
+
+def with_device(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for the record of a run, which names no device but an unusual one."""
+    return {name: value for name, value in settings.items() if (name, value) != ("device", CPU)}
 
 
 def open_run(run: Path, record: RunRecord) -> None:

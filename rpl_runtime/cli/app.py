@@ -22,6 +22,7 @@ from rpl_runtime.cli.options import (
     BundleToServe,
     Json,
     PlanLead,
+    Providers,
     TaskName,
     access_of,
     access_options,
@@ -103,6 +104,7 @@ def run_command(
         typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several separated by commas; default: {ADDRESS}."),
     ] = None,
     bundle: BundleToServe = None,
+    providers: Providers = "CPU",
     model: Annotated[str | None, typer.Option(help="Name of the server's model; default: its first.")] = None,
     seed: Annotated[
         int | None,
@@ -190,6 +192,8 @@ def run_command(
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("give --address or --bundle, not both")
+    if bundle is None and providers != "CPU":
+        raise typer.BadParameter("--providers is for --bundle; a server at an address has its own")
     if (goal is None) == (calibrate_to is None):
         raise typer.BadParameter("give either --goal, to run a policy, or --calibrate")
     if view and low_level == "local":
@@ -200,6 +204,7 @@ def run_command(
         address=address or ADDRESS,
         access=Access() if bundle else access_of(context),
         bundle=bundle,
+        providers=providers,
         robot_id=robot_id or (robot if robot == "franka" else task.name),
         model=model,
         seed=seed,

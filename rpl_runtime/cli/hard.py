@@ -27,6 +27,7 @@ class HardOptions:
     """What to run, and where its results go."""
 
     bundle: Path | None  # served for it; None: the server at the address
+    providers: str = "CPU"  # of ONNX Runtime, that compute it
     address: str
     access: Access
     hardships: dict[str, Hardship] = field(default_factory=lambda: dict(HARD))
@@ -74,7 +75,8 @@ def evaluate_hard(options: HardOptions) -> None:
     with ExitStack() as stack:
         if options.output is not None:
             stack.enter_context(alone_in(options.output))
-        where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
+        own = serve_in_process(options.bundle, options.providers) if options.bundle else None
+        where = stack.enter_context(own) if own else options.address
         client = stack.enter_context(Client(where, access=options.access))
         model = client.describe()
         total, done = len(options.hardships) * options.config.episodes, list[Outcome]()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, TaskName, access_of, show
+from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, Providers, TaskName, access_of, show
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, write_json
@@ -37,6 +37,7 @@ def evaluate_command(
         typer.Option("--from", exists=True, dir_okay=False, help="Run nothing: print and draw this evaluation.json."),
     ] = None,
     task_name: TaskName = "kitchen",
+    providers: Providers = "CPU",
     goals: Annotated[
         list[str] | None,
         typer.Option(
@@ -174,6 +175,8 @@ def evaluate_command(
     """
     if sum(given is not None for given in (bundle, address, saved)) != 1:
         raise typer.BadParameter("give exactly one of BUNDLE, --address and --from")
+    if providers != "CPU" and bundle is None:
+        raise typer.BadParameter("--providers is for a BUNDLE; a server at an address has its own")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
     from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
@@ -252,6 +255,7 @@ def evaluate_command(
                 evaluate_hard(
                     HardOptions(
                         bundle=bundle,
+                        providers=providers,
                         address=address or ADDRESS,
                         access=Access() if bundle else access_of(context),
                         hardships=chosen(condition) if asked is None else {"as asked": asked},
@@ -268,7 +272,7 @@ def evaluate_command(
             trials = plan_trials(task, config)
             filmed = plan_trials(task, replace(config, goals=(video_goal,)))[0] if video_goal else trials[0]
             stack.enter_context(alone)
-            where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
+            where = stack.enter_context(serve_in_process(bundle, providers)) if bundle else address or ADDRESS
             access = Access() if bundle else access_of(context)
             content = _evaluate(where, access, task, config, len(trials), output)
             if video is not None:

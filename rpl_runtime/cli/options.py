@@ -21,6 +21,10 @@ Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of the server
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 BundleToServe = Annotated[Path | None, typer.Option("--bundle", help="Serve this bundle meanwhile, and use it.")]
 BundleFolder = Annotated[Path, typer.Argument(help="The bundle's folder.")]
+Providers = Annotated[
+    str,
+    typer.Option(help="ONNX Runtime's execution providers that compute the policy, preferred first, such as CUDA,CPU."),
+]
 PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the request of a plan and its effect.")]
 
 

@@ -59,6 +59,7 @@ class RunOptions:
     address: str  # of the server
     access: Access  # how the server is reached
     bundle: Path | None  # served for the run instead
+    providers: str = "CPU"  # of ONNX Runtime, that compute it
     robot_id: str
     model: str | None = None  # of the server's models; None: its default
     seed: int | None = None
@@ -210,7 +211,9 @@ def _control(
 ) -> tuple[Control, Estimator | None]:
     """The control of the policy, and the estimator before it if there is a calibration."""
     calibration = None if options.calibration is None else read_calibration(options.calibration)
-    where = stack.enter_context(serve_in_process(options.bundle)) if options.bundle else options.address
+    where = (
+        stack.enter_context(serve_in_process(options.bundle, options.providers)) if options.bundle else options.address
+    )
     open_control = on_robot_control if options.local else lasting_control
     control = stack.enter_context(open_control(where, reconnect))
     if options.view:

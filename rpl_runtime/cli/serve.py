@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS
+from rpl_runtime.cli.options import ADDRESS, Providers
 from rpl_runtime.console import Console
 from rpl_runtime.telemetry.log_format import LogFormat, write_log
 
@@ -64,6 +64,7 @@ def serve_command(
         float,
         typer.Option(min=0.01, max=1.0, help="Share of the server's time of one caller while others need it too."),
     ] = 0.4,
+    providers: Providers = "CPU",
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics here, in plain text, to anyone.")
     ] = None,
@@ -100,6 +101,7 @@ def serve_command(
         max_models=max_models,
         max_robots=max_robots,
         idle_s=idle,
+        providers=providers,
         metrics=metrics,
         traces=traces,
         reflection=reflection,

@@ -7,26 +7,50 @@ import threading
 import numpy as np
 import onnxruntime
 
-from rpl_runtime.errors import BundleError, MismatchedPair
+from rpl_runtime.errors import BundleError, InvalidInput, MismatchedPair
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
+
+CPU = "CPU"
+_PROVIDER = "ExecutionProvider"  # the end of each one's name in ONNX Runtime
+
+
+def check_providers(providers: str) -> list[str]:
+    """ONNX Runtime's names of execution providers, of a list such as "CUDA,CPU"; the first is preferred.
+
+    Raises:
+        InvalidInput: one of them is not installed.
+    """
+    installed = {name.removesuffix(_PROVIDER): name for name in onnxruntime.get_available_providers()}
+    folded = {short.lower(): name for short, name in installed.items()}
+    asked = [name.strip().removesuffix(_PROVIDER) for name in providers.split(",")]
+    for name in asked:
+        if name.lower() not in folded:
+            raise InvalidInput(
+                f"ONNX Runtime has no execution provider {name!r} here; must be of {', '.join(installed)}"
+            )
+    return [folded[name.lower()] for name in asked]
 
 
 class OnnxPolicy:
     """`plan` and `act` of a bundle (the `Levels` protocol of the relay loop).
 
+    Args:
+        providers: ONNX Runtime's execution providers that compute it, preferred first, separated by commas.
+
     Raises:
+        InvalidInput: an execution provider is not installed, or does not start.
         MismatchedPair: the two graphs do not belong to each other or to the manifest.
         BundleError: a graph cannot be loaded, or its inputs or outputs do not match the manifest.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, providers: str = CPU) -> None:
         self.spec = bundle.spec
         n, m = self.spec.state.dim, self.spec.action.dim
         high = {"state": n, "goal": n, "mask": n, "noise": self.spec.high_noise}
         low = {"state": n, "subgoal": n, "noise": self.spec.low_noise}
-        self.high = Graph(_load_level(bundle, "high", high, {"subgoal": n}), high, "subgoal", n)
-        self.low = Graph(_load_level(bundle, "low", low, {"action": m}), low, "action", m)
+        self.high = Graph(_load_level(bundle, "high", high, {"subgoal": n}, providers), high, "subgoal", n)
+        self.low = Graph(_load_level(bundle, "low", low, {"action": m}, providers), low, "action", m)
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
@@ -107,7 +131,7 @@ def graph_metadata(bundle: Bundle, name: str) -> JsonDict:
     return _metadata(_load(bundle, name))
 
 
-def _load(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
+def _load(bundle: Bundle, name: str, providers: str = CPU) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # One row through small layers is faster on the calling thread than in a pool, and many servers share a machine:
     # without worker threads nothing spins either.
@@ -116,20 +140,27 @@ def _load(bundle: Bundle, name: str) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     # No digest covers weights in files beside the graph: have them searched where no file can be.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    wanted = check_providers(providers)
     try:
-        return onnxruntime.InferenceSession(bundle.files[name], options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(bundle.files[name], options, providers=wanted)
     except Exception as error:  # onnxruntime's exceptions share no base class but this one
         raise BundleError(
             f"{bundle.path / name} is not a graph that ONNX Runtime {onnxruntime.__version__} loads: {error}"
         ) from error
+    if session.get_providers()[: len(wanted)] != wanted:  # ONNX Runtime would go on without it
+        raise InvalidInput(
+            f"the execution providers {providers} do not all start; ONNX Runtime would compute with "
+            f"{', '.join(name.removesuffix(_PROVIDER) for name in session.get_providers())}"
+        )
+    return session
 
 
 def _load_level(
-    bundle: Bundle, level: str, inputs: dict[str, int], outputs: dict[str, int]
+    bundle: Bundle, level: str, inputs: dict[str, int], outputs: dict[str, int], providers: str
 ) -> onnxruntime.InferenceSession:
     """A level's graph, if its inputs, outputs and metadata match the manifest."""
     name, pair_id = {"high": HIGH, "low": LOW}[level], bundle.manifest.pair_id
-    session = _load(bundle, name)
+    session = _load(bundle, name, providers)
     for what, nodes, expected in (
         ("inputs", session.get_inputs(), inputs),
         ("outputs", session.get_outputs(), outputs),

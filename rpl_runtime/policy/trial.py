@@ -18,7 +18,7 @@ from typing import Any
 
 from rpl_runtime.errors import BundleError, RelayError, error_named
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
-from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.graphs import CPU, OnnxPolicy
 from rpl_runtime.policy.manifest import Manifest
 from rpl_runtime.policy.operators import check_operators
 
@@ -31,10 +31,11 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _passed: set[str] = set()  # digests of the bundles that this process has tried
 
 
-def open_policy(bundle: Bundle) -> OnnxPolicy:
-    """The policy of a bundle that has passed its trial, warm. Each bundle is tried once in a process.
+def open_policy(bundle: Bundle, providers: str = CPU) -> OnnxPolicy:
+    """The policy of a bundle that has passed its trial, warm. Each bundle is tried once in a process, on the CPU.
 
     Raises:
+        InvalidInput: an execution provider is not installed, or does not start.
         MismatchedPair: the two graphs do not belong to each other or to the manifest.
         BundleError: a graph uses other operators than a bundle's, does not match the manifest, fails, is too slow for
             the policy's period, or needs too much memory or time.
@@ -44,7 +45,7 @@ def open_policy(bundle: Bundle) -> OnnxPolicy:
             check_operators(bundle.files[name], str(bundle.path / name))
         _try(bundle)
         _passed.add(bundle.digest)
-    policy = OnnxPolicy(bundle)
+    policy = OnnxPolicy(bundle, providers)
     policy.warm_up()
     return policy
 

@@ -60,7 +60,7 @@ class AdminService:
         return pb.ListModelsReply(models=[self._served(model) for model in self.models.all])
 
     async def LoadModel(self, request: pb.LoadModelRequest) -> pb.LoadModelReply:
-        model = await self.loads.run(lambda: prepare(Path(request.path)))
+        model = await self.loads.run(lambda: prepare(Path(request.path), self.models.providers))
         replaced = self.models.put(model)
         self.on_models()
         _LOG.warning("an operator loaded model %r, bundle %s, from %r", model.name, model.digest[:12], request.path)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle, load_bundle
-from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.graphs import CPU, OnnxPolicy
 from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.relay.messages import FileInfo, ModelInfo
 
@@ -37,24 +37,25 @@ class Model:
         return self.bundle.digest
 
 
-def prepare(path: Path) -> Model:
+def prepare(path: Path, providers: str = CPU) -> Model:
     """Check the bundle at a path and warm up its policy.
 
     Raises:
         BundleError: it cannot be used.
     """
-    return model_of(load_bundle(path))
+    return model_of(load_bundle(path), providers)
 
 
-def model_of(bundle: Bundle) -> Model:
+def model_of(bundle: Bundle, providers: str = CPU) -> Model:
     """The model of a checked bundle, after its trial and warm.
 
     Raises:
         BundleError: it cannot be run.
+        InvalidInput: an execution provider is not installed, or does not start.
     """
     about = {name: FileInfo(len(file), hashlib.sha256(file).hexdigest()) for name, file in bundle.files.items()}
     info = ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, about)
-    return Model(bundle, open_policy(bundle), info)
+    return Model(bundle, open_policy(bundle, providers), info)
 
 
 class Models:
@@ -62,10 +63,11 @@ class Models:
 
     Args:
         most: the largest number of models in memory, retired ones included.
+        providers: ONNX Runtime's execution providers of new models.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, providers: str = CPU) -> None:
+        self._most, self.providers = most, providers
         self._active: dict[str, Model] = {}  # by name; the first is the default
         self._retired: list[Model] = []  # in the order in which they were retired
 

@@ -22,6 +22,7 @@ from rpl_runtime.auth.quotas import QuotaConfig, Quotas
 from rpl_runtime.auth.server import Gate, SecurityConfig, is_local
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.graphs import CPU, check_providers
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.server.address import listen
 from rpl_runtime.server.admin_service import AdminService
@@ -56,6 +57,7 @@ class ServerConfig:
     max_models: int = 8  # in memory, including replaced ones still in use
     max_robots: int = 1024  # that run at once
     idle_s: float = 300.0  # [s] of silence after which a robot's run ends
+    providers: str = CPU  # ONNX Runtime's execution providers, preferred first, separated by commas
     metrics: str | None = None  # HOST:PORT of a page for Prometheus
     traces: str | None = None  # http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector
     reflection: bool | None = None  # gRPC reflection; None: only if the address is local
@@ -72,7 +74,8 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
 
     Raises:
         AddressInUse: the port is taken.
-        InvalidInput: the address or a setting is not acceptable, or two bundles have the same name.
+        InvalidInput: the address or a setting is not acceptable, an execution provider is not installed, or two bundles
+            have the same name.
         BundleError: a bundle cannot be run.
     """
 
@@ -113,7 +116,8 @@ def serve_in_thread(bundles: Bundles, config: ServerConfig | None = None) -> Ite
 async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None], stop: Stop) -> None:
     stop.listen()
     every = [bundles] if isinstance(bundles, Bundle) else bundles
-    models = Models(config.max_models)
+    check_providers(config.providers)
+    models = Models(config.max_models, config.providers)
     leases = Leases(config.max_robots, config.quotas.robots)
     streams = Streams(models, leases)
     with contextlib.ExitStack() as around:
@@ -159,7 +163,7 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
 
 async def _load(models: Models, bundles: Sequence[Bundle], loads: Workers) -> None:
     """Load bundles, then serve them all, the first as the default."""
-    for model in [await loads.run(partial(model_of, bundle)) for bundle in bundles]:
+    for model in [await loads.run(partial(model_of, bundle, models.providers)) for bundle in bundles]:
         if models.put(model) is not None:
             raise InvalidInput(
                 f"two of the bundles to be served are named {model.name!r}; each name must be used once "

@@ -9,23 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.graphs import CPU, check_providers
 from rpl_runtime.process import own_process
 
 
 @contextmanager
-def serve_in_process(bundle: Path) -> Iterator[str]:
+def serve_in_process(bundle: Path, providers: str = CPU) -> Iterator[str]:
     """Serve a bundle at the address that is the block's value; clients reach it with `Access()`.
 
     Raises:
         BundleError: the bundle cannot be used.
+        InvalidInput: an execution provider is not installed.
         ServerUnavailable: the server did not start.
     """
-    load_bundle(bundle)  # raises its errors here and not in the new process
-    with own_process(_serve, str(bundle)) as address:
+    check_providers(providers)  # these raise their errors here and not in the new process
+    load_bundle(bundle)
+    with own_process(_serve, str(bundle), providers) as address:
         yield address
 
 
-def _serve(on_ready: Callable[[str], None], bundle: str) -> None:
+def _serve(on_ready: Callable[[str], None], bundle: str, providers: str) -> None:
     from rpl_runtime.server.server import ServerConfig, serve
 
-    serve(load_bundle(Path(bundle)), ServerConfig(address="127.0.0.1:0"), on_ready)
+    serve(load_bundle(Path(bundle)), ServerConfig(address="127.0.0.1:0", providers=providers), on_ready)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import TaskName
+from rpl_runtime.cli.options import Providers, TaskName
 from rpl_runtime.errors import InvalidInput, RelayError, require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, Recordings, Seed
-from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
+from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
     from rpl_train.export.export import ExportResult
@@ -54,6 +54,7 @@ def imitate_command(
     seed: Seed = None,
     components: Components = None,
     jobs: Jobs = None,
+    device: Device = None,
     config: ConfigFile = None,
     texts: Set = None,
     show: ShowConfig = False,
@@ -70,7 +71,8 @@ def imitate_command(
     from rpl_train.tasks import load_task
 
     task = load_task(task_name)
-    given = {"imitate.steps": steps, "imitate.seed": seed, "imitate.jobs": jobs, COMPONENTS: components}
+    given: dict[str, object] = {"imitate.steps": steps, "imitate.seed": seed, "imitate.jobs": jobs}
+    given |= {COMPONENTS: components, "imitate.device": device}
     settings = chosen(task, config, texts, given, show).imitate
     with bars() as report:
         imitate(load_demonstrations(demos, task), task, run, settings, losses(report, settings.steps))
@@ -92,6 +94,7 @@ def export_command(
         ),
     ] = None,
     name: Name = None,
+    providers: Providers = "CPU",
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -110,6 +113,7 @@ def export_command(
     from rpl_runtime.evaluation.evaluate import check_policy
     from rpl_train.export.export import export
     from rpl_train.export.factory import load_factory
+    from rpl_train.export.parity import ParityConfig
     from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
 
@@ -126,7 +130,7 @@ def export_command(
         task = load_task(task_name) if task_name else None
         if task:
             check_policy(spec, task)
-        result = export(policy, spec, provenance, bundle, statistics, task=task)
+        result = export(policy, spec, provenance, bundle, statistics, ParityConfig(providers=providers), task)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
@@ -219,6 +223,7 @@ def train_command(
     seed: Seed = None,
     components: Components = None,
     jobs: Jobs = None,
+    device: Device = None,
     config: ConfigFile = None,
     texts: Set = None,
     show: ShowConfig = False,
@@ -239,8 +244,9 @@ def train_command(
     from rpl_train.tasks import load_task
 
     task = load_task(task_name)
-    given = {COMPONENTS: components, "imitate.steps": steps, "finetune.env_steps": env_steps}
+    given: dict[str, object] = {COMPONENTS: components, "imitate.steps": steps, "finetune.env_steps": env_steps}
     given |= {f"{stage}.seed": seed for stage in ("play", "imitate", "finetune", "distill")}
+    given |= {f"{stage}.device": device for stage in ("imitate", "finetune", "distill")}
     given |= {"play.sequences": sequences, "play.jobs": jobs, "imitate.jobs": jobs}
     settings = chosen(task, config, texts, given, show)
     goals = next(iter(task.groups.values())) if recipe is Recipe.RELAY else ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rpl_runtime.errors import require
-from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
+from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
     from rpl_train.rl.finetune import Point
@@ -80,6 +80,7 @@ def finetune_command(
     ] = None,
     env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps, at least.")] = None,
     seed: Seed = None,
+    device: Device = None,
     config: ConfigFile = None,
     texts: Set = None,
     show: ShowConfig = False,
@@ -101,7 +102,7 @@ def finetune_command(
 
     trained = load_run(base)
     task = load_task(trained.record.task)
-    given: dict[str, object] = {"finetune.env_steps": env_steps, "finetune.seed": seed}
+    given: dict[str, object] = {"finetune.env_steps": env_steps, "finetune.seed": seed, "finetune.device": device}
     given |= {"finetune.objective": objective and objective.value, "finetune.reward": reward and reward.value}
     given |= {"finetune.levels": levels and (LEVELS if levels is Tuned.BOTH else (levels.value,))}
     given |= {"finetune.threads": os.cpu_count() or 1}
@@ -127,6 +128,7 @@ def distill_command(
     specialists: Specialists,
     demos: Recordings,
     seed: Seed = None,
+    device: Device = None,
     config: ConfigFile = None,
     texts: Set = None,
     show: ShowConfig = False,
@@ -141,7 +143,7 @@ def distill_command(
 
     teachers, trained = _teachers(specialists), load_run(base)
     task = load_task(trained.record.task)
-    settings = chosen(task, config, texts, {"distill.seed": seed}, show).distill
+    settings = chosen(task, config, texts, {"distill.seed": seed, "distill.device": device}, show).distill
     with bars() as report:
         distill(
             *(task, trained, load_demonstrations(demos, task), teachers, run, settings),

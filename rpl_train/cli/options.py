@@ -17,6 +17,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as imitate.pool.named_goals=0.8. Repeatable."),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Device of torch for the networks, such as cuda; default: cpu. Simulators stay on the processor."
+    ),
+]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print all settings as TOML, and do nothing else.")]
 
 

@@ -92,7 +92,7 @@ def export(
     manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, provenance=provenance)
     with tempfile.TemporaryDirectory() as scratch:
         candidate = write_bundle(Path(scratch) / "candidate", manifest, high, low)
-        parity = check_parity(policy, open_policy(candidate), spec, config, task)
+        parity = check_parity(policy, open_policy(candidate, config.providers), spec, config, task)
     manifest = manifest.model_copy(update={"parity": asdict(parity)})
     replaced = standing_at(path)
     return ExportResult(write_bundle(path, manifest, high, low), parity, replaced)

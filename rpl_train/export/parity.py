@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import ParityError
+from rpl_runtime.policy.graphs import CPU
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Decision, Levels, RelayLoop
 from rpl_runtime.tasks.task import Task
@@ -33,6 +34,7 @@ class ParityConfig:
     episodes: int = 10  # at least; each goal of the library has one
     steps: int | None = None  # of each episode; None: an episode of the task, or 280
     seed: int = TRAINING_SEEDS
+    providers: str = CPU  # ONNX Runtime's execution providers that compute the graphs, as of `rpl serve`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rpl_train.networks import tensors
+
 _HIDDEN = 128
 _EPOCHS = 5
 _BATCH = 512
@@ -32,14 +34,14 @@ class Baseline(nn.Module):
     @torch.no_grad()
     def values(self, features: np.ndarray) -> np.ndarray:
         """(N, f) -> (N,) values."""
-        return self(torch.from_numpy(features)).numpy()
+        return self(*tensors(self, features)).cpu().numpy()
 
     def fit(self, features: np.ndarray, returns: np.ndarray, seed: int) -> None:
         """Regress the returns (N,) on features (N, f), from where the last fit ended."""
         self.mean.fill_(float(returns.mean()))
         self.std.fill_(max(float(returns.std()), 1e-6))
-        inputs = torch.from_numpy(features)
-        targets = (torch.from_numpy(returns.astype(np.float32)) - self.mean) / self.std
+        inputs, targets = tensors(self, features, returns.astype(np.float32))
+        targets = (targets - self.mean) / self.std
         optimiser = torch.optim.Adam(self.body.parameters(), lr=_LEARNING_RATE)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(_EPOCHS):

@@ -8,7 +8,7 @@ import torch
 
 from rpl_runtime.policy.manifest import Statistics
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_train.networks import LowLevel, RelayPolicy
+from rpl_train.networks import LowLevel, RelayPolicy, tensors
 from rpl_train.rl.rewards import Reward, outcome
 from rpl_train.rl.rollout import Episode
 from rpl_train.runs import LevelName
@@ -37,9 +37,9 @@ class Explorer:
         low = self._policy.low
         assert isinstance(low, LowLevel)
         scale = float("low" in self._levels)
-        drawn = low.draw(torch.from_numpy(state), torch.from_numpy(subgoal), scale * torch.from_numpy(noise))
-        self._drawn.append(drawn.numpy())
-        return low.clip(drawn).numpy()
+        drawn = low.draw(*tensors(low, state, subgoal, np.float32(scale) * noise))
+        self._drawn.append(drawn.cpu().numpy())
+        return low.clip(drawn).cpu().numpy()
 
     def targets(self, episodes: Sequence[Episode]) -> np.ndarray:
         """The low level's samples (E, T, m) in `episodes`, all that this explorer has played, in order."""

@@ -45,7 +45,7 @@ from rpl_runtime.tasks.task import Task, World
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import Trajectory, digest, load_folder, save
-from rpl_train.networks import HighLevel, LowLevel, RelayPolicy
+from rpl_train.networks import CPU, HighLevel, LowLevel, RelayPolicy, tensors, torch_device
 from rpl_train.rl.baseline import Baseline, advantages, informative
 from rpl_train.rl.experience import Experience, Explorer, experience, feature_count
 from rpl_train.rl.npg import NpgConfig, NpgStep, Samples, natural_step, require_learnable
@@ -64,6 +64,7 @@ from rpl_train.runs import (
     round_to_half,
     save_modules,
     save_weights,
+    with_device,
 )
 
 Objective = Literal["npg", "dapg", "iril"]
@@ -91,6 +92,7 @@ class FinetuneConfig:
     episodes: int = 24  # in an iteration; at least two, since advantages compare them
     worlds: int = 12  # side by side; another number may change the last bit of a result
     threads: int = 1  # that step the worlds
+    device: str = CPU  # of torch; another may change the last bits of the weights
     start: str | None = None  # by name; None: the last of the task's
     seed: int = 0
     gamma: float = 0.995
@@ -157,11 +159,12 @@ def finetune(
     npg ignores the demonstrations; `progress` is called with the point of every iteration.
 
     Raises:
-        InvalidInput: another command trains in the folder, a reward does not suit the task, or its world shows a state
-            that is not finite.
+        InvalidInput: another command trains in the folder, a reward does not suit the task, torch's device is not
+            there, or its world shows a state that is not finite.
         TrainingError: the folder holds another run, a level that learns has no weights, or a gradient is not finite.
         DemonstrationError: the objective needs demonstrations and there are none, or none reaches the goal.
     """
+    torch_device(config.device)
     if config.objective != "npg":
         _check_reached(demonstrations.trajectories, base.record.spec, config.goal)
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
@@ -215,7 +218,7 @@ def _plot(board: SummaryWriter, point: Point) -> None:
 
 
 def _record(task: Task, base: RunRecord, demonstrations: Demonstrations, config: FinetuneConfig) -> RunRecord:
-    settings, data = json.loads(json.dumps(asdict(config))), base.provenance.data
+    settings, data = with_device(json.loads(json.dumps(asdict(config)))), base.provenance.data
     del settings["threads"]  # no effect on the weights
     if config.objective != "npg":
         settings[DEMONSTRATIONS] = digest(demonstrations.trajectories)
@@ -240,11 +243,15 @@ class _Learner:
         self._task = task
         self._config, self._run, self._record = config, run, base.record
         policy = copy.deepcopy(base.policy)  # the base stays as it was
-        self._levels: dict[LevelName, nn.Module] = {"high": policy.high, "low": policy.low}
+        self._levels: dict[LevelName, nn.Module] = {
+            "high": policy.high.to(config.device),
+            "low": policy.low.to(config.device),
+        }
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self._baselines = {
-                level: Baseline(feature_count(level, base.record.spec.state.dim)) for level in config.levels
+                level: Baseline(feature_count(level, base.record.spec.state.dim)).to(config.device)
+                for level in config.levels
             }
         self._demonstrated = None if config.objective == "npg" else Pool(demonstrations, base.record.spec, config.pool)
         self.iteration = load_modules(self._resume, self._modules())
@@ -316,11 +323,8 @@ class _Learner:
         """One natural step of a level; estimates (E, T) are its advantages."""
         module = require_learnable(level, self._levels[level])
         whitened = (estimates - estimates.mean()) / (estimates.std() + 1e-8)
-        samples = Samples(
-            inputs=tuple(map(torch.from_numpy, seen.inputs)),
-            outputs=torch.from_numpy(seen.outputs),
-            advantages=torch.from_numpy(whitened.astype(np.float32).ravel()),
-        )
+        *inputs, outputs, gains = tensors(module, *seen.inputs, seen.outputs, whitened.astype(np.float32).ravel())
+        samples = Samples(tuple(inputs), outputs, gains)
         try:
             demonstrated = self._demonstrated
             bonus = partial(self._likelihood, level, demonstrated, own) if demonstrated else None
@@ -339,7 +343,7 @@ class _Learner:
 
         def likelihood(pool: Pool, size: int) -> Tensor:
             batch = pool.high_batch(rng, size) if level == "high" else pool.low_batch(rng, size)
-            return module.log_prob(*map(torch.from_numpy, batch))  # type: ignore[operator]
+            return module.log_prob(*tensors(module, *batch))  # type: ignore[operator]
 
         tuples = likelihood(demonstrated, config.likelihood_batch - count)
         if own:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import drawers
 from demonstrations import drawer_demonstrations
-from rpl_runtime.errors import InvalidGoal, TrainingError
+from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
 from rpl_train import distill as module
 from rpl_train.augment import Pool
 from rpl_train.distill import DistillConfig, distill, label, load_lessons
@@ -276,3 +276,9 @@ def test_a_goal_without_such_elements_is_refused(base, teachers, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(base, teachers, tmp_path):
     with pytest.raises(TrainingError, match=r"the high level's loss is (nan|inf) in round 1, step"):
         on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, replace(SMALL, learning_rate=1e30))
+
+
+def test_a_device_that_is_not_there_leaves_no_folder(base, teachers, tmp_path):
+    with pytest.raises(InvalidInput, match="the device is 'abacus'"):
+        on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "run", replace(SMALL, device="abacus"))
+    assert not (tmp_path / "run").exists()

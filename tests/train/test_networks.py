@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from demonstrations import drawer_spec
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.manifest import Statistics
 from rpl_train.networks import (
     CommandedGoal,
@@ -16,6 +17,9 @@ from rpl_train.networks import (
     NetworkConfig,
     RelayPolicy,
     TargetStatistics,
+    divergence,
+    tensors,
+    torch_device,
 )
 
 SPEC = drawer_spec()
@@ -80,6 +84,30 @@ def test_what_is_done_looks_like_what_nobody_asked_for(high):
     noise = torch.zeros(6, 3)
     asked, unasked = torch.tensor([0.0, 1.0, 1.0]).repeat(6, 1), torch.tensor([0.0, 0.0, 1.0]).repeat(6, 1)
     assert torch.equal(high(state, done, asked, noise), high(state, done, unasked, noise))
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_levels_compute_on_the_device_on_which_they_are(low, components):
+    """On meta, which computes shapes only, and refuses tensors that are on the processor."""
+    high = HighLevel(SPEC, STATISTICS, (16,), components).to("meta")
+    low = low.to("meta")
+    sizes = NetworkConfig(high_components=components).high_noise(3)
+    state, goal, mask, noise, action = (values.numpy() for values in batch(3, 3, 3, sizes, 1))
+    for answer in (
+        high(*tensors(high, state, goal, mask, noise)),
+        high.log_prob(*tensors(high, state, goal, mask, goal)),
+        low(*tensors(low, state, goal, action)),
+        low.log_prob(*tensors(low, state, goal, action)),
+        divergence(*[high.distribution(*tensors(high, state, goal, mask))] * 2),
+    ):
+        assert answer.device.type == "meta"
+        assert len(answer) == 6
+
+
+@pytest.mark.parametrize("name", ["abacus", "meta", "cpu:x"])
+def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
+    with pytest.raises(InvalidInput, match=f"the device is '{name}'; must be one of this machine's: cpu"):
+        torch_device(name)
 
 
 def test_targets_stay_inside_the_limits(low):

@@ -16,7 +16,7 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 import policies
-from rpl_runtime.errors import BundleError, MismatchedPair
+from rpl_runtime.errors import BundleError, InvalidInput, MismatchedPair
 from rpl_runtime.policy.bundle import LOW, Bundle, load_bundle, write_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 
@@ -62,6 +62,31 @@ def test_one_row_is_what_onnx_runtime_makes_of_it(tiny_bundle: Bundle) -> None:
     first = policy.plan(**inputs)
     policy.plan(**inputs | {"state": inputs["state"] + 1})
     np.testing.assert_array_equal(first, session.run(["subgoal"], inputs)[0])  # and it stays what it was
+
+
+OTHERS = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+
+
+@pytest.mark.parametrize("named", ["cpu", "CPUExecutionProvider", ",".join(OTHERS)])
+def test_every_installed_execution_provider_computes_the_same(tiny_bundle: Bundle, named: str) -> None:
+    inputs = rows(tiny_bundle, 8)
+    expected = OnnxPolicy(tiny_bundle).plan(**inputs)
+    np.testing.assert_allclose(OnnxPolicy(tiny_bundle, named).plan(**inputs), expected, atol=1e-5)
+
+
+def test_an_execution_provider_that_is_not_there_is_named_with_those_that_are(tiny_bundle: Bundle) -> None:
+    with pytest.raises(InvalidInput, match=f"no execution provider 'Abacus' here; must be of {', '.join(OTHERS)}"):
+        OnnxPolicy(tiny_bundle, "CPU, Abacus")
+
+
+def test_an_execution_provider_that_does_not_start_is_not_replaced_in_silence(tiny_bundle: Bundle, monkeypatch) -> None:
+    """As CUDA's is that finds no GPU."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(InvalidInput, match=r"the execution providers CUDA do not all start; .* would compute with CPU"),
+    ):
+        OnnxPolicy(tiny_bundle, "CUDA")
 
 
 def test_threads_do_not_touch_each_other(tiny_bundle: Bundle) -> None:

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import onnxruntime
 import pytest
 
 from processes import started
 from rpl_runtime.client import Access, Client
-from rpl_runtime.errors import BundleNotFound, ServerUnavailable
+from rpl_runtime.client.admin import Admin
+from rpl_runtime.errors import BundleNotFound, InvalidInput, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
 
 
@@ -38,6 +41,23 @@ def test_a_bundle_that_is_none_is_refused_before_anything_starts(tmp_path):
         pass
 
 
+def test_a_server_computes_with_the_execution_providers_that_it_is_given(tiny_bundle: Bundle, monkeypatch):
+    made, installed = [], onnxruntime.get_available_providers()
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, *arguments, providers):
+            super().__init__(*arguments, providers=providers)
+            made.append(self.get_providers())
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    config = ServerConfig("127.0.0.1:0", providers=",".join(installed))
+    with serve_in_thread(tiny_bundle, config) as address, Admin(address) as admin:
+        admin.load(str(tiny_bundle.path))
+    assert made == [installed] * 4  # both levels, of both versions
+    with pytest.raises(InvalidInput, match="no execution provider 'Abacus' here"):
+        serve_in_process(tiny_bundle.path, "Abacus").__enter__()
+
+
 def test_a_server_that_does_not_start_is_one_sentence():
     with pytest.raises(ServerUnavailable, match="exit code 7"), own_process(fail):
         pass
@@ -55,6 +75,7 @@ def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
     script = """
 import sys
 from pathlib import Path
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.server.subprocess import serve_in_process
 if __name__ == "__main__":
     with serve_in_process(Path(sys.argv[1])) as address:

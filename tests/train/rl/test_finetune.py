@@ -491,3 +491,15 @@ def test_the_kitchen_is_fine_tuned_and_goes_on_after_a_break(tmp_path):
     assert whole.curve == broken.curve
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert load_run(tmp_path / "whole").record.provenance.settings["goal"] == ["microwave", "kettle"]
+
+
+def test_a_device_that_is_not_there_leaves_no_folder(base, tmp_path):
+    with pytest.raises(InvalidInput, match="the device is 'abacus'"):
+        on_drawers(base, NONE, tmp_path / "run", config(device="abacus"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_usual_device_is_not_noted(base, tmp_path):
+    """So that runs from before there was a choice go on."""
+    assert "device" not in on_drawers(base, NONE, tmp_path / "run", config(1)).trained.record.provenance.settings
+    assert "device" not in base.record.provenance.settings
