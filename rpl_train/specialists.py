@@ -19,10 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
+from rpl_runtime.jobs import Job, run_jobs
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.tasks.task import PLAIN_NAME, Task
 from rpl_train.data.recordings import load_demonstrations
-from rpl_train.jobs import Job, run_jobs
 from rpl_train.networks import RelayPolicy
 from rpl_train.rl.finetune import FinetuneConfig, finetune
 from rpl_train.runs import (

@@ -19,6 +19,7 @@ from rpl_runtime.client import Access
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.files import staged
+from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import compound_goal, kitchen_spec
 from rpl_train.augment import PoolConfig
@@ -28,7 +29,6 @@ from rpl_train.data.trajectory import digest
 from rpl_train.export.export import export
 from rpl_train.export.parity import ParityConfig
 from rpl_train.imitate import ImitateConfig, imitate
-from rpl_train.jobs import Executor, Job, run_jobs
 from rpl_train.networks import NetworkConfig
 from rpl_train.paper.methods import COMPARED_GOALS, METHODS, Imitation, Method
 from rpl_train.paper.nearest import evaluate_nearest

@@ -12,7 +12,7 @@ import pytest
 
 from processes import started
 from rpl_runtime.errors import InvalidInput, MissingExtra, TrainingError
-from rpl_train.jobs import Job, run_jobs
+from rpl_runtime.jobs import Job, run_jobs
 
 RAY = importlib.util.find_spec("ray") is not None
 
@@ -147,7 +147,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from rpl_train.jobs import Job, run_jobs
+from rpl_runtime.jobs import Job, run_jobs
 from test_jobs import say_and_wait
 if __name__ == "__main__":
     run_jobs([Job("one", say_and_wait, (Path(sys.argv[1]),))], workers=1)
