@@ -158,6 +158,28 @@ def run_command(
             "write them here. Nothing may move meanwhile but the hand and, by 0.12 rad, the arm's last joints.",
         ),
     ] = None,
+    pilot_name: Annotated[
+        str | None,
+        typer.Option(
+            "--pilot",
+            metavar="MODULE:FACTORY",
+            help="A pilot that may take the robot over from the policy, and hands it back.",
+        ),
+    ] = None,
+    take_over_at: Annotated[
+        int | None, typer.Option(min=0, help="Control step at which the pilot takes over; default: it decides itself.")
+    ] = None,
+    hand_back_at: Annotated[
+        int | None,
+        typer.Option(min=1, help="Control step at which it hands back, if it has not yet; needs --take-over-at."),
+    ] = None,
+    on_help: Annotated[
+        Literal["hold", "takeover", "continue"],
+        typer.Option(
+            help="What happens when the policy asks for help. hold: the robot stays at its last target meanwhile; "
+            "takeover: the --pilot takes over; continue: nothing."
+        ),
+    ] = "continue",
     log_to: Annotated[
         Path | None, typer.Option("--log", help="Log the run to this new .mcap file, for Foxglove and `rpl replay`.")
     ] = None,
@@ -185,6 +207,7 @@ def run_command(
         run_simulated,
     )
     from rpl_runtime.client import Access
+    from rpl_runtime.loop.pilot import Between, Holding, OnHelp, load_pilot
     from rpl_runtime.robots.franka import FrankaConfig
     from rpl_runtime.robots.profiles import PROFILES
     from rpl_runtime.safety.limits import Box
@@ -198,7 +221,18 @@ def run_command(
         raise typer.BadParameter("give either --goal, to run a policy, or --calibrate")
     if view and low_level == "local":
         raise typer.BadParameter("--view shows a robot that a server runs; with --low-level local none does")
+    if pilot_name is None and (on_help == "takeover" or take_over_at is not None):
+        raise typer.BadParameter("a takeover needs a --pilot")
+    if hand_back_at is not None and take_over_at is None:
+        raise typer.BadParameter("--hand-back-at needs --take-over-at")
+    if pilot_name is not None and on_help == "hold":
+        raise typer.BadParameter("give --on-help hold or a --pilot, not both")
     task = load_task(task_name)
+    pilot = load_pilot(pilot_name) if pilot_name else Holding() if on_help == "hold" else None
+    if pilot is not None and take_over_at is not None:
+        pilot = Between(pilot, take_over_at, 2**31 if hand_back_at is None else hand_back_at)
+    if pilot is not None and on_help == "takeover":
+        pilot = OnHelp(pilot)
     options = RunOptions(
         goal=goal or "",
         address=address or ADDRESS,
@@ -212,6 +246,7 @@ def run_command(
         local=low_level == "local",
         plan_lead=plan_lead,
         calibration=calibration,
+        pilot=pilot,
         log_to=log_to,
         view=view,
         as_json=as_json,

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
+from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
 
@@ -111,6 +113,7 @@ def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) ->
         "policy": spec.name,
         "bundle_digest": result.digest,
         "steps": len(result.states),
+        "by_hand": dict(Counter(author for author in result.authors if author != POLICY)),
         "elements": {
             name: {
                 "ever_done": name in result.ever_done,
@@ -147,6 +150,9 @@ def print_run(facts: JsonDict, period_s: float) -> None:
             "[green]done[/]" if element["done_at_end"] else "[red]not done[/]",
             f"{element['distance_at_end']:.3f}",
         )
+    if facts["by_hand"]:
+        hands = ", ".join(f"{steps} of {escape(name)}" for name, steps in facts["by_hand"].items())
+        table.caption = f"control steps by hand: {hands}"
     Console().print(table)
 
 

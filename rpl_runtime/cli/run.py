@@ -33,7 +33,9 @@ from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.lockstep import run
+from rpl_runtime.loop.pilot import Pilot
 from rpl_runtime.loop.realtime import DriveResult, drive
+from rpl_runtime.loop.watchdog import Event
 from rpl_runtime.policy.spec import parse_goal
 from rpl_runtime.process import INTERRUPTED_EXIT, own_process
 from rpl_runtime.recording.minari import check_record, record, recording_of
@@ -67,6 +69,7 @@ class RunOptions:
     local: bool = False  # run the low level here
     plan_lead: int = 0  # [steps]
     calibration: Path | None = None  # of the senses; None: the policy decides in the readings
+    pilot: Pilot | None = None  # takes the robot in hand for some steps; None: the policy decides every step
     log_to: Path | None = None
     view: bool = False  # show the run in a page, in real time
     as_json: bool = False
@@ -91,8 +94,8 @@ def run_simulated(options: RunOptions, task: Task, start: str | None, patience_s
         config = _config(options, robot.goal(elements, options.seed or 0), task.episode_steps)
         schedule = Schedule(MonotonicClock(), task.spec.period_s)
         pace = [lambda _: schedule.wait()] if options.view else []
-        on_step, _ = _listeners(stack, options, task, config, elements, control, pace)
-        result = run(robot, control, config, on_step, estimator)
+        on_step, log = _listeners(stack, options, task, config, elements, control, pace)
+        result = run(robot, control, config, on_step, estimator, options.pilot, _into(log))
     spec = control.model.spec
     facts = run_facts(result, elements, spec)
     show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
@@ -127,10 +130,11 @@ def run_franka(
             control,
             config,
             on_step,
-            on_event=lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns),
+            on_event=_into(log),
             budget=TIME_BUDGET,
             heartbeat=heartbeat,
             estimator=estimator,
+            pilot=options.pilot,
         )
         if log is not None:
             log.event("limit_violations", json.dumps(result.limit_violations))
@@ -265,6 +269,11 @@ def _listeners(
             listener(step)
 
     return on_step, log
+
+
+def _into(log: RunRecorder | None) -> Callable[[Event], None]:
+    """The listener that writes events into a log, if there is one."""
+    return lambda event: None if log is None else log.event(event.kind, event.text, event.at_ns)
 
 
 def _source(name: str, access: Access) -> ObjectSource:

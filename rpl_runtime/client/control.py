@@ -161,6 +161,18 @@ class Control:
         """
         return self._ask(robot, messages.Finish(), messages.Finished).steps
 
+    def ask(self, robot: str, requests: Sequence[messages.Request]) -> list[messages.Reply]:
+        """Send 1 to 256 requests of a robot in one message. Returns their replies.
+
+        Raises:
+            RelayError: one was refused; those after it may have been accepted.
+        """
+        replies = self.line.exchange([(robot, request) for request in requests])
+        for reply in replies:
+            if isinstance(reply, RelayError):
+                raise reply
+        return replies
+
     def close(self) -> None:
         """End all runs and the line."""
         self.line.close()
@@ -188,10 +200,7 @@ class Control:
         return None
 
     def _ask(self, robot: str, request: messages.Request, kind: type[_Reply]) -> _Reply:
-        [reply] = self.line.exchange([(robot, request)])
-        if isinstance(reply, RelayError):
-            raise reply
-        return cast(_Reply, reply)
+        return cast(_Reply, self.ask(robot, [request])[0])
 
 
 def _goal(goal: messages.Goal) -> messages.Goal:

@@ -1,10 +1,14 @@
 """One run of a robot whose world waits, as a simulator does: observe, ask for the action, apply it, step by step."""
 
+import time
 from collections.abc import Callable
 
 from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.estimator import Estimator
+from rpl_runtime.loop.pilot import Helm, Pilot
+from rpl_runtime.loop.watchdog import Event
+from rpl_runtime.relay.messages import Noted
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import Robot
 
@@ -15,10 +19,13 @@ def run(
     config: RunConfig,
     on_step: Callable[[Step], None] = lambda step: None,
     estimator: Estimator | None = None,
+    pilot: Pilot | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
 ) -> RunResult:
-    """Drive a robot through one run; `on_step` is called after each step.
+    """Drive a robot through one run; `on_step` is called after each step, `on_event` after each change of hands.
 
-    With an estimator, the policy decides in its states, and the robot gets its commands.
+    With an estimator, the policy decides in its states, and the robot gets its commands. A pilot decides the steps for
+    which it takes the robot in hand.
 
     If the run fails, the robot is stopped and stays leased until the control stream ends.
 
@@ -36,13 +43,20 @@ def run(
     started = control.start(config.robot_id, config.goal, state, config.seed, config.plan_lead)
     steps: list[Step] = []
     goal = started.goal
+    helm = Helm(pilot, control.model.spec, on_event)
     try:
         for number in range(config.steps):
-            action = control.step(config.robot_id, number, state)
-            goal = action.goal or goal
+            action = helm.take(number, state, goal, time.monotonic_ns())
+            if action is None:
+                _tell(control, config.robot_id, helm)
+                action = control.step(config.robot_id, number, state)
             robot.apply(action.target if estimator is None else estimator.command(action.target))
+            helm.applied(number, state, action)
+            if (noted := _tell(control, config.robot_id, helm)) is not None:
+                action = action._replace(novelty=noted.novelty, goal=noted.goal)
+            goal = action.goal or goal
             sensed = None if estimator is None else reading
-            steps.append(Step(number, state, action, robot.done(), goal, sensed))
+            steps.append(Step(number, state, action, robot.done(), goal, sensed, helm.author))
             on_step(steps[-1])
             reading = robot.observe()
             state = reading if estimator is None else estimator.see(reading, robot.ages)
@@ -50,3 +64,15 @@ def run(
         robot.stop()
     control.finish(config.robot_id)
     return run_result(started, steps, state, control.model.spec.action.dim)
+
+
+def _tell(control: Control, robot: str, helm: Helm) -> Noted | None:
+    """Tell the relay loop of a pilot's deeds. Returns what it says to the step by hand, if there is one."""
+    if not helm.untold:
+        return None
+    last = control.ask(robot, helm.untold)[-1]
+    helm.untold.clear()
+    if not isinstance(last, Noted):
+        return None
+    helm.heard(last)
+    return last

@@ -11,7 +11,8 @@ retried here. This is a software stop, not a safety-rated one.
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -24,13 +25,16 @@ from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUna
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
+from rpl_runtime.loop.pilot import Helm, Pilot
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
-from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.process import AGAIN, interruptible
-from rpl_runtime.relay.messages import Action, Started
+from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.relay.messages import Action, Noted, Request, Started
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import LiveRobot
 from rpl_runtime.safety.filter import reading_fault
+from rpl_runtime.wire.control import MAX_ROWS
 
 INTERRUPTED = "interrupted by the operator"
 HUNG = "the control loop hung, and was interrupted by the process that watches it"
@@ -69,6 +73,7 @@ def drive(
     clock: Clock | None = None,
     heartbeat: Heartbeat | None = None,
     estimator: Estimator | None = None,
+    pilot: Pilot | None = None,
 ) -> DriveResult:
     """Drive a robot through one run; the robot is at rest when this returns or raises.
 
@@ -83,6 +88,8 @@ def drive(
         clock: the system's monotonic clock by default.
         heartbeat: has a process of its own end a loop that hangs; None: nobody does.
         estimator: the policy decides in its states, and the robot gets its commands; None: in the readings.
+        pilot: decides the steps for which it takes the robot in hand, with a server or without. It must answer in time,
+            as the server must; it takes over when no step of the policy is under way.
 
     A second signal ends the process within a second where the robot, by then, is not at rest.
 
@@ -102,7 +109,8 @@ def drive(
                 reading = estimator.see(reading, robot.ages)
             started = control.start(config.robot_id, config.goal, reading, config.seed, config.plan_lead)
             with StepThread(control, config.robot_id, clock) as steps:
-                loop = _Loop(robot, steps, config, started, on_step, on_event, budget, clock, heartbeat, estimator)
+                about = config, control.model.spec, started, pilot
+                loop = _Loop(robot, steps, *about, on_step, on_event, budget, clock, heartbeat, estimator)
                 loop.run()
         finally:
             with _undisturbed(), contextlib.suppress(RobotStopped):
@@ -112,6 +120,8 @@ def drive(
 
 class StepThread:
     """Asks for the steps of one started run in a thread, for the length of a block; the control is closed at its end.
+
+    It also tells the server of the steps that a pilot decided, in their order, without anybody waiting for it.
 
     Args:
         control: one that fails rather than wait for its server.
@@ -127,6 +137,8 @@ class StepThread:
         self._clock = clock or MonotonicClock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps")
         self._under_way: Future[Action] | None = None
+        self._untold = deque[Request]()  # the thread takes them from the left when they are told
+        self._telling: Future[Noted | None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -134,6 +146,27 @@ class StepThread:
     def __exit__(self, *_: object) -> None:
         self._control.close()  # aborts the step under way
         self._thread.shutdown()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a step of the policy is under way."""
+        return self._under_way is not None
+
+    def tell(self, requests: Sequence[Request]) -> Noted | None:
+        """Tell the server of a pilot's deeds, as soon as one is there. Returns what it said to an earlier one, if new.
+
+        Raises:
+            RelayError: an earlier one was refused.
+        """
+        self._untold.extend(requests)
+        noted = None
+        if self._telling is not None and self._telling.done():
+            with contextlib.suppress(ServerUnavailable):  # they are told again
+                noted = self._telling.result()
+            self._telling = None
+        if self._telling is None and self._untold:
+            self._telling = self._thread.submit(self._tell)
+        return noted
 
     def step(self, state: np.ndarray, timeout_s: float) -> Action | None:
         """The action for a state (n,) measured now, or a late one that is still valid; None after a time [s].
@@ -144,7 +177,7 @@ class StepThread:
         deadline_ns = self._clock.now_ns() + round(timeout_s * 1e9)
         while True:
             carried_over = self._under_way is not None
-            asked = self._under_way or self._thread.submit(self._control.step, self._robot, self.number, state)
+            asked = self._under_way or self._thread.submit(self._ask, self.number, state)
             self._under_way = asked
             try:
                 action = asked.result(max(0, deadline_ns - self._clock.now_ns()) / 1e9)
@@ -163,6 +196,21 @@ class StepThread:
             if self._clock.now_ns() <= action.valid_until_ns:
                 return action
 
+    def _ask(self, number: int, state: np.ndarray) -> Action:
+        self._tell()
+        return self._control.step(self._robot, number, state)
+
+    def _tell(self) -> Noted | None:
+        noted = None
+        while self._untold:
+            requests = [self._untold[at] for at in range(min(len(self._untold), MAX_ROWS))]
+            for reply in self._control.ask(self._robot, requests):
+                self._untold.popleft()
+                if isinstance(reply, Noted):
+                    noted = reply
+                    self.goal = reply.goal or self.goal
+        return noted
+
 
 @dataclass(eq=False)
 class _Loop:
@@ -171,7 +219,9 @@ class _Loop:
     robot: LiveRobot
     step_thread: StepThread
     config: RunConfig
+    spec: PolicySpec
     started: Started
+    pilot: Pilot | None
     on_step: Callable[[Step], None]
     on_event: Callable[[Event], None]
     budget: TimeBudget
@@ -183,6 +233,7 @@ class _Loop:
         self._state = self.robot.observe()
         self._seen_ns = self.clock.now_ns()  # [ns] of that observation
         self._watchdog = Watchdog(self.started.period_s, self.budget.hold_periods, self._seen_ns)
+        self._helm = Helm(self.pilot, self.spec, self._watchdog.events.append)
         self._told = 0  # events of which `on_event` was told
         self._steps: list[Step] = []
         self._late_ns: list[int] = []
@@ -247,7 +298,7 @@ class _Loop:
         self._state = reading
         estimator = self.estimator
         state = reading if estimator is None else estimator.see(reading, self.robot.ages)
-        action = self.step_thread.step(state, self.budget.answer_due * self.started.period_s)
+        action = self._decided(state)
         command = self._watchdog.judge(self.clock.now_ns(), action is not None)
         if action is None or command is not Command.FOLLOW:
             self._held += 1
@@ -256,12 +307,34 @@ class _Loop:
         else:
             self.robot.apply(action.target if estimator is None else estimator.command(action.target))
             self._answer_ns.append(self.clock.now_ns() - tick.now_ns)
+            by_hand = self._helm.author != POLICY
+            self.step_thread.number += by_hand  # the thread counts the policy's own
             number = self.step_thread.number - 1
+            self._helm.applied(number, state, action)
+            self._note()
             goal = self.step_thread.goal or self.started.goal
             sensed = None if estimator is None else reading
-            self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed))
+            self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed, self._helm.author))
             self.on_step(self._steps[-1])
         return command
+
+    def _decided(self, state: np.ndarray) -> Action | None:
+        """The action of this period, by the pilot or the policy; None: it did not come in time."""
+        began_ns, due_s = self.clock.now_ns(), self.budget.answer_due * self.started.period_s
+        if not self.step_thread.waiting:
+            goal = self.step_thread.goal or self.started.goal
+            action = self._helm.take(self.step_thread.number, state, goal, self._seen_ns)
+            if action is not None:
+                return action if self.clock.now_ns() <= began_ns + due_s * 1e9 else None
+            self._note()
+        return self.step_thread.step(state, due_s - (self.clock.now_ns() - began_ns) / 1e9)
+
+    def _note(self) -> None:
+        """Tell the server of the pilot's deeds, and hear what it said to earlier ones."""
+        noted = self.step_thread.tell(self._helm.untold)
+        self._helm.untold.clear()
+        if noted is not None:
+            self._helm.heard(noted)
 
     def _beat(self, next_s: float | None) -> bool:
         return self.heartbeat is None or self.heartbeat.beat(next_s)

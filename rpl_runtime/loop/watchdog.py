@@ -24,7 +24,7 @@ class Event(NamedTuple):
     """An entry of the log."""
 
     at_ns: int  # [ns] in the run loop's clock
-    kind: str  # armed, late, resumed, ramping, tripped or stopped
+    kind: str  # armed, late, resumed, ramping, tripped or stopped; of a pilot: taken over or handed back
     text: str
 
 

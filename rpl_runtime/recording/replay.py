@@ -1,7 +1,8 @@
 """Replay of a log: a policy decides again in the logged states, and its decisions are compared with the logged ones.
 
 The states come from the log, the subgoals from the policy. After a gap, or at the beginning of a log that starts in the
-middle of a run, the policy continues with the logged subgoal, as a server does that resumes a run.
+middle of a run, the policy continues with the logged subgoal, as a server does that resumes a run. The steps of a pilot
+are left out; at the step after them the policy plans, as it did.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from rpl_runtime.client.client import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.recording.mcap import Log, LoggedStep
-from rpl_runtime.relay.loop import Resume
+from rpl_runtime.relay.loop import POLICY, Resume
+from rpl_runtime.relay.messages import NOTHING
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Replay:
     logged_digest: str  # of the bundle in the log
     digest: str  # of the bundle that replayed it
     steps: int  # [control steps] replayed
+    by_hand: int  # [control steps] among them of a pilot
     missing: int  # [control steps] between the first and the last that are not in the log
     whole: bool  # False: the log is incomplete
     action: Difference
@@ -51,7 +54,8 @@ def replay(log: Log, control: Control) -> Replay:
     the plan that was made ahead.
 
     Raises:
-        InvalidInput: the logged policy has other dimensions or another horizon, or this policy refuses a state.
+        InvalidInput: the logged policy has other dimensions or another horizon, this policy refuses a state, or every
+            step was decided by hand.
         RobotLeased: a robot with the logged id runs on the server now.
         ServerUnavailable: no server answers.
     """
@@ -65,13 +69,16 @@ def replay(log: Log, control: Control) -> Replay:
             f"the log is of {texts[0]} and cannot be replayed by {texts[1]}; must be a policy with the same names and "
             "units in the same order, and the same horizon"
         )
-    actions = []
-    for index, step in enumerate(log.steps):
-        before = log.steps[index - 1] if index else None
+    decided, actions = [step for step in log.steps if step.author == POLICY], []
+    if not decided:
+        raise InvalidInput("every step of the log was decided by hand; must have one of the policy's")
+    by_hand = {step.step for step in log.steps if step.author != POLICY}
+    for index, step in enumerate(decided):
+        before = decided[index - 1] if index else None
         if before is None or step.step != before.step + 1 or _operator_changed(before, step):
             if before is not None:
                 control.finish(header.robot)
-            _start(control, log, step)
+            _start(control, log, step, step.step - 1 in by_hand)
         elif _goal_was_set(before, step, header.spec.horizon):
             control.set_goal(header.robot, _goal(step))
         actions.append(control.step(header.robot, step.step, _vector(step.state)))
@@ -81,10 +88,13 @@ def replay(log: Log, control: Control) -> Replay:
         logged_digest=header.digest,
         digest=model.digest,
         steps=len(numbers),
+        by_hand=len(by_hand),
         missing=numbers[-1] - numbers[0] + 1 - len(numbers),
         whole=log.whole,
-        action=_difference(log, [step.target for step in log.steps], [a.target for a in actions], model.spec.action),
-        subgoal=_difference(log, [step.subgoal for step in log.steps], [a.subgoal for a in actions], model.spec.state),
+        action=_difference(decided, [step.target for step in decided], [a.target for a in actions], model.spec.action),
+        subgoal=_difference(
+            decided, [step.subgoal for step in decided], [a.subgoal for a in actions], model.spec.state
+        ),
     )
 
 
@@ -95,10 +105,12 @@ def replay_table(result: Replay, tolerance: float) -> Table:
         *("", "largest difference", "of", "at control step"),
         title=f"{result.logged_digest[:12]} replayed by {by}, control steps: {result.steps}",
     )
+    captions = [f"control steps by hand, not compared: {result.by_hand}"] if result.by_hand else []
     if result.missing:
-        table.caption = f"control steps between them that are not in the log: {result.missing}"
+        captions.append(f"control steps between them that are not in the log: {result.missing}")
     elif not result.whole:
-        table.caption = "the log is incomplete: it was broken off"
+        captions.append("the log is incomplete: it was broken off")
+    table.caption = "\n".join(captions) or None
     for what, found in (("action", result.action), ("subgoal", result.subgoal)):
         colour = "green" if found.largest <= tolerance else "red"
         if found.largest:
@@ -108,14 +120,17 @@ def replay_table(result: Replay, tolerance: float) -> Table:
     return table
 
 
-def _start(control: Control, log: Log, step: LoggedStep) -> None:
-    """Start the run at a logged step, or resume it there."""
+def _start(control: Control, log: Log, step: LoggedStep, handed_back: bool) -> None:
+    """Start the run at a logged step, or resume it there; the policy plans at once if it was just handed back."""
     robot, lead, horizon = log.header.robot, log.header.plan_lead, log.header.spec.horizon
     subgoal, upcoming = _vector(step.subgoal), None
     if step.override and (step.age == 0 or step.override.lasts):
         # The operator's subgoal is used as it is; the policy makes its later plans again.
         resume = Resume(step.step, subgoal, step.age or horizon, None, step.override)
         control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
+        return
+    if handed_back:
+        control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=Resume(step.step, NOTHING, 0))
         return
     # A plan made ahead is taken from the log, which may not hold the state it saw; a plan made at once is made again.
     at_once = step.age == 0 and (lead == 0 or step.step < horizon)
@@ -143,14 +158,14 @@ def _goal_was_set(before: LoggedStep, step: LoggedStep, horizon: int) -> bool:
 
 
 def _difference(
-    log: Log,
+    steps: Sequence[LoggedStep],
     logged: Sequence[Sequence[float]],  # (T, dim)
     replayed: Sequence[np.ndarray],  # (T, dim)
     vector: VectorSpec,
 ) -> Difference:
     apart = np.abs(np.array(logged) - np.array(replayed, dtype=np.float64))
     row, dim = divmod(int(apart.argmax()), vector.dim)
-    return Difference(float(apart[row, dim]), vector.names[dim], vector.units[dim], log.steps[row].step)
+    return Difference(float(apart[row, dim]), vector.names[dim], vector.units[dim], steps[row].step)
 
 
 def _goal(step: LoggedStep) -> ResolvedGoal:

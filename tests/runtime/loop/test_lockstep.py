@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
+from mcap_protobuf.decoder import DecoderFactory
 from typer.testing import CliRunner
 
 import policies
@@ -16,6 +18,7 @@ from rpl_runtime.errors import InvalidGoal, InvalidInput, ServerUnavailable, Ste
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.spec import parse_goal
+from rpl_runtime.recording.mcap import read_log
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
@@ -117,6 +120,11 @@ def kitchen_address(kitchen_bundle: Bundle):
         yield address
 
 
+def messages(log: Path, topic: str) -> list[Any]:
+    with log.open("rb") as file:
+        return list(make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages([topic]))
+
+
 def rpl_run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["run", "--robot", "kitchen", "--steps", "3", *arguments])
 
@@ -141,6 +149,50 @@ def test_a_calibration_is_measured_by_the_command_and_used_by_the_next(kitchen_a
     with_it = rpl_run(*options, "--calibration", str(path))
     assert with_it.exit_code == 1, with_it.output
     assert json.loads(with_it.stdout) == json.loads(rpl_run(*options).stdout)
+
+
+@pytest.fixture
+def pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of one that holds the robot still."""
+    (tmp_path / "my_pilots.py").write_text(
+        "class Still:\n    name = 'still'\n    def takes_over(self, seen): return None\n"
+        "    def target(self, seen): return seen.target\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return "my_pilots:Still"
+
+
+def test_a_run_with_a_pilot_is_logged_with_its_authors_and_replayed_to_the_bit(
+    kitchen_address: str, tmp_path: Path, pilot: str
+) -> None:
+    log, at = tmp_path / "run.mcap", ("--address", kitchen_address)
+    options = (*at, "--goal", "mkbs", "--seed", "3", "--steps", "40", "--log", str(log), "--json")
+    finished = rpl_run(*options, "--pilot", pilot, "--take-over-at", "5", "--hand-back-at", "12")
+    assert json.loads(finished.stdout)["by_hand"] == {"still": 7}
+    steps = read_log(log).steps
+    assert [step.step for step in steps if step.author == "still"] == list(range(5, 12))
+    assert (steps[12].age, steps[12].author) == (0, "policy")
+    assert {step.target for step in steps[5:12]} == {steps[4].target}
+    events = [message.text for *_, message in messages(log, "/events")]
+    assert events == ["still at step 5: it was told to at step 5", "still at step 12"]
+    replayed = CliRunner().invoke(app, ["replay", str(log), *at])
+    assert replayed.exit_code == 0, replayed.output
+    assert "control steps by hand, not compared: 7" in replayed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--take-over-at", "5"), "a takeover needs a --pilot"),
+        (("--on-help", "takeover"), "a takeover needs a --pilot"),
+        (("--pilot", "a:b", "--hand-back-at", "5"), "--hand-back-at needs --take-over-at"),
+        (("--pilot", "a:b", "--on-help", "hold"), "give --on-help hold or a --pilot, not both"),
+    ],
+)
+def test_options_of_a_pilot_that_do_not_go_together_are_refused(arguments: tuple[str, ...], sentence: str) -> None:
+    refused = rpl_run("--goal", "mkbs", *arguments)
+    assert refused.exit_code == 2
+    assert sentence in " ".join(refused.output.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("content", [None, "nothing", "{}", '{"names": ["a"], "rest": [0.0], "sigma": [-1.0]}'])

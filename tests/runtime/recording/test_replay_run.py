@@ -32,6 +32,7 @@ class Case(NamedTuple):
     lead: int
     dropped: frozenset[int]
     operator: dict[int, str] = {}  # noqa: RUF012  step before which an operator does something -> what
+    by_hand: frozenset[int] = frozenset()
 
 
 @st.composite
@@ -41,7 +42,8 @@ def cases(draw: st.DrawFn) -> Case:
     goals = draw(st.dictionaries(numbers, st.sampled_from(["door", "lamp", "same"]), max_size=3))
     dropped = draw(st.frozensets(numbers, max_size=steps - 1))
     seed, lead = draw(st.none() | st.just(3)), draw(st.integers(0, 3))
-    return Case(steps, goals | {0: "dock"}, seed, lead, dropped, draw(operators(steps)))
+    by_hand = draw(st.frozensets(numbers, max_size=steps))
+    return Case(steps, goals | {0: "dock"}, seed, lead, dropped, draw(operators(steps)), by_hand)
 
 
 @st.composite
@@ -77,6 +79,15 @@ def logged(case: Case, client: Client) -> Log:
                 control.set_goal("cart", goal)
             if number in case.operator:
                 operate(client.address, case.operator[number])
+            if number in case.by_hand:
+                if number - 1 not in case.by_hand:
+                    control.take_over("cart", "gamepad")
+                control.applied("cart", number, state, np.zeros(2))
+                values = [tuple(vector.tolist()) for vector in (*goal, state, state)]
+                steps.append(LoggedStep(number, *values, age, (0.0, 0.0), author="gamepad"))
+                continue
+            if number - 1 in case.by_hand:
+                control.hand_back("cart")
             action = control.step("cart", number, state)
             vectors = [tuple(vector.tolist()) for vector in (*goal, state, action.subgoal, action.target)]
             age = action.age
@@ -92,8 +103,13 @@ def test_the_policy_that_ran_decides_the_same_whatever_is_missing(tiny_address: 
     with Client(tiny_address) as client:
         log = logged(case, client)
         with client.control() as control:
+            if case.by_hand.issuperset(step.step for step in log.steps):
+                with pytest.raises(InvalidInput, match="every step of the log was decided by hand"):
+                    replay(log, control)
+                return
             result = replay(log, control)
     numbers = [step.step for step in log.steps]
+    assert result.by_hand == len(case.by_hand.intersection(numbers))
     assert (result.action.largest, result.subgoal.largest) == (0.0, 0.0)
     assert result.within(0.0)
     assert (result.steps, result.missing) == (len(numbers), numbers[-1] - numbers[0] + 1 - len(numbers))
