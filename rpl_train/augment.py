@@ -80,10 +80,10 @@ class Pool:
         self._high_noise[commanded] = config.high_noise * scale[commanded]
         self._subgoal_noise = config.subgoal_noise * scale
 
-    def low_batch(self, rng: np.random.Generator, size: int) -> LowBatch:
-        """Draw `size` tuples for the low level."""
+    def low_batch(self, rng: np.random.Generator, size: int, among: slice = slice(None)) -> LowBatch:
+        """Draw `size` tuples for the low level, of the demonstrations `among` all."""
         config, timeline = self.config, self.timeline
-        step, goal = self.tuples.low[rng.integers(len(self.tuples.low), size=size)]
+        step, goal = self.tuples.low[rng.integers(*self.tuples.low.span(*self._steps(among)), size=size)]
         episode = timeline.episode[step]
         if config.relabelling == "goal":  # the share of ends that the high level of a relay sees
             goal = np.where(rng.random(size) < config.named_goals, timeline.last[episode], goal)
@@ -97,10 +97,11 @@ class Pool:
         subgoal = subgoal + _noise(rng, size, self._subgoal_noise)
         return LowBatch(state + _noise(rng, size, self._low_noise), subgoal, timeline.targets[step])
 
-    def high_batch(self, rng: np.random.Generator, size: int) -> HighBatch:
-        """Draw `size` tuples for the high level."""
+    def high_batch(self, rng: np.random.Generator, size: int, among: slice = slice(None)) -> HighBatch:
+        """Draw `size` tuples for the high level, of the demonstrations `among` all."""
         config, timeline = self.config, self.timeline
-        step, goal_step, sub_step = self.tuples.high[rng.integers(len(self.tuples.high), size=size)]
+        numbers = rng.integers(*self.tuples.high.span(*self._steps(among)), size=size)
+        step, goal_step, sub_step = self.tuples.high[numbers]
         episode = timeline.episode[step]
         named = rng.random(size) < config.named_goals
         goal_step = np.where(named, timeline.last[episode], goal_step)
@@ -130,6 +131,11 @@ class Pool:
             mask[chosen[:, None], dims] = 1.0
             goal[chosen[:, None], dims] = self._goals[e]
         return HighBatch(state + _noise(rng, size, self._high_noise), goal, mask, subgoal)
+
+    def _steps(self, among: slice) -> tuple[int, int]:
+        """The first step of these demonstrations, and the first one after them."""
+        chosen = range(len(self.timeline.first))[among]
+        return int(self.timeline.first[chosen[0]]), int(self.timeline.last[chosen[-1]]) + 1
 
     def _rest_values(self, rng: np.random.Generator, e: int, done: np.ndarray) -> np.ndarray:
         """(len(done), dims): where element e rests, untouched or done, in demonstrations drawn at random."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import TrainingError
@@ -24,19 +25,10 @@ from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.tasks.task import Task
-from rpl_train.augment import HighBatch, LowBatch, Pool, PoolConfig
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
-from rpl_train.networks import (
-    CPU,
-    CommandedGoal,
-    HighLevel,
-    LowLevel,
-    NetworkConfig,
-    TargetStatistics,
-    tensors,
-    torch_device,
-)
+from rpl_train.networks import CPU, CommandedGoal, NetworkConfig, TargetStatistics, tensors, torch_device
 from rpl_train.runs import (
     LEVELS,
     LevelName,
@@ -56,11 +48,12 @@ _WARM_UP = 200  # [steps]
 _NO_EFFECT = ("checkpoint_every", "report_every", "jobs")  # on the weights
 
 Progress = Callable[[LevelName, int, float | None], None]  # level, steps done, recent loss; None: trained before
+Loss = Callable[[np.random.Generator], Tensor]  # of a batch that the generator draws
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImitateConfig:
-    """Settings of imitation, the same for both levels."""
+class DescentConfig:
+    """How both levels descend their loss."""
 
     steps: int = 20_000  # optimiser steps of each level
     batch: int = 512
@@ -70,6 +63,16 @@ class ImitateConfig:
     report_every: int = 100  # [steps]
     jobs: int = 2  # processes; with two or more the levels are trained side by side
     device: str = CPU  # of torch; another may change the last bits of the weights
+
+    def settings(self) -> dict[str, Any]:
+        """Those with an effect on the weights, as provenance records them."""
+        return {name: value for name, value in with_device(asdict(self)).items() if name not in _NO_EFFECT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitateConfig(DescentConfig):
+    """Settings of imitation, the same for both levels."""
+
     networks: NetworkConfig = field(default_factory=NetworkConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
 
@@ -87,10 +90,6 @@ def imitate(
     torch_device(config.device)
     spec = config.networks.sized(task.spec)
     pool = Pool(demonstrations.trajectories, spec, config.pool)
-    settings = with_device(asdict(config))
-    for name in _NO_EFFECT:
-        del settings[name]
-    settings["task"] = task.reference or task.name
     record = RunRecord(
         spec=spec,
         networks=config.networks,
@@ -101,7 +100,7 @@ def imitate(
             commit=commit(),
             seeds=(config.seed,),
             data=tuple(demonstrations.sources),
-            settings=settings,
+            settings=config.settings() | {"task": task.reference or task.name},
             packages=versions(_PACKAGES),
         ),
         task=task.reference or task.name,
@@ -109,17 +108,20 @@ def imitate(
     )
     with alone_in(run):
         open_run(run, record)
-        train = partial(_train_level, demonstrations.trajectories, record, run, config)
-        if config.jobs == 1:
-            for level in LEVELS:
-                train(level, progress)
-        else:
-            _side_by_side(train, progress)
+        train_levels(partial(_imitate_level, demonstrations.trajectories, record, run, config), config.jobs, progress)
         return load_run(run)
 
 
-def _side_by_side(train: Callable[[LevelName, Progress], None], progress: Progress) -> None:
-    """Train each level in its own process; their reports are passed on by this process."""
+def train_levels(train: Callable[[LevelName, Progress], None], jobs: int, progress: Progress) -> None:
+    """Train both levels; with several jobs each in its own process, whose reports are passed on by this one.
+
+    Raises:
+        TrainingError: a level's process was killed.
+    """
+    if jobs == 1:
+        for level in LEVELS:
+            train(level, progress)
+        return
     manager = SyncManager(ctx=CONTEXT)
     manager.start(end_with_parent)
     with manager, ProcessPoolExecutor(len(LEVELS), CONTEXT, end_with_parent) as executor:
@@ -147,7 +149,7 @@ class _Report:
         self.reports.put((level, step, loss))
 
 
-def _train_level(
+def _imitate_level(
     demonstrations: Sequence[Trajectory],
     record: RunRecord,
     run: Path,
@@ -155,15 +157,36 @@ def _train_level(
     level: LevelName,
     progress: Progress,
 ) -> None:
+    def prepare() -> tuple[Any, Loss]:
+        pool = Pool(demonstrations, record.spec, config.pool)
+        draw = pool.high_batch if level == "high" else pool.low_batch
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            module = build_level(level, record).to(config.device)
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            return -module.log_prob(*tensors(module, *draw(rng, config.batch))).mean()  # type: ignore[operator]
+
+        return module, loss
+
+    train_level(level, run, config, prepare, progress)
+
+
+def train_level(
+    level: LevelName, run: Path, config: DescentConfig, prepare: Callable[[], tuple[Any, Loss]], progress: Progress
+) -> None:
+    """Train a level into its run, or go on where an earlier call was interrupted.
+
+    `prepare` returns its module and the loss to descend; it is called only if the level is not finished.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
     if (run / f"{level}.safetensors").exists():
         progress(level, config.steps, None)
         return
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
-    pool = Pool(demonstrations, record.spec, config.pool)
-    draw = pool.high_batch if level == "high" else pool.low_batch
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        module = build_level(level, record).to(config.device)
+    module, loss = prepare()
     if isinstance(module, CommandedGoal):  # nothing to learn
         save_weights(run / f"{level}.safetensors", module)
         progress(level, config.steps, None)
@@ -174,8 +197,8 @@ def _train_level(
     recent = []
     with SummaryWriter(str(run / "tensorboard" / level)) as board:
         for step in range(first, config.steps):
-            batch = draw(np.random.default_rng([config.seed, LEVELS.index(level), step]), config.batch)
-            recent.append(_descend(module, optimiser, batch, _learning_rate(config, step)))
+            rng = np.random.default_rng([config.seed, LEVELS.index(level), step])
+            recent.append(_descend(loss(rng), optimiser, _learning_rate(config, step)))
             if not math.isfinite(recent[-1]):
                 good = step - step % config.checkpoint_every
                 raise TrainingError(
@@ -185,28 +208,25 @@ def _train_level(
             if (step + 1) % config.checkpoint_every == 0:
                 save_progress(resume, module, optimiser, step + 1)
             if (step + 1) % config.report_every == 0 or step + 1 == config.steps:
-                loss = sum(recent) / len(recent)
-                board.add_scalar("negative log-likelihood without constant", loss, step + 1)
-                progress(level, step + 1, loss)
+                mean = sum(recent) / len(recent)
+                board.add_scalar("negative log-likelihood without constant", mean, step + 1)
+                progress(level, step + 1, mean)
                 recent.clear()
     save_weights(run / f"{level}.safetensors", module)
     resume.unlink(missing_ok=True)
 
 
-def _descend(
-    module: HighLevel | LowLevel, optimiser: torch.optim.Optimizer, batch: LowBatch | HighBatch, rate: float
-) -> float:
-    """One step of gradient descent on the negative log-likelihood (without its constant). Returns it."""
+def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, rate: float) -> float:
+    """One step of gradient descent on a loss. Returns its value."""
     for group in optimiser.param_groups:
         group["lr"] = rate
-    loss = -module.log_prob(*tensors(module, *batch)).mean()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     return loss.item()
 
 
-def _learning_rate(config: ImitateConfig, step: int) -> float:
+def _learning_rate(config: DescentConfig, step: int) -> float:
     """The rate at a step: a short linear warm-up times a cosine to zero."""
     warm_up = min(1.0, (step + 1) / _WARM_UP)
     return config.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / config.steps))

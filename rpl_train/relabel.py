@@ -36,6 +36,10 @@ class LowTuples(Protocol):
         """The tuples with these numbers (B,)."""
         ...
 
+    def span(self, first: int, end: int) -> tuple[int, int]:
+        """The first number of the tuples of the steps from `first` on, and of those from `end` on."""
+        ...
+
 
 class Window:
     """All (t, t + w) with 1 <= w <= `window` inside one demonstration, for demonstrations with `lengths` steps."""
@@ -52,6 +56,10 @@ class Window:
         step = np.searchsorted(self._before, numbers, side="right") - 1
         return LowTuple(step, step + 1 + numbers - self._before[step])
 
+    def span(self, first: int, end: int) -> tuple[int, int]:
+        """As `LowTuples`."""
+        return int(self._before[first]), int(self._before[end])
+
 
 class Ends:
     """One tuple for each step: its goal is `ends` (N,)."""
@@ -65,6 +73,10 @@ class Ends:
     def __getitem__(self, numbers: np.ndarray) -> LowTuple:
         """The tuples of these steps (B,)."""
         return LowTuple(numbers, self._ends[numbers])
+
+    def span(self, first: int, end: int) -> tuple[int, int]:
+        """As `LowTuples`."""
+        return first, end
 
 
 class HighTuples:
@@ -80,3 +92,7 @@ class HighTuples:
         """The tuples with these numbers (B,)."""
         step, goal = self._pairs[numbers]
         return HighTuple(step, goal, np.minimum(goal, self._ahead[step]))
+
+    def span(self, first: int, end: int) -> tuple[int, int]:
+        """As `LowTuples`."""
+        return self._pairs.span(first, end)

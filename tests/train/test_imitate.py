@@ -136,7 +136,7 @@ def say_and_wait(demonstrations, record, run, config, level, progress) -> None:
 def test_a_killed_level_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch):
     demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
     with monkeypatch.context() as killing:
-        killing.setattr(module, "_train_level", kill)
+        killing.setattr(module, "_imitate_level", kill)
         with pytest.raises(TrainingError, match="process was killed; run the same command again to go on"):
             imitate(demonstrations, task, tmp_path, replace(SMALL, jobs=2), quiet)
     assert imitate(demonstrations, task, tmp_path, SMALL, quiet)
@@ -152,7 +152,7 @@ from demonstrations import drawer_demonstrations, drawer_spec
 from rpl_train import imitate
 from test_imitate import SMALL, quiet, say_and_wait
 if __name__ == "__main__":
-    imitate._train_level = say_and_wait
+    imitate._imitate_level = say_and_wait
     task = drawers.task_of(drawer_spec())
     imitate.imitate(drawer_demonstrations(), task, Path(sys.argv[1]), replace(SMALL, jobs=2), quiet)
 """
