@@ -25,7 +25,7 @@ except PackageNotFoundError:  # a peer of `rpl bench` has an environment of its 
 if "1.80" <= _grpcio[:4] <= "1.85":
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
     # With it nobody reads a connection between two steps but a poller that wakes so often [ms], by default every 5 s,
-    # and takes one message each time. A server's ping is to be answered within 3 s, on 250 connections too.
+    # and takes one message each time. A server's ping is to be answered within 3 s, on 64 connections too.
     os.environ.setdefault("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "10")
 
 if TYPE_CHECKING:

@@ -68,14 +68,16 @@ class Browser:
             Path(folder, f"{name}.png").write_bytes(self._png())
 
     def press(self, name: str) -> None:
-        """Press the button, the tab or the checkbox with this name."""
+        """Press the button, the tab or the checkbox with this name, when it is there."""
         wanted = f"normalize-space(.)={name!r}"
-        found = self.driver.find_elements("xpath", f"//button[{wanted}]|//*[@role='tab'][{wanted}]")
-        found += self.driver.find_elements(
-            "xpath", f"//label[{wanted}]/ancestor::*[.//input[@type='checkbox']][1]//input"
-        )
-        assert len(found) == 1, f"{len(found)} controls are named {name}"
-        self.driver.execute_script("arguments[0].click()", found[0])
+        checkbox = f"//label[{wanted}]/ancestor::*[.//input[@type='checkbox']][1]//input"
+        paths = f"//button[{wanted}]|//*[@role='tab'][{wanted}]|{checkbox}"
+        self.until(lambda: len(self.driver.find_elements("xpath", paths)) == 1, f"one control named {name}")
+        control = self.driver.find_element("xpath", paths)
+        if control.get_attribute("role") == "tab":  # hears the mouse, not the click
+            control.click()
+        else:  # may lie below another control
+            self.driver.execute_script("arguments[0].click()", control)
 
     def slide(self, name: str, keys: str) -> None:
         """Press keys on the slider with this name."""
