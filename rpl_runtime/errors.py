@@ -21,6 +21,7 @@
     ├── RobotUnavailable             UNAVAILABLE          no robot answers, or it refuses to be driven
     ├── RobotStopped                 ABORTED              the robot stopped by itself, or must not move
     ├── ObjectsLost                  UNAVAILABLE          the objects are no longer seen
+    ├── PlannerLost                  UNAVAILABLE          no usable plan came in time
     ├── AddressInUse                 UNAVAILABLE          the port is taken
     ├── MissingExtra                 FAILED_PRECONDITION  an optional dependency is not installed
     ├── RecordingError               (never on the wire)  an episode that cannot be recorded
@@ -132,6 +133,11 @@ class RobotStopped(RelayError):
 
 
 class ObjectsLost(RelayError):
+    status = "UNAVAILABLE"
+    exit_code = 6
+
+
+class PlannerLost(RelayError):
     status = "UNAVAILABLE"
     exit_code = 6
 

@@ -10,7 +10,7 @@ A token never comes from the command line, where every user of the machine could
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,12 +68,13 @@ class Connection:
     Args:
         address: HOST:PORT or unix:PATH, or a name with gRPC's own prefix, such as dns:///HOST:PORT.
         access: how the server is reached; None reads it from the environment.
+        settings: further options of gRPC's channel.
 
     Raises:
         InvalidInput: a certificate or key cannot be used, or a token would be sent in plain text to another machine.
     """
 
-    def __init__(self, address: str, access: Access | None = None) -> None:
+    def __init__(self, address: str, access: Access | None = None, settings: Sequence[tuple[str, int]] = ()) -> None:
         self.address = address
         access = self._access = Access.from_environment() if access is None else access
         # What each call carries.
@@ -82,6 +83,7 @@ class Connection:
             ("grpc.enable_http_proxy", 0),  # ignore the environment's proxy for the web
             # Not shared with an older client, whose connection may be broken and waiting to retry.
             ("grpc.use_local_subchannel_pool", 1),
+            *settings,
         ]
         if address.startswith(_RESOLVED):
             options.append(("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'))

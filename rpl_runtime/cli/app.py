@@ -122,6 +122,17 @@ def run_command(
         typer.Option(help="local: act beside the robot and request only plans; the actions are the same."),
     ] = "remote",
     plan_lead: PlanLead = 0,
+    late_plan: Annotated[
+        Literal["wait", "keep", "hold", "bundle", "stop"] | None,
+        typer.Option(
+            help="If the server's planner takes its time: wait for each plan, or what to do without one in time, as in "
+            "`rpl serve --planner-fallback`; default: a simulation waits, a Franka does as the server says."
+        ),
+    ] = None,
+    plan_deadline: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=60.0, help="Seconds that a plan may take; default: as the server says."),
+    ] = None,
     patience: Annotated[
         float, typer.Option(min=0.0, help="Simulation: seconds to wait for a server that stopped answering.")
     ] = 30.0,
@@ -245,6 +256,8 @@ def run_command(
         steps=steps,
         local=low_level == "local",
         plan_lead=plan_lead,
+        late_plan=late_plan,
+        plan_deadline_s=plan_deadline,
         calibration=calibration,
         pilot=pilot,
         log_to=log_to,

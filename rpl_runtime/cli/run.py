@@ -41,6 +41,7 @@ from rpl_runtime.process import INTERRUPTED_EXIT, own_process
 from rpl_runtime.recording.minari import check_record, record, recording_of
 from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.messages import Goal
+from rpl_runtime.relay.plans import Fallback, PlanRules
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots import Robot
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
@@ -68,6 +69,8 @@ class RunOptions:
     steps: int | None = None  # None: an episode
     local: bool = False  # run the low level here
     plan_lead: int = 0  # [steps]
+    late_plan: str | None = None  # wait, or a fallback; None: a simulation waits, a Franka does as the server says
+    plan_deadline_s: float | None = None  # [s] None: the server's
     calibration: Path | None = None  # of the senses; None: the policy decides in the readings
     pilot: Pilot | None = None  # takes the robot in hand for some steps; None: the policy decides every step
     log_to: Path | None = None
@@ -91,7 +94,7 @@ def run_simulated(options: RunOptions, task: Task, start: str | None, patience_s
         check_policy(control.model.spec, task)
         elements = parse_goal(options.goal, control.model.spec) if task.spec.elements else (DRAWN,)
         robot = stack.enter_context(closing(SimulatedRobot(task, start)))
-        config = _config(options, robot.goal(elements, options.seed or 0), task.episode_steps)
+        config = _config(options, robot.goal(elements, options.seed or 0), task.episode_steps, waits=True)
         schedule = Schedule(MonotonicClock(), task.spec.period_s)
         pace = [lambda _: schedule.wait()] if options.view else []
         on_step, log = _listeners(stack, options, task, config, elements, control, pace)
@@ -121,7 +124,7 @@ def run_franka(
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
         control, estimator = _control(stack, options, task, reconnect)
         elements = parse_goal(options.goal, control.model.spec)
-        config = _config(options, elements, task.episode_steps)
+        config = _config(options, elements, task.episode_steps, waits=False)
         heartbeat = stack.enter_context(Heartbeat())
         robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
         on_step, log = _listeners(stack, options, task, config, elements, control)
@@ -233,7 +236,7 @@ def _control(
     return control, Estimator(_body(task), calibration, manifest.statistics, spec.period_s)
 
 
-def _config(options: RunOptions, goal: Goal, episode_steps: int) -> RunConfig:
+def _config(options: RunOptions, goal: Goal, episode_steps: int, waits: bool) -> RunConfig:
     return RunConfig(
         goal,
         episode_steps if options.steps is None else options.steps,
@@ -241,7 +244,15 @@ def _config(options: RunOptions, goal: Goal, episode_steps: int) -> RunConfig:
         options.seed,
         start_seed=options.seed or 0,
         plan_lead=options.plan_lead,
+        rules=_rules(options, waits),
     )
+
+
+def _rules(options: RunOptions, waits: bool) -> PlanRules:
+    """The rules for plans that take time, in a world that waits or in one that does not."""
+    wait = options.late_plan == "wait" or (options.late_plan is None and waits)
+    fallback = None if options.late_plan in (None, "wait") else Fallback(options.late_plan)
+    return PlanRules(wait, fallback, options.plan_deadline_s)
 
 
 def _listeners(

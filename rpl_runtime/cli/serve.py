@@ -4,12 +4,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, Providers
+from rpl_runtime.cli.options import ADDRESS, Providers, access_of
 from rpl_runtime.console import Console
 from rpl_runtime.telemetry.log_format import LogFormat, write_log
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def serve_command(
+    context: typer.Context,
     bundles: Annotated[
         list[Path],
         typer.Argument(metavar="BUNDLE...", help="Bundles' folders; the first is the default of calls without model."),
@@ -65,6 +66,27 @@ def serve_command(
         typer.Option(min=0.01, max=1.0, help="Share of the server's time of one caller while others need it too."),
     ] = 0.4,
     providers: Providers = "CPU",
+    planner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ask this rpl.v1.Planner for subgoals in place of the bundles' high levels; no robot waits for it.",
+        ),
+    ] = None,
+    planner_deadline: Annotated[
+        float, typer.Option(min=0.001, max=60.0, help="Seconds that a plan may take, if the run names no other time.")
+    ] = 2.0,
+    planner_fallback: Annotated[
+        Literal["keep", "hold", "bundle", "stop"],
+        typer.Option(
+            help="When no plan came in time: keep the old subgoal, hold the robot's state, let the bundle plan, or "
+            "stop the run; a run may name another."
+        ),
+    ] = "keep",
+    high_level: Annotated[
+        Literal["auto", "step", "thread"],
+        typer.Option(help="Run the bundles' high levels within a step, or in a thread; auto: in a thread above 5 ms."),
+    ] = "auto",
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Serve Prometheus metrics here, in plain text, to anyone.")
     ] = None,
@@ -89,7 +111,9 @@ def serve_command(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our message about a taken port is enough
     from rpl_runtime.auth.quotas import QuotaConfig
     from rpl_runtime.auth.server import SecurityConfig
+    from rpl_runtime.planning.planning import PlanningConfig, Where
     from rpl_runtime.policy.bundle import load_bundle
+    from rpl_runtime.relay.plans import Fallback
     from rpl_runtime.server.server import ServerConfig, serve
 
     security = SecurityConfig(tls_cert, tls_key, client_ca, tokens, insecure)
@@ -105,13 +129,18 @@ def serve_command(
         metrics=metrics,
         traces=traces,
         reflection=reflection,
+        planning=PlanningConfig(
+            planner, planner_deadline, Fallback(planner_fallback), Where(high_level), access_of(context)
+        ),
     )
     loaded = [load_bundle(bundle) for bundle in bundles]
     write_log(log, sys.stderr)
-    serve(loaded, config, on_ready=lambda bound: print_serving(loaded, bound, security))
+    serve(loaded, config, on_ready=lambda bound: print_serving(loaded, bound, security, planner))
 
 
-def print_serving(bundles: "Sequence[Bundle]", address: str, security: "SecurityConfig") -> None:
+def print_serving(
+    bundles: "Sequence[Bundle]", address: str, security: "SecurityConfig", planner: str | None = None
+) -> None:
     """Print what is served, where, to whom, and how to use it."""
     from rpl_runtime.tasks.load import DEFAULT, load_task
 
@@ -129,6 +158,7 @@ def print_serving(bundles: "Sequence[Bundle]", address: str, security: "Security
         f"a subgoal every {spec.horizon} control steps of {spec.period_s:g} s",
         "goals": ", ".join(spec.elements) or "whole states",
         "also": ", ".join(f"{bundle.spec.name} {bundle.digest[:12]}" for bundle in bundles[1:]),
+        "planner": planner or "",
         "address": f"{address}  rpl.v1.RelayPolicy over {protocol}; callers need {need}",
         "kitchen": run if spec.state.names == load_task(DEFAULT).spec.state.names else "",
         "python": f'rpl_runtime.client.Client("{address}")',

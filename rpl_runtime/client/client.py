@@ -105,7 +105,7 @@ class Client(Connection):
         )
         transport = open_call(self.channel, _path("Control"), metadata, self._timeout_s)
         self._transports.add(transport)
-        return Control(model, Stream(transport, self, model.spec.period_s, self._timeout_s))
+        return Control(model, Stream(transport, self, model.spec.period_s, self._timeout_s, model.plan_s))
 
     def close(self) -> None:
         for transport in list(self._transports):
@@ -125,9 +125,12 @@ class Stream:
         connection: of the call.
         period_s: [s] one control period of the policy.
         timeout_s: [s] that an answer may take.
+        plan_s: [s] that it may take beside, if it waits for a plan and the run names no deadline.
     """
 
-    def __init__(self, transport: Transport, connection: Connection, period_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, transport: Transport, connection: Connection, period_s: float, timeout_s: float, plan_s: float = 0.0
+    ) -> None:
         self._transport = transport
         self._connection = connection
         self._period_ns = round(period_s * 1e9)
@@ -135,6 +138,8 @@ class Stream:
         self._subgoals: dict[str, np.ndarray] = {}  # robot -> (n,) the subgoal it follows
         self._handles: dict[str, int] = {}  # of the robots that were started
         self._group: _Group | None = None  # of the last message in columns, if it was the last
+        self._plan_s = plan_s
+        self._waits_s = 0.0  # [s] that a step may wait for a plan
 
     def exchange(self, rows: Rows) -> list[messages.Reply]:
         """Send (robot, request) rows and return one reply for each: the matching kind, or a refusal.
@@ -146,7 +151,13 @@ class Stream:
             RelayError: the server failed.
         """
         self._group = None
-        return self._converse(codec.pack_request(rows), lambda raw: self._replies(rows, raw))
+        plan_s = self._waits_s
+        for _, request in rows:
+            if isinstance(request, messages.Start) and self._plan_s:
+                plan_s = max(plan_s, request.rules.deadline_s or self._plan_s)
+                if request.rules.wait:
+                    self._waits_s = plan_s
+        return self._converse(codec.pack_request(rows), lambda raw: self._replies(rows, raw), plan_s)
 
     def step_columns(self, robots: list[str], seen: messages.Observations) -> messages.ActionBatch | None:
         """One step of each robot as columns; seen.handles is filled in here. None: a robot was not started here.
@@ -165,12 +176,12 @@ class Stream:
                     subgoals[row] = followed
             group = self._group = _Group(robots, np.array(handles, np.uint32), subgoals)
         seen = seen._replace(handles=group.handles)
-        return self._converse(codec.pack_columns(seen), lambda raw: self._batch(group, seen, raw))
+        return self._converse(codec.pack_columns(seen), lambda raw: self._batch(group, seen, raw), self._waits_s)
 
-    def _converse(self, request: bytes, read: Callable[[bytes], _T]) -> _T:
-        """What is read from the reply to a message; any fault closes the stream."""
+    def _converse(self, request: bytes, read: Callable[[bytes], _T], plan_s: float) -> _T:
+        """What is read from the reply to a message, which may wait for plans [s]; any fault closes the stream."""
         try:
-            raw = self._transport.exchange(request)
+            raw = self._transport.exchange(request, plan_s)
             if raw is None:
                 raise ProtocolViolation("this control stream is closed; open another")
             return read(raw)

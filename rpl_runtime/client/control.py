@@ -13,6 +13,7 @@ from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay import messages
 from rpl_runtime.relay.loop import Resume, TakeOver
+from rpl_runtime.relay.plans import PlanRules
 from rpl_runtime.wire.control import MAX_ROWS
 
 Rows = Sequence[tuple[str, messages.Request]]
@@ -67,28 +68,34 @@ class Control:
         seed: int | None = None,
         plan_lead: int = 0,
         resume: Resume | None = None,
+        rules: PlanRules = PlanRules(),
     ) -> messages.Started:
         """Start a run.
 
         Args:
             robot: its id; it keys the sampling noise.
             goal: element names, a whole goal state (n,), or a goal as a `Started` returned it.
-            state: measured state (n,); only a goal of element names needs it.
+            state: measured state (n,); a goal of element names needs it, and the first plan of a slow planner is made
+                from it.
             seed: samples both levels; None takes their modes.
             plan_lead: [steps] from the request of a plan to its effect.
             resume: where a broken run continues; its goal must be the one in its `Started`.
+            rules: for plans that take time.
 
         Raises:
             RobotLeased: the robot runs already.
             InvalidGoal, InvalidInput: the goal, the state or an option is not valid.
+            PlannerLost: the first plan did not come in time.
         """
-        return self._ask(robot, messages.Start(_goal(goal), _vector(state), seed, plan_lead, resume), messages.Started)
+        start = messages.Start(_goal(goal), _vector(state), seed, plan_lead, resume, rules)
+        return self._ask(robot, start, messages.Started)
 
     def step(self, robot: str, step: int, state: np.ndarray) -> messages.Action:
         """The action for a robot's step, counted from 0, in a state (n,) measured now.
 
         Raises:
             StepOutOfOrder, InvalidInput, ProtocolViolation: refused; the run has not moved on.
+            PlannerLost: no usable plan came in time, and the run has nothing else to follow.
             RelayError: the action is outside the range of the policy's spec.
         """
         action = self._ask(robot, messages.Observation(step, _vector(state), time.monotonic_ns()), messages.Action)

@@ -246,9 +246,13 @@ class _LastingLine:
                     upcoming = start.resume.upcoming
                 # A pin lasts; any other override ended with its step.
                 override = SubgoalOverride.PINNED if reply.override.lasts else SubgoalOverride.NONE
-                resume = Resume(request.step + 1, reply.subgoal, reply.age + 1, upcoming, override)
+                lasts = 0 if reply.origin is None else reply.origin.lasts
+                if start.resume is not None and not reply.replanned:
+                    lasts = start.resume.lasts
+                resume = Resume(request.step + 1, reply.subgoal, reply.age + 1, upcoming, override, lasts=lasts)
                 self._runs[robot] = start._replace(goal=reply.goal or start.goal, resume=resume)
-                self._replanning.discard(robot)
+                if reply.replanned:  # a planner may take longer than a step
+                    self._replanning.discard(robot)
             case messages.SetGoal(), messages.GoalSet():
                 self._runs[robot] = self._runs[robot]._replace(goal=reply.goal)
                 self._replanning.add(robot)

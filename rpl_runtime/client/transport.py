@@ -36,8 +36,8 @@ Metadata = tuple[tuple[str, str], ...]
 class Transport(Protocol):
     """One call, message by message; for one thread, but any may cancel it."""
 
-    def exchange(self, request: bytes) -> bytes | None:
-        """Send a message and await its reply; None: the server has ended the call.
+    def exchange(self, request: bytes, more_s: float = 0.0) -> bytes | None:
+        """Send a message and await its reply, for longer [s] than others; None: the server has ended the call.
 
         Raises:
             grpc.RpcError: the call has failed, or no reply came in time.
@@ -102,9 +102,9 @@ class _CallingThread:
         self._send, self._receive = cygrpc.SendMessageOperation, cygrpc.ReceiveMessageOperation(0)
         threading.Thread(target=self._watch, name="rpl-deadline", daemon=True).start()
 
-    def exchange(self, request: bytes) -> bytes | None:
+    def exchange(self, request: bytes, more_s: float = 0.0) -> bytes | None:
         with self._turn:
-            self._deadline = time.monotonic() + self._timeout_s
+            self._deadline = time.monotonic() + self._timeout_s + more_s
             try:
                 if self._started("message", self._send(request, 0), self._receive):
                     operations = self._await("message")
@@ -214,8 +214,8 @@ class _Public:
         if not self._call.add_callback(self._end):
             self._end()
 
-    def exchange(self, request: bytes) -> bytes | None:
-        self._deadline = time.monotonic() + self._timeout_s
+    def exchange(self, request: bytes, more_s: float = 0.0) -> bytes | None:
+        self._deadline = time.monotonic() + self._timeout_s + more_s
         self._outbox.put(request)
         try:
             return next(self._call, None)

@@ -9,6 +9,7 @@ from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.loop.pilot import Helm, Pilot
 from rpl_runtime.loop.watchdog import Event
 from rpl_runtime.relay.messages import Noted
+from rpl_runtime.relay.plans import PlanRules
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import Robot
 
@@ -40,7 +41,8 @@ def run(
         estimator.reset()
     reading = robot.observe()
     state = reading if estimator is None else estimator.see(reading, robot.ages)
-    started = control.start(config.robot_id, config.goal, state, config.seed, config.plan_lead)
+    rules = config.rules or PlanRules(wait=True)
+    started = control.start(config.robot_id, config.goal, state, config.seed, config.plan_lead, rules=rules)
     steps: list[Step] = []
     goal = started.goal
     helm = Helm(pilot, control.model.spec, on_event)

@@ -31,6 +31,7 @@ from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.process import AGAIN, interruptible
 from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, Noted, Request, Started
+from rpl_runtime.relay.plans import PlanRules
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
 from rpl_runtime.robots import LiveRobot
 from rpl_runtime.safety.filter import reading_fault
@@ -107,7 +108,8 @@ def drive(
             if estimator is not None:
                 estimator.reset()
                 reading = estimator.see(reading, robot.ages)
-            started = control.start(config.robot_id, config.goal, reading, config.seed, config.plan_lead)
+            rules = config.rules or PlanRules()
+            started = control.start(config.robot_id, config.goal, reading, config.seed, config.plan_lead, rules=rules)
             with StepThread(control, config.robot_id, clock) as steps:
                 about = config, control.model.spec, started, pilot
                 loop = _Loop(robot, steps, *about, on_step, on_event, budget, clock, heartbeat, estimator)

@@ -3,6 +3,8 @@
 import json
 import os
 import threading
+from collections.abc import Callable
+from time import perf_counter
 
 import numpy as np
 import onnxruntime
@@ -13,6 +15,8 @@ from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
 
 CPU = "CPU"
 _PROVIDER = "ExecutionProvider"  # the end of each one's name in ONNX Runtime
+PLANS_S = 2.0  # [s] for the largest batch of plans: it holds up other batches, and shutdown
+_TRIES, _TRYING_S = 3, 1.0  # runs of which the fastest counts, and [s] after which one is enough
 
 
 def check_providers(providers: str) -> list[str]:
@@ -46,6 +50,7 @@ class OnnxPolicy:
 
     def __init__(self, bundle: Bundle, providers: str = CPU) -> None:
         self.spec = bundle.spec
+        self._plan_time_s: float | None = None
         n, m = self.spec.state.dim, self.spec.action.dim
         high = {"state": n, "goal": n, "mask": n, "noise": self.spec.high_noise}
         low = {"state": n, "subgoal": n, "noise": self.spec.low_noise}
@@ -60,32 +65,62 @@ class OnnxPolicy:
         """state, subgoal (B, n) and noise (B, low_noise), float32 -> action (B, m)."""
         return self.low.run(state, subgoal, noise)
 
+    def plan_time_s(self, clock: Callable[[], float] = perf_counter) -> float:
+        """[s] of a clock for one plan, measured once."""
+        if (known_s := self._plan_time_s) is None:
+            rows = self._example(1)
+            self._plan_time_s = known_s = _fastest_s(lambda: self.plan(*rows[0]), clock)
+        return known_s
+
+    def act_time_s(self, clock: Callable[[], float] = perf_counter) -> float:
+        """[s] of a clock for one action, measured now."""
+        rows = self._example(1)
+        return _fastest_s(lambda: self.act(*rows[1]), clock)
+
+    def most_plans(self) -> int:
+        """Rows that the high level may be given at once: as many as it can plan in PLANS_S, and at least one."""
+        return max(1, int(PLANS_S / max(self.plan_time_s(), 1e-6)))  # a clock may stand still meanwhile
+
     def warm_up(self, request_bytes: int = 0) -> None:
         """Run both levels once, so that the first robot pays for no lazy initialisation and meets no broken graph.
 
         Args:
-            request_bytes: as many rows as fit into so many bytes, at least one.
+            request_bytes: as many rows as fit into so many bytes, at least one; of the high level at most `most_plans`.
 
         Raises:
             BundleError: a level fails, or its output is not finite.
         """
         spec = self.spec
-        state = np.clip(np.zeros(spec.state.dim, dtype=np.float32), *spec.state.bounds)
-        goal = spec.resolve_state(state)
-
-        def rows(*inputs: np.ndarray) -> list[np.ndarray]:
-            count = max(1, request_bytes // sum(row.nbytes for row in inputs))
-            return [np.tile(row, (count, 1)) for row in inputs]
-
-        noises = [np.zeros(size, dtype=np.float32) for size in (spec.high_noise, spec.low_noise)]
+        high, low = self._example(1)
+        plans, acts = (max(1, request_bytes // sum(row.nbytes for row in rows)) for rows in (high, low))
         try:
-            plan = self.plan(*rows(state, goal.state, goal.mask, noises[0]))
-            action = self.act(*rows(state, state, noises[1]))
+            plan = self.plan(*self._example(min(plans, self.most_plans()) if plans > 1 else 1)[0])
+            action = self.act(*self._example(acts)[1])
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
             raise BundleError(f"the policy {spec.name} fails when it is run: {error}") from error
         for level, answer in (("high", plan), ("low", action)):
             if not np.isfinite(answer).all():
                 raise BundleError(f"the {level} level of {spec.name} answers with a number that is not finite")
+
+    def _example(self, rows: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Inputs of both levels: the accepted state nearest to zero, as its own goal and subgoal, without noise."""
+        spec = self.spec
+        state = np.clip(np.zeros(spec.state.dim, dtype=np.float32), *spec.state.bounds)
+        goal = spec.resolve_state(state)
+        noises = [np.zeros(size, dtype=np.float32) for size in (spec.high_noise, spec.low_noise)]
+        levels = (state, goal.state, goal.mask, noises[0]), (state, state, noises[1])
+        high, low = ([np.tile(row, (rows, 1)) for row in inputs] for inputs in levels)
+        return high, low
+
+
+def _fastest_s(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    """[s] of a clock for the fastest of three runs, of fewer if they take long."""
+    spent: list[float] = []
+    while len(spent) < _TRIES and sum(spent) < _TRYING_S:
+        began = clock()
+        run()
+        spent.append(clock() - began)
+    return min(spent)
 
 
 class Graph(threading.local):

@@ -24,6 +24,7 @@ from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.relay.loop import POLICY, SubgoalOverride
+from rpl_runtime.relay.plans import Origin, Source
 from rpl_runtime.relay.run import Step
 
 _CHANNELS = {
@@ -135,7 +136,10 @@ class LogWriter:
         if step.reading is not None:
             yield "/reading", pb.LoggedState(step=number, values=_named(spec.state, step.reading))
         subgoal, override = _named(spec.state, action.subgoal), f"SUBGOAL_OVERRIDE_{action.override.name}"
-        yield "/subgoal", pb.LoggedSubgoal(step=number, values=subgoal, age=action.age, override=override)
+        about = {"age": action.age, "override": override}
+        if action.origin is not None:
+            about["origin"] = action.origin._asdict()
+        yield "/subgoal", pb.LoggedSubgoal(step=number, values=subgoal, **about)
         logged = pb.LoggedAction(
             step=number,
             target=_named(spec.action, action.target),
@@ -184,6 +188,7 @@ class LoggedStep(NamedTuple):
     novelty: float | None = None  # of the state; None: the bundle has no statistic for it
     override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
     author: str = POLICY  # who decided the target: the policy, or the name of a pilot
+    origin: Origin | None = None  # of a new subgoal; None: the high level planned it as the run's plan_lead says
 
 
 class Log(NamedTuple):
@@ -240,6 +245,7 @@ def _log(path: Path, content: bytes) -> Log:
                         novelty=action.novelty if action.HasField("novelty") else None,
                         override=SubgoalOverride(subgoal.override),
                         author=action.author or POLICY,
+                        origin=_origin(subgoal.origin) if subgoal.HasField("origin") else None,
                     )
                     steps.append(step)
             case records.Footer():
@@ -283,6 +289,11 @@ def _records(path: Path, content: bytes) -> Iterator[Any]:
 def _named(vector: VectorSpec, values: np.ndarray) -> list[pb.Named]:
     columns = zip(vector.names, vector.units, values.tolist(), strict=True)
     return [pb.Named(name=name, unit=unit, value=value) for name, unit, value in columns]
+
+
+def _origin(origin: Any) -> Origin:  # a message of relay.proto
+    confidence = origin.confidence if origin.HasField("confidence") else None
+    return Origin(Source(origin.source), origin.waited, origin.lasts, confidence)
 
 
 def _values(named: Sequence[pb.Named]) -> tuple[float, ...]:

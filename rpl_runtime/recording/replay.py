@@ -3,6 +3,9 @@
 The states come from the log, the subgoals from the policy. After a gap, or at the beginning of a log that starts in the
 middle of a run, the policy continues with the logged subgoal, as a server does that resumes a run. The steps of a pilot
 are left out; at the step after them the policy plans, as it did.
+
+A run with a planner that takes its time is replayed with the logged subgoals, each from the step at which it took
+effect.
 """
 
 from collections.abc import Sequence
@@ -17,6 +20,9 @@ from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.recording.mcap import Log, LoggedStep
 from rpl_runtime.relay.loop import POLICY, Resume
 from rpl_runtime.relay.messages import NOTHING
+from rpl_runtime.relay.plans import PlanRules
+
+_RULES = PlanRules(wait=True)  # a slow high level plans again at the steps at which it did
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ class Replay:
     by_hand: int  # [control steps] among them of a pilot
     missing: int  # [control steps] between the first and the last that are not in the log
     whole: bool  # False: the log is incomplete
+    subgoals_logged: bool  # whether the subgoals are those of the log: its run had a planner that takes its time
     action: Difference
     subgoal: Difference
 
@@ -73,13 +80,18 @@ def replay(log: Log, control: Control) -> Replay:
     if not decided:
         raise InvalidInput("every step of the log was decided by hand; must have one of the policy's")
     by_hand = {step.step for step in log.steps if step.author != POLICY}
+    planned_elsewhere = any(step.origin is not None or step.age >= header.spec.horizon for step in decided)
     for index, step in enumerate(decided):
         before = decided[index - 1] if index else None
-        if before is None or step.step != before.step + 1 or _operator_changed(before, step):
+        begins = before is None or step.step != before.step + 1 or _operator_changed(before, step)
+        if begins or (planned_elsewhere and step.age == 0):
             if before is not None:
                 control.finish(header.robot)
-            _start(control, log, step, step.step - 1 in by_hand)
-        elif _goal_was_set(before, step, header.spec.horizon):
+            if planned_elsewhere:
+                _follow(control, log, step)
+            else:
+                _start(control, log, step, step.step - 1 in by_hand)
+        elif before is not None and not planned_elsewhere and _goal_was_set(before, step, header.spec.horizon):
             control.set_goal(header.robot, _goal(step))
         actions.append(control.step(header.robot, step.step, _vector(step.state)))
     control.finish(header.robot)
@@ -91,6 +103,7 @@ def replay(log: Log, control: Control) -> Replay:
         by_hand=len(by_hand),
         missing=numbers[-1] - numbers[0] + 1 - len(numbers),
         whole=log.whole,
+        subgoals_logged=planned_elsewhere,
         action=_difference(decided, [step.target for step in decided], [a.target for a in actions], model.spec.action),
         subgoal=_difference(
             decided, [step.subgoal for step in decided], [a.subgoal for a in actions], model.spec.state
@@ -110,6 +123,8 @@ def replay_table(result: Replay, tolerance: float) -> Table:
         captions.append(f"control steps between them that are not in the log: {result.missing}")
     elif not result.whole:
         captions.append("the log is incomplete: it was broken off")
+    if result.subgoals_logged:
+        captions.append("the subgoals are those of the log: a planner made them")
     table.caption = "\n".join(captions) or None
     for what, found in (("action", result.action), ("subgoal", result.subgoal)):
         colour = "green" if found.largest <= tolerance else "red"
@@ -127,7 +142,7 @@ def _start(control: Control, log: Log, step: LoggedStep, handed_back: bool) -> N
     if step.override and (step.age == 0 or step.override.lasts):
         # The operator's subgoal is used as it is; the policy makes its later plans again.
         resume = Resume(step.step, subgoal, step.age or horizon, None, step.override)
-        control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
+        control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume, rules=_RULES)
         return
     if handed_back:
         control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=Resume(step.step, NOTHING, 0))
@@ -140,9 +155,15 @@ def _start(control: Control, log: Log, step: LoggedStep, handed_back: bool) -> N
         # If the log lacks the step at which the plan takes effect, no logged step needs it.
         upcoming = next((_vector(later.subgoal) for later in log.steps if later.step == following), subgoal)
     resume = Resume(step.step, subgoal, age, upcoming) if step.step else None
-    control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume)
+    control.start(robot, _goal(step), seed=log.header.seed, plan_lead=lead, resume=resume, rules=_RULES)
     if resume and at_once:
         control.set_goal(robot, _goal(step))
+
+
+def _follow(control: Control, log: Log, step: LoggedStep) -> None:
+    """Start the run at a logged step, to follow its logged subgoal until another."""
+    resume = Resume(step.step, _vector(step.subgoal), 1, lasts=len(log.steps) + log.steps[-1].step + 2)
+    control.start(log.header.robot, _goal(step), seed=log.header.seed, resume=resume)
 
 
 def _operator_changed(before: LoggedStep, step: LoggedStep) -> bool:

@@ -1,19 +1,21 @@
 """The relay loop: a new subgoal every H steps and an action every step, for a batch of robots at their own steps.
 
-It runs any policy with `plan` and `act`: the served graphs, and the torch modules in training.
+It runs any policy with `plan` and `act`: the served graphs, and the torch modules in training. With a planner that
+takes its time (plans.py), a robot follows its old subgoal until the answer is there.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
+from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.noise import NoiseSource, robot_key
+from rpl_runtime.relay.plans import Coming, Fallback, Origin, PlannerPort, PlanRules, Question, Source
 
 POLICY = "policy"  # the author of a step that no pilot decided
 _MOST_NAME, _MOST_REASON = 128, 1000  # [characters] of a pilot's name and of his reason
@@ -35,6 +37,9 @@ class Levels(Protocol):
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """state, subgoal (B, n) and noise (B, low_noise) -> action (B, m)."""
         ...
+
+
+AT_ONCE = Origin(Source.BUNDLE)  # of a plan that the policy's high level made in the step
 
 
 class SubgoalOverride(IntEnum):
@@ -64,12 +69,13 @@ class Resume(NamedTuple):
 
     step: int  # the next step to decide
     subgoal: np.ndarray  # (n,) of the step before; (0,): none, and the policy's next step plans
-    age: int  # [steps] for which that subgoal has been followed, 1..H; 0 without one
+    age: int  # [steps] for which it has been followed, 1..H, more if a plan was late; 0 without one
     upcoming: np.ndarray | None = None  # (n,) the next subgoal, if plan_lead had it planned already
     # PINNED: the subgoal is kept, as CLAIMED. VETOED, RELEASED: why the next step must replan. None is told again as an
     # operator's: this is what a client says.
     override: SubgoalOverride = SubgoalOverride.NONE
     hand: TakeOver | None = None  # who has the robot in hand
+    lasts: int = 0  # [steps] for which the subgoal is to be followed; 0: H
 
 
 class Decision(NamedTuple):
@@ -80,6 +86,7 @@ class Decision(NamedTuple):
     age: np.ndarray  # (B,) int, [steps] since it took effect
     upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, for rows that planned ahead at this step and have it
     overrides: dict[int, SubgoalOverride]  # row -> how an operator changed its subgoal, for rows where one did
+    origins: dict[int, Origin]  # row -> where its new subgoal came from, if the policy did not plan it at this step
 
     @property
     def replanned(self) -> np.ndarray:
@@ -111,6 +118,7 @@ class Run:
     step: int = 0  # the next step to decide
     planned_at: int = 0  # the step at which the subgoal took effect
     subgoal: np.ndarray | None = None  # None: the next step must plan
+    lasts: int = 0  # [steps] for which the subgoal is to be followed; 0: the horizon
     upcoming: ArrayLike | None = None  # planned ahead, perhaps still under way
     pin: np.ndarray | None = None  # (n,) replaces every plan
     override: SubgoalOverride = SubgoalOverride.NONE  # to report with the next step
@@ -119,9 +127,36 @@ class Run:
     hand: TakeOver | None = None  # who decides the targets in place of the policy
     # (low_noise,) of the low level at a step, drawn ahead of it by whoever answers the run
     drawn: tuple[int, np.ndarray] | None = None
+    # Of a run with a planner.
+    rules: PlanRules = field(default_factory=PlanRules)
+    asked: Coming | None = None  # the question under way
+    asked_at: int = 0  # the step of the question
+    wanted: int = 0  # the step from which its answer may take effect
+    before: np.ndarray | None = None  # (n,) followed until the next step replanned
+    discarded: bool = False  # whether `before` is not to be followed any more
+    held: bool = False  # whether the subgoal is the state in which the robot was left without a plan
+
+    def follow(self, subgoal: np.ndarray, origin: Origin = AT_ONCE) -> None:
+        """Follow a subgoal (n,) from this step on."""
+        self.subgoal, self.planned_at, self.upcoming, self.before = subgoal, self.step, None, None
+        self.lasts, self.held, self.discarded = origin.lasts, origin.source is Source.HOLD, False
 
     def replan(self) -> None:
+        if self.subgoal is not None:
+            self.before = self.subgoal
         self.subgoal = self.upcoming = None
+        self.lasts = 0
+        self.drop()
+
+    def drop(self) -> None:
+        """Give up the question under way."""
+        if self.asked is not None:
+            self.asked.drop()
+            self.asked = None
+
+    def answered(self) -> bool:
+        """Whether an answer is there that may take effect at the next step."""
+        return self.asked is not None and self.step >= self.wanted and self.asked.settled
 
 
 class RelayLoop:
@@ -130,11 +165,13 @@ class RelayLoop:
     Args:
         levels: the policy.
         spec: its dimensions, horizon and accepted states.
+        planner: plans in place of the policy's high level, while robots move on.
     """
 
-    def __init__(self, levels: Levels, spec: PolicySpec) -> None:
+    def __init__(self, levels: Levels, spec: PolicySpec, planner: PlannerPort | None = None) -> None:
         self._levels = levels
         self._spec = spec
+        self.planner = planner
         self.runs: dict[str, Run] = {}
         self.version = 0  # of the runs: another one after any change
         self.noise = NoiseSource()
@@ -164,11 +201,14 @@ class RelayLoop:
         seed: int | None = None,
         plan_lead: int = 0,
         resume: Resume | None = None,
+        rules: PlanRules = PlanRules(),
+        state: np.ndarray | None = None,
     ) -> None:
         """Begin a run at step 0, or at the step of `resume`. A seed samples both levels; None takes their modes.
 
         With plan_lead L, the plan for step t is made from the state of step t - L. The first plan, and the first after
-        a change of goal, is made at once.
+        a change of goal, is made at once. A planner is asked for the first plan here if there is a state (n,) that the
+        policy accepts, and at the first step otherwise.
 
         Raises:
             ProtocolViolation: the robot has a run already.
@@ -180,21 +220,48 @@ class RelayLoop:
             raise InvalidInput(f"the seed is {seed}; must be 0 to 2**64 - 1")
         if not 0 <= plan_lead < self._spec.horizon:
             raise InvalidInput(f"plan_lead is {plan_lead}; must be 0 to {self._spec.horizon - 1}")
-        run = Run(goal, seed, robot_key(robot), plan_lead)
+        if self.planner is not None:
+            self.planner.check(rules)
+        run = Run(goal, seed, robot_key(robot), plan_lead, rules=rules)
         if resume is not None:
             self._check_resume(resume, plan_lead)
             run.step = resume.step
             run.planned_at = resume.step - resume.age
             run.subgoal = np.asarray(resume.subgoal, dtype=np.float32) if len(resume.subgoal) else None
-            run.hand = resume.hand
+            run.lasts, run.hand = resume.lasts, resume.hand
             run.upcoming = None if resume.upcoming is None else np.asarray(resume.upcoming, dtype=np.float32)
             if resume.override.lasts:
                 run.pin, run.override = run.subgoal, SubgoalOverride.CLAIMED
             elif resume.override:
-                run.resumed = resume.override
+                run.resumed, run.discarded = resume.override, resume.override is SubgoalOverride.VETOED
                 run.replan()
         self.runs[robot] = run
         self.version += 1
+        if self.planner is not None and resume is None and state is not None and self._spec.state.accepts(state[None]):
+            self._ask(robot, run, state)
+
+    def awaited(
+        self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
+    ) -> list[Coming]:
+        """The answers that must be settled before `step` can decide these rows; a planner is asked for them if need be.
+
+        Rows that `step` would refuse are left out.
+        """
+        found = []
+        for robot, step, state in zip(robots, steps, states, strict=True):
+            run = self.runs.get(robot)
+            if self.planner is None or run is None or run.step != step or run.pin is not None:
+                continue
+            if run.asked is None and self._left(run) <= run.lead and self._spec.state.accepts(np.asarray(state)[None]):
+                self._ask(robot, run, state)
+            must = run.rules.wait or (run.subgoal is None and run.before is None)
+            if run.asked is not None and must and step >= run.wanted and not run.asked.settled:
+                found.append(run.asked)
+        return found
+
+    def first_plan(self, robot: str) -> Coming | None:
+        """The first plan of a robot's run, if its planner was asked for it already."""
+        return self._run(robot).asked
 
     def set_goal(self, robot: str, goal: ResolvedGoal) -> None:
         """Change a robot's goal; its next step replans at once.
@@ -241,6 +308,7 @@ class RelayLoop:
             raise ProtocolViolation(f"the subgoal of robot {robot!r} is pinned; release it instead")
         run.override = SubgoalOverride.VETOED
         run.vetoes += 1
+        run.discarded = True
         self._replan(run)
 
     def take_over(self, robot: str, hand: TakeOver) -> int:
@@ -287,6 +355,7 @@ class RelayLoop:
         if run.hand is None:
             raise ProtocolViolation(f"robot {robot!r} is not in hand; only a robot in hand can be handed back")
         run.hand = None
+        run.discarded = True  # it was for another place
         self._replan(run)
         return run.step
 
@@ -296,9 +365,14 @@ class RelayLoop:
         Raises:
             ProtocolViolation: the robot has no run.
         """
-        self._run(robot)
+        self._run(robot).drop()
         self.version += 1
         return self.runs.pop(robot).step
+
+    def close(self) -> None:
+        """Give up every question under way: nobody decides steps any more."""
+        for run in self.runs.values():
+            run.drop()
 
     def step(self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray) -> Decision:
         """Decide one step for each robot of the batch, states (B, n). Either all rows advance or none.
@@ -319,7 +393,11 @@ class RelayLoop:
             # Only now is each row checked by itself, so that a sound batch costs one check.
             raise next(iter(self.faults(robots, steps, states).values()))
 
-        new, ahead = self._next_subgoals(runs, batch)
+        origins, used = dict[int, Origin](), set[int]()
+        if self.planner is None:
+            new, ahead = self._next_subgoals(runs, batch)
+        else:
+            ahead, (new, origins, used) = {}, self._answers(robots, runs, batch)
         # np.stack would be many times slower for few rows.
         subgoals = np.array([new.get(row, run.subgoal) for row, run in enumerate(runs)])
         if new:
@@ -329,11 +407,16 @@ class RelayLoop:
 
         for row in new:
             run = runs[row]
-            run.subgoal, run.planned_at, run.upcoming = subgoals[row], run.step, None
+            run.follow(subgoals[row], origins.get(row, AT_ONCE))
+            if row in used:
+                run.asked = None
         for row, plan in ahead.items():
             runs[row].upcoming = plan
         ages = np.array([run.step - run.planned_at for run in runs])
-        overrides = {row: run.override for row, run in enumerate(runs) if run.override}
+        # With a planner, what an operator did may change the subgoal at a later step.
+        overrides = {
+            row: run.override for row, run in enumerate(runs) if run.override and (run.override.lasts or row in new)
+        }
         for row in overrides:
             if runs[row].pin is None:
                 runs[row].override = SubgoalOverride.NONE
@@ -342,7 +425,8 @@ class RelayLoop:
             run.step += 1
             run.resumed = SubgoalOverride.NONE
         upcoming = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
-        return Decision(action, subgoals, ages, upcoming, overrides)
+        told = {row: origin for row, origin in origins.items() if origin != AT_ONCE}
+        return Decision(action, subgoals, ages, upcoming, overrides, told)
 
     def faults(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -371,13 +455,13 @@ class RelayLoop:
         new: dict[int, np.ndarray] = {}
         planning: dict[int, int] = {}  # row -> the step that its plan is for
         for row, run in enumerate(runs):
-            left = self._spec.horizon - (run.step - run.planned_at)  # [steps] for which the subgoal is still followed
+            left = self._left(run)
             if run.pin is not None:
-                if run.subgoal is None or left == 0:
+                if left <= 0:
                     new[row] = run.pin
-            elif run.subgoal is None or (left == 0 and run.upcoming is None):
+            elif left <= 0 and (run.subgoal is None or run.upcoming is None):
                 planning[row] = run.step
-            elif left == 0:
+            elif left <= 0:
                 try:
                     new[row] = np.asarray(run.upcoming, dtype=np.float32)
                 except RelayError:
@@ -396,6 +480,72 @@ class RelayLoop:
         ahead = {row: plan for row, plan in plans.items() if planning[row] > runs[row].step}
         now = {row: np.asarray(plan, dtype=np.float32) for row, plan in plans.items() if row not in ahead}
         return new | now, ahead
+
+    def _answers(
+        self, robots: Sequence[str], runs: list[Run], states: np.ndarray
+    ) -> tuple[dict[int, np.ndarray], dict[int, Origin], set[int]]:
+        """The subgoals (n,) that take effect at this step and where each came from, by row; the rows of answers.
+
+        Raises:
+            PlannerLost: a run without a plan must stop.
+        """
+        assert self.planner is not None
+        new: dict[int, np.ndarray] = {}
+        origins: dict[int, Origin] = {}
+        used: set[int] = set()
+        for row, (robot, run) in enumerate(zip(robots, runs, strict=True)):
+            if run.pin is not None:
+                if self._left(run) <= 0:
+                    new[row] = run.pin
+                continue
+            if run.asked is None and self._left(run) <= run.lead:
+                self._ask(robot, run, states[row])
+            if run.answered() or (run.subgoal is None and run.before is None):
+                found = self._answer(run, states[row])
+                if found is not None:
+                    new[row], origins[row] = found
+                    used.add(row)
+            elif run.subgoal is None and run.discarded:
+                new[row], origins[row] = states[row], Origin(Source.HOLD, lasts=1)
+            if run.subgoal is None and row not in new:
+                run.subgoal, run.lasts = run.before, 1  # should the answer fail, the next step asks again
+        return new, origins, used
+
+    def _answer(self, run: Run, state: np.ndarray) -> tuple[np.ndarray, Origin] | None:
+        """What a run follows from this step on, now that its question is settled; None: its old subgoal."""
+        assert self.planner is not None
+        assert run.asked is not None
+        try:
+            plan = run.asked.result()
+            return plan.subgoal, Origin(self.planner.source, run.step - run.asked_at, plan.lasts, plan.confidence)
+        except PlannerLost as error:
+            match self.planner.fallback(run.rules):
+                case Fallback.HOLD if not run.held:
+                    return state, Origin(Source.HOLD, lasts=1)
+                case Fallback.BUNDLE:
+                    goal, mask = run.goal.state[None], run.goal.mask[None]
+                    noise = self.noise_rows("high", [run], [run.step], self._spec.high_noise)
+                    [subgoal] = self._levels.plan(state[None], goal, mask, noise)
+                    return np.asarray(subgoal, dtype=np.float32), Origin(Source.FALLBACK)
+                case Fallback.KEEP | Fallback.HOLD if run.subgoal is not None or run.before is not None:
+                    run.asked = None
+                    return None
+                case _:  # the question stays, so that every later step is refused too
+                    raise error.with_traceback(None) from None
+
+    def _ask(self, robot: str, run: Run, state: np.ndarray) -> None:
+        assert self.planner is not None
+        run.asked_at = run.step
+        run.wanted = run.step + max(0, self._left(run))
+        [noise] = self.noise_rows("high", [run], [run.wanted], self._spec.high_noise)
+        before = run.subgoal if run.subgoal is not None else run.before
+        question = Question(robot, run.step, np.array(state, dtype=np.float32), run.goal, before, noise)
+        run.asked = self.planner.ask(question, run.rules)
+        self.version += 1
+
+    def _left(self, run: Run) -> int:
+        """[steps] for which the subgoal is still to be followed; less than 0 if its successor is late."""
+        return 0 if run.subgoal is None else (run.lasts or self._spec.horizon) - (run.step - run.planned_at)
 
     def noise_rows(
         self, level: Literal["high", "low"], runs: Sequence[Run], steps: Iterable[int], size: int
@@ -429,13 +579,14 @@ class RelayLoop:
                     "a resume without a subgoal has an age, an upcoming subgoal or a pin; must have none"
                 )
             return
-        # A subgoal that is pinned or about to be replaced may have any age.
-        oldest = horizon if resume.override else min(horizon, resume.step)
+        # A subgoal that is pinned or about to be replaced may have any age up to the horizon.
+        oldest = max(horizon, resume.step) if resume.override else max(resume.step, min(1, resume.lasts))
         if not 1 <= resume.age <= oldest:
             raise InvalidInput(
                 f"a resume at step {resume.step} names a subgoal {resume.age} steps old; must be 1 to {oldest}"
             )
-        if not resume.override and lead and resume.age > horizon - lead and resume.upcoming is None:
+        ahead = self.planner is None and horizon - lead < resume.age <= horizon  # planned ahead, and not late
+        if not resume.override and lead and ahead and resume.upcoming is None:
             raise InvalidInput(
                 f"a resume {resume.age} steps into a subgoal needs the upcoming subgoal too: with plan_lead "
                 f"{lead} it is planned at step {horizon - lead}"

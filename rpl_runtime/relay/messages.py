@@ -9,6 +9,7 @@ from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
+from rpl_runtime.relay.plans import Origin, PlanRules
 
 Goal = Sequence[str] | np.ndarray | ResolvedGoal  # element names, a whole goal state (n,), or a resolved goal
 
@@ -31,6 +32,7 @@ class Start(NamedTuple):
     seed: int | None = None  # None: the mode
     plan_lead: int = 0  # [steps]
     resume: Resume | None = None
+    rules: PlanRules = PlanRules()
 
 
 class Observation(NamedTuple):
@@ -98,6 +100,7 @@ class Action(NamedTuple):
     override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
     goal: ResolvedGoal | None = None  # of the run from this step on, if an operator changed it
     help: bool = False  # whether the policy asks for help
+    origin: Origin | None = None  # of a new subgoal; None: the bundle's high level planned it as the run's rules say
 
     @property
     def flagged(self) -> bool:
@@ -191,3 +194,4 @@ class ModelInfo(NamedTuple):
     digest: str  # identity of the bundle
     schema_version: int
     files: dict[str, FileInfo]
+    plan_s: float = 0.0  # [s] that the start of a run may wait for its first plan; 0: plans are made within a step

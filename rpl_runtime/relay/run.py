@@ -9,6 +9,7 @@ import numpy as np
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, Goal, Started
+from rpl_runtime.relay.plans import PlanRules
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RunConfig:
     seed: int | None = None  # samples the policy; None: its mode
     start_seed: int = 0  # draws the start of a simulated robot
     plan_lead: int = 0  # [steps]
+    rules: PlanRules | None = None  # for plans that take time; None: a world that waits waits for them, others do not
 
 
 class Step(NamedTuple):

@@ -4,14 +4,15 @@ A row that cannot be accepted gets an error as its reply and changes nothing.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, RobotLeased
+from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation, RelayError, RobotLeased
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
@@ -37,13 +38,19 @@ from rpl_runtime.relay.messages import (
     TakenOver,
     valid_until_ns,
 )
+from rpl_runtime.relay.plans import Coming, Fallback, PlannerPort, PlanRules
 
 Rows = Sequence[tuple[str, Request | RelayError]]
+_T = TypeVar("_T")
 
 
 class Answer(NamedTuple):
     rows: list[tuple[str, Reply]]
     times: StageTimes
+
+
+# Yields answers of a planner that must be settled before it goes on, and returns a value.
+Answering = Generator[list[Coming], None, _T]
 
 
 class PlainSteps(NamedTuple):
@@ -63,9 +70,12 @@ class Session:
         bundle: the bundle of that policy.
         leases: the robots with a run on any stream; all sessions of a server share them.
         caller: whose stream it is.
+        planner: plans in place of the high level, while robots move on.
     """
 
-    def __init__(self, levels: Levels, bundle: Bundle, leases: Leases, caller: str = "") -> None:
+    def __init__(
+        self, levels: Levels, bundle: Bundle, leases: Leases, caller: str = "", planner: PlannerPort | None = None
+    ) -> None:
         self._levels = _Timed(levels, bundle.spec.action)
         self._bundle = bundle
         self._spec = bundle.spec
@@ -74,7 +84,7 @@ class Session:
         self._caller = caller
         novelty = Novelty.of(bundle.manifest.statistics)
         self.score = None if novelty is None else novelty.score  # of states (B, n), if the bundle can score them
-        self.loop = RelayLoop(self._levels, bundle.spec)  # an operator pins, releases and vetoes subgoals on it
+        self.loop = RelayLoop(self._levels, bundle.spec, planner)  # on which an operator pins and vetoes subgoals
         self.heard_ns: dict[
             str, int
         ] = {}  # robot with a run -> [ns] `perf_counter_ns` of its last message that was accepted
@@ -88,8 +98,20 @@ class Session:
     def answer(self, rows: Rows, received_ns: int) -> Answer:
         """Answer a message received at a time [ns] of `perf_counter_ns`; its rows take effect in their order.
 
-        Neighbouring observations are decided as one batch.
+        Neighbouring observations are decided as one batch. Answers of a planner that steps need are waited for.
         """
+        answering = self.answering(rows, received_ns)
+        while True:
+            try:
+                awaited = next(answering)
+            except StopIteration as end:
+                return end.value
+            for coming in awaited:
+                with suppress(PlannerLost):
+                    coming.result()
+
+    def answering(self, rows: Rows, received_ns: int) -> Answering[Answer]:
+        """The same for a caller that waits in its own way."""
         decoded_ns = perf_counter_ns()
         self._levels.plan_ns = self._levels.act_ns = 0
         replies: list[tuple[str, Reply]] = []
@@ -98,10 +120,10 @@ class Session:
             if isinstance(request, Observation):
                 batch.append((robot, request))
             else:
-                replies += self._step(batch, received_ns)
+                replies += yield from self._step(batch, received_ns)
                 batch = []
-                replies.append((robot, self._handle(robot, request, received_ns)))
-        replies += self._step(batch, received_ns)
+                replies.append((robot, (yield from self._handle(robot, request, received_ns))))
+        replies += yield from self._step(batch, received_ns)
         times = self.times = StageTimes(
             decode_us=(decoded_ns - received_ns) / 1e3,
             plan_us=self._levels.plan_ns / 1e3,
@@ -133,13 +155,16 @@ class Session:
 
     def close(self) -> None:
         """Free every robot of the stream."""
+        self.loop.close()
         self._leases.free(self.loop.robots)
 
-    def _step(self, rows: list[tuple[str, Observation]], received_ns: int) -> list[tuple[str, Reply]]:
+    def _step(self, rows: list[tuple[str, Observation]], received_ns: int) -> Answering[list[tuple[str, Reply]]]:
         if not rows:
             return []
         robots, steps = [robot for robot, _ in rows], [seen.step for _, seen in rows]
         states = [seen.state for _, seen in rows]
+        while awaited := self.loop.awaited(robots, steps, states):
+            yield awaited
         try:
             decision = self.loop.step(robots, steps, states)
         except RelayError as error:
@@ -147,8 +172,13 @@ class Session:
                 return [(robots[0], error)]
             faults = self.loop.faults(robots, steps, states)
             if not faults:  # the policy failed on the batch: try row by row
-                return [reply for row in rows for reply in self._step([row], received_ns)]
-            decided = iter(self._step([row for at, row in enumerate(rows) if at not in faults], received_ns))
+                singly: list[tuple[str, Reply]] = []
+                for row in rows:
+                    singly += yield from self._step([row], received_ns)
+                return singly
+            decided = iter(
+                (yield from self._step([row for at, row in enumerate(rows) if at not in faults], received_ns))
+            )
             return [(robot, faults[at]) if at in faults else next(decided) for at, robot in enumerate(robots)]
         self.heard_ns.update(dict.fromkeys(robots, received_ns))
         self.states.update(zip(robots, states, strict=True))
@@ -171,22 +201,26 @@ class Session:
                     score,
                     decision.overrides.get(at, SubgoalOverride.NONE),
                     self.set_goals.pop(robot, None),
+                    False,
+                    decision.origins.get(at),
                 ),
             )
             for at, ((robot, seen), target, subgoal, age, score) in enumerate(decided)
         ]
 
-    def _handle(self, robot: str, request: Request | RelayError, received_ns: int) -> Reply:
+    def _handle(self, robot: str, request: Request | RelayError, received_ns: int) -> Answering[Reply]:
         try:
             match request:
                 case Start():
                     self._leases.check(robot, self._caller, here=robot in self.loop.robots)
                     goal = self._resolve(request.goal, request.state)
-                    self.loop.start(robot, goal, request.seed, request.plan_lead, request.resume)
+                    rules, state = request.rules, request.state if len(request.state) else None
+                    self.loop.start(robot, goal, request.seed, request.plan_lead, request.resume, rules, state)
                     self._leases.take(robot, self._caller)
                     self.heard_ns[robot] = received_ns
                     handle = next(self._handles)
                     self.handles[handle] = robot
+                    yield from self._first_plan(robot, rules)
                     return Started(goal, self._bundle.digest, self._spec.period_s, self._spec.horizon, handle)
                 case SetGoal():
                     goal = self._resolve(request.goal, request.state)
@@ -219,6 +253,27 @@ class Session:
                     raise AssertionError("observations are decided as a batch")
         except RelayError as error:
             return error
+
+    def _first_plan(self, robot: str, rules: PlanRules) -> Answering[None]:
+        """Wait for the first plan of a run that has begun, if it was asked for.
+
+        Raises:
+            PlannerLost: it did not come, and the run has nothing else to follow; it is over.
+        """
+        first = self.loop.first_plan(robot)
+        if first is None:
+            return
+        if not first.settled:
+            yield [first]
+        if robot not in self.loop.robots or self.loop.first_plan(robot) is not first:
+            return  # an operator has set another goal or subgoal
+        try:
+            first.result()
+        except PlannerLost:
+            assert self.loop.planner is not None
+            if self.loop.planner.fallback(rules) not in (Fallback.HOLD, Fallback.BUNDLE):
+                self._finish(robot)
+                raise
 
     def _resolve(self, goal: Goal, state: np.ndarray) -> ResolvedGoal:
         if isinstance(goal, ResolvedGoal):

@@ -11,6 +11,7 @@ from time import perf_counter_ns
 import grpc
 import grpc.aio
 
+from rpl_runtime.planning.planning import Planning
 from rpl_runtime.server.admission import Admission
 from rpl_runtime.server.models import Model, Models, prepare
 from rpl_runtime.server.streams import Stream, Streams
@@ -32,6 +33,7 @@ class AdminService:
     models: Models  # of the server
     streams: Streams  # the open Control streams
     loads: Workers  # that load bundles
+    planning: Planning  # chooses who plans for a loaded model
     on_models: Callable[[], None]  # called after the served models have changed
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class AdminService:
         return pb.ListModelsReply(models=[self._served(model) for model in self.models.all])
 
     async def LoadModel(self, request: pb.LoadModelRequest) -> pb.LoadModelReply:
-        model = await self.loads.run(lambda: prepare(Path(request.path), self.models.providers))
+        model = await self.loads.run(lambda: prepare(Path(request.path), self.planning, self.models.providers))
         replaced = self.models.put(model)
         self.on_models()
         _LOG.warning("an operator loaded model %r, bundle %s, from %r", model.name, model.digest[:12], request.path)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation, ServerUnavailable
+from rpl_runtime.planning.planning import Planning
+from rpl_runtime.planning.port import Port
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import CPU, OnnxPolicy
 from rpl_runtime.policy.trial import open_policy
@@ -24,6 +26,7 @@ class Model:
     bundle: Bundle
     policy: OnnxPolicy
     info: ModelInfo  # the reply of Describe
+    planner: Port | None = None  # plans for its robots; None: its own high level does, within the step
     streams: int = 0  # number of Control streams on it
     retired: bool = False  # answers only calls that name its digest
     leaving: bool = False  # dropped with the last stream on it
@@ -37,25 +40,30 @@ class Model:
         return self.bundle.digest
 
 
-def prepare(path: Path, providers: str = CPU) -> Model:
+def prepare(path: Path, planning: Planning | None = None, providers: str = CPU) -> Model:
     """Check the bundle at a path and warm up its policy.
 
     Raises:
         BundleError: it cannot be used.
+        As `model_of`.
     """
-    return model_of(load_bundle(path), providers)
+    return model_of(load_bundle(path), planning, providers)
 
 
-def model_of(bundle: Bundle, providers: str = CPU) -> Model:
+def model_of(bundle: Bundle, planning: Planning | None = None, providers: str = CPU) -> Model:
     """The model of a checked bundle, after its trial and warm.
 
     Raises:
         BundleError: it cannot be run.
-        InvalidInput: an execution provider is not installed, or does not start.
+        InvalidInput: an execution provider is not installed, or does not start; or the planner plans for other states.
+        PlannerLost, ProtocolViolation: no planner answers.
     """
     about = {name: FileInfo(len(file), hashlib.sha256(file).hexdigest()) for name, file in bundle.files.items()}
-    info = ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, about)
-    return Model(bundle, open_policy(bundle, providers), info)
+    policy = open_policy(bundle, providers)
+    planner = None if planning is None else planning.port(policy)
+    plan_s = 0.0 if planner is None else planner.deadline_s
+    info = ModelInfo(bundle.spec, bundle.digest, bundle.manifest.schema_version, about, plan_s)
+    return Model(bundle, policy, info, planner)
 
 
 class Models:

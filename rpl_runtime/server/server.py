@@ -21,6 +21,8 @@ from grpc_health.v1 import health_pb2
 from rpl_runtime.auth.quotas import QuotaConfig, Quotas
 from rpl_runtime.auth.server import Gate, SecurityConfig, is_local
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.planning.planning import Planning, PlanningConfig
+from rpl_runtime.planning.port import Observe
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import CPU, check_providers
 from rpl_runtime.relay.leases import Leases
@@ -33,7 +35,7 @@ from rpl_runtime.server.service import Service
 from rpl_runtime.server.stop import Stop, stopped_by_signals
 from rpl_runtime.server.streams import Streams
 from rpl_runtime.server.transport import new_server, run, way_to_serve
-from rpl_runtime.server.turns import Workers
+from rpl_runtime.server.turns import WORKER, Workers
 from rpl_runtime.telemetry.call_log import CallLog
 from rpl_runtime.telemetry.metrics import Metrics, exposing
 from rpl_runtime.telemetry.observer import Observer
@@ -61,6 +63,7 @@ class ServerConfig:
     metrics: str | None = None  # HOST:PORT of a page for Prometheus
     traces: str | None = None  # http://HOST:PORT or https://HOST:PORT of an OpenTelemetry collector
     reflection: bool | None = None  # gRPC reflection; None: only if the address is local
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
 
 
 Bundles = Bundle | Sequence[Bundle]  # the first is the default of calls that name no model
@@ -77,6 +80,7 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
         InvalidInput: the address or a setting is not acceptable, an execution provider is not installed, or two bundles
             have the same name.
         BundleError: a bundle cannot be run.
+        PlannerLost, ProtocolViolation: no planner answers at the address that was given.
     """
 
     stop = Stop()
@@ -122,19 +126,22 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
     streams = Streams(models, leases)
     with contextlib.ExitStack() as around:
         observers: list[Observer] = [CallLog]
+        observe: Observe | None = None
         if config.metrics:
             metrics = Metrics(leases.__len__, streams.__len__, way_to_serve())
             around.enter_context(exposing(metrics, config.metrics))
             observers.append(lambda method, metadata, peer: metrics)
+            observe = metrics.planned
         if config.traces:
             observers.append(around.enter_context(tracing(config.traces)))
         admission = Admission(Gate(config.address, config.security), Quotas(config.quotas), models, observers)
+        planning = around.enter_context(contextlib.closing(Planning(config.planning, observe, WORKER)))
         server, loads = new_server(_options(config.quotas)), Workers(1)
         health = Health(admission)
         readiness = _Readiness(models, health, {bundle.spec.name for bundle in every})
         services = {
             control.SERVICE: Service(admission, streams).handlers(),
-            admin.SERVICE: AdminService(admission, models, streams, loads, readiness.update).handlers(),
+            admin.SERVICE: AdminService(admission, models, streams, loads, planning, readiness.update).handlers(),
         }
         for name, handlers in services.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
@@ -146,7 +153,7 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
         await server.start()
         keeping = [asyncio.create_task(streams.reap(config.idle_s))]
         try:
-            await _unless(stop.requested, _load(models, every, loads))
+            await _unless(stop.requested, _load(models, every, loads, planning))
             keeping.append(asyncio.create_task(_give_memory_back()))
             if not stop.requested.is_set():
                 readiness.begin()
@@ -161,9 +168,9 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
                 await asyncio.wait_for(server.stop(_GOODBYE_S), 2 * _GOODBYE_S)
 
 
-async def _load(models: Models, bundles: Sequence[Bundle], loads: Workers) -> None:
+async def _load(models: Models, bundles: Sequence[Bundle], loads: Workers, planning: Planning) -> None:
     """Load bundles, then serve them all, the first as the default."""
-    for model in [await loads.run(partial(model_of, bundle, models.providers)) for bundle in bundles]:
+    for model in [await loads.run(partial(model_of, bundle, planning, models.providers)) for bundle in bundles]:
         if models.put(model) is not None:
             raise InvalidInput(
                 f"two of the bundles to be served are named {model.name!r}; each name must be used once "

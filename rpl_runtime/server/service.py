@@ -15,6 +15,7 @@ import grpc.aio
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.planning.planning import FAST_S
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.session import Answer, PlainSteps, Rows, checked
@@ -25,7 +26,7 @@ from rpl_runtime.server.turns import Turn, Workers
 from rpl_runtime.telemetry.observer import CallObserver
 from rpl_runtime.wire import bundles, control
 
-_INLINE_ROWS = 64  # a larger batch of Plan or Act runs in a thread, so that no robot waits for it
+_INLINE_ROWS = 64  # a larger or slower batch of Plan or Act runs in a thread, so that no robot waits for it
 
 Context = grpc.aio.ServicerContext
 
@@ -85,6 +86,10 @@ class Service:
             with call.turn:
                 state, goal, mask, noise = control.unpack_plan_request(request, spec)
                 call.turn.share.take_rows(len(state), len(request), time.monotonic())
+                if len(state) > policy.most_plans():
+                    got, most = len(state), policy.most_plans()
+                    each_s = policy.plan_time_s()
+                    raise InvalidInput(f"the batch has {got} rows of {each_s:.2g} s each; must be at most {most}")
 
             def plan() -> np.ndarray:
                 for row in range(len(state)):
@@ -93,7 +98,8 @@ class Service:
                 _check_noise(noise)
                 return policy.plan(state, goal, mask, noise)
 
-            return control.pack_subgoals(await self._run(plan, len(state), call.turn))
+            inline = len(state) <= _INLINE_ROWS and policy.plan_time_s() <= FAST_S
+            return control.pack_subgoals(await self._run(plan, inline, call.turn))
 
     async def Act(self, request: bytes, context: Context) -> bytes:
         """The low level once."""
@@ -110,10 +116,10 @@ class Service:
                 _check_noise(noise)
                 return checked(policy.act(state, subgoal, noise), spec.action)
 
-            return control.pack_actions(await self._run(act, len(state), call.turn))
+            return control.pack_actions(await self._run(act, len(state) <= _INLINE_ROWS, call.turn))
 
-    async def _run(self, level: Callable[[], np.ndarray], rows: int, turn: Turn) -> np.ndarray:
-        if rows > _INLINE_ROWS:
+    async def _run(self, level: Callable[[], np.ndarray], inline: bool, turn: Turn) -> np.ndarray:
+        if not inline:
             return await turn.batch(self._batches, level)
         with turn:
             return level()

@@ -76,7 +76,7 @@ class Streams:
             raise ServerStopping(_STOPPING)
         share.open_stream()
         self.models.enter(model)
-        session = Session(model.policy, model.bundle, self.leases, share.caller)
+        session = Session(model.policy, model.bundle, self.leases, share.caller, model.planner)
 
         def count(rows: int, size: int) -> None:
             share.take_rows(rows, size, time.monotonic())

@@ -13,9 +13,10 @@ import logging
 import os
 import selectors
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -23,6 +24,7 @@ import grpc.aio
 
 from rpl_runtime.server.turns import Turn
 from rpl_runtime.wire.control import PUBLIC_TRANSPORT
+from rpl_runtime.wire.conversation import Later
 
 try:
     from grpc._cython import cygrpc
@@ -65,14 +67,17 @@ def new_server(options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
 
 
 async def converse(
-    context: grpc.aio.ServicerContext, turn: Turn, answer: Callable[[bytes], bytes], conclude: Callable[[], None]
+    context: grpc.aio.ServicerContext,
+    turn: Turn,
+    answer: Callable[[bytes], bytes | Later],
+    conclude: Callable[[], None],
 ) -> None:
     """Answer the messages of a call, in its caller's turn, until the client sends no more.
 
     Args:
         context: of the call.
         turn: of its caller.
-        answer: from a message to its reply. What it raises ends the call.
+        answer: from a message to its reply, which may come later. What it raises ends the call.
         conclude: called when the reply is on its way. What it raises ends the call.
     """
     if isinstance(context, _Call):
@@ -82,9 +87,28 @@ async def converse(
         await turn.wait()
         with turn:
             reply = answer(request)
+        while isinstance(reply, Later):
+            await _settled(reply)
+            with turn:
+                reply = reply.go_on()
         await context.write(reply)
         with turn:
             conclude()
+
+
+async def _settled(reply: Later) -> None:
+    """Wait until the answers that a reply waits for are settled."""
+    loop = asyncio.get_running_loop()
+    for coming in reply.awaited:
+        there = asyncio.Event()
+
+        def tell(there: asyncio.Event = there) -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(there.set)
+
+        coming.when_settled(tell)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(there.wait(), max(0.0, coming.left_s))
 
 
 class _FairLock:
@@ -279,7 +303,9 @@ class _Call:
     async def write(self, reply: Any) -> None:
         await self._batch(*self._opening(), self._message(reply))
 
-    async def converse(self, turn: Turn, answer: Callable[[bytes], bytes], conclude: Callable[[], None]) -> None:
+    async def converse(
+        self, turn: Turn, answer: Callable[[bytes], bytes | Later], conclude: Callable[[], None]
+    ) -> None:
         """As the function does; messages are answered in the serving thread."""
         send, receive = cygrpc.SendMessageOperation, cygrpc.ReceiveMessageOperation(0)  # type: ignore[union-attr]
         done: asyncio.Future[None] = self._server.loop.create_future()
@@ -302,14 +328,17 @@ class _Call:
                 if request is None:
                     end()
                 elif turn.ready():
-                    reply_to(request)
+                    reply_with(partial(answer, request))
                 else:
-                    self._server.soon(wait_for_turn, request)
+                    self._server.soon(wait, turn.served, partial(answer, request))
 
-        def reply_to(request: bytes) -> None:
+        def reply_with(make: Callable[[], bytes | Later]) -> None:
             try:
                 with turn:
-                    reply = answer(request)
+                    reply = make()
+                if isinstance(reply, Later):
+                    self._server.soon(wait, partial(_settled, reply), reply.go_on)
+                    return
                 # The next message is received once this reply is sent: a client that reads nothing gets nothing.
                 self._call.start_server_batch((send(reply, 0), receive), received)
                 with turn:
@@ -317,18 +346,18 @@ class _Call:
             except Exception as error:
                 end(error)
 
-        def wait_for_turn(request: bytes) -> None:
+        def wait(until: Callable[[], Awaitable[None]], make: Callable[[], bytes | Later]) -> None:
             nonlocal waiting
 
-            async def wait() -> None:
+            async def reply_then() -> None:
                 try:
-                    await turn.served()
+                    await until()
                 except Exception as error:
                     end(error)
                 else:
-                    reply_to(request)
+                    reply_with(make)
 
-            waiting = self._server.loop.create_task(wait())
+            waiting = self._server.loop.create_task(reply_then())
 
         waiting: asyncio.Task[None] | None = None
         opening = self._opening()

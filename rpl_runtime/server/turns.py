@@ -21,7 +21,7 @@ from rpl_runtime.errors import LimitReached
 _MOST_WAITING = 512  # messages of one caller, each held in memory
 _LONGEST_S = 0.02  # [s] counted for one piece of work: what takes longer waits for a processor, and not for its caller
 _TRANSPORT_S = 150e-6  # [s] of the event loop's time that gRPC takes around a message or a call
-_WORKER = "rpl-worker"  # name of every thread that works
+WORKER = "rpl-worker"  # name of every thread that works
 
 T = TypeVar("T")
 
@@ -135,12 +135,12 @@ class Workers:
             with suppress(RuntimeError):  # the loop is closed: the server has stopped
                 loop.call_soon_threadsafe(ended, time.thread_time() - began, settle)
 
-        threading.Thread(target=run, name=_WORKER, daemon=True).start()
+        threading.Thread(target=run, name=WORKER, daemon=True).start()
         return await outcome
 
     @staticmethod
     def join() -> None:
         """Wait until all work in this process has ended: ONNX Runtime aborts if the interpreter ends before it."""
         for thread in threading.enumerate():
-            if thread.name == _WORKER:
+            if thread.name == WORKER:
                 thread.join()

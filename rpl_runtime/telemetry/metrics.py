@@ -18,6 +18,7 @@ from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.telemetry.observer import CallObserver
 
 _SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 50e-3)  # upper ends of the buckets
+_PLANNER_SECONDS = (5e-3, 10e-3, 50e-3, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _NOT_BY_OPERATOR = (SubgoalOverride.NONE, SubgoalOverride.CLAIMED)
 
 
@@ -50,6 +51,12 @@ class Metrics(CallObserver):
         self._novel = Counter("rpl_novel_states", "States far from the training data.", registry=registry)
         self._late = Counter(
             "rpl_late_answers", "Messages that took longer than a control period to answer.", registry=registry
+        )
+        self._questions = Counter(
+            "rpl_planner_questions", "What became of the questions to a planner.", ("outcome",), registry=registry
+        )
+        self._planner = Histogram(
+            "rpl_planner_seconds", "Time for an answer of a planner.", buckets=_PLANNER_SECONDS, registry=registry
         )
         self._errors = Counter("rpl_errors", "Refused rows and failed calls.", ("reason",), registry=registry)
         Info("rpl_transport", "How messages reach the server.", registry=registry).info({"way": transport})
@@ -85,6 +92,12 @@ class Metrics(CallObserver):
         for counter, count in ((self._steps, steps), (self._plans, replans), (self._novel, novel)):
             if count:
                 counter.inc(count)
+
+    def planned(self, outcome: str, seconds: float) -> None:
+        """A question to a planner has ended; from any thread."""
+        self._questions.labels(outcome).inc()
+        if outcome == "answered":
+            self._planner.observe(seconds)
 
     def failed(self, error: Exception) -> None:
         self._errors.labels(type(error).__name__ if isinstance(error, RelayError) else "internal").inc()

@@ -10,6 +10,7 @@ from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import ProtocolViolation
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec, VectorSpec
 from rpl_runtime.relay.messages import FileInfo, ModelInfo
+from rpl_runtime.relay.plans import MAX_DEADLINE_S
 
 CHUNK_BYTES = 1 << 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")  # a SHA-256
@@ -29,6 +30,7 @@ def pack_model(model: ModelInfo) -> bytes:
         ),
         digest=model.digest,
         schema_version=model.schema_version,
+        plan_s=model.plan_s,
         files=[{"name": name, **file._asdict()} for name, file in model.files.items()],
     ).SerializeToString()
 
@@ -56,7 +58,8 @@ def unpack_model(raw: bytes) -> ModelInfo:
     if not _DIGEST.fullmatch(reply.digest):  # it names a folder in the cache of the client that fetches the bundle
         raise ProtocolViolation(f"the server's bundle has digest {reply.digest[:80]!r}; must be 64 hex digits")
     files = {file.name: FileInfo(file.size, file.sha256) for file in reply.files}
-    return ModelInfo(policy, reply.digest, reply.schema_version, files)
+    plan_s = reply.plan_s if 0 <= reply.plan_s <= MAX_DEADLINE_S else 0.0
+    return ModelInfo(policy, reply.digest, reply.schema_version, files, plan_s)
 
 
 def pack_chunks(name: str, content: bytes) -> Iterator[bytes]:

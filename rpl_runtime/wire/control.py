@@ -41,6 +41,7 @@ from rpl_runtime.relay.messages import (
     Started,
     TakenOver,
 )
+from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Origin, PlanRules, Source
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
 MODEL_KEY = "rpl-model"  # metadata of a call: name of the model that must answer
@@ -50,6 +51,7 @@ MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
 MAX_ROWS = 256  # of a message of Control: it blocks the server for some milliseconds
 MAX_ROBOT_NAME = 128  # [characters]
 MAX_ELEMENTS = 256  # of a goal
+_FALLBACKS = (None, *Fallback)  # in the order of their numbers on the wire
 
 _FLOATS, _COUNTS = np.dtype("<f4"), np.dtype("<u4")  # packed vectors on the wire
 Message = Any  # a twin of a message (see the end of this file); its class is made at import, so it has no static type
@@ -143,6 +145,12 @@ def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
                     _fill_resolved(action.goal, reply.goal)
                 if reply.help:
                     action.help = True
+                if reply.origin is not None:
+                    source, waited, lasts, confidence = reply.origin
+                    action.origin.source, action.origin.waited, action.origin.lasts = source, waited, lasts
+                    action.origin.SetInParent()
+                    if confidence is not None:
+                        action.origin.confidence = confidence
             case Started():
                 started = row.started
                 started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -197,6 +205,7 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                     if (resume := request.resume) is not None:
                         point = row.start.resume
                         point.step, point.age, point.override = resume.step, resume.age, resume.override
+                        point.lasts = resume.lasts
                         point.subgoal = _packed(resume.subgoal)
                         if resume.upcoming is not None:
                             point.upcoming = _packed(resume.upcoming)
@@ -204,6 +213,10 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                             point.hand.by, point.hand.why = resume.hand
                             point.hand.SetInParent()
                         point.SetInParent()
+                    if (rules := request.rules) != PlanRules():
+                        plans = row.start.plans
+                        plans.wait, plans.deadline_s = rules.wait, rules.deadline_s or 0.0
+                        plans.fallback = 0 if rules.fallback is None else _FALLBACKS.index(rules.fallback)
                 case SetGoal():
                     row.set_goal.state = _packed(request.state)
                     _fill_goal(row.set_goal.goal, request.goal)
@@ -253,6 +266,7 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
                 _unpack_override(action.override, ProtocolViolation),
                 _unpack_resolved(action.goal) if action.HasField("goal") else None,
                 action.help,
+                _unpack_origin(action.origin) if action.HasField("origin") else None,
             )
         case "started":
             started = row.started
@@ -286,11 +300,33 @@ def _unpack_start(start: Message) -> Start:
         upcoming = _vector(point.upcoming) if point.upcoming else None
         override = _unpack_override(point.override, InvalidInput)
         hand = TakeOver(point.hand.by, point.hand.why) if point.HasField("hand") else None
-        resume = Resume(point.step, _vector(point.subgoal), point.age, upcoming, override, hand)
+        resume = Resume(point.step, _vector(point.subgoal), point.age, upcoming, override, hand, point.lasts)
     goal = _unpack_goal(start.goal)
     if resume is not None and not isinstance(goal, ResolvedGoal):
         raise InvalidInput("a resume needs the resolved goal of its run, as Started returned it")
-    return Start(goal, _vector(start.state), start.seed if start.HasField("seed") else None, start.plan_lead, resume)
+    rules = _unpack_rules(start.plans) if start.HasField("plans") else PlanRules()
+    seed = start.seed if start.HasField("seed") else None
+    return Start(goal, _vector(start.state), seed, start.plan_lead, resume, rules)
+
+
+def _unpack_rules(rules: Message) -> PlanRules:
+    if not 0 <= rules.fallback < len(_FALLBACKS):
+        known = ", ".join(f"{number} {name or 'as the server'}" for number, name in enumerate(_FALLBACKS))
+        raise InvalidInput(f"the rules for plans name fallback {rules.fallback}; must be one of {known}")
+    if not 0 <= rules.deadline_s <= MAX_DEADLINE_S:  # also false for NaN
+        raise InvalidInput(
+            f"the rules for plans have a deadline of {rules.deadline_s} s; must be 0 to {MAX_DEADLINE_S:g}"
+        )
+    return PlanRules(rules.wait, _FALLBACKS[rules.fallback], rules.deadline_s or None)
+
+
+def _unpack_origin(origin: Message) -> Origin:
+    try:
+        source = Source(origin.source)
+    except ValueError:
+        raise ProtocolViolation(f"a subgoal comes from source {origin.source}; must be 0 to {max(Source)}") from None
+    confidence = origin.confidence if origin.HasField("confidence") else None
+    return Origin(source, origin.waited, origin.lasts, confidence)
 
 
 def _fill_goal(field: Message, goal: Goal) -> None:
@@ -403,7 +439,9 @@ def unpack_columns_reply(raw: bytes, width: int) -> tuple[Actions, list[Reply], 
     try:
         ages = _vector(columns.ages, _COUNTS)
         actions = Actions(
-            _vector(columns.targets).reshape(len(ages), -1).copy(),  # the robots' loop may change them
+            _vector(columns.targets)
+            .reshape(len(ages), -1 if len(ages) else 0)
+            .copy(),  # the robots' loop may change them
             ages,
             _vector(columns.subgoals).reshape(-1, width),
             _vector(columns.novelty) if columns.novelty else None,

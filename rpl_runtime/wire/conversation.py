@@ -9,6 +9,7 @@ same actions and leave the runs in the same state.
 from collections import Counter
 from collections.abc import Callable
 from time import perf_counter_ns
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Run
 from rpl_runtime.relay.messages import NOTHING, Actions, Observation, Observations, StageTimes, valid_until_ns
-from rpl_runtime.relay.session import Answer, PlainSteps, Rows, Session
+from rpl_runtime.relay.plans import Coming
+from rpl_runtime.relay.session import Answer, Answering, PlainSteps, Rows, Session
 from rpl_runtime.wire.control import (
     TWINS,
     Message,
@@ -31,6 +33,13 @@ from rpl_runtime.wire.control import (
 )
 
 _FLOATS = np.dtype("<f4")
+
+
+class Later(NamedTuple):
+    """A reply that waits for answers of a planner."""
+
+    awaited: list[Coming]
+    go_on: Callable[[], "bytes | Later"]  # to be called once they are settled
 
 
 class Conversation:
@@ -53,7 +62,7 @@ class Conversation:
         self._group: _Group | None = None  # of the last message in columns
         self.said: list[PlainSteps | tuple[Rows, Answer]] = []  # by the last reply, for observers
 
-    def answer(self, raw: bytes, received_ns: int) -> bytes:
+    def answer(self, raw: bytes, received_ns: int) -> bytes | Later:
         """The reply to a message that was received at a time [ns] of `perf_counter_ns`.
 
         Raises:
@@ -66,10 +75,7 @@ class Conversation:
         self._count(len(message.rows), len(raw))
         if len(message.rows) == 1 and (reply := self._plain_step(message.rows[0], received_ns)) is not None:
             return reply
-        rows = unpack_rows(message)
-        answer = self._session.answer(rows, received_ns)
-        self.said = [(rows, answer)]
-        return pack_reply(*answer)
+        return _reply(self._rows(unpack_rows(message), received_ns))
 
     def prepare(self) -> None:
         """Draw the noise of the next steps, once the reply is on its way."""
@@ -78,6 +84,11 @@ class Conversation:
             run.drawn = run.step, self._low_noise(run)
         if (group := self._group) is not None and group.noise is None:
             group.noise = self._session.loop.noise_rows("low", group.runs, group.steps, self._spec.low_noise)
+
+    def _rows(self, rows: Rows, received_ns: int) -> Answering[bytes]:
+        answer = yield from self._session.answering(rows, received_ns)
+        self.said = [(rows, answer)]
+        return pack_reply(*answer)
 
     def _plain_step(self, row: Message, received_ns: int) -> bytes | None:
         """The reply to one plain step; None: it is anything else, or at fault, and nothing has changed."""
@@ -91,10 +102,15 @@ class Conversation:
         if run.hand or robot in session.set_goals:
             return None  # the reply tells the client its goal
         age, subgoal, seed = step - run.planned_at, run.subgoal, run.seed
-        left = spec.horizon - age  # [steps] for which the subgoal is still followed
-        replans = subgoal is None or (left == 0 and run.upcoming is None)
-        if not replans and left in (0, run.lead):
-            return None  # a plan made ahead takes effect, or must be made
+        left = (run.lasts or spec.horizon) - age  # [steps] for which the subgoal is still followed
+        if session.loop.planner is not None:
+            replans = False
+            if subgoal is None or (run.answered() if run.asked is not None else left <= run.lead):
+                return None  # a planner must be asked, or has answered
+        else:
+            replans = subgoal is None or (left <= 0 and run.upcoming is None)
+            if not replans and (left <= 0 or left == run.lead):
+                return None  # a plan made ahead takes effect, or must be made
 
         low = policy.low
         state, followed, noise = low.inputs
@@ -125,9 +141,10 @@ class Conversation:
             return None
 
         session.loop.version += 1
-        run.step = step + 1
         if replans:
-            run.subgoal, run.planned_at, run.upcoming = subgoal, step, None
+            assert subgoal is not None
+            run.follow(subgoal)
+        run.step = step + 1
         session.heard_ns[robot] = received_ns
         session.states[robot] = np.frombuffer(state_bytes, _FLOATS)
         novelty = None if session.score is None else session.score(state)[0].item()
@@ -157,7 +174,7 @@ class Conversation:
         self.said = [PlainSteps(1, new, int(novelty is not None and novelty > FLAGGED), times)]
         return reply.SerializeToString()
 
-    def _steps(self, message: Message, size: int, received_ns: int) -> bytes:
+    def _steps(self, message: Message, size: int, received_ns: int) -> bytes | Later:
         """The reply to a step of each of many robots; those whose step is not plain are answered apart, as rows."""
         session, policy, spec, handles = self._session, self._policy, self._spec, message.columns.handles
         if message.rows:
@@ -176,6 +193,10 @@ class Conversation:
 
         decoded_ns = planned_ns = perf_counter_ns()
         replans = plain & (steps >= group.due)
+        if session.loop.planner is not None:  # which must be asked, or has answered
+            plain &= ~replans
+            plain[[row for row in group.asking if group.runs[row].answered()]] = False
+            replans &= plain
         if replans.any():
             rows = np.flatnonzero(replans)
             runs = [group.runs[row] for row in rows]
@@ -208,7 +229,7 @@ class Conversation:
         names = group.robots if plain.all() else [group.robots[row] for row in np.flatnonzero(plain)]
         for row in new:
             run = group.runs[row]
-            run.subgoal, run.planned_at, run.upcoming = subgoals[row], run.step, None
+            run.follow(subgoals[row])
         for row in range(len(steps)) if plain.all() else np.flatnonzero(plain):
             group.runs[row].step += 1
         ages = steps - group.planned_at
@@ -238,14 +259,19 @@ class Conversation:
         told = [(group.robots[row], int(steps[row]), scores.get(row)) for row in new]
         far = 0 if novelty is None else int(np.count_nonzero(novelty > FLAGGED))
         self.said = [PlainSteps(len(targets), told, far, times)]
-        if len(apart):
-            requests = [self._request(group, seen, row) for row in apart.tolist()]
-            answer = session.answer(requests, received_ns)
-            self.said.append((requests, answer))
-            fill_rows(reply, answer.rows)
-        session.times = times
         stages = reply.times
         stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
+        if len(apart):
+            requests = [self._request(group, seen, row) for row in apart.tolist()]
+            return _reply(self._apart(requests, reply, times, received_ns))
+        session.times = times
+        return reply.SerializeToString()
+
+    def _apart(self, rows: Rows, reply: Message, times: StageTimes, received_ns: int) -> Answering[bytes]:
+        answer = yield from self._session.answering(rows, received_ns)
+        self.said.append((rows, answer))
+        fill_rows(reply, answer.rows)
+        self._session.times = times
         return reply.SerializeToString()
 
     def _request(self, group: "_Group", seen: Observations, row: int) -> tuple[str, Observation | RelayError]:
@@ -279,7 +305,10 @@ class _Group:
         self.steps = np.array([run.step for run in self.runs])
         self.planned_at = np.array([run.planned_at for run in self.runs])
         followed = np.array([run.subgoal is not None for run in self.runs])
-        self.due = np.where(followed, self.planned_at + spec.horizon, self.steps)  # the step of the next plan
+        lasts = np.array([run.lasts or spec.horizon for run in self.runs])
+        self.due = np.where(followed, self.planned_at + lasts, self.steps)  # the step of the next plan
+        self.asking = [row for row, run in enumerate(self.runs) if run.asked is not None]
+        self.due[self.asking] = np.where(followed[self.asking], _NEVER, 0)  # only the answer ends the subgoal
         self.subgoals = np.zeros((len(self.runs), spec.state.dim), np.float32)
         for row, run in enumerate(self.runs):
             if run.subgoal is not None:
@@ -287,4 +316,14 @@ class _Group:
         self.noise: np.ndarray | None = None  # (B, low_noise) of the next steps, drawn ahead
 
 
+def _reply(answering: Answering[bytes]) -> bytes | Later:
+    """The reply, if it waits for no planner (any more)."""
+    try:
+        awaited = next(answering)
+    except StopIteration as end:
+        return end.value
+    return Later(awaited, lambda: _reply(answering))
+
+
+_NEVER = 2**62  # [steps]
 _NOBODY = Run(ResolvedGoal(NOTHING, NOTHING), None, 0)

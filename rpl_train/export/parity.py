@@ -3,12 +3,14 @@
 Both sides run the relay loop over the same states, each with the subgoals of its own high level, so that an error of
 the high level shows in the actions as it would on the robot. With a task the states come from its worlds, from the
 starts of training, driven by the graphs; without one they are random walks in the accepted range. Every episode is run
-alone and in a batch of 64, some with sampled noise, some with the modes.
+alone and in a batch of 64, some with sampled noise, some with the modes. If a plan takes long, fewer episodes and
+smaller batches are compared.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_worlds, rollout
 
 _BATCH = 64
 _WORLDS = 2  # stepped in parallel
+_PLANS_S = 60.0  # [s] for all plans, about; what would take longer is sampled
 _STEPS = 280  # of an episode without a task
 _WALK = 0.02  # a random walk's step, as a share of each dimension's accepted range
 
@@ -71,9 +74,10 @@ def check_parity(
     Raises:
         ParityError: their position targets differ by more than the tolerance.
     """
-    tracks = _world_tracks(graphs, spec, task, config) if task else _random_tracks(spec, config)
-    among = list(itertools.islice(itertools.cycle(tracks), -(-len(tracks) // _BATCH) * _BATCH))
-    batches = [[track] for track in tracks] + [among[at : at + _BATCH] for at in range(0, len(among), _BATCH)]
+    count, batch = _sizes(modules, graphs, spec, config, task)
+    tracks = _world_tracks(graphs, spec, task, config, count) if task else _random_tracks(spec, config, count)
+    among = list(itertools.islice(itertools.cycle(tracks), -(-len(tracks) // batch) * batch))
+    batches = [[track] for track in tracks] + [among[at : at + batch] for at in range(0, len(among), batch)]
     gaps = [gap for first, batch in enumerate(batches) for gap in _replay(modules, graphs, spec, batch, first)]
     worst = max(gaps, key=lambda gap: gap.target)
     if worst.target > config.tolerance:
@@ -88,6 +92,26 @@ def check_parity(
         steps=sum(len(batch) * len(batch[0].states) for batch in batches),
         tolerance=config.tolerance,
     )
+
+
+def _sizes(
+    modules: Levels, graphs: Levels, spec: PolicySpec, config: ParityConfig, task: Task | None
+) -> tuple[int, int]:
+    """The number of episodes, and of those in a batch: fewer if a plan takes long."""
+    state = np.clip(np.zeros((1, spec.state.dim), dtype=np.float32), *spec.state.bounds)
+    noise = np.zeros((1, spec.high_noise), dtype=np.float32)
+    row_s = 0.0
+    for levels in (modules, graphs):
+        levels.plan(state, state, np.ones_like(state), noise)  # the first takes longer
+        began = perf_counter()
+        levels.plan(state, state, np.ones_like(state), noise)
+        row_s += perf_counter() - began
+    steps = config.steps or (task.episode_steps if task else _STEPS)
+    goals = spec.library or (next(iter(task.groups.values())) if task else spec.elements)
+    episodes = max(config.episodes, len(goals))
+    rows = (2 * episodes + -(-episodes // _BATCH) * _BATCH) * -(-steps // spec.horizon)  # alone, in worlds, in batches
+    share = min(1.0, _PLANS_S / (rows * row_s))
+    return max(1, int(share * episodes)), max(2, int(share * _BATCH))
 
 
 def _replay(
@@ -112,23 +136,22 @@ def _gap(ours: Decision, theirs: Decision, spec: PolicySpec, when: str) -> _Gap:
     return _Gap(float(difference.max()), float(np.abs(ours.subgoal - theirs.subgoal).max()), where)
 
 
-def _world_tracks(graphs: Levels, spec: PolicySpec, task: Task, config: ParityConfig) -> list[_Track]:
+def _world_tracks(graphs: Levels, spec: PolicySpec, task: Task, config: ParityConfig, count: int) -> list[_Track]:
     goals = list(spec.library.values()) or [task.goals[name] for name in next(iter(task.groups.values()))]
     starts = [
-        Start(goals[index % len(goals)], config.seed + index, None if index % 2 else index)
-        for index in range(max(config.episodes, len(goals)))
+        Start(goals[index % len(goals)], config.seed + index, None if index % 2 else index) for index in range(count)
     ]
     with open_worlds(task, _WORLDS) as worlds:
         episodes = rollout(graphs, spec, task, starts, worlds, steps=config.steps)
     return [_Track(episode.goal, episode.states) for episode in episodes]
 
 
-def _random_tracks(spec: PolicySpec, config: ParityConfig) -> list[_Track]:
+def _random_tracks(spec: PolicySpec, config: ParityConfig, count: int) -> list[_Track]:
     rng, steps = np.random.default_rng(config.seed), config.steps or _STEPS
     low, high = spec.state.bounds
     goals = list(spec.library.values()) or [(name,) for name in spec.elements]
     tracks = []
-    for index in range(max(config.episodes, len(goals))):
+    for index in range(count):
         states = np.empty((steps, spec.state.dim), dtype=np.float32)
         state = rng.uniform(low, high)
         for step in range(steps):

@@ -35,6 +35,7 @@ from rpl_runtime.relay.messages import (
     Started,
     TakenOver,
 )
+from rpl_runtime.relay.plans import Fallback, Origin, PlanRules, Source
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
 
@@ -56,13 +57,17 @@ resumes = st.builds(
     *(st.integers(0, 2**31 - 1), vectors, st.integers(0, 2**32 - 1), st.none() | full_vectors),
     st.sampled_from(SubgoalOverride),
     st.none() | hands,
+    st.integers(0, 2**32 - 1),
 )
+rules = st.builds(PlanRules, st.booleans(), st.none() | st.sampled_from(Fallback), st.none() | st.floats(1e-9, 60))
+shares = st.none() | st.floats(0, 1, width=32)
+origins = st.builds(Origin, st.sampled_from(Source), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), shares)
 seeds = st.none() | st.integers(0, 2**64 - 1)
 leads = st.integers(0, 2**32 - 1)
 requests = st.one_of(
     st.builds(Observation, st.integers(0, 2**32 - 1), vectors, st.integers(-(2**63), 2**63 - 1)),
-    st.builds(Start, goals, vectors, seeds, leads, st.none()),
-    st.builds(Start, resolved_goals, vectors, seeds, leads, resumes),
+    st.builds(Start, goals, vectors, seeds, leads, st.none(), rules),
+    st.builds(Start, resolved_goals, vectors, seeds, leads, resumes, rules),
     st.builds(SetGoal, goals, vectors),
     hands,
     st.builds(Applied, st.integers(0, 2**32 - 1), vectors, vectors),
@@ -83,6 +88,7 @@ replies = st.one_of(
         times=st.just(TIMES),
         goal=st.none() | resolved_goals,
         help=st.booleans(),
+        origin=st.none() | origins,
     ),
     st.builds(
         Started,

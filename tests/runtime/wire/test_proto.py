@@ -12,7 +12,7 @@ from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.wire import control as codec
 
 ROOT = Path(__file__).parents[3]
-PROTOS = [ROOT / "proto" / "rpl" / "v1" / f"{name}.proto" for name in ("relay", "admin", "objects", "log")]
+PROTOS = [ROOT / "proto" / "rpl" / "v1" / f"{name}.proto" for name in ("relay", "admin", "objects", "planner", "log")]
 FIELD = re.compile(r"^  +(?:repeated |optional )?[\w.]+ \w+ = \d+;(?P<comment>\s*// \S.*)?$")
 # Fields that hold a message, whose own fields are commented, or a choice whose name says it all.
 SPEAKING = {"start", "observation", "set_goal", "take_over", "applied", "hand_back", "finish", "goal"}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as rpl_dot_v1_dot_relay__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10rpl/v1/log.proto\x12\x06rpl.v1\x1a\x12rpl/v1/relay.proto\"G\n\nLoggedGoal\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06values\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\x12\x0c\n\x04mask\x18\x03 \x03(\x02\":\n\x0bLoggedState\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06values\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\"t\n\rLoggedSubgoal\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06values\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\x12\x0b\n\x03\x61ge\x18\x03 \x01(\r\x12)\n\x08override\x18\x04 \x01(\x0e\x32\x17.rpl.v1.SubgoalOverride\"\xb6\x01\n\x0cLoggedAction\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06target\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\x12\x16\n\x0evalid_until_ns\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x03(\t\x12!\n\x05times\x18\x05 \x01(\x0b\x32\x12.rpl.v1.StageTimes\x12\x14\n\x07novelty\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\tB\n\n\x08_novelty\")\n\x0bLoggedEvent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"2\n\x05Named\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10rpl/v1/log.proto\x12\x06rpl.v1\x1a\x12rpl/v1/relay.proto\"G\n\nLoggedGoal\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06values\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\x12\x0c\n\x04mask\x18\x03 \x03(\x02\":\n\x0bLoggedState\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06values\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\"\x94\x01\n\rLoggedSubgoal\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06values\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\x12\x0b\n\x03\x61ge\x18\x03 \x01(\r\x12)\n\x08override\x18\x04 \x01(\x0e\x32\x17.rpl.v1.SubgoalOverride\x12\x1e\n\x06origin\x18\x05 \x01(\x0b\x32\x0e.rpl.v1.Origin\"\xb6\x01\n\x0cLoggedAction\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x1d\n\x06target\x18\x02 \x03(\x0b\x32\r.rpl.v1.Named\x12\x16\n\x0evalid_until_ns\x18\x03 \x01(\x03\x12\x0c\n\x04\x64one\x18\x04 \x03(\t\x12!\n\x05times\x18\x05 \x01(\x0b\x32\x12.rpl.v1.StageTimes\x12\x14\n\x07novelty\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\tB\n\n\x08_novelty\")\n\x0bLoggedEvent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"2\n\x05Named\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGGEDGOAL']._serialized_end=119
   _globals['_LOGGEDSTATE']._serialized_start=121
   _globals['_LOGGEDSTATE']._serialized_end=179
-  _globals['_LOGGEDSUBGOAL']._serialized_start=181
-  _globals['_LOGGEDSUBGOAL']._serialized_end=297
-  _globals['_LOGGEDACTION']._serialized_start=300
-  _globals['_LOGGEDACTION']._serialized_end=482
-  _globals['_LOGGEDEVENT']._serialized_start=484
-  _globals['_LOGGEDEVENT']._serialized_end=525
-  _globals['_NAMED']._serialized_start=527
-  _globals['_NAMED']._serialized_end=577
+  _globals['_LOGGEDSUBGOAL']._serialized_start=182
+  _globals['_LOGGEDSUBGOAL']._serialized_end=330
+  _globals['_LOGGEDACTION']._serialized_start=333
+  _globals['_LOGGEDACTION']._serialized_end=515
+  _globals['_LOGGEDEVENT']._serialized_start=517
+  _globals['_LOGGEDEVENT']._serialized_end=558
+  _globals['_NAMED']._serialized_start=560
+  _globals['_NAMED']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

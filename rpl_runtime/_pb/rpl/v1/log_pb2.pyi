@@ -26,16 +26,18 @@ class LoggedState(_message.Message):
     def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ...) -> None: ...
 
 class LoggedSubgoal(_message.Message):
-    __slots__ = ("step", "values", "age", "override")
+    __slots__ = ("step", "values", "age", "override", "origin")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     step: int
     values: _containers.RepeatedCompositeFieldContainer[Named]
     age: int
     override: _relay_pb2.SubgoalOverride
-    def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ..., override: _Optional[_Union[_relay_pb2.SubgoalOverride, str]] = ...) -> None: ...
+    origin: _relay_pb2.Origin
+    def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ..., override: _Optional[_Union[_relay_pb2.SubgoalOverride, str]] = ..., origin: _Optional[_Union[_relay_pb2.Origin, _Mapping]] = ...) -> None: ...
 
 class LoggedAction(_message.Message):
     __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty", "author")

@@ -7,6 +7,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FALLBACK_SERVER: _ClassVar[Fallback]
+    FALLBACK_KEEP: _ClassVar[Fallback]
+    FALLBACK_HOLD: _ClassVar[Fallback]
+    FALLBACK_BUNDLE: _ClassVar[Fallback]
+    FALLBACK_STOP: _ClassVar[Fallback]
+
+class SubgoalSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SUBGOAL_SOURCE_BUNDLE: _ClassVar[SubgoalSource]
+    SUBGOAL_SOURCE_PLANNER: _ClassVar[SubgoalSource]
+    SUBGOAL_SOURCE_HOLD: _ClassVar[SubgoalSource]
+    SUBGOAL_SOURCE_FALLBACK: _ClassVar[SubgoalSource]
+
 class SubgoalOverride(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SUBGOAL_OVERRIDE_NONE: _ClassVar[SubgoalOverride]
@@ -14,6 +29,15 @@ class SubgoalOverride(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUBGOAL_OVERRIDE_VETOED: _ClassVar[SubgoalOverride]
     SUBGOAL_OVERRIDE_RELEASED: _ClassVar[SubgoalOverride]
     SUBGOAL_OVERRIDE_CLAIMED: _ClassVar[SubgoalOverride]
+FALLBACK_SERVER: Fallback
+FALLBACK_KEEP: Fallback
+FALLBACK_HOLD: Fallback
+FALLBACK_BUNDLE: Fallback
+FALLBACK_STOP: Fallback
+SUBGOAL_SOURCE_BUNDLE: SubgoalSource
+SUBGOAL_SOURCE_PLANNER: SubgoalSource
+SUBGOAL_SOURCE_HOLD: SubgoalSource
+SUBGOAL_SOURCE_FALLBACK: SubgoalSource
 SUBGOAL_OVERRIDE_NONE: SubgoalOverride
 SUBGOAL_OVERRIDE_PINNED: SubgoalOverride
 SUBGOAL_OVERRIDE_VETOED: SubgoalOverride
@@ -25,16 +49,18 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("spec", "digest", "schema_version", "files")
+    __slots__ = ("spec", "digest", "schema_version", "files", "plan_s")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_S_FIELD_NUMBER: _ClassVar[int]
     spec: ModelSpec
     digest: str
     schema_version: int
     files: _containers.RepeatedCompositeFieldContainer[BundleFile]
-    def __init__(self, spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., digest: _Optional[str] = ..., schema_version: _Optional[int] = ..., files: _Optional[_Iterable[_Union[BundleFile, _Mapping]]] = ...) -> None: ...
+    plan_s: float
+    def __init__(self, spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., digest: _Optional[str] = ..., schema_version: _Optional[int] = ..., files: _Optional[_Iterable[_Union[BundleFile, _Mapping]]] = ..., plan_s: _Optional[float] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
     __slots__ = ("name", "description", "state", "action", "horizon", "period_s", "high_noise", "low_noise", "elements", "library", "goal_dims")
@@ -243,18 +269,30 @@ class ReplyRow(_message.Message):
     def __init__(self, robot: _Optional[str] = ..., started: _Optional[_Union[Started, _Mapping]] = ..., action: _Optional[_Union[Action, _Mapping]] = ..., goal_set: _Optional[_Union[GoalSet, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., taken_over: _Optional[_Union[TakenOver, _Mapping]] = ..., noted: _Optional[_Union[Noted, _Mapping]] = ..., handed_back: _Optional[_Union[HandedBack, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("goal", "state", "seed", "plan_lead", "resume")
+    __slots__ = ("goal", "state", "seed", "plan_lead", "resume", "plans")
     GOAL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PLAN_LEAD_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
     goal: Goal
     state: _containers.RepeatedScalarFieldContainer[float]
     seed: int
     plan_lead: int
     resume: ResumePoint
-    def __init__(self, goal: _Optional[_Union[Goal, _Mapping]] = ..., state: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., plan_lead: _Optional[int] = ..., resume: _Optional[_Union[ResumePoint, _Mapping]] = ...) -> None: ...
+    plans: PlanRules
+    def __init__(self, goal: _Optional[_Union[Goal, _Mapping]] = ..., state: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., plan_lead: _Optional[int] = ..., resume: _Optional[_Union[ResumePoint, _Mapping]] = ..., plans: _Optional[_Union[PlanRules, _Mapping]] = ...) -> None: ...
+
+class PlanRules(_message.Message):
+    __slots__ = ("wait", "fallback", "deadline_s")
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    wait: bool
+    fallback: Fallback
+    deadline_s: float
+    def __init__(self, wait: _Optional[bool] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class Goal(_message.Message):
     __slots__ = ("elements", "state", "resolved")
@@ -287,20 +325,22 @@ class ResolvedGoal(_message.Message):
     def __init__(self, state: _Optional[_Iterable[float]] = ..., mask: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ResumePoint(_message.Message):
-    __slots__ = ("step", "subgoal", "age", "upcoming", "override", "hand")
+    __slots__ = ("step", "subgoal", "age", "upcoming", "override", "lasts", "hand")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     AGE_FIELD_NUMBER: _ClassVar[int]
     UPCOMING_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
+    LASTS_FIELD_NUMBER: _ClassVar[int]
     HAND_FIELD_NUMBER: _ClassVar[int]
     step: int
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     age: int
     upcoming: _containers.RepeatedScalarFieldContainer[float]
     override: SubgoalOverride
+    lasts: int
     hand: TakeOver
-    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., hand: _Optional[_Union[TakeOver, _Mapping]] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., lasts: _Optional[int] = ..., hand: _Optional[_Union[TakeOver, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("goal", "digest", "period_s", "horizon", "handle")
@@ -327,7 +367,7 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal", "help")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal", "origin", "help")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +377,7 @@ class Action(_message.Message):
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     GOAL_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
     HELP_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
@@ -347,8 +388,21 @@ class Action(_message.Message):
     novelty: float
     override: SubgoalOverride
     goal: ResolvedGoal
+    origin: Origin
     help: bool
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., help: _Optional[bool] = ...) -> None: ...
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., help: _Optional[bool] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("source", "waited", "lasts", "confidence")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    WAITED_FIELD_NUMBER: _ClassVar[int]
+    LASTS_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    source: SubgoalSource
+    waited: int
+    lasts: int
+    confidence: float
+    def __init__(self, source: _Optional[_Union[SubgoalSource, str]] = ..., waited: _Optional[int] = ..., lasts: _Optional[int] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class SetGoal(_message.Message):
     __slots__ = ("goal", "state")
