@@ -1,7 +1,8 @@
 """A planner from words: an order such as "open the microwave, then put the kettle on the back burner".
 
 A small grammar turns the order into elements of the kitchen, one after the other. The planner asks the bundle's high
-level for a subgoal toward the first of them that is not done. No language model is needed, and nothing is downloaded.
+level for a subgoal toward the first of them that is not done, with those before it. No language model is needed, and
+nothing is downloaded.
 
     python examples/words.py models/kitchen "open the microwave, then put the kettle on the back burner"
     rpl serve models/kitchen --planner 127.0.0.1:50061
@@ -199,9 +200,10 @@ class WordsPlanner:
         return plan._replace(subgoal=np.clip(plan.subgoal, *spec.state.bounds))
 
     def next_elements(self, state: np.ndarray) -> Sequence[str]:
-        """The elements to plan for in a state (n,)."""
-        undone = [name for name in self.elements if name not in self._spec.done(state)]
-        return undone[:1] or self.elements
+        """The elements to plan for in a state (n,): up to the first that is not done, so that none before is undone."""
+        done = self._spec.done(state)
+        undone = next((at for at, name in enumerate(self.elements) if name not in done), len(self.elements) - 1)
+        return self.elements[: undone + 1]
 
 
 def main() -> None:

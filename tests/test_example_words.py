@@ -1,11 +1,27 @@
 """The planner from words: sentences that it takes and those that it refuses with a reason, and a run in the kitchen."""
 
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from examples.words import elements_of
+from examples.words import WordsPlanner, elements_of
+from processes import started
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidGoal
+from rpl_runtime.loop.lockstep import run
+from rpl_runtime.planning.planning import PlanningConfig
+from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.policy.trial import open_policy
+from rpl_runtime.relay.plans import Question, Source
+from rpl_runtime.relay.run import RunConfig, Step
+from rpl_runtime.robots.kitchen.task import KITCHEN
+from rpl_runtime.robots.simulated import SimulatedRobot
+from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import compound_goal, kitchen_spec
 
 ROOT = Path(__file__).parent.parent
@@ -132,3 +148,71 @@ def test_an_order_becomes_elements_in_its_sequence(order: str, initials: str) ->
 def test_an_order_that_cannot_be_followed_is_refused_with_a_reason(order: str, reason: str) -> None:
     with pytest.raises(InvalidGoal, match=f"the order .* is refused: .*({reason})"):
         elements_of(order, SPEC)
+
+
+@pytest.fixture(scope="module")
+def planner() -> WordsPlanner:
+    return WordsPlanner(
+        open_policy(load_bundle(ROOT / "models" / "kitchen")), "open the microwave and turn on the light"
+    )
+
+
+def question(planner: WordsPlanner, **done: float) -> Question:
+    """Of a run whose goal is the planner's order, with some dimensions of the state changed."""
+    state = np.clip(np.zeros(30, np.float32), *SPEC.state.bounds)
+    for name, value in done.items():
+        state[SPEC.state.names.index(name)] = value
+    return Question("a", 0, state, SPEC.resolve(planner.elements, state), None, np.zeros(30, np.float32))
+
+
+def test_the_next_element_is_the_first_that_is_not_done(planner: WordsPlanner) -> None:
+    assert planner.next_elements(question(planner).state) == ("microwave",)
+    for done in ({"microwave_door": -0.75}, {"microwave_door": -0.75, "light_switch": -0.69, "light": -0.05}):
+        assert planner.next_elements(question(planner, **done).state) == ("microwave", "light switch")
+
+
+def test_a_run_with_another_goal_than_the_order_is_refused(planner: WordsPlanner) -> None:
+    asked = question(planner)
+    with pytest.raises(InvalidGoal, match="the run's goal lacks light switch, which the order names"):
+        planner.plan(asked._replace(goal=SPEC.resolve(["microwave"], asked.state)), 1.0)
+
+
+def test_a_policy_without_an_element_is_told() -> None:
+    elements = {name: element for name, element in SPEC.elements.items() if name != "kettle"}
+    less = PolicySpec.model_validate(SPEC.model_dump() | {"elements": elements, "library": {}})
+    with pytest.raises(InvalidGoal, match="kitchen has no kettle; it has microwave, "):
+        elements_of("put the kettle on the back burner", less)
+
+
+def test_an_order_is_followed_in_the_kitchen_by_a_planner_in_another_process(grpc_aio: None) -> None:
+    bundle = ROOT / "models" / "kitchen"
+    order = "open the microwave, then put the kettle on the back burner and turn the light on"
+    command = [sys.executable, "examples/words.py", str(bundle), order, "--address", "127.0.0.1:0"]
+    with started(command, cwd=ROOT) as process:
+        assert process.stdout is not None
+        said, _, address = process.stdout.readline().rpartition(" at ")
+        assert said == "microwave, then kettle, then light switch: rpl.v1.Planner"
+        config = ServerConfig(address="127.0.0.1:0", planning=PlanningConfig(address.strip(), deadline_s=30.0))
+        with (
+            serve_in_thread(load_bundle(bundle), config) as server,
+            Client(server) as client,
+            client.control() as control,
+            closing(SimulatedRobot(KITCHEN)) as robot,
+        ):
+            steps: list[Step] = []
+            run(robot, control, RunConfig(("microwave", "kettle", "light switch"), steps=280), steps.append)
+    done = [next((step.step for step in steps if name in step.done), None) for name in compound_goal("mkl")]
+    assert None not in done
+    assert done == sorted(done)
+    planned = [step.action.origin for step in steps if step.action.replanned]
+    assert [origin and (origin.source, origin.waited) for origin in planned] == [(Source.PLANNER, 0)] * len(planned)
+
+
+def test_the_example_refuses_an_order_in_one_sentence() -> None:
+    command = [sys.executable, "examples/words.py", "models/kitchen", "open the cabinet"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "the order 'open the cabinet' is refused: 'open the cabinet' can be read in two ways; must name the slide "
+        "cabinet or the hinge cabinet\n"
+    )

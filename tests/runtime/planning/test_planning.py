@@ -1,5 +1,6 @@
 """Planners that take their time, on a real server: nobody waits for them, and each of their answers is checked."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
 from rpl_runtime.relay.messages import Action
-from rpl_runtime.relay.plans import Fallback, Plan, PlanRules, Question, Source
+from rpl_runtime.relay.plans import Fallback, Origin, Plan, PlanRules, Question, Source
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 SPEC = policies.tiny_spec()
@@ -417,3 +418,18 @@ def test_settings_that_exclude_each_other(tiny_bundle: Bundle, grpc_aio: None) -
         pytest.raises(InvalidInput, match="plans anyway or is slow"),
     ):
         control.start("a", GOAL, STATE, rules=PlanRules(fallback=BUNDLE))
+
+
+def test_the_planner_of_the_documentation_is_served(tiny_bundle: Bundle, grpc_aio: None) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "two-rates.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found: list[Action] = []
+
+    def run(address: str) -> None:
+        with Client(address) as client, client.control() as control:
+            control.start("a", GOAL, STATE)
+            found.append(control.step("a", 0, STATE))
+
+    exec(block.replace("    ...", "    run(address)"), {"bundle": tiny_bundle, "run": run})
+    assert found[0].origin == Origin(Source.PLANNER, 0, 10, 0.5)
+    assert np.array_equal(found[0].subgoal, STATE)
