@@ -74,8 +74,12 @@ def check_parity(
     Raises:
         ParityError: their position targets differ by more than the tolerance.
     """
-    count, batch = _sizes(modules, graphs, spec, config, task)
-    tracks = _world_tracks(graphs, spec, task, config, count) if task else _random_tracks(spec, config, count)
+    count, batch, steps = _sizes(modules, graphs, spec, config, task)
+    tracks = (
+        _world_tracks(graphs, spec, task, config.seed, count, steps)
+        if task
+        else _random_tracks(spec, config.seed, count, steps)
+    )
     among = list(itertools.islice(itertools.cycle(tracks), -(-len(tracks) // batch) * batch))
     batches = [[track] for track in tracks] + [among[at : at + batch] for at in range(0, len(among), batch)]
     gaps = [gap for first, batch in enumerate(batches) for gap in _replay(modules, graphs, spec, batch, first)]
@@ -96,8 +100,8 @@ def check_parity(
 
 def _sizes(
     modules: Levels, graphs: Levels, spec: PolicySpec, config: ParityConfig, task: Task | None
-) -> tuple[int, int]:
-    """The number of episodes, and of those in a batch: fewer if a plan takes long."""
+) -> tuple[int, int, int]:
+    """The number of episodes, of those in a batch, and of the steps of each: fewer if a plan takes long."""
     state = np.clip(np.zeros((1, spec.state.dim), dtype=np.float32), *spec.state.bounds)
     noise = np.zeros((1, spec.high_noise), dtype=np.float32)
     row_s = 0.0
@@ -108,10 +112,16 @@ def _sizes(
         row_s += perf_counter() - began
     steps = config.steps or (task.episode_steps if task else _STEPS)
     goals = spec.library or (next(iter(task.groups.values())) if task else spec.elements)
-    episodes = max(config.episodes, len(goals))
-    rows = (2 * episodes + -(-episodes // _BATCH) * _BATCH) * -(-steps // spec.horizon)  # alone, in worlds, in batches
-    share = min(1.0, _PLANS_S / (rows * row_s))
-    return max(1, int(share * episodes)), max(2, int(share * _BATCH))
+    episodes, batch = max(config.episodes, len(goals)), _BATCH
+
+    def share() -> float:
+        # Alone, in the worlds, and in batches.
+        rows = (2 * episodes + -(-episodes // batch) * batch) * -(-steps // spec.horizon)
+        return min(1.0, _PLANS_S / (rows * row_s))
+
+    kept = share()
+    episodes, batch = max(1, int(kept * episodes)), max(2, int(kept * batch))
+    return episodes, batch, max(spec.horizon + 1, int(share() * steps)) if share() < 1 else steps
 
 
 def _replay(
@@ -136,18 +146,16 @@ def _gap(ours: Decision, theirs: Decision, spec: PolicySpec, when: str) -> _Gap:
     return _Gap(float(difference.max()), float(np.abs(ours.subgoal - theirs.subgoal).max()), where)
 
 
-def _world_tracks(graphs: Levels, spec: PolicySpec, task: Task, config: ParityConfig, count: int) -> list[_Track]:
+def _world_tracks(graphs: Levels, spec: PolicySpec, task: Task, seed: int, count: int, steps: int) -> list[_Track]:
     goals = list(spec.library.values()) or [task.goals[name] for name in next(iter(task.groups.values()))]
-    starts = [
-        Start(goals[index % len(goals)], config.seed + index, None if index % 2 else index) for index in range(count)
-    ]
+    starts = [Start(goals[index % len(goals)], seed + index, None if index % 2 else index) for index in range(count)]
     with open_worlds(task, _WORLDS) as worlds:
-        episodes = rollout(graphs, spec, task, starts, worlds, steps=config.steps)
+        episodes = rollout(graphs, spec, task, starts, worlds, steps=steps)
     return [_Track(episode.goal, episode.states) for episode in episodes]
 
 
-def _random_tracks(spec: PolicySpec, config: ParityConfig, count: int) -> list[_Track]:
-    rng, steps = np.random.default_rng(config.seed), config.steps or _STEPS
+def _random_tracks(spec: PolicySpec, seed: int, count: int, steps: int) -> list[_Track]:
+    rng = np.random.default_rng(seed)
     low, high = spec.state.bounds
     goals = list(spec.library.values()) or [(name,) for name in spec.elements]
     tracks = []

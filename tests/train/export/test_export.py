@@ -25,6 +25,7 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, kitchen_spec
+from rpl_train.export import parity
 from rpl_train.export.export import IR_VERSION, OPSET, ExportResult, export
 from rpl_train.export.factory import CustomPolicy, load_factory
 from rpl_train.export.parity import ParityConfig
@@ -160,6 +161,24 @@ def test_manifest_holds_what_the_gate_measured(tiny_export: ExportResult) -> Non
     assert parity["tolerance"] == 1e-5
     assert parity["episodes"] == 10
     assert parity["steps"] == (10 + 64) * SHORT.steps
+
+
+def test_a_slow_high_level_is_compared_in_fewer_plans(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, spent_s = OnnxPolicy(tiny_bundle), [0.0]
+
+    class Slow:
+        act = staticmethod(policy.act)
+
+        @staticmethod
+        def plan(*rows: np.ndarray) -> np.ndarray:
+            spent_s[0] += 0.3 * len(rows[0])
+            return policy.plan(*rows)
+
+    monkeypatch.setattr(parity, "perf_counter", lambda: spent_s[0])
+    found = parity.check_parity(Slow(), Slow(), tiny_bundle.spec, ParityConfig())
+    assert (found.max_abs_target_difference, found.max_abs_subgoal_difference) == (0.0, 0.0)
+    assert found.steps > 0
+    assert spent_s[0] < 120  # [s] and not the 500 of all plans
 
 
 def test_a_graph_that_differs_is_not_written(own_bundle: Bundle) -> None:
