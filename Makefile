@@ -55,7 +55,7 @@ $(VENV)/.view: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) --editable '.[sim,view,train,record,otel,franka-sim,docs,dev]'
+	$(PIP) --editable '.[sim,view,train,ray,record,otel,franka-sim,docs,dev]'
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev

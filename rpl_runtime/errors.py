@@ -2,7 +2,8 @@
 
     RelayError                       INTERNAL
     ├── InvalidInput                 INVALID_ARGUMENT     a NaN, a wrong size, a value out of range
-    │   └── InvalidGoal              INVALID_ARGUMENT     an unknown element, an empty goal
+    │   ├── InvalidGoal              INVALID_ARGUMENT     an unknown element, an empty goal
+    │   └── WorldFault               INVALID_ARGUMENT     a task's world disagrees with the task
     ├── ProtocolViolation            FAILED_PRECONDITION  a message at the wrong moment
     │   └── StepOutOfOrder           OUT_OF_RANGE         a gap or a repeat in a robot's steps
     ├── RobotLeased                  ALREADY_EXISTS       the robot already runs on a stream
@@ -25,6 +26,7 @@
     ├── AddressInUse                 UNAVAILABLE          the port is taken
     ├── MissingExtra                 FAILED_PRECONDITION  an optional dependency is not installed
     ├── RecordingError               (never on the wire)  an episode that cannot be recorded
+    ├── JobsFailed                   (never on the wire)  independent jobs of which some failed
     ├── DemonstrationError           (never on the wire)  recordings that cannot be learned from
     ├── TrainingError                (never on the wire)  a training run that cannot continue
     └── ParityError                  (never on the wire)  exported graphs that differ from their modules
@@ -53,6 +55,10 @@ class InvalidInput(RelayError):
 
 
 class InvalidGoal(InvalidInput):
+    pass
+
+
+class WorldFault(InvalidInput):
     pass
 
 
@@ -152,6 +158,10 @@ class MissingExtra(RelayError):
 
 
 class RecordingError(RelayError):
+    pass
+
+
+class JobsFailed(RelayError):
     pass
 
 

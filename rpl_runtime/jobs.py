@@ -1,10 +1,12 @@
 """Independent jobs side by side: in processes of this machine, or as Ray tasks.
 
 A job whose worker is killed is run again from its beginning; the result is the same if it depends on its arguments
-only, as in every stage of training. The other jobs go on when one fails.
+only, as in every stage of training. The other jobs go on when one fails. Jobs run in the folder of the caller, with its
+search path for modules: on a cluster, every machine must have the same of both.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -14,11 +16,13 @@ from queue import SimpleQueue
 from threading import Event, Lock
 from typing import Any, Literal, NamedTuple
 
-from rpl_runtime.errors import InvalidInput, RelayError, TrainingError, require
+from rpl_runtime.errors import InvalidInput, JobsFailed, RelayError, ServerUnavailable, require
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 
 Executor = Literal["local", "ray"]
 _ATTEMPTS = 3  # of a job whose worker is killed
+_ANSWER_S = 5.0  # [s] for a cluster to answer
+_NAMED = 5  # jobs that failed for one reason, and reasons, that a message names
 
 
 class Job(NamedTuple):
@@ -43,8 +47,9 @@ def run_jobs(
         progress: called with each finished job and its result.
 
     Raises:
-        TrainingError: jobs failed, or their workers were killed repeatedly; the others were run to their end.
+        JobsFailed: jobs failed, or their workers were killed repeatedly; the others were run to their end.
         MissingExtra: the executor is Ray, which is not installed.
+        ServerUnavailable: no Ray cluster answers at RAY_ADDRESS.
         InvalidInput: the executor or the number of workers is invalid.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
@@ -62,8 +67,11 @@ def run_jobs(
                 results[at] = future.result()
                 progress(jobs[at], results[at])
     if failures:
-        reasons = "; ".join(f"{name}: {_reason(error)}" for name, error in failures.items())
-        raise TrainingError(f"{len(failures)} of {len(jobs)} jobs failed: {reasons}") from next(iter(failures.values()))
+        reasons: dict[str, list[str]] = {}
+        for name, failure in failures.items():
+            reasons.setdefault(_reason(failure), []).append(name)
+        told = _listed([f"{_listed(names)}: {reason}" for reason, names in reasons.items()], "; ")
+        raise JobsFailed(f"{len(failures)} of {len(jobs)} jobs failed: {told}") from next(iter(failures.values()))
     return results
 
 
@@ -118,7 +126,7 @@ class _Worker:
                     raise
                 self.close()
                 self._pool = self._start()
-        raise TrainingError(f"its worker was killed {_ATTEMPTS} times")
+        raise JobsFailed(f"its worker was killed {_ATTEMPTS} times")
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -129,11 +137,30 @@ def _ray(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
     ray = require("ray", "ray")
     ours = not ray.is_initialized()
     if ours:
-        size = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **size)
-    task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_call)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use to its makers
+        cluster = os.environ.get("RAY_ADDRESS") or "local"
+        size = {"num_cpus": workers, "include_dashboard": False} if cluster == "local" else {}
+        try:
+            if ":" in cluster:  # Ray itself would try for minutes
+                host, _, port = cluster.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), _ANSWER_S).close()
+            ray.init(cluster, log_to_driver=False, logging_level="ERROR", **size)
+        except (OSError, ValueError) as error:
+            raise ServerUnavailable(f"no Ray cluster answers at {cluster}, which RAY_ADDRESS names: {error}") from error
+    found = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}}
+    task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1, runtime_env=found)(_call_in)
+    begun = []
+
+    def submit(job: Job) -> Future[Any]:
+        begun.append(task.remote(os.getcwd(), job))
+        return begun[-1].future()
+
     try:
-        yield lambda job: task.remote(job).future()
+        yield submit
+    except BaseException:
+        for each in begun:
+            ray.cancel(each, force=True)
+        raise
     finally:
         if ours:
             ray.shutdown()
@@ -151,6 +178,16 @@ def _call(job: Job) -> Any:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     return job.call(*job.arguments)
+
+
+def _call_in(folder: str, job: Job) -> Any:
+    os.chdir(folder)
+    return _call(job)
+
+
+def _listed(items: Sequence[str], separator: str = ", ") -> str:
+    more = [f"{len(items) - _NAMED} more"] if len(items) > _NAMED else []
+    return separator.join([*items[:_NAMED], *more])
 
 
 def _reason(error: BaseException) -> str:

@@ -11,11 +11,11 @@ are saved, so an interrupted run goes on with the same round.
 """
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from torch import Tensor
 
 from rpl_runtime.errors import TrainingError
 from rpl_runtime.files import alone_in
+from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.tasks.task import Task
+from rpl_runtime.tasks.task import Task, World
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import digest
@@ -39,23 +40,26 @@ from rpl_train.runs import (
     LevelName,
     RunRecord,
     TrainedRun,
+    build_policy,
     differences,
     load_modules,
     load_run,
     load_tensors,
+    noted,
     open_run,
     save_modules,
     save_tensors,
     save_weights,
     weights_digest,
-    with_device,
 )
+from rpl_train.tasks import load_task
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
 _ROUND = "round.safetensors"  # the student after its last finished round
 _DATA = "episodes-{}.safetensors"  # the lessons of a round
 
 Lessons = dict[str, Tensor]  # of one level: its inputs (N, .) by name, and the teacher's mixture for each
+Arrays = dict[str, np.ndarray]  # tensors on their way to another process, where torch would share their memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,8 @@ class DistillConfig:
     learning_rate: float = 3e-4  # at the beginning of a round; then a cosine to zero
     worlds: int = 16  # side by side; another number may change the last bit of a result
     start: str | None = None  # by name; None: the last of the task's
+    jobs: int = 1  # goals that are played side by side
+    executor: Executor = "local"
     device: str = CPU  # of torch, for the student; another may change the last bits of its weights
     seed: int = 0
     pool: PoolConfig = field(default_factory=PoolConfig)
@@ -117,7 +123,7 @@ def distill(
         lessons = [load_lessons(run, index) for index in range(first)]
         for index in range(first, config.rounds):
             progress(index, "playing")
-            lessons.append(_play(task, index, student, specialists, levels, base.record.spec, run, config))
+            lessons.append(_play(task, index, student, specialists, levels, base.record, run, config))
             progress(index, "learning")
             for level in levels:
                 _learn(index, level, modules[level], [lesson[level] for lesson in lessons], pool, config)
@@ -136,9 +142,7 @@ def _record(
     specialists: Mapping[str, TrainedRun],
     config: DistillConfig,
 ) -> RunRecord:
-    settings = with_device(json.loads(json.dumps(asdict(config)))) | {
-        DEMONSTRATIONS: digest(demonstrations.trajectories)
-    }
+    settings = noted(config) | {DEMONSTRATIONS: digest(demonstrations.trajectories)}
     taught = [trained.record.provenance.data for trained in specialists.values()]
     teachers = {
         goal: {
@@ -165,29 +169,78 @@ def _play(
     student: RelayPolicy,
     specialists: Mapping[str, TrainedRun],
     levels: Sequence[LevelName],
-    spec: PolicySpec,
+    base: RunRecord,
     run: Path,
     config: DistillConfig,
 ) -> dict[LevelName, Lessons]:
     """Play a round's episodes and label them. Returns each level's lessons."""
-    taught: dict[LevelName, list[Lessons]] = {level: [] for level in levels}
-    with open_worlds(task, min(config.worlds, config.episodes)) as worlds:
-        for number, (goal, trained) in enumerate(specialists.items()):
-            rng = np.random.default_rng([config.seed, round_, number])
-            seeds = rng.choice(TRAINING_SEEDS, config.episodes, replace=False).tolist()
-            starts = [
-                Start(task.parse_goal(goal).elements, seed, sampling=seed if place % 2 else None)
-                for place, seed in enumerate(seeds)
-            ]
-            player = Explorer(student if round_ else trained.policy, ("low",))
-            episodes = rollout(player, spec, task, starts, worlds, start=config.start)
-            lessons = label(trained.policy, episodes, spec.horizon, levels)
-            for level in levels:
-                taught[level].append(lessons[level])
-    whole: dict[LevelName, Lessons] = {level: _together(parts) for level, parts in taught.items()}
+    orders: list[_Order] = []
+    for number, (goal, trained) in enumerate(specialists.items()):
+        rng = np.random.default_rng([config.seed, round_, number])
+        seeds = rng.choice(TRAINING_SEEDS, config.episodes, replace=False).tolist()
+        starts = [
+            Start(task.parse_goal(goal).elements, seed, sampling=seed if place % 2 else None)
+            for place, seed in enumerate(seeds)
+        ]
+        orders.append(_Order(student if round_ else trained.policy, trained.policy, tuple(starts), tuple(levels)))
+    if config.jobs == 1 and config.executor == "local":
+        with open_worlds(task, min(config.worlds, config.episodes)) as worlds:
+            lessons = [_taught(order, task, base.spec, worlds, config) for order in orders]
+    else:
+        sent = [(task.reference, base, order.packed(), config) for order in orders]
+        work = [Job(goal, _taught_there, arguments) for goal, arguments in zip(specialists, sent, strict=True)]
+        lessons = [_unpacked(each) for each in run_jobs(work, config.executor, config.jobs)]
+    whole: dict[LevelName, Lessons] = {level: _together([each[level] for each in lessons]) for level in levels}
     flat = {f"{level}/{name}": values for level, lessons in whole.items() for name, values in lessons.items()}
     save_tensors(run / _DATA.format(round_), flat)
     return whole
+
+
+class _Order(NamedTuple):
+    """The episodes of a goal in a round."""
+
+    player: Any  # RelayPolicy, or its weights on the way to another process
+    teacher: Any
+    starts: tuple[Start, ...]
+    levels: tuple[LevelName, ...]
+
+    def packed(self) -> "_Order":
+        """The same with weights as arrays."""
+        player, teacher = (
+            {
+                level: {key: value.cpu().numpy() for key, value in getattr(policy, level).state_dict().items()}
+                for level in LEVELS
+            }
+            for policy in (self.player, self.teacher)
+        )
+        return self._replace(player=player, teacher=teacher)
+
+    def unpacked(self, base: RunRecord) -> "_Order":
+        """The same with policies of the base's architecture."""
+        player, teacher = build_policy(base), build_policy(base)
+        for policy, weights in ((player, self.player), (teacher, self.teacher)):
+            for level, state in _unpacked(weights).items():
+                getattr(policy, level).load_state_dict(state)
+        return self._replace(player=player, teacher=teacher)
+
+
+def _taught(
+    order: _Order, task: Task, spec: PolicySpec, worlds: Sequence[World], config: DistillConfig
+) -> dict[LevelName, Lessons]:
+    episodes = rollout(Explorer(order.player, ("low",)), spec, task, order.starts, worlds, start=config.start)
+    return label(order.teacher, episodes, spec.horizon, order.levels)
+
+
+def _taught_there(task_name: str, base: RunRecord, order: _Order, config: DistillConfig) -> dict[LevelName, Arrays]:
+    torch.set_num_threads(1)  # as in the process that learns
+    task = load_task(task_name)
+    with open_worlds(task, min(config.worlds, config.episodes)) as worlds:
+        lessons = _taught(order.unpacked(base), task, base.spec, worlds, config)
+    return {level: {name: values.numpy() for name, values in each.items()} for level, each in lessons.items()}
+
+
+def _unpacked(arrays: dict[LevelName, Arrays]) -> dict[LevelName, Lessons]:
+    return {level: {name: torch.tensor(array) for name, array in each.items()} for level, each in arrays.items()}
 
 
 def _together(parts: Sequence[Lessons]) -> Lessons:

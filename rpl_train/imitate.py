@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.managers import SyncManager
 from pathlib import Path
@@ -37,15 +37,14 @@ from rpl_train.runs import (
     build_level,
     load_progress,
     load_run,
+    noted,
     open_run,
     save_progress,
     save_weights,
-    with_device,
 )
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
 _WARM_UP = 200  # [steps]
-_NO_EFFECT = ("checkpoint_every", "report_every", "jobs")  # on the weights
 
 Progress = Callable[[LevelName, int, float | None], None]  # level, steps done, recent loss; None: trained before
 Loss = Callable[[np.random.Generator], Tensor]  # of a batch that the generator draws
@@ -66,7 +65,7 @@ class DescentConfig:
 
     def settings(self) -> dict[str, Any]:
         """Those with an effect on the weights, as provenance records them."""
-        return {name: value for name, value in with_device(asdict(self)).items() if name not in _NO_EFFECT}
+        return noted(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,10 @@ of processes and after any interruption.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from rich.table import Table
 from rpl_runtime.console import Console
 from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.files import staged
+from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.tasks.task import Demonstrator, Task, World
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.tasks import load_task
@@ -39,6 +38,7 @@ class PlayConfig:
     sequences: int = 400
     seed: int = 0
     jobs: int = 1  # processes
+    executor: Executor = "local"
 
     def __post_init__(self) -> None:
         for name, low, high in (("sequences", 1, 1_000_000), ("seed", 0, 2**31 - 1), ("jobs", 1, 1024)):
@@ -132,19 +132,22 @@ def play(
 
     Raises:
         InvalidInput: the task has no demonstrator, or the folder holds play with other settings.
-        DemonstrationError: an episode cannot be written, or a process was killed; the episodes before are kept.
+        DemonstrationError: an episode cannot be written; the others are kept.
+        JobsFailed: sequences cannot be played; the others are kept.
     """
     if task.demonstrator is None:
         raise InvalidInput(f"{task.name} has no demonstrator, so it needs --demos; a task's demonstrator makes them")
     _claim(settings_of(task.demonstrator) | {"seed": config.seed}, folder)
     paths = [folder / f"play-{index:06d}.npz" for index in range(config.sequences)]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
-    finished = len(paths) - len(missing)
-    progress(finished, len(paths))
-    for index, trajectory in _perform_all(task, config, missing):
-        _write(lambda index=index, trajectory=trajectory: save(trajectory, paths[index]), paths[index])
-        finished += 1
-        progress(finished, len(paths))
+    finished = count(len(paths) - len(missing))
+    progress(next(finished), len(paths))
+
+    def keep(index: int, trajectory: Trajectory) -> None:
+        _write(lambda: save(trajectory, paths[index]), paths[index])
+        progress(next(finished), len(paths))
+
+    _perform_all(task, config, missing, keep)
     sequences = tuple(_describe(path, task.spec) for path in paths)
     return PlayResult(folder, sequences, len(missing), task.spec, task.episode_steps)
 
@@ -168,29 +171,18 @@ def settings_of(demonstrator: Demonstrator) -> dict[str, Any]:
     return json.loads(json.dumps({name: value for name, value in plain.items() if not callable(value)}))
 
 
-def _perform_all(task: Task, config: PlayConfig, indices: list[int]) -> Iterator[tuple[int, Trajectory]]:
-    if not indices:
+def _perform_all(
+    task: Task, config: PlayConfig, indices: list[int], finished: Callable[[int, Trajectory], None]
+) -> None:
+    if config.jobs == 1 and config.executor == "local":
+        if indices:
+            with closing(task.open()) as world:
+                for index in indices:
+                    finished(index, perform(task, world, config, index))
         return
-    if config.jobs == 1:
-        with closing(task.open()) as world:
-            for index in indices:
-                yield index, perform(task, world, config, index)
-        return
-    # Spawned, because a fork copies the locks of the caller's threads.
-    jobs = min(config.jobs, len(indices))
-    with ProcessPoolExecutor(jobs, CONTEXT, end_with_parent) as pool:
-        changed = _changed(task)
-        futures = {pool.submit(_perform_here, task.reference, changed, config, index): index for index in indices}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise DemonstrationError("a process that played was killed; run the same command again to go on") from error
-        except (KeyboardInterrupt, GeneratorExit):
-            end_workers()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    changed = _changed(task)
+    jobs = [Job(f"sequence {index}", _perform_here, (task.reference, changed, config, index)) for index in indices]
+    run_jobs(jobs, config.executor, config.jobs, lambda job, trajectory: finished(job.arguments[-1], trajectory))
 
 
 def _changed(task: Task) -> dict[str, Any]:
@@ -204,15 +196,19 @@ def _changed(task: Task) -> dict[str, Any]:
     }
 
 
-_opened: list[tuple[Task, World]] = []  # at most one, of this worker process
+_opened: dict[str, tuple[Task, World]] = {}  # at most one, of this worker process, by the arguments that it is for
 
 
 def _perform_here(reference: str, changed: dict[str, Any], config: PlayConfig, index: int) -> Trajectory:
-    if not _opened:
+    wanted = repr((reference, changed))
+    if wanted not in _opened:
+        for _, world in _opened.values():
+            world.close()
+        _opened.clear()
         task = load_task(reference)
         task = replace(task, demonstrator=replace(task.demonstrator, **changed))  # type: ignore[type-var]
-        _opened.append((task, task.open()))
-    return perform(*_opened[0], config, index)
+        _opened[wanted] = task, task.open()
+    return perform(*_opened[wanted], config, index)
 
 
 def _claim(settings: dict[str, Any], folder: Path) -> None:

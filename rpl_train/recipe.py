@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rpl_runtime.jobs import Executor
 from rpl_runtime.tasks.task import Task
 from rpl_train.data.recordings import load_demonstrations
 from rpl_train.distill import DistillConfig, distill
@@ -33,6 +34,7 @@ class RecipeConfig:
     imitate: ImitateConfig = field(default_factory=ImitateConfig)
     finetune: Mapping[str, FinetuneConfig] = field(default_factory=dict)  # by the goal's name; none: imitate only
     jobs: int = 2  # goals that are fine-tuned side by side
+    executor: Executor = "local"
     distill: DistillConfig = field(default_factory=DistillConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
 
@@ -49,6 +51,7 @@ def train(config: RecipeConfig, report: Report) -> ExportResult:
         DemonstrationError: a recording cannot be read, or is of another task.
         InvalidInput: another command trains in the folder, or the task has no demonstrator and nothing is named.
         TrainingError: a folder holds another run, or a stage failed.
+        JobsFailed: sequences or goals failed; the others were run to their end.
         ParityError: the exported graphs differ from the trained modules.
     """
     task, goals, rounds = config.task, len(config.finetune), config.distill.rounds
@@ -68,7 +71,7 @@ def train(config: RecipeConfig, report: Report) -> ExportResult:
     if config.finetune:
         report("goals", 0, goals, "")
         specialists = specialise(
-            *(task, config.run, paths, config.run / "specialists", config.finetune, config.jobs),
+            *(task, config.run, paths, config.run / "specialists", config.finetune, config.jobs, config.executor),
             lambda done, goal: report("goals", done, goals, goal),
         )
         trained = distill(

@@ -8,6 +8,8 @@ Every file is written to a temporary name and renamed.
 """
 
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +29,7 @@ RUN = "run.json"
 _MOST_LAYERS, _WIDEST = 32, 16_384  # of both networks
 _MOST_RECORD, _MOST_WEIGHTS = 16 << 20, 4 << 30  # [bytes]
 DEMONSTRATIONS = "demonstrations"  # setting: digest of those used when fine-tuning or distilling another run
+_NO_EFFECT = ("jobs", "executor", "threads", "checkpoint_every", "report_every")  # settings, on the weights
 LevelName = Literal["high", "low"]
 LEVELS: tuple[LevelName, ...] = ("high", "low")
 
@@ -66,9 +69,12 @@ def build_policy(record: RunRecord) -> RelayPolicy:
     return RelayPolicy(build_level("high", record), build_level("low", record))
 
 
-def with_device(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings for the record of a run, which names no device but an unusual one."""
-    return {name: value for name, value in settings.items() if (name, value) != ("device", CPU)}
+def noted(settings: Any) -> dict[str, Any]:
+    """A stage's dataclass of settings as a run's record has them: those that the weights depend on, ready for JSON."""
+    found = json.loads(json.dumps(asdict(settings)))
+    for name in (*_NO_EFFECT, *["device"] * (found["device"] == CPU)):
+        found.pop(name, None)
+    return found
 
 
 def open_run(run: Path, record: RunRecord) -> None:

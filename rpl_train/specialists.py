@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from rpl_runtime.errors import InvalidGoal, InvalidInput, TrainingError
-from rpl_runtime.jobs import Job, run_jobs
+from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.tasks.task import PLAIN_NAME, Task
 from rpl_train.data.recordings import load_demonstrations
@@ -57,23 +57,25 @@ def specialise(
     folder: Path,
     goals: Mapping[str, FinetuneConfig],
     jobs: int,
+    executor: Executor = "local",
     progress: Callable[[int, str], None] = lambda finished, goal: None,
 ) -> dict[str, TrainedRun]:
     """Fine-tune the run `base` for each goal of a task, by its name, into FOLDER/GOAL; a broken run goes on there.
 
     Args:
         jobs: processes, each with one goal at a time.
+        executor: where they run; each sees the folders.
         progress: called as progress(finished, goal) after each goal.
 
     Raises:
-        TrainingError: a goal failed; the others were run to their end.
+        JobsFailed: a goal failed; the others were run to their end.
     """
     finished = count(1)
     work = [
         Job(goal, _fine_tune, (task.reference, base, tuple(demonstrations), folder / goal, config))
         for goal, config in goals.items()
     ]
-    run_jobs(work, workers=jobs, progress=lambda job, result: progress(next(finished), job.name))
+    run_jobs(work, executor, jobs, progress=lambda job, result: progress(next(finished), job.name))
     return {goal: load_run(folder / goal) for goal in goals}
 
 

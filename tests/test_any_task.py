@@ -2,18 +2,24 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import drawers
+import policies
 from demonstrations import drawer_demonstrations
 from rpl_runtime.cli.app import main
-from rpl_runtime.errors import DemonstrationError, InvalidInput
+from rpl_runtime.client import Access
+from rpl_runtime.errors import DemonstrationError, InvalidInput, WorldFault
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.policy.bundle import load_bundle
+from rpl_runtime.server.server import serve_in_thread
 from rpl_train.data.recordings import load_demonstrations
 from rpl_train.data.trajectory import load_folder, save_folder
 from rpl_train.play import PlayConfig, play
+from rpl_train.rl.finetune import FinetuneConfig, finetune
 from rpl_train.runs import load_run, read_run
 from source import ROOT
 
@@ -117,6 +123,49 @@ def test_demonstrations_of_another_task_are_one_sentence(rpl, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(DemonstrationError, match="holds no demonstrations"):
         load_demonstrations([tmp_path], drawers.TASK)
+
+
+class Failing(drawers.Drawers):
+    """Drawers that show another state from the sixth step of an episode on."""
+
+    def __init__(self, shown: np.ndarray) -> None:
+        self._shown, self._steps = shown, 0
+        super().__init__()
+
+    def reset(self, seed: int, start: float) -> np.ndarray:
+        self._steps = 0
+        return super().reset(seed, start)
+
+    def step(self, target: np.ndarray) -> np.ndarray:
+        self._steps += 1
+        super().step(target)
+        if self._steps > 5:
+            self.state = self._shown
+        return self.state
+
+    def done(self) -> frozenset[str]:
+        return frozenset()
+
+
+@pytest.mark.parametrize(
+    ("shown", "sentence"), [([0.0, np.nan, 0.0], "has .* = nan; must be a finite"), ([0.0] * 4, "has shape \\(4,\\)")]
+)
+def test_a_world_that_fails_in_the_middle_is_one_sentence_and_leaves_nothing_half_written(shown, sentence, tmp_path):
+    task = replace(drawers.TASK, open_world=lambda: Failing(np.array(shown, np.float32)))
+    said = pytest.raises(WorldFault, match=f"the state that the world of drawers returned {sentence}")
+    with said:
+        play(task, PlayConfig(sequences=1), tmp_path / "play")
+    assert [path.name for path in (tmp_path / "play").iterdir()] == ["play.json"]
+    bundle = policies.tiny_bundle(tmp_path / "bundle", drawers.spec())
+    with serve_in_thread(bundle) as address, said:
+        journal = tmp_path / "episodes.jsonl"
+        evaluate(address, task, EvaluateConfig(episodes=1, jobs=1), journal, access=Access())
+    assert len(journal.read_text().splitlines()) <= 1  # no episode
+    base = drawers.imitated(tmp_path / "base", steps=3)
+    tuning = FinetuneConfig(goal=drawers.GOAL, objective="npg", env_steps=1, episodes=2, worlds=1)
+    with said:
+        finetune(task, base, drawer_demonstrations(2), tmp_path / "run", tuning)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
 
 
 def test_a_task_without_a_demonstrator_asks_for_demonstrations(tmp_path):

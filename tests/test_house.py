@@ -70,7 +70,6 @@ def test_a_wing_of_training_imports_only_earlier_wings(path: Path) -> None:
 KITCHENS_OWN = (
     *("rpl_runtime/tasks/kitchen/", "rpl_runtime/robots/kitchen/", "rpl_train/tasks/kitchen/", "rpl_train/paper/"),
     *("rpl_runtime/robots/mirror.py", "rpl_runtime/robots/objects.py", "rpl_runtime/robots/franka/"),
-    "rpl_runtime/evaluation/protocol.py",  # the hard protocol, whose disturbances are the kitchen's
 )
 
 

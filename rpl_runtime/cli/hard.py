@@ -13,24 +13,26 @@ from rpl_runtime.cli.report import progress_bar
 from rpl_runtime.client import Access, Client
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.estimator import Estimator
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, estimators
-from rpl_runtime.evaluation.protocol import HARD, KITCHEN, Hardship, Outcome, ProtocolConfig, run_protocol
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, check_policy, estimators
+from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig, conditions_of, run_protocol
 from rpl_runtime.evaluation.protocol_results import check_content, content_of, draw_protocol, print_protocol
 from rpl_runtime.files import JsonDict, alone_in, write_json
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.robots.degraded import Conditions
 from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardOptions:
     """What to run, and where its results go."""
 
+    task: Task
     bundle: Path | None  # served for it; None: the server at the address
     providers: str = "CPU"  # of ONNX Runtime, that compute it
     address: str
     access: Access
-    hardships: dict[str, Hardship] = field(default_factory=lambda: dict(HARD))
+    hardships: dict[str, Hardship]
     config: ProtocolConfig = field(default_factory=ProtocolConfig)
     senses: EvaluateConfig = field(default_factory=EvaluateConfig)  # its estimate and calibration count
     beside: tuple[Path, ...] = ()  # files of other systems, printed and drawn beside
@@ -41,25 +43,26 @@ class HardOptions:
     as_json: bool = False
 
 
-def chosen(names: list[str] | None) -> dict[str, Hardship]:
-    """The conditions of the hard protocol with some names, all of them by default.
+def chosen(task: Task, names: list[str] | None) -> dict[str, Hardship]:
+    """The conditions of a task's hard protocol with some names, all of them by default.
 
     Raises:
-        InvalidInput: there is no such condition.
+        InvalidInput: there is no such condition, or no hard protocol.
     """
+    known = conditions_of(task)
     for name in names or ():
-        if name not in HARD:
-            raise InvalidInput(f"no condition is called {name!r}; must be one of {', '.join(HARD)}")
-    return {name: HARD[name] for name in names or HARD}
+        if name not in known:
+            raise InvalidInput(f"no condition is called {name!r}; must be one of {', '.join(known)}")
+    return {name: known[name] for name in names or known}
 
 
-def read_states(path: Path) -> tuple[tuple[float, ...], ...]:
-    """The whole states in a JSON file: one list of 30 numbers [rad, m, quaternion wxyz], or a list of such lists.
+def read_states(task: Task, path: Path) -> tuple[tuple[float, ...], ...]:
+    """The whole states in a JSON file: one list of a task's n numbers, or a list of such lists.
 
     Raises:
         InvalidInput: the file holds something else.
     """
-    dim = KITCHEN.spec.state.dim
+    dim = task.spec.state.dim
     try:
         states = np.atleast_2d(np.array(json.loads(path.read_text()), dtype=np.float64))
     except (ValueError, TypeError) as error:
@@ -79,12 +82,13 @@ def evaluate_hard(options: HardOptions) -> None:
         where = stack.enter_context(own) if own else options.address
         client = stack.enter_context(Client(where, access=options.access))
         model = client.describe()
+        check_policy(model.spec, options.task)
         total, done = len(options.hardships) * options.config.episodes, list[Outcome]()
         report = stack.enter_context(progress_bar("episodes", total))
 
         def estimator(robot: Conditions) -> Callable[[], Estimator | None]:
-            calibration = calibration_of(KITCHEN, replace(options.senses, robot=robot), model.spec)
-            return estimators(KITCHEN, client, model, calibration)
+            calibration = calibration_of(options.task, replace(options.senses, robot=robot), model.spec)
+            return estimators(options.task, client, model, calibration)
 
         def on_outcome(outcome: Outcome) -> None:
             done.append(outcome)
@@ -93,11 +97,12 @@ def evaluate_hard(options: HardOptions) -> None:
         identity: JsonDict = {"bundle_digest": model.digest, "estimate": options.senses.estimate}
         journal = None if options.output is None else options.output / "episodes.jsonl"
         outcomes = run_protocol(
-            client.control, estimator, options.hardships, options.config, identity, journal, on_outcome
+            *(options.task, client.control, estimator, options.hardships, options.config),
+            *(identity, journal, on_outcome),
         )
     estimated = options.senses.estimate
     name = options.name or model.spec.name
-    content = content_of(name, model.digest, options.hardships, options.config, estimated, outcomes)
+    content = content_of(name, model.digest, options.hardships, options.config, options.task, estimated, outcomes)
     write_results(content, beside, options.output, options.picture, options.as_json)
     if options.write and options.bundle is not None:
         bundle = load_bundle(options.bundle)

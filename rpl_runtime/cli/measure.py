@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, BundleFolder, Json, PlanLead, Providers, TaskName, access_of, show
+from rpl_runtime.cli.options import (
+    ADDRESS,
+    BundleFolder,
+    ExecutorName,
+    Json,
+    PlanLead,
+    Providers,
+    TaskName,
+    access_of,
+    show,
+)
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, write_json
 
 if TYPE_CHECKING:
     from rpl_runtime.client import Access
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig, Trial
+    from rpl_runtime.evaluation.evaluate import Apart, EvaluateConfig, Trial
     from rpl_runtime.tasks.task import Task
 
 
@@ -151,6 +161,7 @@ def evaluate_command(
         int | None,
         typer.Option(min=1, help="Simulators in parallel; default: one per core. It does not change the results."),
     ] = None,
+    executor: ExecutorName = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for evaluation.json, results.png and the episodes; continues from its episodes."),
@@ -177,14 +188,16 @@ def evaluate_command(
         raise typer.BadParameter("give exactly one of BUNDLE, --address and --from")
     if providers != "CPU" and bundle is None:
         raise typer.BadParameter("--providers is for a BUNDLE; a server at an address has its own")
+    if executor == "ray" and (bundle is None or protocol == "hard"):
+        raise typer.BadParameter("--executor ray is for the standard protocol and a BUNDLE, which each job serves")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
     from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
     from rpl_runtime.cli.run import read_calibration
     from rpl_runtime.client import Access
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials
+    from rpl_runtime.evaluation.evaluate import Apart, EvaluateConfig, plan_trials
     from rpl_runtime.evaluation.figures import check_suffix, draw_results, picture_suffixes
-    from rpl_runtime.evaluation.protocol import Hardship, ProtocolConfig, StartNoise
+    from rpl_runtime.evaluation.protocol import Hardship, ProtocolConfig, hazards_of
     from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.files import alone_in
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
@@ -193,8 +206,9 @@ def evaluate_command(
     from rpl_runtime.tasks.load import load_task
     from rpl_runtime.tasks.pictures import sheet_suffixes, video_suffixes
 
+    task = load_task(task_name)
     own = {
-        "start": None if start_noise is None else StartNoise(*start_noise),
+        "start": None if start_noise is None else hazards_of(task).start(*start_noise),
         "jolt": jolt,
         "jolt_at": tuple(jolt_at or ()),
         "push": push,
@@ -203,8 +217,8 @@ def evaluate_command(
         "swap_at": swap,
         "second": second_goal,
         "undo": undo,
-        "goal_state": None if goal_state is None else read_states(goal_state)[0],
-        "start_from": () if start_from is None else read_states(start_from),
+        "goal_state": None if goal_state is None else read_states(task, goal_state)[0],
+        "start_from": () if start_from is None else read_states(task, start_from),
         "shift": shift,
     }
     own = {name: value for name, value in own.items() if value not in (None, 0, ())}
@@ -222,7 +236,6 @@ def evaluate_command(
                 raise InvalidInput(f"{saved} is not JSON ({error}); must be an evaluation.json") from error
             stack.enter_context(alone)
         else:
-            task = load_task(task_name)
             robot = Conditions(
                 profile,
                 *object_noise,
@@ -254,11 +267,12 @@ def evaluate_command(
                 asked = Hardship(standard.goals, standard.steps or 0, robot=robot, **own) if own else None
                 evaluate_hard(
                     HardOptions(
+                        task=task,
                         bundle=bundle,
                         providers=providers,
                         address=address or ADDRESS,
                         access=Access() if bundle else access_of(context),
-                        hardships=chosen(condition) if asked is None else {"as asked": asked},
+                        hardships=chosen(task, condition) if asked is None else {"as asked": asked},
                         config=ProtocolConfig(episodes, seed, config.jobs),
                         senses=config,
                         beside=tuple(beside or ()),
@@ -274,7 +288,8 @@ def evaluate_command(
             stack.enter_context(alone)
             where = stack.enter_context(serve_in_process(bundle, providers)) if bundle else address or ADDRESS
             access = Access() if bundle else access_of(context)
-            content = _evaluate(where, access, task, config, len(trials), output)
+            apart = Apart(bundle, executor, providers) if bundle and executor == "ray" else None
+            content = _evaluate(where, access, task, config, len(trials), output, apart)
             if video is not None:
                 films[video] = partial(_film, where, access, task, config, filmed, video=video)
             if sheet is not None:
@@ -309,7 +324,13 @@ def _written(path: Path, put: Callable[[], object]) -> bool:
 
 
 def _evaluate(
-    address: str, access: "Access", task: "Task", config: "EvaluateConfig", total: int, output: Path | None
+    address: str,
+    access: "Access",
+    task: "Task",
+    config: "EvaluateConfig",
+    total: int,
+    output: Path | None,
+    apart: "Apart | None",
 ) -> JsonDict:
     from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.evaluate import evaluate
@@ -323,7 +344,7 @@ def _evaluate(
             report(len(done), total, f"episodes, {sum(done) / len(done):.2f} elements done in each")
 
         journal = None if output is None else output / "episodes.jsonl"
-        return evaluate(address, task, config, journal, on_episode, access).content
+        return evaluate(address, task, config, journal, on_episode, access, apart).content
 
 
 def _film(

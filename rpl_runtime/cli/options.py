@@ -25,6 +25,14 @@ Providers = Annotated[
     str,
     typer.Option(help="ONNX Runtime's execution providers that compute the policy, preferred first, such as CUDA,CPU."),
 ]
+ExecutorName = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(
+        "--executor",
+        help="local, the default: processes of this machine. ray: jobs on the Ray cluster that RAY_ADDRESS names, "
+        "whose machines see the same folders; without an address, Ray on this machine.",
+    ),
+]
 PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the request of a plan and its effect.")]
 
 

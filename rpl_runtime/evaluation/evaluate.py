@@ -18,20 +18,24 @@ from typing import Any, NamedTuple
 
 from rpl_runtime.client import Access, Client, Control
 from rpl_runtime.client.on_robot import cached_bundle
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, WorldFault
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.results import Episode, summarize
 from rpl_runtime.files import JsonDict
+from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.lockstep import run
+from rpl_runtime.policy.graphs import CPU
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.simulated import SimulatedRobot
+from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.load import load_task
 from rpl_runtime.tasks.task import MAX_EPISODES, Task, World
 
 FIRST_SEED = 1_000_000  # training and the choice of a checkpoint use smaller seeds
@@ -79,6 +83,14 @@ class Played(NamedTuple):
     refused: str | None  # why the policy refused a state, if the episode ended early
 
 
+class Apart(NamedTuple):
+    """Where the episodes of an evaluation run, apart from it."""
+
+    bundle: Path  # that every machine sees
+    executor: Executor
+    providers: str = CPU  # of ONNX Runtime
+
+
 class Evaluation(NamedTuple):
     """Episodes and their results."""
 
@@ -93,13 +105,16 @@ def evaluate(
     journal: Path | None = None,
     on_episode: Callable[[Episode], None] = lambda episode: None,
     access: Access | None = None,
+    apart: Apart | None = None,
 ) -> Evaluation:
     """Run a task's episodes on the server at `address`; `on_episode` is called with each finished episode.
 
     Finished episodes are kept in the file `journal`, from which an interrupted evaluation continues.
     `access` is how the server is reached; None reads it from the environment.
+    With `apart` the server only says what it serves, and episodes are jobs elsewhere.
 
     Raises:
+        JobsFailed: jobs failed; the others were run to their end.
         InvalidGoal: a goal is unknown.
         InvalidInput: another setting is out of range, the policy is of another task, or the journal belongs to another
             evaluation.
@@ -132,7 +147,11 @@ def evaluate(
                 on_episode(episode)
                 done[_trial(episode)] = episode
 
-            _run_all(client, task, [trial for trial in trials if trial not in done], config, estimator, finished)
+            missing = [trial for trial in trials if trial not in done]
+            if apart is None:
+                _run_all(client, task, missing, config, estimator, finished)
+            else:
+                _run_apart(apart, task, missing, replace(config, calibration=calibration), finished)
     episodes = [done[trial] for trial in trials]
     return Evaluation(episodes, content_of(model.spec.name, model.digest, task, config, episodes, calibration))
 
@@ -194,6 +213,7 @@ def play(
 
     Raises:
         RelayError: the server refuses the run, or stopped answering.
+        WorldFault: the world shows a state of another size, or one that is not finite.
     """
     robot.simulated.start = trial.start
     # The id keys the sampling noise, so an episode's noise does not depend on what runs beside it.
@@ -209,6 +229,8 @@ def play(
     try:
         asked = RunConfig(goal, config.steps or 0, robot_id, seed, trial.seed, config.plan_lead)
         run(robot, control, asked, keep, estimator)
+    except WorldFault:
+        raise
     except InvalidInput as error:
         # A policy may drive the world into a state outside its own range; the episode ends there.
         if not done:
@@ -277,6 +299,30 @@ def _run_all(
                 worker.result()
         finally:
             waiting.clear()  # if one failed, the others end after their current episode
+
+
+def _run_apart(
+    apart: Apart, task: Task, trials: list[Trial], config: EvaluateConfig, finished: Callable[[Episode], None]
+) -> None:
+    """Run the trials of each goal from each start as a job with a server and a simulator of its own."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(f"{trial.goal} from {trial.start}", []).append(trial)
+    work = [Job(name, _played_there, (apart, task.reference, group, config)) for name, group in groups.items()]
+
+    def on_job(job: Job, episodes: list[Episode]) -> None:
+        for episode in episodes:
+            finished(episode)
+
+    run_jobs(work, apart.executor, config.jobs, on_job)
+
+
+def _played_there(apart: Apart, task_name: str, trials: list[Trial], config: EvaluateConfig) -> list[Episode]:
+    task, episodes = load_task(task_name), list[Episode]()
+    with serve_in_process(apart.bundle, apart.providers) as address, Client(address, access=Access()) as client:
+        estimator = estimators(task, client, client.describe(), config.calibration)
+        _run_all(client, task, trials, replace(config, jobs=1), estimator, episodes.append)
+    return episodes
 
 
 def episode_of(

@@ -1,9 +1,9 @@
-"""The hard protocol: what a robot meets in a kitchen and the standard protocol leaves out, condition by condition.
+"""The hard protocol: what a robot meets and the standard protocol leaves out, condition by condition.
 
-Starts far away, jolts, pushes, elements put back, goals that change, goals as whole states, tasks one after another, a
-real robot's senses. An episode is a success if all named elements are done together at its last step. As in the
-standard protocol, every action comes over a `Control`, the physics is the environment's own, and settings and seed
-determine an episode.
+A task's hazards (tasks/hazards.py) say what can happen to its world, and name the conditions: starts far away, jolts,
+pushes, elements put back, goals that change, goals as whole states, tasks one after another, a real robot's senses. An
+episode is a success if all named elements are done together at its last step. As in the standard protocol, every
+action comes over a `Control`, the physics is the environment's own, and settings and seed determine an episode.
 """
 
 import json
@@ -14,37 +14,26 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from rpl_runtime.client.control import Control
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, WorldFault
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.evaluate import FIRST_SEED
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
-from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.policy.spec import ElementSpec
 from rpl_runtime.relay.messages import Goal
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
-from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.robots.simulated import SimulatedRobot
-from rpl_runtime.tasks.kitchen.disturbances import (
-    Disturbance,
-    Jolt,
-    Push,
-    PutBack,
-    check_reachable,
-    fallen,
-    with_elements,
-)
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, EPISODE_STEPS
-from rpl_runtime.tasks.kitchen.simulator import PERTURBED, StartNoise
+from rpl_runtime.tasks.hazards import Disturbance, Hazards
+from rpl_runtime.tasks.task import Task, World
 
-STEPS_AN_ELEMENT = 140  # [control steps] of each goal of a shift
 _SHIFT_GOAL = 3  # elements at most
 _STREAM = 3  # of a seed's random numbers
 _DISTURBED = 0.7  # share of a shift's goal in which its disturbance may begin
@@ -52,18 +41,18 @@ _DISTURBED = 0.7  # share of a shift's goal in which its disturbance may begin
 
 @dataclass(frozen=True)
 class Hardship:
-    """One condition of the protocol; by default the standard one, from the perturbed start.
+    """One condition of the protocol; by default the standard one, from the task's last start.
 
     Raises:
         InvalidInput: parts that exclude each other are combined, or a number is out of range.
     """
 
-    goals: tuple[str, ...] = ("paper",)  # as `rpl evaluate` takes them, in turn
-    steps: int = EPISODE_STEPS  # [control steps]; of each goal where there are two
-    start: StartNoise = PERTURBED
+    goals: tuple[str, ...] = ()  # as `rpl evaluate` takes them, in turn; none: the task's first group
+    steps: int | None = None  # [control steps], of each goal where there are two; None: an episode of the task
+    start: Any = None  # as one of the task's; None: its last
     jolt: float = 0.0  # [rad] largest displacement of each joint
     jolt_at: tuple[int, ...] = (40, 110)  # [control steps]
-    push: float = 0.0  # [m] by which the kettle slides; 0: it is not pushed
+    push: float = 0.0  # [m] by which an object slides; 0: it is not pushed
     push_at: tuple[int, ...] = (40,)  # [control steps]
     put_back: int | None = None  # [control steps] from the first element's being done until it is put back
     swap_at: int | None = None  # [control step] at which the goal becomes three elements that it did not name
@@ -89,35 +78,42 @@ class Hardship:
         for name, value, highest in (("jolt", self.jolt, 1.0), ("push", self.push, 1.0), ("shift", self.shift, 1000)):
             if not 0 <= value <= highest:
                 raise InvalidInput(f"{name} is {value}; must be 0 to {highest:g}")
-        if not 1 <= self.steps <= 1_000_000:
+        if self.steps is not None and not 1 <= self.steps <= 1_000_000:
             raise InvalidInput(f"steps is {self.steps}; must be 1 to 1000000")
 
+    def of(self, task: Task) -> "Hardship":
+        """The same with what is left to a task filled in."""
+        given = {"goals": self.goals, "steps": self.steps, "start": self.start}
+        own = {
+            "goals": (next(iter(task.groups)),),
+            "steps": task.episode_steps,
+            "start": list(task.starts.values())[-1],
+        }
+        return replace(self, **own | {name: value for name, value in given.items() if value not in (None, ())})
 
-_SENSES = {
-    "noise on every object": Conditions("fr3", 0.005, 0.01),
-    "everything 80 ms late": Conditions("fr3", latency=1),
-    "a hand of 0.3 s a command": Conditions("fr3", hand_time=0.3),
-    "a hand of 1 s a command": Conditions("fr3", hand_time=1.0),
-    "all of these, 10 % missed, biased": Conditions(
-        "fr3", 0.005, 0.01, latency=1, object_dropout=0.1, hand_time=1.0, position_bias=0.005, angle_bias=0.01
-    ),
-}
-_KETTLE = tuple(goal for goal, _ in KITCHEN.parse_goals("paper") if "k" in goal)
-HARD: dict[str, Hardship] = {
-    "start far away": Hardship(start=StartNoise(arm=0.2, kettle=0.08)),
-    "two jolts of 0.2 rad": Hardship(jolt=0.2),
-    "kettle pushed 4 cm": Hardship(_KETTLE, push=0.04),
-    "kettle pushed 8 cm": Hardship(_KETTLE, push=0.08),
-    "first element put back": Hardship(steps=400, put_back=25),
-    "goal swapped": Hardship(steps=400, swap_at=100),
-    "second goal": Hardship(second=True),
-    "undo": Hardship(("sets1",), undo=True),
-    "unseen whole state": Hardship(("unseen",), whole=True),
-    "one element": Hardship(("sets1",)),
-    "two elements": Hardship(("sets2",)),
-    **{name: Hardship(steps=400, robot=robot) for name, robot in _SENSES.items()},
-    "shift of ten goals": Hardship(("m",), shift=10),
-}
+
+def hazards_of(task: Task) -> Hazards:
+    """What can happen to a task's world.
+
+    Raises:
+        InvalidInput: the task does not say it.
+    """
+    if task.hazards is None:
+        raise InvalidInput(f"{task.name} has no hard protocol; its Task must say its hazards")
+    return task.hazards
+
+
+def conditions_of(task: Task) -> dict[str, Hardship]:
+    """The conditions of a task's hard protocol, by name.
+
+    Raises:
+        InvalidInput: it has none.
+    """
+    given = hazards_of(task).conditions
+    return {
+        name: Hardship(**{**values, "robot": Conditions(**values.get("robot", {}))}).of(task)
+        for name, values in given.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ class Outcome(BaseModel):
         tuple[tuple[str, ...], tuple[str, ...]], ...
     ]  # of each goal, the elements named, and those of them done
     redrawn: dict[str, int]  # why a disturbance was drawn again -> how often
-    fell: bool = False  # whether the kettle left the counter
+    fell: bool = False  # whether an object is out of reach
 
     @property
     def reached(self) -> int:
@@ -153,6 +149,7 @@ class Outcome(BaseModel):
 
 
 def run_protocol(
+    task: Task,
     open_control: Callable[[], Control],
     estimator: Callable[[Conditions], Callable[[], Estimator | None]],
     hardships: Mapping[str, Hardship],
@@ -161,7 +158,7 @@ def run_protocol(
     journal: Path | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
-    """Run the episodes of some conditions.
+    """Run a task's episodes of some conditions.
 
     Args:
         open_control: opens the control of a policy, one for each simulator.
@@ -171,13 +168,16 @@ def run_protocol(
         on_outcome: called with each finished episode.
 
     Raises:
-        InvalidGoal: a goal is unknown, or the kitchen cannot reach it.
-        InvalidInput: another setting is out of range, or the journal belongs to another run.
+        InvalidGoal: a goal is unknown, or the world cannot stay at it.
+        InvalidInput: another setting is out of range, the task has no hard protocol, or the journal belongs to another
+            run.
         ServerUnavailable: the server stopped answering.
     """
     for name, value, highest in (("episodes", config.episodes, 1000), ("jobs", config.jobs, 1000)):
         if not 1 <= value <= highest:
             raise InvalidInput(f"{name} is {value}; must be 1 to {highest}")
+    hazards_of(task)
+    hardships = {name: hardship.of(task) for name, hardship in hardships.items()}
     wanted = [(name, number) for name in hardships for number in range(config.episodes)]
     conditions = identity | {"seed": config.seed, "hardships": {name: asdict(each) for name, each in hardships.items()}}
     with open_journal(journal, json.loads(json.dumps(conditions)), Outcome) as kept:
@@ -190,7 +190,7 @@ def run_protocol(
 
         def work() -> None:
             with ExitStack() as stack:
-                kitchen = stack.enter_context(closing(SimulatedRobot(KITCHEN)))
+                robot = stack.enter_context(closing(SimulatedRobot(task)))
                 control = stack.enter_context(open_control())  # last: a stream that is silent for long is closed
                 while waiting:
                     try:
@@ -198,7 +198,7 @@ def run_protocol(
                     except IndexError:
                         return  # another simulator was faster
                     hardship = hardships[name]
-                    episode = _Episode(kitchen, name, hardship, number, config.seed, control.model.spec)
+                    episode = _Episode(task, robot, name, hardship, number, config.seed)
                     outcome = episode.play(control, made[hardship.robot]())
                     with turn:
                         kept.append(outcome)
@@ -227,14 +227,15 @@ class _Episode:
     """One episode of a condition: its start, its goals one after another, its disturbances."""
 
     def __init__(
-        self, robot: SimulatedRobot, name: str, hardship: Hardship, number: int, seed: int, spec: PolicySpec
+        self, task: Task, robot: SimulatedRobot, name: str, hardship: Hardship, number: int, seed: int
     ) -> None:
-        goals = [goal for text in hardship.goals for goal in KITCHEN.parse_goals(text)]
+        goals = [goal for text in hardship.goals for goal in task.parse_goals(text)]
         self._goal, elements = goals[number % len(goals)]
-        self._name, self._number, self._hardship, self._spec = name, number, hardship, spec
-        self._seed = KITCHEN.episode_seed(seed, elements, number // len(goals))
+        self._task, self._hazards = task, hazards_of(task)
+        self._name, self._number, self._hardship = name, number, hardship
+        self._seed = task.episode_seed(seed, elements, number // len(goals))
         self._rng = np.random.default_rng((self._seed, _STREAM))
-        self._robot, self._kitchen = robot, robot.world
+        self._robot, self._world = robot, robot.world
         self._disturbances: list[Disturbance] = []
         self._judged: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
         self._steps = 0
@@ -242,25 +243,25 @@ class _Episode:
         self._begin(elements)
 
     def _begin(self, elements: tuple[str, ...]) -> None:
-        """The start of the kitchen, the first goal and the disturbances."""
-        hardship, robot, kitchen = self._hardship, self._robot, self._kitchen
-        robot.task, robot.start = replace(KITCHEN, starts={"hard": hardship.start}), "hard"
+        """The start of the world, the first goal and the disturbances."""
+        hardship, robot, hazards = self._hardship, self._robot, self._hazards
+        robot.task, robot.start = replace(self._task, starts={"hard": hardship.start}), "hard"
         robot.start_from = None
         if hardship.start_from:
             robot.start_from = np.array(hardship.start_from[self._number % len(hardship.start_from)])
         robot.reset(self._seed)
-        self._start = kitchen.qpos  # (30,) what an undo goes back to
+        self._start = self._world.truth  # (n,) what an undo goes back to
         if hardship.undo:
-            robot.start_from = with_elements(self._start, elements)
+            robot.start_from = hazards.with_elements(self._start, elements, None)
         self._now = _Change(elements, elements)
         if hardship.undo:
             self._now = _Change(self._start.astype(np.float32), elements, undone=True)
         elif hardship.goal_state is not None or hardship.whole:
-            goal = with_elements(self._start, elements)
+            goal = hazards.with_elements(self._start, elements, None)
             if hardship.goal_state is not None:
                 goal = np.array(hardship.goal_state)
-                elements = tuple(name for name, element in ELEMENTS.items() if element.is_done(goal))
-            self._now = _Change(check_reachable(kitchen, goal).astype(np.float32), elements)
+                elements = tuple(name for name, element in self._elements.items() if element.is_done(goal))
+            self._now = _Change(hazards.check_reachable(self._world, goal).astype(np.float32), elements)
         elif hardship.shift:
             self._now = self._next_goal(frozenset())
         robot.reset(self._seed)
@@ -268,27 +269,32 @@ class _Episode:
         self._ends = self._duration(self._now)  # [control step] of the present goal's last step + 1
         self._left = hardship.shift - 1 if hardship.shift else int(hardship.second)
 
+    @property
+    def _elements(self) -> Mapping[str, ElementSpec]:
+        return self._task.spec.elements
+
     def _disturb(self, begin: int, elements: tuple[str, ...]) -> None:
-        hardship = self._hardship
+        hardship, hazards, world = self._hardship, self._hazards, self._world
         if hardship.shift:
             at = begin + int(self._rng.integers(round(_DISTURBED * self._duration(self._now))))
-            kind, size = (Jolt, hardship.jolt or 0.2) if self._rng.random() < 0.5 else (Push, hardship.push or 0.04)
-            self._disturbances.append(kind(self._kitchen, size, (at,), self._rng))
+            jolted = self._rng.random() < 0.5
+            kind, size = (hazards.jolt, hardship.jolt or 0.2) if jolted else (hazards.push, hardship.push or 0.04)
+            self._disturbances.append(kind(world, size, (at,), self._rng))
             return
         if hardship.jolt:
-            self._disturbances.append(Jolt(self._kitchen, hardship.jolt, hardship.jolt_at, self._rng))
+            self._disturbances.append(hazards.jolt(world, hardship.jolt, hardship.jolt_at, self._rng))
         if hardship.push:
-            self._disturbances.append(Push(self._kitchen, hardship.push, hardship.push_at, self._rng))
+            self._disturbances.append(hazards.push(world, hardship.push, hardship.push_at, self._rng))
         if hardship.put_back is not None:
-            self._disturbances.append(PutBack(self._kitchen, hardship.put_back, elements))
+            self._disturbances.append(hazards.put_back(world, hardship.put_back, elements))
 
     def play(self, control: Control, estimator: Estimator | None) -> Outcome:
         hardship = self._hardship
-        robot = _Disturbed(self._robot, hardship.robot, self._disturbances)
+        robot = _Disturbed(self._robot, hardship.robot, self._disturbances, self._hazards.calm)
         # The id keys the sampling noise, so an episode's noise does not depend on what runs beside it.
         robot_id, goals = f"{self._name}/{self._number}", max(hardship.shift, 1 + hardship.second)
-        steps = goals * _SHIFT_GOAL * STEPS_AN_ELEMENT if hardship.shift else goals * hardship.steps
-        config = RunConfig(self._now.goal, steps, robot_id, start_seed=self._seed)
+        longest = _SHIFT_GOAL * self._hazards.steps_an_element if hardship.shift else hardship.steps or 0
+        config = RunConfig(self._now.goal, goals * longest, robot_id, start_seed=self._seed)
 
         def on_step(step: Step) -> None:
             self._steps = step.step + 1
@@ -299,7 +305,7 @@ class _Episode:
                 if not self._left:
                     raise _Over
                 self._left -= 1
-                done = self._kitchen.done()
+                done = self._world.done()
                 change = self._next_goal(done) if hardship.shift else self._open(done)
                 self._ends += self._duration(change)
                 self._change(control, robot_id, step, change)
@@ -310,8 +316,10 @@ class _Episode:
             run(robot, control, config, on_step, estimator)
         except _Over:
             control.finish(robot_id)
+        except WorldFault:
+            raise
         except InvalidInput as error:
-            # A policy may drive the kitchen into a state outside its own range; the episode ends there.
+            # A policy may drive the world into a state outside its own range; the episode ends there.
             if not self._steps:
                 raise
             control.finish(robot_id)
@@ -328,21 +336,18 @@ class _Episode:
             refused=self._refused,
             goals=(*self._judged, *[(("not begun",), ())] * missing),
             redrawn=dict(redrawn),
-            fell=fallen(self._kitchen.qpos, self._start),
+            fell=self._hazards.fallen(self._world.truth, self._start),
         )
 
     def _judge(self) -> None:
-        now, qpos = self._now, self._kitchen.qpos
-        at = self._start if now.undone else None
-        done = [
-            name
-            for name in now.named
-            if (
-                ELEMENTS[name].is_done(qpos)
-                if at is None
-                else np.linalg.norm((qpos - at)[list(ELEMENTS[name].dims)]) < ELEMENTS[name].tolerance
-            )
-        ]
+        now, truth = self._now, self._world.truth
+
+        def is_done(element: ElementSpec) -> bool:
+            if not now.undone:
+                return element.is_done(truth)
+            return bool(np.linalg.norm((truth - self._start)[list(element.dims)]) < element.tolerance)
+
+        done = [name for name in now.named if is_done(self._elements[name])]
         self._judged.append((now.named, tuple(done)))
 
     def _change(self, control: Control, robot_id: str, step: Step, change: _Change) -> None:
@@ -350,28 +355,31 @@ class _Episode:
         control.set_goal(robot_id, change.goal, step.state)
 
     def _duration(self, change: _Change) -> int:
-        return STEPS_AN_ELEMENT * len(change.named) if self._hardship.shift else self._hardship.steps
+        if self._hardship.shift:
+            return self._hazards.steps_an_element * len(change.named)
+        return self._hardship.steps or 0
 
     def _other(self, named: Sequence[str]) -> _Change:
-        others = tuple(name for name in ELEMENTS if name not in named)[:3]
+        others = tuple(name for name in self._elements if name not in named)[:3]
         return _Change(others, others)
 
     def _open(self, done: frozenset[str]) -> _Change:
         """A second goal: what is open, or all that the first goal did not name if nothing is."""
-        open_ones = tuple(name for name in ELEMENTS if name not in done)
+        open_ones = tuple(name for name in self._elements if name not in done)
         return _Change(open_ones, open_ones) if open_ones else self._other(self._now.named)
 
     def _next_goal(self, done: frozenset[str]) -> _Change:
         """A shift's next goal: one to three elements forward, by name, or back to the start, as a whole state."""
-        open_ones = [name for name in ELEMENTS if name not in done]
+        open_ones = [name for name in self._elements if name not in done]
         back = bool(done) and (not open_ones or self._rng.random() < 0.5)
-        pool = [name for name in ELEMENTS if name in done] if back else open_ones
+        pool = [name for name in self._elements if name in done] if back else open_ones
         size = int(self._rng.integers(1, min(_SHIFT_GOAL, len(pool)) + 1))
         chosen = set(self._rng.choice(pool, size=size, replace=False).tolist())
-        named = tuple(name for name in ELEMENTS if name in chosen)
+        named = tuple(name for name in self._elements if name in chosen)
         if not back:
             return _Change(named, named)
-        return _Change(with_elements(self._kitchen.qpos, named, self._start).astype(np.float32), named, undone=True)
+        goal = self._hazards.with_elements(self._world.truth, named, self._start)
+        return _Change(goal.astype(np.float32), named, undone=True)
 
 
 class _Over(Exception):
@@ -379,16 +387,22 @@ class _Over(Exception):
 
 
 class _Disturbed(DegradedRobot):
-    """A robot with faults in a kitchen with disturbances."""
+    """A robot with faults in a world with disturbances."""
 
-    def __init__(self, kitchen: SimulatedRobot, conditions: Conditions, disturbances: list[Disturbance]) -> None:
-        super().__init__(kitchen, conditions)
-        self._disturbances, self._step = disturbances, 0
+    def __init__(
+        self,
+        robot: SimulatedRobot,
+        conditions: Conditions,
+        disturbances: list[Disturbance],
+        calm: Callable[[World], None],
+    ) -> None:
+        super().__init__(robot, conditions)
+        self._disturbances, self._calm, self._step = disturbances, calm, 0
 
     def apply(self, target: np.ndarray) -> None:
         """As `DegradedRobot.apply`, with the forces of this period."""
-        forces, done = self.simulated.world.data.qfrc_applied, self.done()
-        forces[:] = 0.0
+        done = self.done()
+        self._calm(self.simulated.world)
         for disturbance in self._disturbances:
             disturbance.act(self._step, done)
         super().apply(target)

@@ -16,8 +16,9 @@ from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE, check_suffix, pi
 from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig
 from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.tasks.task import Task
 
-_PACKAGES = ("relay-policy", "gymnasium-robotics", "mujoco", "numpy", "onnxruntime", "grpcio")
+_PACKAGES = ("numpy", "onnxruntime", "grpcio")
 NOTE = (
     "Success: all named elements done together at the last step. Of a second goal, only that counts; of a shift, each "
     "goal. 95 %: Wilson score interval."
@@ -65,6 +66,7 @@ def content_of(
     digest: str,
     hardships: Mapping[str, Hardship],
     config: ProtocolConfig,
+    task: Task,
     estimated: bool,
     outcomes: Sequence[Outcome],
 ) -> JsonDict:
@@ -73,17 +75,17 @@ def content_of(
         "system": system,
         "bundle_digest": digest,
         "protocol": {
-            "environment": "FrankaKitchen-v1",
+            "environment": task.environment,
             "episodes": config.episodes,
             "seed": config.seed,
             "estimated": estimated,
-            "conditions": {name: asdict(hardship) for name, hardship in hardships.items()},
+            "conditions": {name: asdict(hardship.of(task)) for name, hardship in hardships.items()},
         },
         "conditions": summarized(outcomes),
         "outcomes": [outcome.model_dump(mode="json") for outcome in outcomes],
         "command": command(),
         "commit": commit(),
-        "versions": versions(_PACKAGES),
+        "versions": versions(["relay-policy", *task.packages, *_PACKAGES]),
     }
 
 
@@ -120,7 +122,7 @@ def print_protocol(contents: Sequence[JsonDict]) -> None:
     for content in contents:
         redrawn = sum((Counter(each["redrawn"]) for each in content["conditions"].values()), Counter[str]())
         if fell := sum(each.get("fell", 0) for each in content["conditions"].values()):
-            console.print(f"{content['system']}: the kettle left the counter in {fell} episodes")
+            console.print(f"{content['system']}: an object fell in {fell} episodes")
         if redrawn:
             console.print(f"{content['system']}, drawn again: " + ", ".join(f"{why} {n}" for why, n in redrawn.items()))
 

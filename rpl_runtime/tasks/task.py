@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidGoal, InvalidInput
+from rpl_runtime.errors import InvalidGoal, InvalidInput, WorldFault
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.tasks.hazards import Hazards
 from rpl_runtime.tasks.pictures import Renderer
 from rpl_runtime.tasks.scenery import Scenery
 
@@ -142,6 +143,7 @@ class Task:
     limited: Callable[[World, str, float | None], Limited] | None = None  # by profile and time of a hand's command [s]
     open_renderer: Callable[[World, Sequence[str]], Renderer] | None = None  # for a goal's elements; None: no pictures
     scenery: Callable[[], Scenery] | None = None  # for a page that shows its robots; None: the page has no picture
+    hazards: Hazards | None = None  # of the hard protocol; None: the task has none
     open_fast: Callable[[], World] | None = None  # worlds for training: the same states, sooner, without a renderer
     demonstrator: Demonstrator | None = None
     read: Callable[[Path], tuple[list[Any], list[str]] | None] | None = None  # recordings of others (rpl_train/data)
@@ -186,7 +188,7 @@ class Task:
         """Open one world, a fast one if there is such a kind and it is asked for.
 
         Raises:
-            InvalidInput: the world disagrees with the spec.
+            WorldFault: the world disagrees with the spec.
             MissingExtra: its simulator is not installed.
         """
         world = self.open_fast() if fast and self.open_fast else self.open_world()
@@ -197,22 +199,26 @@ class Task:
         """Start an episode of a world. Returns the state (n,) float32.
 
         Raises:
-            InvalidInput: there is no such start, or the world disagrees with the spec.
+            InvalidInput: there is no such start.
+            WorldFault: the world disagrees with the spec.
         """
         if start not in self.starts:
             raise InvalidInput(f"the start is {start!r}; {self.name} has {', '.join(self.starts)}")
         world.reset(seed, self.starts[start])
         if not self.spec.elements and world.goal is None:
-            raise InvalidInput(f"the world of {self.name} drew no goal; it must, since the spec has no elements")
+            raise WorldFault(f"the world of {self.name} drew no goal; it must, since the spec has no elements")
         return self.seen(world)
 
     def seen(self, world: World) -> np.ndarray:
         """The state (n,) float32 that a world shows now.
 
         Raises:
-            InvalidInput: it has another size than the spec's, or a number is not finite.
+            WorldFault: it has another size than the spec's, or a number is not finite.
         """
-        return self.spec.state.check_finite(f"state that the world of {self.name} returned", world.state)
+        try:
+            return self.spec.state.check_finite(f"state that the world of {self.name} returned", world.state)
+        except InvalidInput as error:
+            raise WorldFault(str(error)) from error
 
     def resolve(self, elements: Sequence[str], world: World, state: np.ndarray) -> ResolvedGoal:
         """The goal of an episode that starts in a state (n,), as the policy's input.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import Providers, TaskName
+from rpl_runtime.cli.options import ExecutorName, Providers, TaskName
 from rpl_runtime.errors import InvalidInput, RelayError, require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
@@ -223,6 +223,7 @@ def train_command(
     seed: Seed = None,
     components: Components = None,
     jobs: Jobs = None,
+    executor: ExecutorName = None,
     device: Device = None,
     config: ConfigFile = None,
     texts: Set = None,
@@ -247,7 +248,8 @@ def train_command(
     given: dict[str, object] = {COMPONENTS: components, "imitate.steps": steps, "finetune.env_steps": env_steps}
     given |= {f"{stage}.seed": seed for stage in ("play", "imitate", "finetune", "distill")}
     given |= {f"{stage}.device": device for stage in ("imitate", "finetune", "distill")}
-    given |= {"play.sequences": sequences, "play.jobs": jobs, "imitate.jobs": jobs}
+    given |= {f"{stage}.executor": executor for stage in ("play", "distill")}
+    given |= {"play.sequences": sequences, "play.jobs": jobs, "imitate.jobs": jobs, "distill.jobs": jobs}
     settings = chosen(task, config, texts, given, show)
     goals = next(iter(task.groups.values())) if recipe is Recipe.RELAY else ()
     recipe_config = RecipeConfig(
@@ -260,6 +262,7 @@ def train_command(
         imitate=settings.imitate,
         finetune={goal: replace(settings.finetune, goal=task.goals[goal]) for goal in goals},
         jobs=settings.imitate.jobs,
+        executor=settings.play.executor,
         distill=settings.distill,
         parity=settings.parity,
     )
@@ -268,4 +271,6 @@ def train_command(
         result = train(recipe_config, report)
     _print_export(result)
     output = recipe_config.run / "evaluation"
-    evaluate_command(context, bundle, task_name=task_name, episodes=episodes, output=output, write=True)
+    evaluate_command(
+        context, bundle, task_name=task_name, episodes=episodes, executor=executor, output=output, write=True
+    )

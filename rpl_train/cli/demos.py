@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import TaskName
+from rpl_runtime.cli.options import ExecutorName, TaskName
 from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def play_command(
     sequences: Annotated[int | None, typer.Option(help="Number of sequences.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sequences.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the sequences are the same for any number.")] = 2,
+    executor: ExecutorName = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
     config: ConfigFile = None,
     texts: Set = None,
@@ -58,7 +59,8 @@ def play_command(
     if sheet is not None:
         check_suffix(sheet, sheet_suffixes())
     task = load_task(task_name)
-    settings = chosen(task, config, texts, {"play.sequences": sequences, "play.seed": seed, "play.jobs": jobs}, show)
+    given = {"play.sequences": sequences, "play.seed": seed, "play.jobs": jobs, "play.executor": executor}
+    settings = chosen(task, config, texts, given, show)
     task = replace(task, demonstrator=settings.demonstrator)
     with bars() as report:
         result = play(task, settings.play, folder, lambda finished, total: report("sequences", finished, total))
@@ -158,8 +160,9 @@ def hard_command(
     from rpl_train.paper.nearest import open_loop
     from rpl_train.tasks import load_task
 
-    demonstrations = load_demonstrations(recordings, load_task("kitchen"))
-    hardships, config, done = chosen(condition), ProtocolConfig(episodes, seed, jobs), list[Outcome]()
+    task = load_task("kitchen")
+    demonstrations = load_demonstrations(recordings, task)
+    hardships, config, done = chosen(task, condition), ProtocolConfig(episodes, seed, jobs), list[Outcome]()
     with progress_bar("episodes", len(hardships) * episodes) as report:
 
         def on_outcome(outcome: Outcome) -> None:
@@ -167,6 +170,7 @@ def hard_command(
             report(len(done), len(hardships) * episodes, outcome.condition)
 
         outcomes = run_protocol(
+            task,
             lambda: open_loop(demonstrations.trajectories),
             lambda robot: lambda: None,
             hardships,
@@ -175,7 +179,7 @@ def hard_command(
             None if output is None else output / "episodes.jsonl",
             on_outcome,
         )
-    content = content_of("nearest demonstration, open loop", "", hardships, config, False, outcomes)
+    content = content_of("nearest demonstration, open loop", "", hardships, config, task, False, outcomes)
     write_results(content, [], output, None, as_json)
 
 

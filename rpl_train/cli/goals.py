@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rpl_runtime.cli.options import ExecutorName
 from rpl_runtime.errors import require
 from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, chosen
 
@@ -128,6 +129,8 @@ def distill_command(
     specialists: Specialists,
     demos: Recordings,
     seed: Seed = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that play, each one goal's episodes.")] = None,
+    executor: ExecutorName = None,
     device: Device = None,
     config: ConfigFile = None,
     texts: Set = None,
@@ -143,7 +146,8 @@ def distill_command(
 
     teachers, trained = _teachers(specialists), load_run(base)
     task = load_task(trained.record.task)
-    settings = chosen(task, config, texts, {"distill.seed": seed, "distill.device": device}, show).distill
+    given = {"distill.seed": seed, "distill.device": device, "distill.jobs": jobs, "distill.executor": executor}
+    settings = chosen(task, config, texts, given, show).distill
     with bars() as report:
         distill(
             *(task, trained, load_demonstrations(demos, task), teachers, run, settings),
@@ -209,11 +213,6 @@ def methods_command(
         print_methods()
 
 
-class ExecutorKind(StrEnum):
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def paper_command(
     results: Annotated[Path, typer.Argument(help="Folder for a JSON file per row, and for tables and plots.")],
     demos: Annotated[
@@ -227,9 +226,7 @@ def paper_command(
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    executor: Annotated[
-        ExecutorKind, typer.Option(help="local: processes here. ray: tasks of a Ray cluster.")
-    ] = ExecutorKind.LOCAL,
+    executor: ExecutorName = None,
     distilled: Annotated[
         Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen, to add as a row.")
     ] = None,
@@ -262,7 +259,7 @@ def paper_command(
             env_steps=env_steps,
             episodes=episodes,
             jobs=jobs,
-            executor=executor.value,
+            executor=executor or "local",
         )
         with bars() as report:
             reproduce(

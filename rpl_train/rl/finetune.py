@@ -25,7 +25,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -60,11 +60,11 @@ from rpl_train.runs import (
     build_level,
     load_modules,
     load_run,
+    noted,
     open_run,
     round_to_half,
     save_modules,
     save_weights,
-    with_device,
 )
 
 Objective = Literal["npg", "dapg", "iril"]
@@ -218,8 +218,7 @@ def _plot(board: SummaryWriter, point: Point) -> None:
 
 
 def _record(task: Task, base: RunRecord, demonstrations: Demonstrations, config: FinetuneConfig) -> RunRecord:
-    settings, data = with_device(json.loads(json.dumps(asdict(config)))), base.provenance.data
-    del settings["threads"]  # no effect on the weights
+    settings, data = noted(config), base.provenance.data
     if config.objective != "npg":
         settings[DEMONSTRATIONS] = digest(demonstrations.trajectories)
         data = merged(data, demonstrations.sources)

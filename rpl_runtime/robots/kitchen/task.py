@@ -4,6 +4,7 @@ from itertools import combinations
 
 from rpl_runtime.robots.kitchen.limits import LimitedKitchen
 from rpl_runtime.tasks.kitchen.body import KITCHEN_BODY
+from rpl_runtime.tasks.kitchen.disturbances import HAZARDS
 from rpl_runtime.tasks.kitchen.elements import (
     DRIVEN,
     ELEMENTS,
@@ -54,6 +55,7 @@ KITCHEN = Task(
     limited=LimitedKitchen,  # type: ignore[arg-type]  # its worlds are kitchens
     open_renderer=lambda kitchen, elements: Renderer(kitchen.model, elements),  # type: ignore[attr-defined]
     scenery=scenery,
+    hazards=HAZARDS,
     settings={"imitate.networks.high_components": 4},  # demonstrators differ in what they do next
     gym=Gym(
         id="FrankaKitchen-v1",

@@ -7,14 +7,14 @@ given. A put-back moves an element back to where it was at the start, as a perso
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from rpl_runtime.errors import InvalidGoal, require
-from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, ROBOT_DIM, STATE_NAMES
+from rpl_runtime.tasks.hazards import Hazards
+from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PAPER_GOALS, PERIOD, ROBOT_DIM, STATE_NAMES
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, RATE, STIFFNESS
-from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_runtime.tasks.kitchen.simulator import Kitchen, StartNoise
 
 _JOLT = 2  # [periods] for which a jolt's torque lasts
 _GRAVITY = 9.81  # [m/s^2] and the kettle's coefficient of friction is 1
@@ -34,16 +34,6 @@ _MOVES = {  # the state dimensions of an element that a hand would take hold of
 }
 _SETTLED = 0.05  # [rad, m, 1] an object that moves by more was not at rest where a goal had it
 _SETTLE_S = 1.0  # [s] for which a whole goal is tried out
-
-
-class Disturbance(Protocol):
-    """Something that happens to a kitchen during an episode."""
-
-    redrawn: Counter[str]  # why a draw was replaced by another -> how often
-
-    def act(self, step: int, done: frozenset[str]) -> None:
-        """Add the forces of the control period that begins with a step, given the elements done before it."""
-        ...
 
 
 class Jolt:
@@ -207,3 +197,46 @@ def _upright(quaternion: np.ndarray) -> float:
     """Cosine of the tilt of a rotation (4,) wxyz."""
     _, x, y, _ = quaternion
     return float(1 - 2 * (x * x + y * y))
+
+
+def calm(kitchen: Kitchen) -> None:
+    """Remove the forces of the last control period."""
+    kitchen.data.qfrc_applied[:] = 0.0
+
+
+_NOISY = {"profile": "fr3", "position_noise": 0.005, "angle_noise": 0.01}
+_SENSES = {
+    "noise on every object": _NOISY,
+    "everything 80 ms late": {"profile": "fr3", "latency": 1},
+    "a hand of 0.3 s a command": {"profile": "fr3", "hand_time": 0.3},
+    "a hand of 1 s a command": {"profile": "fr3", "hand_time": 1.0},
+    "all of these, 10 % missed, biased": _NOISY
+    | {"latency": 1, "object_dropout": 0.1, "hand_time": 1.0, "position_bias": 0.005, "angle_bias": 0.01},
+}
+_WITH_KETTLE = tuple(goal for goal in PAPER_GOALS if "k" in goal)
+HAZARDS = Hazards(
+    conditions={
+        "start far away": {"start": StartNoise(arm=0.2, kettle=0.08)},
+        "two jolts of 0.2 rad": {"jolt": 0.2},
+        "kettle pushed 4 cm": {"goals": _WITH_KETTLE, "push": 0.04},
+        "kettle pushed 8 cm": {"goals": _WITH_KETTLE, "push": 0.08},
+        "first element put back": {"steps": 400, "put_back": 25},
+        "goal swapped": {"steps": 400, "swap_at": 100},
+        "second goal": {"second": True},
+        "undo": {"goals": ("sets1",), "undo": True},
+        "unseen whole state": {"goals": ("unseen",), "whole": True},
+        "one element": {"goals": ("sets1",)},
+        "two elements": {"goals": ("sets2",)},
+        **{name: {"steps": 400, "robot": robot} for name, robot in _SENSES.items()},
+        "shift of ten goals": {"goals": ("m",), "shift": 10},
+    },
+    steps_an_element=140,
+    start=StartNoise,
+    jolt=Jolt,
+    push=Push,
+    put_back=PutBack,
+    calm=calm,
+    with_elements=with_elements,
+    check_reachable=check_reachable,
+    fallen=fallen,
+)

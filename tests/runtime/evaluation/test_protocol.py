@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from rpl_runtime.cli.app import app
 from rpl_runtime.client.client import Client
 from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.errors import InvalidGoal, InvalidInput
-from rpl_runtime.evaluation.protocol import HARD, Hardship, Outcome, ProtocolConfig, run_protocol
+from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig, conditions_of, hazards_of, run_protocol
 from rpl_runtime.evaluation.protocol_results import content_of, draw_protocol, summarized, table_rows, wilson
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.relay.messages import (
@@ -28,10 +30,12 @@ from rpl_runtime.relay.messages import (
     Started,
     valid_until_ns,
 )
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.disturbances import with_elements
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PERIOD, compound_goal, kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import NOMINAL, clip_target, open_kitchen
+from rpl_runtime.tasks.task import Task
 
 SPEC = kitchen_spec("kitchen")
 
@@ -61,13 +65,13 @@ class Still:
         pass
 
 
-def still(hardship: Hardship, episodes: int = 1) -> tuple[list[Outcome], list[object]]:
+def still(hardship: Hardship, episodes: int = 1, task: Task = KITCHEN) -> tuple[list[Outcome], list[object]]:
     """The outcomes of a condition under a policy that holds still, and the goals that it was given."""
     heard: list[object] = []
     model = ModelInfo(SPEC, "", 1, {})
     config = ProtocolConfig(episodes, jobs=1)
-    made = run_protocol(lambda: Control(model, Still(heard)), lambda robot: lambda: None, {"it": hardship}, config, {})
-    return made, heard
+    control = partial(Control, model, Still(heard))
+    return run_protocol(task, control, lambda robot: lambda: None, {"it": hardship}, config, {}), heard
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +128,9 @@ def test_a_goal_state_that_the_kitchen_cannot_reach_is_refused(rest: np.ndarray)
         still(Hardship(steps=2, goal_state=tuple(wall.tolist())))
 
 
-def test_a_shift_is_goals_forward_and_back_each_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpl_runtime.evaluation.protocol.STEPS_AN_ELEMENT", 10)
-    [outcome], heard = still(Hardship(("m",), shift=3))
+def test_a_shift_is_goals_forward_and_back_each_with_its_time() -> None:
+    hurried = replace(KITCHEN, hazards=replace(hazards_of(KITCHEN), steps_an_element=10))
+    [outcome], heard = still(Hardship(("m",), shift=3), task=hurried)
     assert len(heard) == len(outcome.goals) == 3
     assert outcome.steps == 10 * sum(len(named) for named, _ in outcome.goals)
     assert all(1 <= len(named) <= 3 for named, _ in outcome.goals)
@@ -156,7 +160,7 @@ def test_episodes_do_not_depend_on_what_runs_beside_them_and_go_on_where_they_st
         def ran(jobs: int, on_outcome: Callable[[Outcome], None] = lambda outcome: None, **more) -> list[Outcome]:
             config = ProtocolConfig(2, jobs=jobs)
             return run_protocol(
-                client.control, lambda robot: lambda: None, short, config, **more, on_outcome=on_outcome
+                KITCHEN, client.control, lambda robot: lambda: None, short, config, **more, on_outcome=on_outcome
             )
 
         alone = ran(1, identity={})
@@ -181,7 +185,8 @@ def test_the_interval_is_wilsons() -> None:
 def test_several_systems_are_one_table_and_one_picture(tmp_path: Path) -> None:
     made, _ = still(Hardship(("m",), steps=2), episodes=2)
     config = ProtocolConfig(2)
-    contents = [content_of(name, "", {"it": Hardship(("m",))}, config, False, made) for name in ("one", "other")]
+    hardships = {"it": Hardship(("m",))}
+    contents = [content_of(name, "", hardships, config, KITCHEN, False, made) for name in ("one", "other")]
     assert json.loads(json.dumps(contents[0]))["conditions"]["it"]["asked"] == 2
     headings, rows = table_rows(contents)
     assert headings == ["condition", "one", "other"]
@@ -213,5 +218,12 @@ def test_a_condition_that_is_not_there_is_one_sentence(kitchen_bundle: Bundle) -
 
 
 def test_every_condition_of_the_protocol_has_goals_and_can_be_written() -> None:
-    for name, hardship in HARD.items():
-        assert hardship.goals, name
+    for name, hardship in conditions_of(KITCHEN).items():
+        goals = [goal for text in hardship.goals for goal in KITCHEN.parse_goals(text)]
+        assert goals, name
+        assert json.dumps(asdict(hardship))
+
+
+def test_a_task_without_hazards_has_no_hard_protocol() -> None:
+    with pytest.raises(InvalidInput, match="kitchen has no hard protocol; its Task must say its hazards"):
+        still(Hardship(), task=replace(KITCHEN, hazards=None))

@@ -6,9 +6,10 @@ import pytest
 
 import rows
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluation.protocol import HARD, Outcome, ProtocolConfig
+from rpl_runtime.evaluation.protocol import Outcome, ProtocolConfig, conditions_of
 from rpl_runtime.evaluation.protocol_results import content_of
 from rpl_runtime.files import write_json
+from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_train.paper.methods import COMPARED_GOALS, DISTILLED, METHODS
 from rpl_train.paper.results import names, write_distilled, write_row
 from rpl_train.paper.tables import methods_facts, print_methods, print_paper, write_markdown
@@ -118,7 +119,8 @@ def test_a_page_gets_the_hard_protocol_too_policies_first(everything):
         condition="undo", number=0, goal="m", seed=1, steps=9, refused=None, goals=((("m",), ("m",)),), redrawn={}
     )
     for name, digest in (("replay", ""), ("served", "d" * 64)):
-        content = content_of(name, digest, {"undo": HARD["undo"]}, ProtocolConfig(1), True, [outcome])
+        undo = {"undo": conditions_of(KITCHEN)["undo"]}
+        content = content_of(name, digest, undo, ProtocolConfig(1), KITCHEN, True, [outcome])
         write_json(everything / "hard" / f"{name}.json", content)
     page = everything.parent / "results.md"
     page.write_text(PAGE)

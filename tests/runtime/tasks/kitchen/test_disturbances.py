@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidGoal
-from rpl_runtime.tasks.kitchen.disturbances import Disturbance, Jolt, Push, PutBack, check_reachable, with_elements
+from rpl_runtime.tasks.hazards import Disturbance
+from rpl_runtime.tasks.kitchen.disturbances import Jolt, Push, PutBack, check_reachable, with_elements
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, UNSEEN_GOALS, compound_goal
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
 

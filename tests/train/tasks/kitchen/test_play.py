@@ -12,7 +12,7 @@ import imageio.v3
 import numpy as np
 import pytest
 
-from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
+from rpl_runtime.errors import DemonstrationError, InvalidInput, JobsFailed, MissingExtra
 from rpl_runtime.tasks import Task
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS
 from rpl_runtime.tasks.kitchen.render import CAPTION_HEIGHT, HEIGHT, WIDTH
@@ -167,11 +167,13 @@ def kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_process_is_one_sentence_and_play_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_process_that_is_killed_thrice_is_one_sentence_and_play_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with monkeypatch.context() as killing:
         killing.setattr(module, "_perform_here", kill)
-        with pytest.raises(DemonstrationError, match="was killed; run the same command again to go on"):
-            play(kitchen(), replace(SHORT, jobs=2), tmp_path / "play")
+        with pytest.raises(JobsFailed, match="1 of 1 jobs failed: sequence 0: its worker was killed 3 times"):
+            play(kitchen(), replace(SHORT, sequences=1, jobs=2), tmp_path / "play")
     assert play(kitchen(), SHORT, tmp_path / "play").played == SHORT.sequences
 
 
