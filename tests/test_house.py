@@ -69,7 +69,7 @@ def test_a_wing_of_training_imports_only_earlier_wings(path: Path) -> None:
 # What may know the kitchen, one task among others: its own folders, the robots that stand in it, and the paper.
 KITCHENS_OWN = (
     *("rpl_runtime/tasks/kitchen/", "rpl_runtime/robots/kitchen/", "rpl_train/tasks/kitchen/", "rpl_train/paper/"),
-    *("rpl_runtime/robots/mirror.py", "rpl_runtime/robots/objects.py", "rpl_runtime/robots/franka/"),
+    *("rpl_runtime/robots/mirror.py", "rpl_runtime/robots/franka/"),
 )
 
 

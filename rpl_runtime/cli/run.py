@@ -45,7 +45,7 @@ from rpl_runtime.relay.plans import Fallback, PlanRules
 from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.robots import Robot
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
-from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
+from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.task import DRAWN, Task
@@ -270,7 +270,7 @@ def _listeners(
         stack.enter_context(run_progress(config.steps, elements)),
     ]
     if options.calibration is None and task.body is not None:
-        listeners.append(noise_notice(control.model.spec))
+        listeners.append(noise_notice(task.body))
     log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
     if log is not None:
         listeners.append(log.step)

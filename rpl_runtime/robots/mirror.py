@@ -9,7 +9,7 @@ joints.
 import numpy as np
 
 from rpl_runtime.errors import require
-from rpl_runtime.robots.objects import Seen
+from rpl_runtime.robots.franka.objects import Seen
 from rpl_runtime.tasks.kitchen.elements import OBJECT_DIMS, PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, setpoint
 from rpl_runtime.tasks.kitchen.simulator import Kitchen

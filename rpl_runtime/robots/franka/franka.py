@@ -38,7 +38,7 @@ from rpl_runtime.tasks.kitchen.servo import ARM_DIM, Course, course
 from rpl_runtime.tasks.kitchen.simulator import checked_target
 
 if TYPE_CHECKING:  # it imports this package
-    from rpl_runtime.robots.objects import ObjectSource
+    from rpl_runtime.robots.franka.objects import ObjectSource
 
 # (7,) [rad] FrankaKitchen-v1's arm at the start of an episode, in the kitchen's zeros.
 HOME = np.array([0.1484, -1.7685, 1.8439, -2.4769, 0.2603, 0.7125, 1.5952])

@@ -23,8 +23,8 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.recording.mcap import read_log
 from rpl_runtime.relay.messages import Started
 from rpl_runtime.relay.run import run_result
+from rpl_runtime.robots.franka.objects import UNTOUCHED
 from rpl_runtime.robots.franka.sim import simulated_robot
-from rpl_runtime.robots.objects import UNTOUCHED
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 from rpl_runtime.tasks.kitchen.simulator import open_kitchen

@@ -19,8 +19,8 @@ from rpl_runtime.errors import RelayError, RobotStopped, RobotUnavailable
 from rpl_runtime.robots.franka.fci import Calls
 from rpl_runtime.robots.franka.frames import to_franka
 from rpl_runtime.robots.franka.franka import HOME, FrankaConfig, FrankaRobot, Load
+from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects
 from rpl_runtime.robots.franka.sim import simulated_robot
-from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects
 
 CONFIG = FrankaConfig(realtime=False, load=Load(0.3, (0.0, 0.0, 0.1), (1e-3, 0, 0, 0, 1e-3, 0, 0, 0, 1e-3)))
 

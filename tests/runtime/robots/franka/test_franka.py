@@ -24,9 +24,9 @@ from rpl_runtime.process import own_process
 from rpl_runtime.robots.franka import sim as simulated
 from rpl_runtime.robots.franka.frames import to_franka, to_kitchen
 from rpl_runtime.robots.franka.franka import HOME, FrankaConfig, FrankaRobot, Load
+from rpl_runtime.robots.franka.objects import CalledObjects, FixedObjects
 from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.kitchen.limits import KITCHEN
-from rpl_runtime.robots.objects import CalledObjects, FixedObjects
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.kinematics import flange_pose
 from rpl_runtime.safety.limits import Box, Profile
@@ -412,7 +412,7 @@ from rpl_runtime.loop import realtime
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
-from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects
+from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects
 from fake_clock import FakeClock
 from runtime.loop.test_realtime import MODEL, Script
 

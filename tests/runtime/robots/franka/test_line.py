@@ -20,8 +20,8 @@ from rpl_runtime.robots.franka.follow import Lines
 from rpl_runtime.robots.franka.frames import to_franka, to_kitchen
 from rpl_runtime.robots.franka.franka import HOME, FrankaConfig, FrankaRobot
 from rpl_runtime.robots.franka.line import Waypoint, line, violations
+from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects
 from rpl_runtime.robots.franka.sim import simulated_robot
-from rpl_runtime.robots.objects import UNTOUCHED, FixedObjects
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.filter import LimitViolation
 from rpl_runtime.safety.kinematics import flange_pose

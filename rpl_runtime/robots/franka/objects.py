@@ -1,6 +1,6 @@
 """Sources of the objects' states, for a robot that measures only itself: fixed, from a function, or from a stream.
 
-mirror.py has one more: a simulated kitchen.
+robots/mirror.py has one more: a simulated kitchen.
 """
 
 import threading

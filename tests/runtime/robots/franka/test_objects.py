@@ -15,7 +15,7 @@ from certificates import pems
 from rpl_runtime.auth.client import Access
 from rpl_runtime.errors import InvalidInput, ObjectsLost, ProtocolViolation
 from rpl_runtime.robots.franka.frames import pose_in_base
-from rpl_runtime.robots.objects import CalledObjects, FixedObjects, StreamedObjects
+from rpl_runtime.robots.franka.objects import CalledObjects, FixedObjects, StreamedObjects
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, STATE_NAMES
 from rpl_runtime.wire import objects as wire
 
@@ -108,7 +108,7 @@ def test_what_a_message_leaves_out_is_as_it_was(camera: Camera, objects: Streame
 def test_a_run_does_not_start_before_everything_was_seen(
     camera: Camera, objects: StreamedObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
+    monkeypatch.setattr("rpl_runtime.robots.franka.objects._FIRST_SIGHT_S", 0.2)
     camera.sightings.put(wire.pack_sighting(wire.Sighting(dict.fromkeys(JOINTS, 0.0), {})))
     with pytest.raises(ObjectsLost, match="has not reported kettle"):
         objects.reset(0, ROBOT)
@@ -199,7 +199,7 @@ def test_a_stream_that_breaks_off_says_why(camera: Camera, objects: StreamedObje
 
 
 def test_nobody_there_is_said_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpl_runtime.robots.objects._FIRST_SIGHT_S", 0.2)
+    monkeypatch.setattr("rpl_runtime.robots.franka.objects._FIRST_SIGHT_S", 0.2)
     objects = StreamedObjects("127.0.0.1:1")
     with pytest.raises(ObjectsLost, match=r"127\.0\.0\.1:1 has not reported"):
         objects.reset(0, ROBOT)
