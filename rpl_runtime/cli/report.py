@@ -75,9 +75,9 @@ def run_recorder(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[Ru
             console.print("[bold yellow]the log is incomplete:[/]", escape(fault))
 
 
-def noise_notice(spec: PolicySpec) -> Callable[[Step], None]:
+def noise_notice(body: Body) -> Callable[[Step], None]:
     """Says on stderr, once, that readings are noisy; call the value after each step of a run without an estimator."""
-    watch = NoiseWatch(Body.plain(spec.state.names, spec.action.names))
+    watch = NoiseWatch(body)
 
     def on_step(step: Step) -> None:
         noise = watch.see(step.state)

@@ -330,7 +330,15 @@ def test_a_reader_that_is_gone_loses_no_file(evaluated: Evaluation, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["bundle", "--address", "127.0.0.1:1"], ["--address", "127.0.0.1:1", "--write"]]
+    "arguments",
+    [
+        [],
+        ["bundle", "--address", "127.0.0.1:1"],
+        *(
+            ["--address", "127.0.0.1:1", *more]
+            for more in (["--write"], ["--providers", "CUDA"], ["--executor", "ray"])
+        ),
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]):
     assert CliRunner().invoke(app, ["evaluate", *arguments]).exit_code == 2

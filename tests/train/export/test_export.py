@@ -5,6 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -190,6 +191,12 @@ def test_a_graph_that_differs_is_not_written(own_bundle: Bundle) -> None:
     assert "\n" not in str(caught.value)
     assert {file.name: file.read_bytes() for file in own_bundle.path.iterdir()} == before
     assert list(own_bundle.path.parent.iterdir()) == [own_bundle.path]
+
+
+def test_the_gate_needs_the_execution_provider_that_will_serve(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no execution provider 'Abacus' here"):
+        export(*tiny(), PROVENANCE, tmp_path / "bundle", config=replace(SHORT, providers="Abacus"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
