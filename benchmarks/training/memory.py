@@ -60,7 +60,10 @@ def measured(code: Path, program: str, *words: str) -> tuple[float, float]:
     """The largest resident set [MB] and the time [s] of a Python program with the packages of a checkout."""
     began = time.monotonic()
     child = subprocess.Popen(
-        [sys.executable, "-c", program, *words], cwd=code, env=os.environ | {"PYTHONPATH": "."}, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", program, *words],
+        cwd=code,
+        env=os.environ | {"PYTHONPATH": "."},
+        stdout=subprocess.DEVNULL,
     )
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
