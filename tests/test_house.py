@@ -20,7 +20,7 @@ RUNTIME_ORDER = (
     ("telemetry", "planning"),
     ("server", "client", "robots"),
     ("loop", "piloting", "recording"),
-    ("evaluation", "bench"),
+    ("evaluation", "bench", "acceptance"),
     ("view",),
     ("cli",),
 )

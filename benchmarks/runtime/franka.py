@@ -9,12 +9,9 @@ holds, and to standstill, from the commands of each millisecond. The simulated r
 with 1 if a period was missed or a hold took longer than two periods.
 """
 
-import os
 import random
-import signal
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,15 +27,13 @@ from rpl_runtime.client import Access, ReconnectConfig, TimeBudget, lasting_cont
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.policy.bundle import load_bundle
-from rpl_runtime.process import own_process
 from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.robots.franka.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.franka.sim import simulated_robot
 from rpl_runtime.robots.mirror import KitchenMirror
 from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.limits import Profile
-from rpl_runtime.server.server import ServerConfig, serve
-from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.server.subprocess import mortal_server, serve_in_process
 from rpl_runtime.tasks.kitchen.elements import EPISODE_STEPS, PERIOD
 
 PACKAGES = ("numpy", "onnxruntime", "grpcio", "mujoco", "franky-control", "franky-sim")
@@ -119,10 +114,6 @@ def episodes(host: str, bundle: Path, minutes: float) -> JsonDict:
     }
 
 
-def serve_pid(on_ready: Callable[[str], None], bundle: str) -> None:
-    serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0"), lambda bound: on_ready(f"{os.getpid()} {bound}"))
-
-
 def stops(host: str, bundle: Path, kills: int, rng: random.Random) -> list[JsonDict]:
     """Kill servers while the arm moves."""
     goal = next(iter(load_bundle(bundle).spec.library.values()))
@@ -133,11 +124,11 @@ def killed(host: str, bundle: Path, goal: tuple[str, ...], after_s: float) -> Js
     killed_ns: list[int] = []
     with ExitStack() as stack:
         robot = stack.enter_context(robot_at(host, Watched))
-        process, address = stack.enter_context(own_process(serve_pid, str(bundle))).split()
+        address, kill_server = stack.enter_context(mortal_server(bundle))
 
         def kill() -> None:
             killed_ns.append(time.monotonic_ns())
-            os.kill(int(process), signal.SIGKILL)
+            kill_server()
 
         timer = threading.Timer(after_s, kill)
         result = driven(

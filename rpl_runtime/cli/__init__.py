@@ -9,7 +9,7 @@ from typing import NoReturn
 from rpl_runtime.process import INTERRUPTED_EXIT, Interrupts, end_workers
 
 # Commands that keep what is finished, and go on from there.
-_GO_ON = {"imitate", "train", "finetune", "distill", "paper", "play"}
+_GO_ON = {"accept", "imitate", "train", "finetune", "distill", "paper", "play"}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
+from rpl_runtime.cli.franka.accept import accept_command
 from rpl_runtime.cli.measure import bench_command, evaluate_command
 from rpl_runtime.cli.options import (
     ADDRESS,
@@ -333,5 +334,6 @@ def replay_command(
     raise typer.Exit(0 if within else 1)
 
 
+app.command("accept")(accept_command)
 app.command("evaluate")(evaluate_command)
 app.command("bench")(bench_command)

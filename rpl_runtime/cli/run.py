@@ -126,7 +126,7 @@ def run_franka(
         elements = parse_goal(options.goal, control.model.spec)
         config = _config(options, elements, task.episode_steps, waits=False)
         heartbeat = stack.enter_context(Heartbeat())
-        robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
+        robot = stack.enter_context(open_franka(host, objects, objects_access, franka))
         on_step, log = _listeners(stack, options, task, config, elements, control)
         result = drive(
             robot,
@@ -171,7 +171,7 @@ def calibrate_franka(
 ) -> int:
     """Calibrate a Franka, given as to `run_franka`, and write the calibration to a file. Returns the exit code."""
     with ExitStack() as stack:
-        robot = stack.enter_context(_open_franka(host, objects, objects_access, franka))
+        robot = stack.enter_context(open_franka(host, objects, objects_access, franka))
         return _calibrate(robot, task, path, as_json)
 
 
@@ -191,7 +191,8 @@ def read_calibration(path: Path) -> Calibration:
 
 
 @contextmanager
-def _open_franka(host: str, objects: str, objects_access: Access, franka: FrankaConfig) -> Iterator[FrankaRobot]:
+def open_franka(host: str, objects: str, objects_access: Access, franka: FrankaConfig) -> Iterator[FrankaRobot]:
+    """A Franka, given as to `run_franka`, for the length of a block."""
     from rpl_runtime.robots.franka.sim import simulated_robot
 
     with ExitStack() as stack:

@@ -4,6 +4,8 @@ A client in another interpreter than its server measures the latency that a robo
 wait for the server's Python code.
 """
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +24,22 @@ def serve_in_process(bundle: Path, providers: str = CPU) -> Iterator[str]:
         InvalidInput: an execution provider is not installed.
         ServerUnavailable: the server did not start.
     """
+    with mortal_server(bundle, providers) as (address, _):
+        yield address
+
+
+@contextmanager
+def mortal_server(bundle: Path, providers: str = CPU) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The same with a function that kills the server, as a power cut would: for tests of what a robot does then."""
     check_providers(providers)  # these raise their errors here and not in the new process
     load_bundle(bundle)
-    with own_process(_serve, str(bundle), providers) as address:
-        yield address
+    with own_process(_serve, str(bundle), providers) as served:
+        process, _, address = served.partition(" ")
+        yield address, lambda: os.kill(int(process), signal.SIGKILL)
 
 
 def _serve(on_ready: Callable[[str], None], bundle: str, providers: str) -> None:
     from rpl_runtime.server.server import ServerConfig, serve
 
-    serve(load_bundle(Path(bundle)), ServerConfig(address="127.0.0.1:0", providers=providers), on_ready)
+    config = ServerConfig(address="127.0.0.1:0", providers=providers)
+    serve(load_bundle(Path(bundle)), config, lambda bound: on_ready(f"{os.getpid()} {bound}"))

@@ -16,11 +16,12 @@ robot's own emergency stop in your hand.
 """
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -86,6 +87,17 @@ class FrankaConfig:
             raise InvalidInput(f"the speed is {self.speed}; must be a share of the limits above 0, at most 1")
 
 
+class ArmReading(NamedTuple):
+    """Arm and hand as their controllers report them, in Franka's joint zeros."""
+
+    measured: np.ndarray  # (7,) [rad]
+    commanded: np.ndarray  # (7,) [rad]
+    velocity: np.ndarray  # (7,) [rad/s] measured
+    flange: np.ndarray  # (3,) [m] in the frame of the arm's base
+    width: float  # [m] between the fingers
+    mode: str
+
+
 class FrankaRobot:
     """One Franka (the `LiveRobot` protocol).
 
@@ -126,6 +138,34 @@ class FrankaRobot:
     def limit_violations(self) -> Counter[str]:
         """How many limits the targets so far would have violated, by kind."""
         return self._safety.counts + self._violations
+
+    def reading(self) -> ArmReading:
+        """Arm and hand now, as their controllers report them; from any thread, and without effect on the arm.
+
+        Raises:
+            RobotStopped: the robot does not answer.
+        """
+        with translated(f"the robot at {self.host} does not answer"):
+            state = self._lines.state()
+        flange = (state.O_T_EE * state.F_T_EE.inverse).translation
+        measured, commanded, velocity = (np.array(values).ravel() for values in (state.q, state.q_d, state.dq))
+        return ArmReading(measured, commanded, velocity, np.ravel(flange), self._hand.width, state.robot_mode.name)
+
+    def model(self) -> str:
+        """The robot's name for itself, such as fr3.
+
+        Raises:
+            RobotStopped: the robot does not answer.
+        """
+        with translated(f"the robot at {self.host} does not answer"):
+            urdf = self._call("model_urdf", lambda: self._arm.model_urdf)
+        named = re.search(r'<robot[^>]*\bname="([^"]*)"', urdf)
+        return named[1] if named else "unknown"
+
+    @property
+    def hand_version(self) -> int:
+        """Of the interface of the hand's firmware."""
+        return self._hand.version
 
     def reset(self, seed: int) -> None:
         """Open the hand and go slowly to the start of the kitchen's episodes; in a dry run, stay. Blocks until there.

@@ -74,6 +74,12 @@ class Hand:
             raise RobotStopped(f"the hand has not told its width for {_SILENT_S:g} s; must tell it ten times a second")
         return self._width
 
+    @property
+    def version(self) -> int:
+        """Of the interface of the hand's firmware."""
+        with translated("the hand does not answer"):
+            return int(self._call("server_version", lambda: self._gripper.server_version))
+
     def open(self) -> None:
         """Open fully, and return when open."""
         self._settle(wait=True)

@@ -8,11 +8,16 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from rpl_runtime.errors import AddressInUse, InvalidInput, require
 from rpl_runtime.process import own_process
 from rpl_runtime.robots.franka.frames import to_franka
 from rpl_runtime.robots.franka.franka import HOME
+from rpl_runtime.robots.franka.hand import MAX_WIDTH
 
 _PORT = 1337  # of Franka's control interface
 
@@ -23,8 +28,19 @@ _TICK_S = 0.001  # [s] of a robot's own control loop
 _CATCH_UP_S = 0.05  # [s] of delay that the simulation makes up for; it skips any longer one
 
 
+class Faults(NamedTuple):
+    """What is wrong with a simulated robot, for those who must find it."""
+
+    late_s: float = 0.0  # [s] by which its arm trails its commands longer
+    hand_s: float | None = None  # [s] in which its hand closes; None: as fast as it is asked to
+    turned: int | None = None  # a joint, from 0, whose angle it reports with the other sign, about where it stands
+
+
+_SOUND = Faults()
+
+
 @contextmanager
-def simulated_robot(host: str = "127.0.0.1") -> Iterator[str]:
+def simulated_robot(host: str = "127.0.0.1", faults: Faults = _SOUND) -> Iterator[str]:
     """A simulated robot for the length of the block; the value is its host.
 
     Raises:
@@ -40,15 +56,15 @@ def simulated_robot(host: str = "127.0.0.1") -> Iterator[str]:
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(f"a robot runs at {host} already; choose another address, such as 127.0.0.2") from error
         raise InvalidInput(f"no robot can be simulated at {host}; must be an address of this machine") from error
-    with own_process(serve, host) as address:
+    with own_process(serve, host, faults) as address:
         yield address
 
 
-def serve(on_ready: Callable[[str], None], host: str) -> None:
+def serve(on_ready: Callable[[str], None], host: str, faults: Faults = _SOUND) -> None:
     """Simulate a robot until Ctrl-C or the end of the process; `on_ready` gets the host once it can be driven."""
     server_module, base = require("franky_sim", "franka-sim"), require("franky_sim.base_simulator", "franka-sim")
     simulator = require("franky_sim.mujoco_simulator", "franka-sim").MujocoSimulator()
-    damping = tuple(_TRAILS_S * stiffness for stiffness in _STIFFNESS)
+    damping = tuple((_TRAILS_S + faults.late_s) * stiffness for stiffness in _STIFFNESS)
     with suppress(KeyboardInterrupt), simulator:
         robot = simulator.add_robot(initial_q=to_franka(HOME), initial_hand_width=0.08, kp=_STIFFNESS, kv=damping)
         # Report the commanded speed and acceleration, with which a motion that takes over from another starts, as a
@@ -59,6 +75,7 @@ def serve(on_ready: Callable[[str], None], host: str) -> None:
         reported["ddq_d"] = base.TrackedStateComponent(
             lambda time, state: reported["dq_d"].observers["fd"].last_derivative, depends_on=(reported["dq_d"],)
         )
+        _plant(robot, faults)
         # Without a floor: the kitchen's counter is lower than the plane on which the arm stands.
         for ground in simulator.worldbody.findall("geom[@name='ground']"):
             simulator.worldbody.remove(ground)
@@ -69,3 +86,20 @@ def serve(on_ready: Callable[[str], None], host: str) -> None:
                 server.run_once(realtime=False)
                 due = max(due + _TICK_S, time.monotonic() - _CATCH_UP_S)
                 time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _plant(robot: Any, faults: Faults) -> None:
+    """Give a robot of the simulator its faults."""
+    if faults.hand_s is not None:
+        asked, slow = robot.set_hand_goal, MAX_WIDTH / 2 / faults.hand_s  # [m/s] of each finger
+        robot.set_hand_goal = lambda width, speed, force: asked(width, min(speed, slow), force)
+    if faults.turned is not None:
+        joint, home, kind = faults.turned, to_franka(HOME), type(robot)
+
+        def reported(self: Any) -> Any:
+            state = kind.state.fget(self)
+            angles, speeds = np.array(state.q), np.array(state.dq)
+            angles[joint], speeds[joint] = 2 * home[joint] - angles[joint], -speeds[joint]
+            return replace(state, q=tuple(angles), dq=tuple(speeds))
+
+        robot.__class__ = type(kind.__name__, (kind,), {"state": property(reported)})

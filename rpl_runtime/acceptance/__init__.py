@@ -1,0 +1,1 @@
+"""The guided acceptance of a robot: may this robot run this bundle?"""
