@@ -50,7 +50,8 @@ class Slow:
     """The bundle's high level behind a wait, or behind a computation of that length."""
 
     def __init__(self, bundle: Path, kind: str, plan_s: float) -> None:
-        self._high = HighLevel(open_policy(load_bundle(bundle)))
+        policy = open_policy(load_bundle(bundle))
+        self._high, self._bounds = HighLevel(policy), policy.spec.state.bounds
         self._kind, self._plan_s = kind, plan_s
 
     def plan(self, question: Question, deadline_s: float) -> Plan:
@@ -60,7 +61,7 @@ class Slow:
         plan = self._high.plan(question, deadline_s)
         while time.monotonic() < until:
             plan = self._high.plan(question, deadline_s)
-        return plan
+        return plan._replace(subgoal=np.clip(plan.subgoal, *self._bounds))
 
 
 def main(
