@@ -7,6 +7,7 @@ slow one runs in a thread of its own, so that no robot waits for the plan of ano
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
+from weakref import WeakSet
 
 from rpl_runtime.auth.client import Access
 from rpl_runtime.errors import InvalidInput
@@ -59,6 +60,7 @@ class Planning:
         self._config = config
         self._observe = observe
         self._thread_name = thread_name
+        self._ports: WeakSet[Port] = WeakSet()  # of models that are still served
         self._remote = RemotePlanner(config.planner, config.access) if isinstance(config.planner, str) else None
 
     def port(self, policy: OnnxPolicy) -> Port | None:
@@ -85,11 +87,15 @@ class Planning:
             else:
                 planner, name = cast(Planner, config.planner), type(config.planner).__name__
             source, threads, thread = Source.PLANNER, _THREADS, "rpl-planner"
-        return Port(
+        port = Port(
             planner, name, spec, source, config.deadline_s, config.fallback, not slow, threads, thread, self._observe
         )
+        self._ports.add(port)
+        return port
 
     def close(self) -> None:
-        """End the connection to the planner."""
+        """End the connection to the planner, and the threads that ask."""
+        for port in self._ports:
+            port.close()
         if self._remote is not None:
             self._remote.close()

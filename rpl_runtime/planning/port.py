@@ -7,6 +7,7 @@ that cannot be used has lost that plan; a late answer is not used.
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -22,7 +23,7 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Plan, PlanRules, Question, Source
 
 _LOG = logging.getLogger(__name__)
-_IDLE_S = 0.05  # [s] after which a thread without work ends
+_IDLE_S = 30.0  # [s] after which a thread without work ends
 _MOST_LASTS = 1_000_000  # [control steps]
 
 
@@ -77,6 +78,7 @@ class Port:
         self._own = own and source is Source.PLANNER
         self._threads = _Threads(threads, thread_name)
         self._observe = observe
+        weakref.finalize(self, self._threads.close)  # of a model that was replaced
 
     def ask(self, question: Question, rules: PlanRules) -> "_Answer":
         """Put a question."""
@@ -99,6 +101,10 @@ class Port:
             raise InvalidInput(
                 "the run's fallback is the bundle's high level, which plans anyway or is slow; must be another"
             )
+
+    def close(self) -> None:
+        """End the threads that have no work."""
+        self._threads.close()
 
     def _answer(self, answer: "_Answer") -> None:
         """Get the planner's answer; in a thread."""
@@ -205,7 +211,7 @@ class _Answer:
 
 
 class _Threads:
-    """Threads that come with work, up to a number, and end without."""
+    """Threads that come with work, up to a number, and end without it after a while, or at once when closed."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
@@ -213,6 +219,7 @@ class _Threads:
         self._work: deque[Callable[[], object]] = deque()
         self._news = threading.Condition()
         self._count = self._idle = 0
+        self._closed = False
 
     def submit(self, work: Callable[[], object]) -> None:
         with self._news:
@@ -224,11 +231,16 @@ class _Threads:
                 # Not waited for at the end of the process: a planner may hang.
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
+    def close(self) -> None:
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._news:
                 self._idle += 1
-                self._news.wait_for(lambda: self._work, _IDLE_S)
+                self._news.wait_for(lambda: self._work or self._closed, _IDLE_S)
                 self._idle -= 1
                 if not self._work:
                     self._count -= 1
