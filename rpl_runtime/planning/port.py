@@ -247,3 +247,4 @@ class _Threads:
                     return
                 work = self._work.popleft()
             work()
+            del work  # it holds the port, whose end is that of this thread
