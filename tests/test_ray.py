@@ -4,7 +4,6 @@ The stages of training and evaluation come to the same there as here, also when 
 """
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -44,20 +43,26 @@ def nothing_left_behind() -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def folder() -> Iterator[Path]:
+    """A folder for Ray, whose sockets may have names of 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", short)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield Path(short)
+
+
+@pytest.fixture(scope="module")
+def cluster(folder) -> Iterator[None]:
     """A cluster of two nodes with a processor each, on this machine."""
     before = standing().processes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
-        try:
-            nodes.add_node(**NODE)
-            ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
-            yield
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
-            shutil.rmtree(Path(tempfile.gettempdir()) / "ray", ignore_errors=True)
+    nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+    try:
+        nodes.add_node(**NODE)
+        ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
     assert standing().processes.keys() <= before.keys()
 
 
@@ -66,7 +71,7 @@ def test_both_nodes_of_a_cluster_work(cluster, tmp_path):
 
 
 @pytest.mark.long
-def test_ray_is_started_where_it_does_not_run():
+def test_ray_is_started_where_it_does_not_run(folder):
     program = f"{ON_RAY} print(run_jobs([Job('square', square, (3,))], 'ray', workers=1)[0][0])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with started([sys.executable, "-c", program], env=environment) as process:
