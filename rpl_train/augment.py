@@ -13,10 +13,12 @@ A batch depends on nothing but the generator that draws it. Each augmentation is
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from rpl_runtime.policy.manifest import Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.statistics import STD_FLOOR, state_statistics
@@ -71,7 +73,6 @@ class Pool:
         self.spec, self.config = spec, config.of(spec)
         self.timeline = lay_out(demonstrations, spec, self.config.hold or 0)
         self.tuples = self.timeline.tuples(config.relabelling, self.config.low_window or 0, config.high_window)
-        self.statistics = state_statistics(self.timeline.states)
         self._dims = [np.array(element.dims) for element in spec.elements.values()]
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         scale, commanded = np.maximum(self.timeline.states.std(0), STD_FLOOR), list(spec.commanded)
@@ -79,6 +80,11 @@ class Pool:
         self._low_noise[commanded] = config.low_noise * scale[commanded]
         self._high_noise[commanded] = config.high_noise * scale[commanded]
         self._subgoal_noise = config.subgoal_noise * scale
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the states, for networks and manifest; not computed for every process that draws."""
+        return state_statistics(self.timeline.states)
 
     def low_batch(self, rng: np.random.Generator, size: int, among: slice = slice(None)) -> LowBatch:
         """Draw `size` tuples for the low level, of the demonstrations `among` all."""

@@ -1,17 +1,15 @@
-"""Peak memory and time of `rpl imitate`, of this code and of another checkout's.
+"""Peak memory and processor time of `rpl imitate`, of this code and of another checkout's.
 
     python -m benchmarks.training.memory runs/play --against ../before --output docs/data/memory.json
 
 Both train in turns for a few optimiser steps, each in a process of its own that trains its levels one after the other.
-Peak memory is the process's largest resident set, of which importing torch alone is most; the second row of a checkout
-is without it.
+Peak memory is the process's largest resident set; the second column leaves out what importing torch alone needs.
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +43,7 @@ def main(
     rows = {name: [min(column) for column in zip(*each, strict=True)] for name, each in runs.items()}
     content: JsonDict = {
         "rows": {
-            name: dict(zip(("peak_mb", "without_imports_mb", "seconds"), row, strict=True))
+            name: dict(zip(("peak_mb", "without_imports_mb", "cpu_seconds"), row, strict=True))
             for name, row in rows.items()
         },
         "settings": {"steps": steps, "repeats": repeats, "demonstrations": len(list(demos.glob("*.npz")))},
@@ -53,12 +51,15 @@ def main(
     if output is not None:
         write_json(output, content)
     cells = [(name, *(f"{value:.1f}" for value in row)) for name, row in rows.items()]
-    show(content, as_json, table("rpl imitate", ("checkout", "peak [MB]", "without imports [MB]", "time [s]"), cells))
+    show(
+        content,
+        as_json,
+        table("rpl imitate", ("checkout", "peak [MB]", "without imports [MB]", "processor time [s]"), cells),
+    )
 
 
 def measured(code: Path, program: str, *words: str) -> tuple[float, float]:
-    """The largest resident set [MB] and the time [s] of a Python program with the packages of a checkout."""
-    began = time.monotonic()
+    """The largest resident set [MB] and the processor time [s] of a Python program with the packages of a checkout."""
     child = subprocess.Popen(
         [sys.executable, "-c", program, *words],
         cwd=code,
@@ -69,7 +70,7 @@ def measured(code: Path, program: str, *words: str) -> tuple[float, float]:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise typer.Exit(child.returncode)
-    return used.ru_maxrss / 1024, time.monotonic() - began
+    return used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -332,7 +332,7 @@ def test_the_command_exports_a_factory_and_a_run(
 def test_a_bundle_that_stands_there_is_replaced_only_by_force(
     own_bundle: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpl_train.export.export.export", partial(export, config=SHORT))
+    monkeypatch.setattr("rpl_train.export.parity.ParityConfig", partial(ParityConfig, steps=SHORT.steps))
     path, before = own_bundle.path, {file.name: file.read_bytes() for file in own_bundle.path.iterdir()}
     # Refused first of all: before anyone finds that the factory is missing.
     assert rpl(monkeypatch, "export", "--from", "examples.my_policy:nothing", str(path)) == 2
