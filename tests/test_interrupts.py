@@ -155,7 +155,7 @@ def hears(process: subprocess.Popen[bytes]) -> bool:
     return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1)
 
 
-@pytest.mark.parametrize(("arguments", "signals"), zip(COMMANDS, itertools.cycle((1, 2)), strict=False))
+@pytest.mark.parametrize(("arguments", "signals"), list(zip(COMMANDS, itertools.cycle((1, 2)), strict=False)))
 def test_a_command_ends_whenever_it_is_interrupted(
     arguments: str, signals: int, places: dict[str, Any], tmp_path: Path
 ) -> None:
