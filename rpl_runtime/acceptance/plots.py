@@ -6,8 +6,8 @@ import numpy as np
 
 from rpl_runtime.acceptance.journal import Picture
 
-_WIDTH, _HEIGHT = 460, 260  # [px]
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 28, 40  # [px] around the axes
+_WIDTH, _HEIGHT = 520, 260  # [px]
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 140, 28, 40  # [px] around the axes; on the right, the curves' names
 _COLOURS = ("#1c7ed6", "#e8590c", "#2f9e44", "#ae3ec9", "#e03131", "#0c8599", "#66a80f")
 _TICKS = 5  # on an axis, about
 
@@ -26,7 +26,7 @@ def svg(picture: Picture) -> str:
         right = _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
         return right, _HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [_text(_LEFT, 16, picture.title, weight="bold")]
+    parts = [_text(_LEFT + 14, 16, picture.title, weight="bold")]
     for tick in _ticks(x_low, x_high):
         across, _ = at(tick, y_low)
         parts.append(_line(across, _TOP, across, _HEIGHT - _BOTTOM, "#e9ecef"))
@@ -39,7 +39,7 @@ def svg(picture: Picture) -> str:
         across, _ = at(mark, y_low)
         parts.append(_line(across, _TOP, across, _HEIGHT - _BOTTOM, "#e03131", dashed=True))
         parts.append(_text(across + 4, _TOP + 12, what, colour="#e03131"))
-    parts.append(_text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, picture.x, anchor="middle"))
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, picture.x, anchor="middle"))
     parts.append(_text(4, _TOP - 6, picture.y))
     for number, curve in enumerate(picture.curves):
         colour = _COLOURS[number % len(_COLOURS)]
@@ -49,7 +49,7 @@ def svg(picture: Picture) -> str:
         points = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         if len(picture.curves) > 1:
-            parts.append(_text(_WIDTH - _RIGHT - 4, _TOP + 12 + 13 * number, curve.name, anchor="end", colour=colour))
+            parts.append(_text(_WIDTH - _RIGHT + 8, _TOP + 12 + 13 * number, curve.name, colour=colour))
     inner = "".join(parts)
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" role="img" '

@@ -16,7 +16,7 @@ h1.accepted, .passed { background: #2b8a3e; }
 h1.refused, .failed { background: #c92a2a; }
 h1.open { background: #e67700; }
 .left { background: #868e96; }
-.passed, .failed, .left { color: #fff; border-radius: 4px; padding: 0 .5em; font-size: .85em; }
+.passed, .failed, .left { color: #fff; border-radius: 4px; padding: 0 .5em; font-size: .85em; white-space: nowrap; }
 table { border-collapse: collapse; margin: .5em 0; }
 td, th { text-align: left; padding: .2em .8em .2em 0; vertical-align: top; }
 th { border-bottom: 1px solid #adb5bd; }

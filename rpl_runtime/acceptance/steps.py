@@ -36,7 +36,8 @@ from rpl_runtime.server.subprocess import mortal_server
 from rpl_runtime.tasks.task import Task
 
 SENSES = "senses.json"  # the calibration, as `rpl run --calibrate` writes it
-_SLOW, _SENSES_SPEED = 0.1, 0.3  # shares of the limits; the calibration's motion needs the second
+_SLOW = 0.1  # share of the limits
+_UNHURRIED = 1.0  # share of the limits, which must not hold back the calibration's small motion of 0.3 rad/s
 _BUDGET = TimeBudget()
 _DRY = 25  # [periods] of the dry run
 _TURN = 0.05  # [rad] of each joint
@@ -173,7 +174,7 @@ def senses(site: Site) -> Found:
     if site.task.body is None:
         raise InvalidInput(f"{site.task.name} does not say what its robot's body is, so its senses cannot be measured")
     spec = site.task.spec
-    with site.robot(_SENSES_SPEED) as robot, watched(robot) as watch:
+    with site.robot(_UNHURRIED) as robot, watched(robot) as watch:
         found = calibrate(robot, site.task.body, spec)
         stated_s = robot.ages.arm_s
     write_json(site.folder / SENSES, found.model_dump(mode="json"))
@@ -274,8 +275,8 @@ STEPS = (
     ),
     AcceptanceStep(
         "senses",
-        "Goes to the start, rests for 8 s, closes and opens the hand, and turns the last joints by 0.12 rad at three "
-        "tenths of the limits. Nothing else in the scene may move.",
+        "Goes to the start at a fifth of the limits, rests for 8 s, closes and opens the hand, and turns the last "
+        "joints by 0.12 rad at 0.3 rad/s. Nothing else in the scene may move.",
         True,
         senses,
     ),
