@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rpl_runtime.acceptance.journal import Check
-from rpl_runtime.acceptance.trace import Trace, kinematics_error, standstill, trail_s
+from rpl_runtime.acceptance.trace import STILL, Trace, kinematics_error, standstill, trail_s
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.policy.manifest import Statistics
 from rpl_runtime.policy.spec import PolicySpec
@@ -161,7 +161,7 @@ def judge_joints(before: Sequence[np.ndarray], after: Sequence[np.ndarray], trac
         before, after: for each joint, commanded and measured joints (2, 7) [rad] before and after its motion.
         trace: of all motions.
     """
-    checks = []
+    checks, still = [], trace.speed <= STILL
     for joint, (first, last) in enumerate(zip(before, after, strict=True)):
         commanded, measured = last - first
         share = measured[joint] / commanded[joint] if abs(commanded[joint]) >= _MOVED else None
@@ -188,8 +188,8 @@ def judge_joints(before: Sequence[np.ndarray], after: Sequence[np.ndarray], trac
             meaning="two joints are exchanged, or something pushes the arm",
         ),
         Check(
-            name="the flange by our kinematics while it moves, from where the robot says it is",
-            value=_rounded(kinematics_error(trace.measured, trace.flange)),
+            name="the flange by our kinematics wherever it stands, from where the robot says it is",
+            value=_rounded(kinematics_error(trace.measured[still], trace.flange[still]) if still.any() else None),
             unit="m",
             high=LIMITS.kinematics,
             meaning="a joint has another sign or zero",

@@ -15,7 +15,7 @@ from rpl_runtime.errors import BundleNotFound, InvalidInput, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
-from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.server.subprocess import mortal_server, serve_in_process
 
 
 def fail(on_ready: Callable[[str], None]) -> None:
@@ -27,6 +27,14 @@ def test_a_bundle_is_served_for_the_length_of_the_block(tiny_bundle: Bundle):
         assert client.describe().digest == tiny_bundle.digest
     with Client(address) as client, pytest.raises(ServerUnavailable):
         client.describe()
+
+
+def test_a_server_can_be_killed_while_its_block_lasts(tiny_bundle: Bundle):
+    with mortal_server(tiny_bundle.path) as (address, kill), Client(address) as client:
+        assert client.describe().digest == tiny_bundle.digest
+        kill()
+        with pytest.raises(ServerUnavailable):
+            client.describe()
 
 
 def test_a_client_reaches_it_whatever_the_environment_says_of_others(tiny_bundle: Bundle, monkeypatch):
@@ -76,7 +84,7 @@ def test_a_server_ends_with_a_parent_that_is_killed(tiny_bundle: Bundle):
 import sys
 from pathlib import Path
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
-from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.server.subprocess import mortal_server, serve_in_process
 if __name__ == "__main__":
     with serve_in_process(Path(sys.argv[1])) as address:
         print(address, flush=True)
