@@ -21,7 +21,7 @@ class Limits:
 
     kinematics: float = 0.005  # [m] between the robot's flange and that of its joints
     trail: float = 0.04  # [s] from a command to the measured arm
-    age: float = 0.1  # [s] of an arm behind its servo model, beside the age that it states; the simulated FR3: 0.076
+    age: float = 0.03  # [s] of an arm behind its servo model, beside the age that it states
     objects_age: float = 0.24  # [s] of the objects
     place: float = 0.005  # [m] standard deviation of an object at rest
     angle: float = 0.01  # [rad, 1] likewise
@@ -235,7 +235,7 @@ def judge_senses(found: Calibration, stated_s: float | None, widths: np.ndarray,
                 unit="s",
                 low=-LIMITS.age,
                 high=LIMITS.age,
-                meaning="the policy would see the arm, or the arm the policy, later than the robot says",
+                meaning="the arm is seen or moves later than the robot says, or the computer has other work",
             )
         )
     if found.object_age_s is not None:

@@ -187,8 +187,8 @@ def noisy(dim: int, sigma: float) -> tuple[float, ...]:
         ({"hand_s": None}, []),  # it follows every target
         ({"hand_s": 1.0}, []),
         ({"hand_s": 1.5}, ["one command of the hand"]),
-        ({"arm_age_s": 0.076}, []),  # the simulated FR3's
-        ({"arm_age_s": 0.116}, ["the arm answers late, beside the age that the robot states"]),
+        ({"arm_age_s": 0.02}, []),
+        ({"arm_age_s": 0.04}, ["the arm answers late, beside the age that the robot states"]),
         ({"object_age_s": 0.1}, []),
         ({"object_age_s": 0.3}, ["the objects are seen late by"]),
         ({"sigma": noisy(STATE_NAMES.index("kettle_x"), 0.004)}, []),
@@ -207,7 +207,7 @@ def test_senses(found: dict[str, object], names: list[str]) -> None:
 
 
 def test_an_age_that_the_robot_states_is_none_that_is_missed() -> None:
-    assert broken(judge_senses(calibration(arm_age_s=0.14), 0.08, WIDTHS, STATE_UNITS)) == []
+    assert broken(judge_senses(calibration(arm_age_s=0.08), 0.08, WIDTHS, STATE_UNITS)) == []
 
 
 def test_a_hand_that_stays_open_is_found() -> None:
