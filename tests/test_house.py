@@ -108,13 +108,13 @@ def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -
     assert not packages(path, top_level_only=True) & optional
 
 
-def test_only_the_wire_wing_and_the_mcap_log_know_protobuf() -> None:
+def test_only_the_wire_wing_and_the_mcap_log_with_its_drawing_know_protobuf() -> None:
     known = {
         named(path)
         for path in MODULES
         if any(name.startswith(("rpl_runtime._pb", "google.protobuf")) for name in imports(path))
     }
-    assert {name for name in known if not name.startswith("wire/")} == {"recording/mcap.py"}
+    assert {name for name in known if not name.startswith("wire/")} == {"recording/mcap.py", "recording/drawing.py"}
 
 
 def test_only_the_bundle_module_touches_the_files_of_a_bundle() -> None:

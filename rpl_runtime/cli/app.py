@@ -90,6 +90,12 @@ def inspect_command(
     show(as_json, bundle_facts(verified), lambda: print_bundle(verified))
 
 
+def _robot(name: str) -> str:
+    if name not in ("kitchen", "franka") and ":" not in name:
+        raise typer.BadParameter(f"there is no robot {name!r}; must be kitchen, franka or MODULE:CLASS")
+    return name
+
+
 @app.command("run")
 def run_command(
     context: typer.Context,
@@ -97,7 +103,12 @@ def run_command(
         str | None, typer.Option(help="Elements separated by commas, or a goal of the policy such as mkbs.")
     ] = None,
     robot: Annotated[
-        Literal["kitchen", "franka"], typer.Option(help="The robot to run; kitchen: the simulated one of --task.")
+        str,
+        typer.Option(
+            metavar="[kitchen|franka|MODULE:CLASS]",
+            callback=_robot,
+            help="The robot to run; kitchen: the simulated one of --task; or a class of your own (docs/your-robot.md).",
+        ),
     ] = "kitchen",
     task_name: TaskName = "kitchen",
     address: Annotated[
@@ -216,6 +227,7 @@ def run_command(
         calibrate_franka,
         calibrate_simulated,
         run_franka,
+        run_own,
         run_simulated,
     )
     from rpl_runtime.client import Access
@@ -251,7 +263,7 @@ def run_command(
         access=Access() if bundle else access_of(context),
         bundle=bundle,
         providers=providers,
-        robot_id=robot_id or (robot if robot == "franka" else task.name),
+        robot_id=robot_id or (task.name if robot == "kitchen" else robot.rpartition(":")[2]),
         model=model,
         seed=seed,
         steps=steps,
@@ -265,13 +277,18 @@ def run_command(
         view=view,
         as_json=as_json,
     )
-    if robot == "kitchen":
+    if robot != "franka":
         for option in context.command.params:  # an ignored --dry-run would be dangerous
             source = context.get_parameter_source(option.name or "")
             given = source is not None and source.name == "COMMANDLINE"
             if given and getattr(option, "rich_help_panel", None) == _FRANKA:
                 names = "/".join((*option.opts, *option.secondary_opts))
                 raise typer.BadParameter(f"{names} is for --robot franka")
+    if ":" in robot:
+        if calibrate_to is not None or record_to is not None or start is not None:
+            raise typer.BadParameter("--calibrate, --record and --start are not for a robot of your own; use --log")
+        raise typer.Exit(run_own(options, task, robot, patience))
+    if robot == "kitchen":
         if calibrate_to is not None:
             raise typer.Exit(calibrate_simulated(task, calibrate_to, as_json))
         raise typer.Exit(run_simulated(options, task, start, patience, record_to))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rpl_runtime.console import Console
+from rpl_runtime.errors import MissingExtra
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.estimation.calibration import NOISE_FLOOR, Calibration, NoiseWatch
 from rpl_runtime.files import JsonDict
@@ -23,6 +24,7 @@ from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
+from rpl_runtime.tasks.task import Task
 
 
 @contextlib.contextmanager
@@ -52,8 +54,8 @@ def run_progress(steps: int, elements: tuple[str, ...]) -> Iterator[Callable[[St
 
 
 @contextlib.contextmanager
-def run_recorder(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[RunRecorder]:
-    """A recorder of a run, which reports on stderr at the end.
+def run_recorder(path: Path, config: RunConfig, model: ModelInfo, task: Task) -> Iterator[RunRecorder]:
+    """A recorder of a run, which reports on stderr at the end. Its log draws the task if that can be drawn here.
 
     Raises:
         InvalidInput: the path exists.
@@ -63,7 +65,11 @@ def run_recorder(path: Path, config: RunConfig, model: ModelInfo) -> Iterator[Ru
     header = LogHeader(
         robot=config.robot_id, seed=config.seed, plan_lead=config.plan_lead, digest=model.digest, spec=model.spec
     )
-    recorder = RunRecorder(LogWriter(path, header))
+    scenery = None
+    if task.scenery is not None and task.spec.state.names == model.spec.state.names:
+        with contextlib.suppress(MissingExtra):  # a real robot runs without its simulator
+            scenery = task.scenery()
+    recorder = RunRecorder(LogWriter(path, header, scenery))
     try:
         with recorder:
             yield recorder

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from rpl_runtime.estimation.body import Body
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.evaluate import check_policy
+from rpl_runtime.factories import call_factory
 from rpl_runtime.files import write_json
 from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
@@ -43,7 +44,7 @@ from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.messages import Goal
 from rpl_runtime.relay.plans import Fallback, PlanRules
 from rpl_runtime.relay.run import RunConfig, Step
-from rpl_runtime.robots import Robot
+from rpl_runtime.robots import LiveRobot, Robot
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.robots.simulated import SimulatedRobot
@@ -119,6 +120,49 @@ def run_franka(
         objects: mirror, fixed or HOST:PORT.
         objects_access: how a server of objects is reached.
     """
+    return _drive(options, task, lambda: open_franka(host, objects, objects_access, franka), franka.dry_run)
+
+
+def run_own(options: RunOptions, task: Task, reference: str, patience_s: float) -> int:
+    """Run a robot of somebody's own class, `module:class`; one whose world does not wait is driven in real time.
+
+    Args:
+        patience_s: [s] for which a server that is gone is looked for, if the world waits.
+
+    Returns:
+        The exit code: of `run_simulated` if the world waits, else of `run_franka`.
+
+    Raises:
+        InvalidInput: there is no such class, it cannot be made without arguments, or it lacks a part of the protocol.
+    """
+    robot = call_factory(reference, "my_robot:Cart")
+    with closing(robot) if hasattr(robot, "close") else nullcontext():
+        protocol = Robot if getattr(robot, "waits", True) else LiveRobot
+        if lacking := sorted(name for name in _parts(protocol) if not hasattr(robot, name)):
+            raise InvalidInput(
+                f"{reference} lacks {', '.join(lacking)}; must be a rpl_runtime.robots.{protocol.__name__}"
+            )
+        if not robot.waits:
+            return _drive(options, task, lambda: nullcontext(robot), dry_run=False)
+        with ExitStack() as stack:
+            reconnect = ReconnectConfig(options.model, patience_s, access=options.access)
+            control, estimator = _control(stack, options, task, reconnect)
+            elements = parse_goal(options.goal, control.model.spec)
+            config = _config(options, elements, task.episode_steps, waits=True)
+            on_step, log = _listeners(stack, options, task, config, elements, control)
+            result = run(robot, control, config, on_step, estimator, options.pilot, _into(log))
+    facts = run_facts(result, elements, control.model.spec)
+    show(options.as_json, facts, lambda: print_run(facts, control.model.spec.period_s))
+    return 0 if facts["success"] else 1
+
+
+def _parts(protocol: type) -> set[str]:
+    return {name for each in protocol.__mro__ for name in vars(each) if name[0] != "_"}
+
+
+def _drive(
+    options: RunOptions, task: Task, opened: Callable[[], AbstractContextManager[LiveRobot]], dry_run: bool
+) -> int:
     with ExitStack() as stack:
         timeout_s = TIME_BUDGET.timeout_s(task.spec.period_s, options.plan_lead)
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
@@ -126,7 +170,7 @@ def run_franka(
         elements = parse_goal(options.goal, control.model.spec)
         config = _config(options, elements, task.episode_steps, waits=False)
         heartbeat = stack.enter_context(Heartbeat())
-        robot = stack.enter_context(open_franka(host, objects, objects_access, franka))
+        robot = stack.enter_context(opened())
         on_step, log = _listeners(stack, options, task, config, elements, control)
         result = drive(
             robot,
@@ -142,7 +186,7 @@ def run_franka(
         if log is not None:
             log.event("limit_violations", json.dumps(result.limit_violations))
     spec = control.model.spec
-    facts = run_facts(result.run, elements, spec) | drive_facts(result, franka.dry_run)
+    facts = run_facts(result.run, elements, spec) | drive_facts(result, dry_run)
     show(options.as_json, facts, lambda: (print_run(facts, spec.period_s), print_drive(facts)))
     return exit_code(result, facts["success"])
 
@@ -270,9 +314,10 @@ def _listeners(
         *others,
         stack.enter_context(run_progress(config.steps, elements)),
     ]
-    if options.calibration is None and task.body is not None:
+    ours = task.spec.state.names == control.model.spec.state.names  # not of a robot of somebody's own
+    if options.calibration is None and task.body is not None and ours:
         listeners.append(noise_notice(task.body))
-    log = stack.enter_context(run_recorder(options.log_to, config, control.model)) if options.log_to else None
+    log = stack.enter_context(run_recorder(options.log_to, config, control.model, task)) if options.log_to else None
     if log is not None:
         listeners.append(log.step)
 

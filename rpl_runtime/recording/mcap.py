@@ -23,9 +23,11 @@ from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
+from rpl_runtime.recording.drawing import Drawing
 from rpl_runtime.relay.loop import POLICY, SubgoalOverride
 from rpl_runtime.relay.plans import Origin, Source
 from rpl_runtime.relay.run import Step
+from rpl_runtime.tasks.scenery import Scenery
 
 _CHANNELS = {
     "/goal": pb.LoggedGoal,
@@ -69,20 +71,23 @@ class LogWriter:
 
     Args:
         path: of the file, which must not exist.
+        scenery: of the task, so that the log draws itself in Foxglove and Rerun; None: it holds numbers alone.
 
     Raises:
         InvalidInput: the path exists.
         RecordingError (every call): the file cannot be written; it holds `kept` control steps, and takes no more.
-        MissingExtra: mcap or mcap-protobuf-support is not installed.
+        MissingExtra: the `record` extra is not installed.
     """
 
-    def __init__(self, path: Path, header: LogHeader) -> None:
+    def __init__(self, path: Path, header: LogHeader, scenery: Scenery | None = None) -> None:
         mcap, schemas = require("mcap.writer", "record"), require("mcap_protobuf.schema", "record")
         self.kept = 0  # [control steps] in the file, even if this process is killed
         self._path, self._header = path, header
         self._unix_ns = time.time_ns() - time.monotonic_ns()
         self._written = 0
         self._goal: ResolvedGoal | None = None
+        self._drawing = None if scenery is None else Drawing(scenery)
+        channels = _CHANNELS | ({} if self._drawing is None else self._drawing.channels)
         if path.exists():
             raise InvalidInput(f"{path} exists, and a log never replaces a file; choose another name")
         try:
@@ -94,9 +99,9 @@ class LogWriter:
         with self._translated():
             self._mcap.start()
             self._add_metadata(_RUN, header.model_dump(mode="json"))
+            known = {kind: schemas.register_schema(self._mcap, kind) for kind in dict.fromkeys(channels.values())}
             self._channels = {
-                topic: self._mcap.register_channel(topic, "protobuf", schemas.register_schema(self._mcap, message))
-                for topic, message in _CHANNELS.items()
+                topic: self._mcap.register_channel(topic, "protobuf", known[kind]) for topic, kind in channels.items()
             }
             self._mcap.flush()
 
@@ -105,7 +110,7 @@ class LogWriter:
         period_s = self._header.spec.period_s
         observed_ns = step.action.valid_until_ns - round(period_s * 1e9)
         with self._translated():
-            for topic, message in self._messages(step):
+            for topic, message in itertools.chain(self._messages(step), self._drawn(step, observed_ns)):
                 self._write(topic, message, over_ns, observed_ns, step.step)
             self._written += 1
             if self._written % max(1, round(1 / period_s)) == 0:
@@ -150,6 +155,11 @@ class LogWriter:
             author=step.author,
         )
         yield "/action", logged
+
+    def _drawn(self, step: Step, observed_ns: int) -> Iterator[tuple[str, Message]]:
+        if self._drawing is not None:
+            action = step.action
+            yield from self._drawing.step(step.state, action.subgoal, action.override, self._unix_ns + observed_ns)
 
     def _add_metadata(self, name: str, values: JsonDict) -> None:
         self._mcap.add_metadata(name, {key: json.dumps(value) for key, value in values.items()})

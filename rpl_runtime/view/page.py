@@ -8,9 +8,10 @@ import numpy as np
 
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.load import scenery_of
+from rpl_runtime.tasks.scenery import OPERATOR, POLICY
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.panel import Panel
-from rpl_runtime.view.stage import OPERATOR, POLICY, Actor, Stage
+from rpl_runtime.view.stage import Actor, Stage
 from rpl_runtime.wire.admin import RobotStatus
 
 TRAIL = 120  # control steps of the flange's way that are drawn

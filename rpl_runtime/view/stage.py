@@ -10,14 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rpl_runtime.errors import require
-from rpl_runtime.tasks.scenery import Scenery
+from rpl_runtime.tasks.scenery import OPACITY, Poser, Scenery
 
-POLICY, OPERATOR = (0, 145, 255), (255, 140, 0)  # colours of a ghost: who set the subgoal
 TRAIL = (255, 214, 10)
-_OPACITY = 0.6
-_GROUPS = 3  # geoms of groups 0, 1 and 2 are to be seen, as in MuJoCo's own viewers
-# An object's ghost is drawn if the subgoal moves the object further than this, or turns it by more.
-_MOVED, _TURNED = 0.01, 0.05  # [m], [1] change of a quaternion
 _FAR, _COARSE = 1.0, 1500  # [m] beyond which a mesh is drawn with about so many vertices
 _SPACING = 0.62  # of the extent of a model, between the places of two robots
 
@@ -39,13 +34,6 @@ class _Part(NamedTuple):
     body: int
 
 
-class _Poses(NamedTuple):
-    """Where the bodies of B robots are."""
-
-    positions: np.ndarray  # (B, nbody, 3) [m] in the model's own frame
-    turns: np.ndarray  # (B, nbody, 4) quaternions wxyz
-
-
 class Stage:
     """Everything that the page draws.
 
@@ -58,9 +46,7 @@ class Stage:
     """
 
     def __init__(self, server: Any, scenery: Scenery) -> None:
-        self._mujoco = require("mujoco", "sim")
-        self._server, self._scenery = server, scenery
-        self._data = self._mujoco.MjData(scenery.model)
+        self._server, self._scenery, self._poses = server, scenery, Poser(scenery)
         self._names: list[str] = []
         self._labels: list[Any] = []
         self._real: list[_Part] = []
@@ -94,7 +80,8 @@ class Stage:
         offsets = self._offsets(len(actors))
         real = self._poses([actor.state for actor in actors])
         ghosts = self._poses([actor.state if actor.subgoal is None else actor.subgoal for actor in actors])
-        drawn = self._drawn(actors, real, ghosts)
+        drawn = self._poses.ghosts(real, ghosts).astype(np.float32)
+        drawn[[actor.subgoal is None for actor in actors]] = 0.0
         colours = np.array([actor.colour for actor in actors], dtype=np.uint8).reshape(-1, 3)
         for parts, poses in ((self._real, real), (self._ghosts, ghosts)):
             places = poses.positions + offsets[:, None]
@@ -107,31 +94,12 @@ class Stage:
         self._show_trails(actors, offsets)
         self._name([actor.name for actor in actors], offsets)
 
-    def _poses(self, states: Sequence[np.ndarray]) -> _Poses:
-        """Of all bodies, in each of B states (n,)."""
-        model, data = self._scenery.model, self._data
-        poses = _Poses(np.empty((len(states), model.nbody, 3)), np.empty((len(states), model.nbody, 4)))
-        for row, state in enumerate(states):
-            data.qpos[:] = self._scenery.qpos(state)
-            self._mujoco.mj_kinematics(model, data)
-            poses.positions[row], poses.turns[row] = data.xpos, data.xquat
-        return poses
-
     def _offsets(self, robots: int) -> np.ndarray:
         """Where the world of each robot stands (robots, 3) [m], in rows of a square."""
         side = int(np.ceil(np.sqrt(max(robots, 1))))
         spacing = _SPACING * self._scenery.model.stat.extent
         grid = [(index % side * spacing, -(index // side) * spacing, 0.0) for index in range(robots)]
         return np.array(grid).reshape(-1, 3)
-
-    def _drawn(self, actors: Sequence[Actor], real: _Poses, ghosts: _Poses) -> np.ndarray:
-        """(robots, nbody) float32, 1 where the ghost of a body is drawn and 0 elsewhere."""
-        moved = np.linalg.norm(ghosts.positions - real.positions, axis=2) > _MOVED
-        turned = 1.0 - np.abs(np.sum(ghosts.turns * real.turns, axis=2)) > _TURNED**2 / 2
-        drawn = moved | turned
-        drawn[:, sorted(self._scenery.robot)] = True
-        drawn[[actor.subgoal is None for actor in actors]] = False
-        return drawn.astype(np.float32)
 
     def _show_trails(self, actors: Sequence[Actor], offsets: np.ndarray) -> None:
         ways, colours = [np.zeros((0, 2, 3))], [np.zeros((0, 2, 3), dtype=np.uint8)]
@@ -171,12 +139,8 @@ class Stage:
         """Add a mesh of each geometry, and its ghost where it can move."""
         shapes = require("mjviser.conversions", "view")
         model, scene = self._scenery.model, self._server.scene
-        seen: dict[int, list[int]] = {}
-        for geom in range(model.ngeom):
-            if model.geom_group[geom] < _GROUPS and model.geom_rgba[geom, 3] > 0:
-                seen.setdefault(int(model.geom_bodyid[geom]), []).append(geom)
         still = {"batched_wxyzs": np.zeros((0, 4)), "batched_positions": np.zeros((0, 3))}
-        for body, geoms in seen.items():
+        for body, geoms in self._scenery.visible().items():
             for number, alike in enumerate(shapes.group_geoms_by_visual_compat(model, geoms)):
                 mesh = shapes.merge_geoms(model, alike)
                 handle = scene.add_batched_meshes_trimesh(f"/real/{body}/{number}", mesh, lod=_far(mesh), **still)
@@ -188,7 +152,7 @@ class Stage:
                     f"/ghost/{body}",
                     whole.vertices,
                     whole.faces,
-                    opacity=_OPACITY,
+                    opacity=OPACITY,
                     cast_shadow=False,
                     receive_shadow=False,
                     lod="off",

@@ -177,7 +177,7 @@ def test_a_run_of_the_kitchen_is_replayed_to_the_bit_and_told_from_another_polic
         rpl("run", "--address", address, "--goal", "microwave,kettle", "--steps", 70, "--seed", 5, "--log", log)
         same = rpl("replay", log, "--address", address)
         cut = tmp_path / "cut.mcap"
-        cut.write_bytes(log.read_bytes()[: log.stat().st_size * 2 // 5])
+        cut.write_bytes(log.read_bytes()[:-50_000])  # its seconds, but for the last ones
         broken_off = rpl("replay", cut, "--address", address, "--json")
     assert same.exit_code == 0
     assert "replayed by itself, control steps: 70" in same.stdout
