@@ -1,10 +1,11 @@
 # Everything happens in .venv; a stamp file for each set of extras keeps set-up from being repeated.
 PYTHON ?= python3
+LEROBOT_PYTHON ?= python3.12
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo view test attack lint docs mutants proto clean
+.PHONY: demo view test attack lint docs lerobot mutants proto clean
 
 demo: $(VENV)/.demo
 	@sh .ci/install-system libosmesa6 || true
@@ -32,6 +33,16 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/site/build.py build/docs
 	@echo "open build/docs/index.html"
 
+# LeRobot needs other versions than this project, so it gets an environment of its own.
+lerobot: $(VENV)/.dev
+	rm -rf build/lerobot && mkdir -p build/lerobot
+	$(BIN)/rpl demos play build/lerobot/demos --sequences 2
+	$(BIN)/rpl demos export build/lerobot/demos --lerobot build/lerobot/set
+	$(LEROBOT_PYTHON) -m venv build/lerobot/venv
+	build/lerobot/venv/bin/pip install --quiet 'lerobot[dataset]>=0.6,<0.7'
+	build/lerobot/venv/bin/python -c "from lerobot.datasets.lerobot_dataset import LeRobotDataset as D; \
+	  d = D('own/set', root='build/lerobot/set'); print(len(d), 'steps,', d.num_episodes, 'episodes:', d[0]['task'])"
+
 # Hours long, and goes on where it was stopped; MODULES='rpl_train/relabel.py ...' picks some.
 mutants: $(VENV)/.mutants
 	nice -n 10 $(BIN)/python tests/mutants.py $(MODULES)
@@ -55,7 +66,7 @@ $(VENV)/.view: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) --editable '.[sim,view,train,ray,record,otel,franka-sim,docs,dev]'
+	$(PIP) --editable '.[sim,view,train,ray,record,lerobot,otel,franka-sim,docs,dev]'
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev

@@ -20,7 +20,8 @@ app = typer.Typer(help="Demonstrations: play, import, look at and export them.",
 AnyRecordings = Annotated[
     list[Path],
     typer.Argument(
-        help="Logs of `rpl run --log` (.mcap) or folders of them, folders written by `rpl demos`; for the kitchen also "
+        help="Logs of `rpl run --log` (.mcap) or folders of them, folders written by `rpl demos`, folders of LeRobot "
+        "data sets (v3.0); for the kitchen also "
         "HDF5 files in D4RL's layout, raw logs (.mjl) or folders of them, Minari data sets by folder or by name "
         "(D4RL/kitchen/complete-v2)."
     ),
@@ -187,18 +188,34 @@ def hard_command(
 def export_command(
     recordings: AnyRecordings,
     minari: Annotated[
-        Path,
-        typer.Option("--minari", help="Folder of the Minari data set, named NAME-vN; one that exists grows."),
-    ],
+        Path | None,
+        typer.Option(help="Folder of a Minari data set, named NAME-vN; one that exists grows."),
+    ] = None,
+    lerobot: Annotated[Path | None, typer.Option(help="New folder of a LeRobot data set (v3.0).")] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="With --lerobot: draw every step, if the task has a renderer.")
+    ] = False,
     task_name: TaskName = "kitchen",
 ) -> None:
-    """Write demonstrations as a Minari data set, with their position targets."""
+    """Write demonstrations as a data set of Minari or of LeRobot, with their position targets.
+
+    Example: rpl demos export runs/play --lerobot play-lerobot
+    """
+    from rpl_train.data.lerobot import export_lerobot
     from rpl_train.data.minari import export_minari
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.tasks import load_task
 
+    if (minari is None) == (lerobot is None):
+        raise typer.BadParameter("give either --minari or --lerobot")
+    if video and lerobot is None:
+        raise typer.BadParameter("--video is for --lerobot")
     task = load_task(task_name)
     demonstrations = load_demonstrations(recordings, task)
-    licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)
-    held = export_minari(task, demonstrations.trajectories, minari, "; ".join(licences))
-    typer.echo(f"{len(demonstrations.trajectories)} demonstrations written to {minari}, which now holds {held}")
+    count, licences = len(demonstrations.trajectories), {source["licence"]: None for source in demonstrations.sources}
+    if minari is not None:
+        held = export_minari(task, demonstrations.trajectories, minari, "; ".join(licences))
+        typer.echo(f"{count} demonstrations written to {minari}, which now holds {held}")
+    if lerobot is not None:
+        export_lerobot(task, demonstrations.trajectories, lerobot, "; ".join(licences), video)
+        typer.echo(f"{count} demonstrations written to {lerobot}")

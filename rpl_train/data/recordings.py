@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.tasks.task import Task
+from rpl_train.data.lerobot import import_lerobot, is_lerobot
 from rpl_train.data.logs import import_logs, is_log
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory, check_sizes, digest, load_folder
@@ -21,9 +22,9 @@ _LICENCES = {
 
 
 def load_demonstrations(paths: Sequence[Path], task: Task) -> Demonstrations:
-    """Read folders written by `rpl demos`, logs of runs (`.mcap`) and folders of them, and what the task itself can
-    read: for the kitchen HDF5 files in D4RL's layout, raw logs (`.mjl`) and folders of them, and Minari data sets, by
-    folder or by name.
+    """Read folders written by `rpl demos`, logs of runs (`.mcap`) and folders of them, LeRobot data sets, and what the
+    task itself can read: for the kitchen HDF5 files in D4RL's layout, raw logs (`.mjl`) and folders of them, and Minari
+    data sets, by folder or by name.
 
     A log that cannot be read is left out of its folder; a sentence on it is kept under `left_out` of its source.
 
@@ -36,6 +37,8 @@ def load_demonstrations(paths: Sequence[Path], task: Task) -> Demonstrations:
     for path in paths:
         if is_log(path):
             found, left_out = import_logs(path, task.spec), []
+        elif is_lerobot(path):
+            found, left_out = import_lerobot(path, task.spec), []
         else:
             found, left_out = (task.read and task.read(path)) or (load_folder(path), [])
         trajectories += found

@@ -38,11 +38,12 @@ def contact_sheet(task: Task, trajectories: Sequence[Trajectory], path: Path, co
         for trajectory in trajectories:
             with closing(task.open_renderer(world, trajectory.elements)) as renderer:
                 for step in np.linspace(0, len(trajectory) - 1, columns).astype(int):
-                    images.append(renderer.draw(_frame(task.spec, trajectory, int(step)))[::_SHRINK, ::_SHRINK])
+                    images.append(renderer.draw(frame_of(task.spec, trajectory, int(step)))[::_SHRINK, ::_SHRINK])
     write_sheet(path, images, columns)
 
 
-def _frame(spec: PolicySpec, trajectory: Trajectory, step: int) -> Frame:
+def frame_of(spec: PolicySpec, trajectory: Trajectory, step: int) -> Frame:
+    """The picture of a step, with the state `AHEAD` steps later as its subgoal."""
     state = trajectory.states[step]
     later = trajectory.states[min(step + AHEAD, len(trajectory) - 1)]
     done = frozenset(name for name in trajectory.elements if spec.elements[name].is_done(state))
