@@ -29,6 +29,13 @@ def watch(admin: Admin, every_s: float) -> None:
             live.update(robots_table(admin.robots()), refresh=True)
 
 
+def _followed(robot: RobotStatus) -> str:
+    """The age of the subgoal, or why another counts."""
+    if robot.hand:
+        return f"[bold]by {escape(printable(robot.hand))}[/]"
+    return "claimed" if robot.claimed else "[bold]pinned[/]" if robot.pinned else str(robot.age)
+
+
 def robots_table(robots: Sequence[RobotStatus]) -> Table:
     """A row for each robot. Headings carry units; names are shown as they are, not as markup."""
     table = Table(
@@ -53,7 +60,7 @@ def robots_table(robots: Sequence[RobotStatus]) -> Table:
             escape(printable(robot.robot)),
             f"{escape(printable(robot.model))} {escape(printable(robot.digest[:8]))}",
             str(robot.step),
-            "claimed" if robot.claimed else "[bold]pinned[/]" if robot.pinned else str(robot.age),
+            _followed(robot),
             str(robot.vetoes),
             f"[red]{novelty}[/]" if robot.novelty is not None and robot.novelty > FLAGGED else novelty,
             *(f"{spent:.0f}" for spent in (robot.times.plan_us, robot.times.act_us, robot.times.total_us)),

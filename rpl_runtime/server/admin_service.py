@@ -199,4 +199,5 @@ def _row(stream: Stream, robot: str) -> pb.Robot:
         novelty=session.novelty.get(robot),
         state=None if state is None else state.tolist(),
         goal={"state": standing.goal.state.tolist(), "mask": standing.goal.mask.tolist()},
+        hand=None if standing.hand is None else standing.hand.by,
     )

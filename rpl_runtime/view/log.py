@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime.recording.mcap import Log, LoggedStep, read_log
-from rpl_runtime.relay.loop import SubgoalOverride
+from rpl_runtime.relay.loop import POLICY, SubgoalOverride
 from rpl_runtime.relay.messages import StageTimes
 from rpl_runtime.view.gate import page_server
 from rpl_runtime.view.page import TRAIL, Page
@@ -79,11 +79,13 @@ class _Timeline:
 
 
 def _marks(log: Log) -> tuple[tuple[int, str], ...]:
-    """Where an operator changed the subgoal or the goal."""
+    """Where an operator changed the subgoal or the goal, or the robot another author."""
     marks, before = [], log.steps[0]
     for at, step in enumerate(log.steps):
         if step.override is not before.override and step.override is not SubgoalOverride.NONE:
             marks.append((at, step.override.name.lower()))
+        elif step.author != before.author:
+            marks.append((at, "handed back" if step.author == POLICY else "taken over"))
         elif (step.goal, step.mask) != (before.goal, before.mask):
             marks.append((at, "goal"))
         before = step
@@ -110,4 +112,5 @@ def _status(log: Log, step: LoggedStep) -> RobotStatus:
         state=step.state,
         goal=step.goal,
         mask=step.mask,
+        hand="" if step.author == POLICY else step.author,
     )

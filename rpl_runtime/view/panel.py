@@ -97,7 +97,9 @@ def _status(robot: RobotStatus, spec: PolicySpec) -> str:
 
 
 def _author(robot: RobotStatus) -> tuple[str, str]:
-    """Who sets the robot's subgoal, as a class of the style sheet and in words."""
+    """Who leads the robot, as a class of the style sheet and in words."""
+    if robot.hand:
+        return "operator", f"in the hand of {html.escape(robot.hand)}"
     if robot.claimed:
         return "operator", "operator: subgoal pinned, says its client"
     return ("operator", "operator: subgoal pinned") if robot.pinned else ("policy", "policy")

@@ -51,6 +51,7 @@ class RobotStatus(NamedTuple):
     state: tuple[float, ...] = ()  # (n,) its last one; empty before the first
     goal: tuple[float, ...] = ()  # (n,) goal state of its run
     mask: tuple[float, ...] = ()  # (n,) 1 where a dimension of the goal counts, 0 elsewhere
+    hand: str = ""  # name of the pilot who has it in hand; empty: the policy decides
 
 
 def served_model(model: pb.Model) -> ServedModel:
@@ -72,6 +73,7 @@ def robot_status(robot: pb.Robot) -> RobotStatus:
         state=tuple(robot.state),
         goal=tuple(robot.goal.state),
         mask=tuple(robot.goal.mask),
+        hand=robot.hand,
     )
 
 

@@ -146,6 +146,18 @@ def test_a_pin_by_a_clients_word_is_told_as_such(address: str, admin: Admin) -> 
         assert not admin.robot("a").claimed
 
 
+def test_who_has_a_robot_in_hand_is_told(address: str, admin: Admin) -> None:
+    with Client(address) as client, client.control() as control:
+        control.start("a", ["door"], STATES[0])
+        assert admin.robot("a").hand == ""
+        control.take_over("a", "gamepad")
+        control.applied("a", 0, STATES[0], np.zeros(2))
+        status = admin.robot("a")
+        assert (status.hand, status.step, status.subgoal) == ("gamepad", 1, ())
+        control.hand_back("a")
+        assert admin.robot("a").hand == ""
+
+
 def test_what_cannot_be_pinned_or_vetoed_changes_nothing(address: str, admin: Admin) -> None:
     for ask in (lambda: admin.pin("nobody", [0.0] * 5), lambda: admin.veto("nobody"), lambda: admin.release("nobody")):
         with pytest.raises(RobotNotFound, match="no robot 'nobody' runs here"):

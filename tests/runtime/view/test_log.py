@@ -14,6 +14,7 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
+from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.run import Step
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.view.log import view_log
@@ -28,7 +29,7 @@ KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 
 @pytest.fixture(scope="module")
 def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 steps, vetoed once and pinned later."""
+    """A run of 60 steps, at first in hand for a while, vetoed once and pinned later."""
     path = tmp_path_factory.mktemp("log") / "run.mcap"
     state = np.zeros(5, dtype=np.float32)
     with serve_in_thread(tiny_bundle) as address, Client(address) as client, Admin(address) as admin:
@@ -40,7 +41,9 @@ def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     admin.veto("cart")
                 if step == 40:
                     admin.pin("cart", state.tolist())
-                recorder.step(Step(step, state, control.step("cart", step, state), frozenset(), goal))
+                author = "gamepad" if 3 <= step < 6 else POLICY
+                action = control.step("cart", step, state)
+                recorder.step(Step(step, state, action, frozenset(), goal, author=author))
     return path
 
 
@@ -56,6 +59,8 @@ def test_a_log_is_scrubbed_and_played(browser: Browser, log: Path) -> None:
         browser.until_text("control step 0")
         for text in ("cart", "door", "policy", "vetoed 0", "pinned"):
             assert text in browser.text
+        browser.slide("timeline", 3 * RIGHT_KEY)
+        browser.until_text("in the hand of gamepad")
         browser.slide("timeline", END_KEY)
         browser.until_text(f"control step {STEPS - 1}")
         assert "operator: subgoal pinned" in browser.text

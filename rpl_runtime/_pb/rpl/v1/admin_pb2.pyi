@@ -70,7 +70,7 @@ class ListRobotsReply(_message.Message):
     def __init__(self, robots: _Optional[_Iterable[_Union[Robot, _Mapping]]] = ...) -> None: ...
 
 class Robot(_message.Message):
-    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty", "claimed", "state", "goal")
+    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty", "claimed", "state", "goal", "hand")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Robot(_message.Message):
     CLAIMED_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     GOAL_FIELD_NUMBER: _ClassVar[int]
+    HAND_FIELD_NUMBER: _ClassVar[int]
     robot: str
     model: str
     digest: str
@@ -103,7 +104,8 @@ class Robot(_message.Message):
     claimed: bool
     state: _containers.RepeatedScalarFieldContainer[float]
     goal: _relay_pb2.ResolvedGoal
-    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ..., claimed: _Optional[bool] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Union[_relay_pb2.ResolvedGoal, _Mapping]] = ...) -> None: ...
+    hand: str
+    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ..., claimed: _Optional[bool] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Union[_relay_pb2.ResolvedGoal, _Mapping]] = ..., hand: _Optional[str] = ...) -> None: ...
 
 class SetRobotGoalRequest(_message.Message):
     __slots__ = ("robot", "goal")
