@@ -10,9 +10,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from rpl_runtime.console import Console
@@ -21,10 +22,9 @@ from rpl_runtime.files import staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.task import Demonstrator, Task, World
+from rpl_train.data.sources import PLAY_SETTINGS
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.tasks import load_task
-
-_SETTINGS_FILE = "play.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +171,20 @@ def settings_of(demonstrator: Demonstrator) -> dict[str, Any]:
     return json.loads(json.dumps({name: value for name, value in plain.items() if not callable(value)}))
 
 
+def with_settings(demonstrator: Demonstrator, settings: dict[str, Any]) -> Demonstrator:
+    """A demonstrator with settings that `settings_of` returned, of which some may be missing.
+
+    Raises:
+        InvalidInput: one of them does not fit it.
+    """
+    kinds = get_type_hints(type(demonstrator))
+    try:
+        found = {name: TypeAdapter(kinds[name]).validate_python(settings[name]) for name in kinds if name in settings}
+    except ValidationError as error:
+        raise InvalidInput(f"a setting of {type(demonstrator).__name__} does not fit: {error.errors()[0]}") from error
+    return replace(demonstrator, **found)  # type: ignore[type-var]
+
+
 def _perform_all(
     task: Task, config: PlayConfig, indices: list[int], finished: Callable[[int, Trajectory], None]
 ) -> None:
@@ -213,7 +227,7 @@ def _perform_here(reference: str, changed: dict[str, Any], config: PlayConfig, i
 
 def _claim(settings: dict[str, Any], folder: Path) -> None:
     """Write the settings to the folder, or check that they are the same."""
-    path = folder / _SETTINGS_FILE
+    path = folder / PLAY_SETTINGS
     if path.exists():
         try:
             found = json.loads(path.read_text())

@@ -31,7 +31,7 @@ TRAIN_ORDER = (
     ("augment", "runs"),
     ("imitate", "rl", "play"),
     ("specialists", "distill", "export"),
-    ("recipe", "paper"),
+    ("recipe", "paper", "improve"),
     ("cli",),
 )
 MODULES_IN_A_FOLDER = 12  # at most, without __init__

@@ -137,7 +137,8 @@ def _measures(found: JsonDict) -> list[str]:
 def _training(provenance: Provenance) -> list[str]:
     lines = ["## Training data and provenance", ""]
     if provenance.data:
-        keys = list(dict.fromkeys(key for source in provenance.data for key in source))
+        # How a demonstrator was set is for `rpl improve`, which plays again, not for a table.
+        keys = [key for key in dict.fromkeys(key for source in provenance.data for key in source) if key != "play"]
         rows = ([_plain(source.get(key, "–")) for key in keys] for source in provenance.data)
         lines += [*_table(keys, rows), ""]
     else:
@@ -150,7 +151,7 @@ def _training(provenance: Provenance) -> list[str]:
         "Settings": _facts({key: value for key, value in provenance.settings.items() if key not in groups}),
         **{key.capitalize(): group for key, group in groups.items()},
         "Packages": _facts(provenance.packages),
-        "Distilled from": _plain(provenance.parents),
+        "Made from": _plain(provenance.parents),
     }
     return [*lines, *(f"- {key}: {value}" for key, value in facts.items() if value)]
 

@@ -43,7 +43,7 @@ class Provenance(BaseModel):
     data: tuple[JsonDict, ...] = ()  # name, digest, episodes, steps, licence of each source
     settings: JsonDict = {}
     packages: dict[str, str] = {}
-    parents: tuple[str, ...] = ()  # digests of the policies it was distilled from
+    parents: tuple[str, ...] = ()  # digests of the bundles it was made from
 
 
 class Measures(BaseModel):

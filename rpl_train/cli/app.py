@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rpl_runtime.cli.options import ExecutorName, Providers, TaskName
-from rpl_runtime.errors import InvalidInput, RelayError, require
+from rpl_runtime.errors import require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, Recordings, Seed
-from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, chosen
+from rpl_train.cli.improve import improve_command
+from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, check_place, chosen, require_exporter
 
 if TYPE_CHECKING:
     from rpl_train.export.export import ExportResult
@@ -43,6 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command("export")(export_command)
     app.command("novelty")(novelty_command)
     app.command("train")(train_command)
+    app.command("improve")(improve_command)
     goals_cli.register(app)
 
 
@@ -106,9 +108,9 @@ def export_command(
     if len(paths) != (1 if factory else 2):
         wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
         raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
-    _require_exporter()
+    require_exporter()
     bundle = paths[-1]
-    _check_place(bundle, force)
+    check_place(bundle, force)
     from rpl_runtime.console import Console
     from rpl_runtime.evaluation.evaluate import check_policy
     from rpl_train.export.export import export
@@ -135,34 +137,6 @@ def export_command(
         typer.echo(json.dumps(result.facts(), indent=1))
     else:
         _print_export(result)
-
-
-def _require_exporter() -> None:
-    require("torch", "train")
-    require("onnxscript", "train")
-
-
-def _check_place(bundle: Path, force: bool, run: Path | None = None) -> None:
-    """
-    Raises:
-        BundleError: something that is not a bundle stands at the path.
-        InvalidInput: a bundle stands there that must not be replaced: without `force`, any but an export of `run`.
-    """
-    from rpl_runtime.policy.bundle import standing_at
-
-    standing = standing_at(bundle)
-    if standing is not None and not force and not (run is not None and _is_export_of(bundle, run)):
-        raise InvalidInput(f"{bundle} already holds {standing}; pass --force to replace it, or choose another path")
-
-
-def _is_export_of(bundle: Path, run: Path) -> bool:
-    from rpl_runtime.policy.bundle import load_bundle
-    from rpl_train.runs import read_run
-
-    try:
-        return load_bundle(bundle).manifest.provenance == read_run(run).provenance
-    except RelayError:  # one of them is missing or damaged
-        return False
 
 
 def _folder_name(bundle: Path) -> str:
@@ -236,7 +210,7 @@ def train_command(
     again after an interruption: finished stages are kept, and the interrupted one goes on where it stopped.
     A bundle that stands there already is replaced only if it was made of the same run, or with --force.
     """
-    _require_exporter()
+    require_exporter()
     from dataclasses import replace
 
     from rpl_runtime.cli.measure import evaluate_command
@@ -266,7 +240,7 @@ def train_command(
         distill=settings.distill,
         parity=settings.parity,
     )
-    _check_place(bundle, force, recipe_config.last_run)
+    check_place(bundle, force, recipe_config.last_run)
     with bars() as report:
         result = train(recipe_config, report)
     _print_export(result)

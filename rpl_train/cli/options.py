@@ -1,10 +1,12 @@
-"""The options of commands that train, by which every setting can be reached."""
+"""What commands that train share: the options by which every setting can be reached, and where a bundle may be put."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from rpl_runtime.errors import InvalidInput, RelayError, require
 
 if TYPE_CHECKING:
     from rpl_runtime.tasks.task import Task
@@ -37,3 +39,35 @@ def chosen(
         typer.echo(shown(settings))
         raise typer.Exit
     return settings
+
+
+def require_exporter() -> None:
+    """
+    Raises:
+        MissingExtra: torch or the exporter is not installed.
+    """
+    require("torch", "train")
+    require("onnxscript", "train")
+
+
+def check_place(bundle: Path, force: bool, run: Path | None = None) -> None:
+    """
+    Raises:
+        BundleError: something that is not a bundle stands at the path.
+        InvalidInput: a bundle stands there that must not be replaced: without `force`, any but an export of `run`.
+    """
+    from rpl_runtime.policy.bundle import standing_at
+
+    standing = standing_at(bundle)
+    if standing is not None and not force and not (run is not None and _is_export_of(bundle, run)):
+        raise InvalidInput(f"{bundle} already holds {standing}; pass --force to replace it, or choose another path")
+
+
+def _is_export_of(bundle: Path, run: Path) -> bool:
+    from rpl_runtime.policy.bundle import load_bundle
+    from rpl_train.runs import read_run
+
+    try:
+        return load_bundle(bundle).manifest.provenance == read_run(run).provenance
+    except RelayError:  # one of them is missing or damaged
+        return False

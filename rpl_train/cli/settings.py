@@ -26,6 +26,7 @@ from rpl_runtime.tasks.task import Task
 from rpl_train.distill import DistillConfig
 from rpl_train.export.parity import ParityConfig
 from rpl_train.imitate import ImitateConfig
+from rpl_train.improve import ImproveConfig
 from rpl_train.play import PlayConfig
 from rpl_train.rl.finetune import FinetuneConfig
 
@@ -41,6 +42,7 @@ class Settings:
     demonstrator: Any = None  # the task's
     imitate: ImitateConfig = field(default_factory=ImitateConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    improve: ImproveConfig = field(default_factory=ImproveConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
 
     @property

@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 
 from rpl_train.data.trajectory import Trajectory
 
+PLAY_SETTINGS = "play.json"  # of the demonstrator and its seed, in a folder of play
+
 
 class Demonstrations(NamedTuple):
-    """Demonstrations, and for each source its name, digest, number of episodes and steps, and licence."""
+    """Demonstrations, and for each source its name, digest, number of episodes and steps, and licence.
+
+    A source that a task's demonstrator played has its settings, too.
+    """
 
     trajectories: list[Trajectory]
     sources: list[dict[str, Any]]

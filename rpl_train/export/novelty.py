@@ -15,18 +15,26 @@ def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:
     Raises:
         DemonstrationError: the manifest names other demonstrations.
     """
+    check_sources(bundle, demonstrations)
     manifest = bundle.manifest
-    named = {source["digest"] for source in manifest.provenance.data if "digest" in source}
-    given = {source["digest"] for source in demonstrations.sources}
-    if named and given != named:
-        raise DemonstrationError(
-            f"the demonstrations have the digests {_short(given)}; {bundle.path} learned from {_short(named)}"
-        )
     fitted = Pool(demonstrations.trajectories, bundle.spec, PoolConfig()).statistics
     if manifest.statistics is not None:
         fitted = manifest.statistics.model_copy(update={"whitening": fitted.whitening})
     manifest = manifest.model_copy(update={"statistics": fitted})
     return write_bundle(bundle.path, manifest, bundle.high.read_bytes(), bundle.low.read_bytes())
+
+
+def check_sources(bundle: Bundle, demonstrations: Demonstrations) -> None:
+    """
+    Raises:
+        DemonstrationError: the bundle names other demonstrations.
+    """
+    named = {source["digest"] for source in bundle.manifest.provenance.data if "digest" in source}
+    given = {source["digest"] for source in demonstrations.sources}
+    if named and given != named:
+        raise DemonstrationError(
+            f"the demonstrations have the digests {_short(given)}; {bundle.path} learned from {_short(named)}"
+        )
 
 
 def _short(digests: set[str]) -> str:

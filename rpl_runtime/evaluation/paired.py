@@ -1,0 +1,77 @@
+"""Two policies on the same episodes: which one is better.
+
+An episode of one policy and the episode of the other with the same start, goal and seed are a pair. Only pairs in which
+one succeeds and the other does not tell them apart. The 95 % interval of the difference of success is that of Agresti
+and Min (Statistics in Medicine 24, 2005): Wald's for matched pairs with half a pair added to each of the four outcomes.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import sqrt
+
+import numpy as np
+from rich.table import Table
+
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluation.results import Episode
+from rpl_runtime.files import JsonDict
+
+_NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
+
+
+def compare(old: Sequence[Episode], new: Sequence[Episode]) -> JsonDict:
+    """Success (all elements of the goal ever done) of both policies by start, their difference and a verdict.
+
+    Raises:
+        InvalidInput: the episodes are not the same ones.
+    """
+    before, after = ({(each.start, each.goal, each.seed): each for each in episodes} for episodes in (old, new))
+    if not before or before.keys() != after.keys():
+        raise InvalidInput(f"{len(before)} and {len(after)} episodes are not pairs; must have the same goals and seeds")
+    starts = dict.fromkeys(start for start, _, _ in before)
+    return {start: _compared([(before[at], after[at]) for at in before if at[0] == start]) for start in starts}
+
+
+def verdict(start: JsonDict) -> str:
+    """The outcome of a start as one sentence."""
+    low, high = start["interval"]
+    found = "better" if low > 0 else "worse" if high < 0 else "not told apart from the old one"
+    return f"the new policy is {found} ({100 * start['difference']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def comparison_table(comparison: JsonDict) -> Table:
+    """A comparison as a table, a row for each start."""
+    table = Table(
+        *("start", "pairs", "old", "new", "only old", "only new", "verdict"),
+        caption="old, new: episodes with all elements ever done; only: those of one policy alone; 95 % intervals",
+    )
+    for name, found in comparison.items():
+        shares = (f"{found[key]:.1%}" for key in ("old", "new"))
+        table.add_row(name, str(found["pairs"]), *shares, str(found["lost"]), str(found["gained"]), verdict(found))
+    return table
+
+
+def _compared(pairs: Sequence[tuple[Episode, Episode]]) -> JsonDict:
+    sides = dict(zip(("old", "new"), zip(*pairs, strict=True), strict=True))
+    was, now = (np.array([_succeeded(each) for each in side]) for side in sides.values())
+    gained, lost, count = int((now & ~was).sum()), int((was & ~now).sum()), len(pairs) + 2
+    middle = (gained - lost) / count
+    reach = _NORMAL * sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
+    return {
+        "pairs": len(pairs),
+        "old": float(was.mean()),
+        "new": float(now.mean()),
+        "difference": float(now.mean() - was.mean()),
+        "interval": [max(-1.0, middle - reach), min(1.0, middle + reach)],
+        "gained": gained,
+        "lost": lost,
+        "elements": {side: _elements(episodes) for side, episodes in sides.items()},
+    }
+
+
+def _succeeded(episode: Episode) -> bool:
+    return len(episode.first_done) == len(episode.elements)
+
+
+def _elements(episodes: Iterable[Episode]) -> float:
+    """Mean number of elements ever done."""
+    return float(np.mean([len(episode.first_done) for episode in episodes]))

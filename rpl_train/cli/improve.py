@@ -1,0 +1,127 @@
+"""The command `rpl improve`. As cli/app.py, it imports what it needs when it runs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rpl_runtime.cli.options import TaskName
+from rpl_runtime.errors import InvalidInput
+from rpl_train.cli.goals import Jobs, Seed
+from rpl_train.cli.options import ConfigFile, Set, ShowConfig, check_place, chosen, require_exporter
+
+if TYPE_CHECKING:
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig, Evaluation
+    from rpl_runtime.tasks.task import Task
+    from rpl_train.cli.progress import Report
+
+
+def improve_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle that the robots ran; it is not changed.")],
+    new: Annotated[Path, typer.Argument(help="The bundle to write.")],
+    logs: Annotated[
+        list[Path], typer.Option(help="Log of `rpl run --log`, or a folder of them, of runs of BUNDLE. Repeatable.")
+    ],
+    demos: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="What BUNDLE learned from, as for `rpl imitate`; needed unless its task's demonstrator played it. "
+            "Repeat for several."
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option("--run", help="The run that BUNDLE was exported from; by default its graphs are read."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the new run and the episodes; by default runs/ and the new name.")
+    ] = None,
+    task_name: TaskName = "kitchen",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")] = None,
+    seed: Seed = None,
+    jobs: Jobs = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 20,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at NEW.")] = False,
+    config: ConfigFile = None,
+    texts: Set = None,
+    show: ShowConfig = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Train a policy on by what robots did with it, and measure whether it is better.
+
+    Their runs are relabelled; the steps of a pilot and those of the policy have shares of their own in what is learned.
+    Both levels go on from the bundle's weights, together with its demonstrations. Then the old and the new policy play
+    the same episodes through the server. Nothing is put in the place of BUNDLE: that is up to you.
+
+    Run the same command again after an interruption: it goes on where it stopped.
+    """
+    require_exporter()
+    from rpl_runtime.console import Console
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig, check_policy
+    from rpl_runtime.evaluation.paired import compare, comparison_table
+    from rpl_runtime.files import write_json
+    from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
+    from rpl_train.cli.progress import bars, losses
+    from rpl_train.data.logs import is_log
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.export.export import export
+    from rpl_train.export.novelty import check_sources
+    from rpl_train.export.restore import check_same, restore
+    from rpl_train.improve import improve, played_again
+    from rpl_train.runs import load_run
+    from rpl_train.tasks import load_task
+
+    old, task, work = load_bundle(bundle), load_task(task_name), work or Path("runs") / new.name
+    given = {"improve.steps": steps, "improve.seed": seed, "improve.jobs": jobs}
+    settings = chosen(task, config, texts, given, show)
+    check_policy(old.spec, task)
+    if new.resolve() == bundle.resolve():
+        raise InvalidInput(f"{new} is the bundle that is improved; choose another path for the new one")
+    check_place(new, force, work)
+    if others := [path for path in logs if not is_log(path)]:
+        raise InvalidInput(f"{others[0]} holds no logs; must be a file of `rpl run --log` or a folder of them (*.mcap)")
+    seen = load_demonstrations(logs, task, old.digest)
+    trained = load_run(base) if base else restore(old, task.reference)
+    if base:
+        check_same(old, trained.policy)
+    tuning = settings.improve
+    with bars() as report:
+        paths = demos or played_again(
+            old, task, work / "play", tuning.jobs, lambda done, total: report("sequences", done, total)
+        )
+        taught = load_demonstrations(paths, task)
+        check_sources(old, taught)
+        policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
+        spec = record.spec.model_copy(update={"name": new.absolute().name})
+        export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
+        protocol = EvaluateConfig(episodes=episodes, jobs=tuning.jobs)
+        before = _evaluated("old", bundle, task, protocol, work, report)
+        after = _evaluated("new", new, task, protocol, work, report)
+    attach_evaluation(load_bundle(new), after.content)
+    comparison = compare(before.episodes, after.episodes)
+    write_json(work / "comparison.json", comparison)
+    if as_json:
+        typer.echo(json.dumps(comparison, indent=1))
+    else:
+        Console().print(comparison_table(comparison))
+        typer.echo(f"{new} is written, and {bundle} is as it was")
+
+
+def _evaluated(
+    name: str, bundle: Path, task: "Task", config: "EvaluateConfig", work: Path, report: "Report"
+) -> "Evaluation":
+    """The episodes of a policy, kept in a journal of its own."""
+    from itertools import count
+
+    from rpl_runtime.client import Access
+    from rpl_runtime.evaluation.evaluate import evaluate, plan_trials
+    from rpl_runtime.server.subprocess import serve_in_process
+
+    total, finished = len(plan_trials(task, config)), count(1)
+    with serve_in_process(bundle) as address:
+        return evaluate(
+            *(address, task, config, work / f"{name}.jsonl"),
+            lambda episode: report(f"{name} policy's episodes", next(finished), total),
+            Access(),
+        )

@@ -1,0 +1,194 @@
+"""Improve a policy by what robots did with it: relabel their runs, and train both levels on from its weights.
+
+A run is split by who decided its steps. Relay relabelling takes each part as a demonstration of what it reached
+(Algorithms 2 and 3), whatever was asked for. Windows end where the author changes: what a hand reached is not where the
+policy's last action led.
+
+The runs are weighed as IRIL weighs its own episodes (rl/finetune.py): a fixed share of the tuples comes from them, and
+own tuples that are less likely than the least likely 5 % of the others get no gradient. The parts by hand start in the
+states into which the policy got itself, so their tuples are unlikely and must be learned: they have a share of their
+own, and keep their gradient.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.files import alone_in
+from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.manifest import Provenance
+from rpl_runtime.provenance import command, commit, versions
+from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.tasks.task import Task
+from rpl_train.augment import Pool, PoolConfig
+from rpl_train.data.recordings import load_demonstrations
+from rpl_train.data.sources import Demonstrations, merged
+from rpl_train.data.trajectory import Trajectory, digest
+from rpl_train.imitate import DescentConfig, Loss, Progress, train_level, train_levels
+from rpl_train.networks import tensors
+from rpl_train.play import PlayConfig, play, with_settings
+from rpl_train.runs import (
+    DEMONSTRATIONS,
+    LEVELS,
+    LevelName,
+    RunRecord,
+    TrainedRun,
+    build_level,
+    load_run,
+    load_weights,
+    open_run,
+    save_weights,
+)
+
+_PACKAGES = ("relay-policy", "torch", "numpy")
+_START = "{}.start.safetensors"  # the weights from which a level goes on
+_OUTER = 0.05  # own tuples below this quantile of the others' likelihood get no gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImproveConfig(DescentConfig):
+    """Settings of improvement. A share whose part the runs lack goes to the others."""
+
+    steps: int = 6_000
+    learning_rate: float = 3e-4
+    hand: float = 0.3  # share of the tuples from steps that a pilot decided
+    own: float = 0.2  # share of the tuples from steps that the policy decided
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+class Parts(NamedTuple):
+    """What is learned from: demonstrations, and the parts of runs by their author."""
+
+    demonstrations: list[Trajectory]
+    hand: list[Trajectory]
+    own: list[Trajectory]
+
+
+def split(trajectories: Sequence[Trajectory]) -> Parts:
+    """Split robots' runs where their author changes; demonstrations have none. A part of one step is left out."""
+    parts = Parts([], [], [])
+    for whole in trajectories:
+        if not whole.authors:
+            parts.demonstrations.append(whole)
+            continue
+        changes = [at for at, (one, other) in enumerate(itertools.pairwise(whole.authors), 1) if one != other]
+        for first, end in itertools.pairwise([0, *changes, len(whole)]):
+            if end - first > 1:
+                cut = slice(first, end)
+                piece = replace(whole, states=whole.states[cut], targets=whole.targets[cut], authors=whole.authors[cut])
+                (parts.own if whole.authors[first] == POLICY else parts.hand).append(piece)
+    return parts
+
+
+def improve(
+    task: Task,
+    base: TrainedRun,
+    bundle: str,
+    demonstrations: Demonstrations,
+    logs: Demonstrations,
+    run: Path,
+    config: ImproveConfig,
+    progress: Progress,
+) -> TrainedRun:
+    """Train both levels of a bundle, named by its digest, on into the folder `run`, or go on there.
+
+    Raises:
+        DemonstrationError: nothing but the policy itself decided any step.
+        InvalidInput: another command trains in the folder.
+        TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
+    """
+    parts = split([*demonstrations.trajectories, *logs.trajectories])
+    if not (parts.demonstrations or parts.hand):
+        raise DemonstrationError("the policy decided every step; needs demonstrations, or steps that a pilot decided")
+    spec, old = base.record.spec, base.record.provenance
+    settings = config.settings() | {"task": task.reference or task.name, "improved": old.settings}
+    settings |= {DEMONSTRATIONS: digest(demonstrations.trajectories), "logs": digest(logs.trajectories)}
+    provenance = Provenance(
+        command=command(),
+        commit=commit(),
+        seeds=(config.seed,),
+        data=merged(old.data, demonstrations.sources, logs.sources),
+        settings=settings,
+        packages=versions(_PACKAGES),
+        parents=(bundle,),
+    )
+    # The networks keep the scales in their weights; the statistics are those of all that was learned from.
+    statistics = Pool(list(itertools.chain(*parts)), spec, config.pool).statistics
+    record = base.record.model_copy(update={"provenance": provenance, "statistics": statistics})
+    with alone_in(run):
+        open_run(run, record)
+        for level, module in zip(LEVELS, (base.policy.high, base.policy.low), strict=True):
+            save_weights(run / _START.format(level), module)
+        train_levels(partial(_improve_level, parts, record, run, config), config.jobs, progress)
+        for level in LEVELS:
+            (run / _START.format(level)).unlink()
+        return load_run(run)
+
+
+def _improve_level(
+    parts: Parts, record: RunRecord, run: Path, config: ImproveConfig, level: LevelName, progress: Progress
+) -> None:
+    def prepare() -> tuple[Any, Loss]:
+        pool = Pool(list(itertools.chain(*parts)), record.spec, config.pool)
+        draw: Callable[..., Sequence[np.ndarray]] = pool.high_batch if level == "high" else pool.low_batch
+        module = build_level(level, record)
+        load_weights(run / _START.format(level), module)
+        module.to(config.device)
+        drawn = _drawn(parts, config)
+        own = drawn[-1][0] if parts.own else 0
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            batches = [draw(rng, count, among) for count, among in drawn]
+            batch = (np.concatenate(columns) for columns in zip(*batches, strict=True))
+            likelihood = module.log_prob(*tensors(module, *batch))  # type: ignore[operator]
+            others = likelihood[: len(likelihood) - own]
+            plausible = others.detach().quantile(_OUTER)
+            return -torch.cat([others, likelihood[len(others) :].clamp(min=plausible)]).mean()
+
+        return module, loss
+
+    train_level(level, run, config, prepare, progress)
+
+
+def _drawn(parts: Parts, config: ImproveConfig) -> list[tuple[int, slice]]:
+    """How many tuples of a batch are drawn from each part that there is, and which demonstrations those are."""
+    shares = (1 - config.hand - config.own, config.hand, config.own)
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    there = [(share, slice(end - len(part), end)) for share, part, end in zip(shares, parts, ends, strict=True) if part]
+    whole = sum(share for share, _ in there)
+    return [(max(1, round(config.batch * share / whole)), among) for share, among in there]
+
+
+def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Callable[[int, int], None]) -> list[Path]:
+    """The demonstrations that a bundle learned from, played again by the task's demonstrator into a folder each.
+
+    Raises:
+        DemonstrationError: they were not played, or come out otherwise now.
+    """
+    provenance, paths = bundle.manifest.provenance, []
+    for source in provenance.data:
+        # Bundles of earlier versions do not record how the demonstrator was set.
+        settings = source.get("play") or ({"seed": provenance.seeds[0]} if source.get("name") == "play" else None)
+        if settings is None or task.demonstrator is None:
+            raise DemonstrationError(
+                f"{bundle.path} learned from {source.get('name')}, which {task.name} cannot play again; "
+                "name all that it learned from with --demos"
+            )
+        player = replace(task, demonstrator=with_settings(task.demonstrator, settings))
+        config = PlayConfig(sequences=source["episodes"], seed=settings["seed"], jobs=jobs)
+        paths.append(play(player, config, folder / source["digest"][:12], report).folder)
+        found = load_demonstrations(paths[-1:], task).sources[0]["digest"]
+        if found != source["digest"]:
+            raise DemonstrationError(
+                f"played again, the demonstrations of {bundle.path} have the digest {found[:12]}; "
+                f"must be {source['digest'][:12]}; name them with --demos"
+            )
+    return paths

@@ -1,0 +1,120 @@
+"""`rpl improve`: from the logs of a task's robots to a bundle that is measured against the old one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import drawers
+from demonstrations import drawer_demonstrations
+from rpl_runtime.cli.app import main
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.recording.mcap import LogHeader, LogWriter
+from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.relay.messages import Action
+from rpl_runtime.relay.run import Step
+from rpl_train.data.recordings import load_demonstrations
+from rpl_train.export.export import export
+from rpl_train.export.parity import ParityConfig
+from rpl_train.networks import NetworkConfig
+from rpl_train.play import PlayConfig, play
+from rpl_train.runs import read_run
+
+TASK = drawers.TASK
+SHORT = ("--task", "drawers:make", "--steps", 4, "--jobs", 1, "--episodes", 2)
+SHORT += ("--set", "improve.batch=20", "--set", "parity.episodes=1", "--set", "parity.steps=3")
+
+
+@pytest.fixture
+def rpl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run `rpl` with these arguments: exit code, standard output, standard error in one line."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rpl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capfd.readouterr()
+        return int(stopped.value.code or 0), out, " ".join(err.split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that imitated the drawers' script for three steps."""
+    folder = tmp_path_factory.mktemp("old")
+    play(TASK, PlayConfig(sequences=3, seed=5), folder / "play")
+    taught = load_demonstrations([folder / "play"], TASK)
+    policy, record = drawers.imitated(folder / "run", 3, NetworkConfig((8,), (8,)), taught)
+    short = ParityConfig(episodes=1, steps=3)
+    return export(policy, record.spec, record.provenance, folder / "bundle", record.statistics, short, TASK).bundle
+
+
+def log(path: Path, digest: str, pilot: str = "gamepad") -> Path:
+    """The log of a run of twelve steps by the policy and twelve by a pilot."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    [shown] = drawer_demonstrations(1).trajectories
+    writer = LogWriter(path, LogHeader(robot="arm", seed=None, plan_lead=0, digest=digest, spec=TASK.spec))
+    goal = TASK.spec.resolve(drawers.GOAL, shown.states[0].clip(-1, 3))
+    for number, (state, target) in enumerate(zip(shown.states, shown.targets, strict=True)):
+        action = Action(target, state, number % 4, number % 4 == 0, (number + 1) * 10**8)
+        step = Step(number, state, action, frozenset(), goal, None, POLICY if number < 12 else pilot)
+        writer.write_step(step, action.valid_until_ns)
+    writer.close(dropped=0)
+    return path
+
+
+def test_the_whole_way_leaves_a_bundle_and_says_whether_it_is_better(rpl, old: Bundle, tmp_path: Path) -> None:
+    """The demonstrations are played again, from what the bundle says of them."""
+    log(tmp_path / "logs" / "a.mcap", old.digest)
+    before = {path.name: path.read_bytes() for path in old.path.iterdir()}
+    command = ("improve", old.path, tmp_path / "new", "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
+    code, out, err = rpl(*command, "--json")
+    assert code == 0, err
+    found = json.loads(out)["beside"]
+    assert found["pairs"] == 2
+    assert -1 <= found["interval"][0] <= found["difference"] <= found["interval"][1] <= 1
+    new = load_bundle(tmp_path / "new")
+    provenance = new.manifest.provenance
+    assert provenance == read_run(tmp_path / "work").provenance
+    assert [source["name"] for source in provenance.data] == ["play", "logs"]
+    assert provenance.parents == (old.digest,)
+    assert new.evaluation is not None
+    assert new.spec.name == "new"
+    assert {path.name: path.read_bytes() for path in old.path.iterdir()} == before
+    code, out, err = rpl(*command)  # once more: everything is kept
+    assert code == 0, err
+    assert "trained before" in err
+    assert "not told apart" in " ".join(out.split())
+    assert load_bundle(tmp_path / "new").digest == new.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("cut", "was cut off after step 23; must be the log of a run that ended"),
+        ("bundle", "is a run of the bundle eeeeeeeeeeee; must be of"),
+        ("none", "holds no logs; must be a file of `rpl run --log`"),
+        ("demos", "the demonstrations have the digests"),
+        ("same", "is the bundle that is improved; choose another path"),
+    ],
+)
+def test_what_cannot_improve_a_policy_is_one_sentence(
+    rpl, old: Bundle, tmp_path: Path, change: str, sentence: str
+) -> None:
+    path = log(tmp_path / "logs" / "a.mcap", "e" * 64 if change == "bundle" else old.digest)
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    if change == "none":
+        path.unlink()
+    demos = ("--demos", path) if change == "demos" else ()
+    new = old.path if change == "same" else tmp_path / "new"
+    code, out, err = rpl(
+        "improve", old.path, new, "--logs", tmp_path / "logs", "--work", tmp_path / "work", *demos, *SHORT
+    )
+    assert (code, out) == (2, "")
+    assert err.startswith("error:")
+    assert sentence in err
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "work" / "run.json").exists()

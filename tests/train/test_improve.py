@@ -1,0 +1,108 @@
+"""Improvement by what robots did: who decided a step, what is drawn from whom, and a training that goes on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import drawers
+from demonstrations import drawer_demonstrations
+from rpl_runtime.errors import DemonstrationError, TrainingError
+from rpl_runtime.relay.loop import POLICY
+from rpl_train.augment import Pool
+from rpl_train.data.sources import Demonstrations
+from rpl_train.data.trajectory import Trajectory, digest
+from rpl_train.improve import ImproveConfig, improve, split
+from rpl_train.networks import NetworkConfig
+from rpl_train.runs import weights_digest
+
+TASK, SMALL = drawers.TASK, NetworkConfig((8,), (8,))
+CONFIG = ImproveConfig(steps=6, batch=20, jobs=1, checkpoint_every=2, report_every=1, pool=drawers.POOL)
+
+
+def runs(*authors: str, seed: int = 1) -> Demonstrations:
+    """Two runs with these authors, a letter for each step: p for the policy, h for a hand."""
+    made = []
+    for each, whole in zip(authors, drawer_demonstrations(len(authors), seed).trajectories, strict=True):
+        by = tuple({"p": POLICY, "h": "gamepad"}[letter] for letter in each)
+        made.append(replace(whole, states=whole.states[: len(by)], targets=whole.targets[: len(by)], authors=by))
+    return Demonstrations(made, [{"name": "logs", "digest": digest(made), "episodes": len(made), "steps": 0}])
+
+
+def quiet(level: str, step: int, loss: float | None) -> None:
+    pass
+
+
+def test_a_run_is_split_where_its_author_changes() -> None:
+    [demonstration] = drawer_demonstrations(1).trajectories
+    logs = runs("pppphhhhpph", "hhpp").trajectories
+    parts = split([demonstration, *logs])
+    assert parts.demonstrations == [demonstration]
+    assert [set(part.authors) for part in parts.hand] == [{"gamepad"}] * 2
+    assert [len(part) for part in parts.hand] == [4, 2]  # the last step by hand stands alone
+    assert [len(part) for part in parts.own] == [4, 2, 2]
+    assert np.array_equal(parts.hand[0].states, logs[0].states[4:8])
+    assert np.array_equal(parts.own[1].targets, logs[0].targets[8:10])
+
+
+@pytest.mark.parametrize("level", ["low", "high"])
+def test_tuples_are_drawn_among_the_demonstrations_that_are_asked_for(level: str) -> None:
+    whole = drawer_demonstrations(4).trajectories
+    pool = Pool(whole, TASK.spec, replace(drawers.POOL, hold=0, low_noise=0, object_noise=0, high_noise=0))
+    draw = pool.low_batch if level == "low" else pool.high_batch
+    states = draw(np.random.default_rng(0), 500, slice(1, 3)).state[:, 0]
+    assert set(states.tolist()) == set(np.concatenate([whole[1].states, whole[2].states])[:, 0].tolist()) & set(
+        states.tolist()
+    )
+    assert not set(states.tolist()) & set(whole[0].states[:, 0].tolist())
+
+
+def test_an_improvement_goes_on_where_it_was_interrupted(tmp_path) -> None:
+    base = drawers.imitated(tmp_path / "base", 5, SMALL)
+    taught, logs = drawer_demonstrations(4), runs("p" * 10 + "h" * 8, "p" * 12)
+    before = weights_digest(base.policy)
+    whole = improve(TASK, base, "b" * 64, taught, logs, tmp_path / "whole", CONFIG, quiet)
+
+    class Break(Exception):
+        pass
+
+    def break_at_three(level: str, step: int, loss: float | None) -> None:
+        if step == 3:
+            raise Break
+
+    for _ in range(2):  # at each level
+        with pytest.raises(Break):
+            improve(TASK, base, "b" * 64, taught, logs, tmp_path / "broken", CONFIG, break_at_three)
+    again = improve(TASK, base, "b" * 64, taught, logs, tmp_path / "broken", CONFIG, quiet)
+    assert weights_digest(again.policy) == weights_digest(whole.policy) != before == weights_digest(base.policy)
+    assert not list((tmp_path / "broken").glob("*.start.safetensors"))
+    assert whole.record.provenance.parents == ("b" * 64,)
+    assert [source["name"] for source in whole.record.provenance.data] == ["drawers", "logs"]
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        improve(TASK, base, "b" * 64, taught, runs("p" * 12, "h" * 12), tmp_path / "broken", CONFIG, quiet)
+
+
+def test_what_a_hand_did_where_the_policy_failed_is_learned(tmp_path) -> None:
+    """A policy that knows the first drawer alone is shown the second one."""
+    opens_first = Demonstrations(drawer_demonstrations(9).trajectories[1::3], [])
+    base = drawers.imitated(tmp_path / "base", 300, NetworkConfig((32,), (32,)), opens_first)
+    shown = runs("p" * 12 + "h" * 12, "p" * 12 + "h" * 12)
+    config = replace(CONFIG, steps=300, batch=64, learning_rate=1e-3, checkpoint_every=1000)
+    better = improve(TASK, base, "b" * 64, opens_first, shown, tmp_path / "run", config, quiet)
+    by_hand = split(shown.trajectories).hand[0]
+    states, goals = by_hand.states[:-4], by_hand.states[4:]
+    noise = np.zeros((len(states), 1), np.float32)
+    old, new = (abs(each.policy.act(states, goals, noise) - by_hand.targets[:-4]).mean() for each in (base, better))
+    assert new < old / 2
+
+
+def test_a_policy_does_not_learn_from_itself_alone(tmp_path) -> None:
+    base, nothing = drawers.imitated(tmp_path / "base", 2, SMALL), Demonstrations([], [])
+    with pytest.raises(DemonstrationError, match="the policy decided every step; needs demonstrations, or steps"):
+        improve(TASK, base, "b" * 64, nothing, runs("pppp"), tmp_path / "run", CONFIG, quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_authors_are_one_for_each_step() -> None:
+    with pytest.raises(DemonstrationError, match="names 2 authors; must be one for each of its 3 steps"):
+        Trajectory(np.zeros((3, 3), np.float32), np.zeros((3, 1), np.float32), authors=("a", "b"))
