@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rpl_runtime.policy.bundle import Bundle, write_bundle
-from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
+from rpl_runtime.policy.manifest import Manifest, Provenance, Stall, Statistics
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec, VectorSpec
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 
@@ -45,7 +45,11 @@ def tiny_spec(horizon: int = 4, high_noise: int = 3, low_noise: int = 2) -> Poli
 
 
 def tiny_bundle(
-    path: Path, spec: PolicySpec | None = None, seed: int = 0, statistics: Statistics | None = None
+    path: Path,
+    spec: PolicySpec | None = None,
+    seed: int = 0,
+    statistics: Statistics | None = None,
+    stall: Stall | None = None,
 ) -> Bundle:
     """Write a bundle of `spec` (by default `tiny_spec()`), one random layer for each level, drawn with the seed."""
     spec = spec or tiny_spec()
@@ -62,7 +66,7 @@ def tiny_bundle(
         facts = {"pair_id": pair_id, "level": level, "horizon": spec.horizon}
         helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     provenance = Provenance(command="test", commit="none")
-    manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, provenance=provenance)
+    manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, stall=stall, provenance=provenance)
     return write_bundle(path, manifest, graphs["high"].SerializeToString(), graphs["low"].SerializeToString())
 
 

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import PolicySpec
@@ -30,6 +30,21 @@ class Statistics(BaseModel):
         if self.whitening is not None and [len(row) for row in self.whitening] != list(range(1, len(self.mean) + 1)):
             raise ValueError("the whitening must be a triangle: rows of 1, 2, ... numbers, one row for each dimension")
         return self
+
+
+class Stall(BaseModel):
+    """When the policy asks for help (stall.py).
+
+    The limit is a conformal quantile (Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005): of
+    further episodes like the held-out ones that reached their goal, a share of `rate` at most ask in vain.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    limit: float = Field(gt=0)  # of steps without progress, each counted as its state is novel
+    rate: float = Field(gt=0, lt=1)
+    episodes: int = Field(ge=1)  # held out, that reached their goal
+    tolerance: float | None = Field(None, gt=0)  # of a goal without elements [standard deviations of the data]
 
 
 class Provenance(BaseModel):
@@ -75,10 +90,13 @@ class Manifest(BaseModel):
     files: dict[str, str]  # name -> SHA-256
     parity: dict[str, float] = {}  # measured when the graphs were exported
     statistics: Statistics | None = None
+    stall: Stall | None = None  # None: the policy never asks for help
     provenance: Provenance
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.statistics is not None and len(self.statistics.mean) != self.spec.state.dim:
             raise ValueError("the statistics need one number for each dimension of the state")
+        if self.stall is not None and not self.spec.elements and None in (self.statistics, self.stall.tolerance):
+            raise ValueError("without elements, asking for help needs the statistics and a tolerance")
         return self

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.policy.stall import Clock
 from rpl_runtime.relay.noise import NoiseSource, robot_key
 from rpl_runtime.relay.plans import Coming, Fallback, Origin, PlannerPort, PlanRules, Question, Source
 
@@ -125,6 +126,7 @@ class Run:
     resumed: SubgoalOverride = SubgoalOverride.NONE  # of the next step, by the client's word: not reported
     vetoes: int = 0
     hand: TakeOver | None = None  # who decides the targets in place of the policy
+    clock: Clock | None = None  # of the steps without progress; an operator's or a pilot's intervention starts another
     # (low_noise,) of the low level at a step, drawn ahead of it by whoever answers the run
     drawn: tuple[int, np.ndarray] | None = None
     # Of a run with a planner.
@@ -144,7 +146,7 @@ class Run:
     def replan(self) -> None:
         if self.subgoal is not None:
             self.before = self.subgoal
-        self.subgoal = self.upcoming = None
+        self.subgoal = self.upcoming = self.clock = None
         self.lasts = 0
         self.drop()
 

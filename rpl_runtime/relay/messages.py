@@ -117,6 +117,7 @@ class Actions(NamedTuple):
     novelty: np.ndarray | None  # (B,) of the observed states; None: the bundle cannot score states
     valid_until_ns: int  # [ns] in the client's monotonic clock
     apart: np.ndarray  # positions, from 0, of the others among the observations
+    help: np.ndarray  # rows, from 0, of the robots whose policy asks for help
 
 
 class ActionBatch(Sequence["Action | RelayError"]):
@@ -150,7 +151,8 @@ class ActionBatch(Sequence["Action | RelayError"]):
         age = int(actions.ages[column])
         novelty = None if actions.novelty is None else float(actions.novelty[column])
         target, until_ns = actions.targets[column], actions.valid_until_ns
-        return Action(target, self._subgoals[row], age, age == 0, until_ns, None, self._times, novelty)
+        action = Action(target, self._subgoals[row], age, age == 0, until_ns, None, self._times, novelty)
+        return action._replace(help=True) if column in actions.help else action
 
 
 class GoalSet(NamedTuple):

@@ -16,6 +16,7 @@ from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation, Rel
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
+from rpl_runtime.policy.stall import StallDetector
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.loop import Levels, RelayLoop, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
@@ -84,6 +85,8 @@ class Session:
         self._caller = caller
         novelty = Novelty.of(bundle.manifest.statistics)
         self.score = None if novelty is None else novelty.score  # of states (B, n), if the bundle can score them
+        stall, statistics = bundle.manifest.stall, bundle.manifest.statistics
+        self._stall = None if stall is None else StallDetector(bundle.spec, statistics, stall)
         self.loop = RelayLoop(self._levels, bundle.spec, planner)  # on which an operator pins and vetoes subgoals
         self.heard_ns: dict[
             str, int
@@ -146,6 +149,15 @@ class Session:
         self.set_goals[robot] = resolved
         return resolved
 
+    def asks_for_help(
+        self, robots: Sequence[str], states: Sequence[np.ndarray] | np.ndarray, scores: Sequence[float | None]
+    ) -> Sequence[bool]:
+        """Whether each robot's policy asks for help, after a step in these states (B, n) with their novelty."""
+        if self._stall is None or not robots:
+            return [False] * len(robots)
+        runs = [self.loop.runs[robot] for robot in robots]
+        return self._stall.asks(runs, np.asarray(states, dtype=np.float32), scores)
+
     def reap(self, before_ns: int) -> list[str]:
         """End the runs of robots last heard before a time [ns] of `perf_counter_ns`. Returns those robots."""
         idle = [robot for robot, heard_ns in self.heard_ns.items() if heard_ns < before_ns]
@@ -186,7 +198,8 @@ class Session:
         if self.score is not None:
             scores = self.score(np.asarray(states, dtype=np.float32)).tolist()
             self.novelty.update(zip(robots, scores, strict=True))  # type: ignore[arg-type]
-        decided = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), scores, strict=True)
+        helps = self.asks_for_help(robots, states, scores)
+        decided = zip(rows, decision.action, decision.subgoal, decision.age.tolist(), scores, helps, strict=True)
         return [
             (
                 robot,
@@ -201,11 +214,11 @@ class Session:
                     score,
                     decision.overrides.get(at, SubgoalOverride.NONE),
                     self.set_goals.pop(robot, None),
-                    False,
+                    help_,
                     decision.origins.get(at),
                 ),
             )
-            for at, ((robot, seen), target, subgoal, age, score) in enumerate(decided)
+            for at, ((robot, seen), target, subgoal, age, score, help_) in enumerate(decided)
         ]
 
     def _handle(self, robot: str, request: Request | RelayError, received_ns: int) -> Answering[Reply]:
@@ -240,7 +253,8 @@ class Session:
                     score = None if self.score is None else float(self.score(request.state[None])[0])
                     if score is not None:
                         self.novelty[robot] = score
-                    return Noted(request.step, score, self.set_goals.pop(robot, None))
+                    [help_] = self.asks_for_help([robot], request.state[None], [score])
+                    return Noted(request.step, score, self.set_goals.pop(robot, None), help_)
                 case HandBack():
                     handed = HandedBack(self.loop.hand_back(robot))
                     self.heard_ns[robot] = received_ns

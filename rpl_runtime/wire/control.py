@@ -422,6 +422,8 @@ def fill_columns(message: Message, actions: Actions) -> None:
     columns = message.columns
     columns.targets, columns.ages = _packed(actions.targets), _packed(actions.ages, _COUNTS)
     columns.subgoals, columns.apart = _packed(actions.subgoals), _packed(actions.apart, _COUNTS)
+    if len(actions.help):
+        columns.help = _packed(actions.help, _COUNTS)
     if actions.novelty is not None:
         columns.novelty = _packed(actions.novelty)
     columns.valid_until_ns = actions.valid_until_ns
@@ -447,6 +449,7 @@ def unpack_columns_reply(raw: bytes, width: int) -> tuple[Actions, list[Reply], 
             _vector(columns.novelty) if columns.novelty else None,
             columns.valid_until_ns,
             _vector(columns.apart, _COUNTS),
+            _vector(columns.help, _COUNTS),
         )
     except (InvalidInput, ValueError):
         raise ProtocolViolation(f"the server answered with columns of {len(raw)} bytes that do not match") from None

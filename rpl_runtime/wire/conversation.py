@@ -150,6 +150,7 @@ class Conversation:
         novelty = None if session.score is None else session.score(state)[0].item()
         if novelty is not None:
             session.novelty[robot] = novelty
+        [asks] = session.asks_for_help([robot], state, [novelty])
 
         reply = TWINS["ControlReply"]()
         action = reply.rows.add(robot=robot).action
@@ -161,6 +162,8 @@ class Conversation:
             action.subgoal = followed.astype(_FLOATS, copy=False).tobytes()
         if novelty is not None:
             action.novelty = novelty
+        if asks:
+            action.help = True
         times = session.times = StageTimes(
             (decoded_ns - received_ns) / 1e3,
             (planned_ns - decoded_ns) / 1e3,
@@ -243,10 +246,15 @@ class Conversation:
         novelty = None if session.score is None else session.score(seen.states[rows])
         if novelty is not None:
             session.novelty.update(zip(names, novelty.tolist(), strict=True))
+        asking = session.asks_for_help(
+            names, seen.states[rows], [None] * len(names) if novelty is None else novelty.tolist()
+        )
 
         reply, apart = TWINS["ControlReply"](), np.flatnonzero(~plain)
         until_ns = valid_until_ns(seen.observed_ns, session.period_ns)
-        fill_columns(reply, Actions(targets, ages[rows], subgoals[replans], novelty, until_ns, apart))
+        fill_columns(
+            reply, Actions(targets, ages[rows], subgoals[replans], novelty, until_ns, apart, np.flatnonzero(asking))
+        )
         times = StageTimes(
             (decoded_ns - received_ns) / 1e3,
             (planned_ns - decoded_ns) / 1e3,

@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("imitate")(imitate_command)
     app.command("export")(export_command)
     app.command("novelty")(novelty_command)
+    app.command("stall")(stall_command)
     app.command("train")(train_command)
     app.command("improve")(improve_command)
     goals_cli.register(app)
@@ -167,6 +168,38 @@ def novelty_command(
 
     added = add_novelty(load_bundle(bundle), load_demonstrations(demos, load_task(task_name)))
     typer.echo(f"{bundle} scores states now; its digest is {added.digest}")
+
+
+def stall_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder; it is written again.")],
+    task_name: TaskName = "kitchen",
+    rate: Annotated[
+        float, typer.Option(help="Share of the episodes that reach their goal and may ask for help all the same.")
+    ] = 0.02,
+    episodes: Annotated[int, typer.Option(min=1, help="Held-out episodes, from the task's starts in turn.")] = 136,
+) -> None:
+    """Let a policy ask for help where it makes no progress toward its goal.
+
+    The limit is measured on held-out episodes that reach their goal, so that few of such ask in vain. The graphs stay
+    the same; the bundle gets a new digest and loses its evaluation: `rpl evaluate BUNDLE --write` makes it again.
+    """
+    require("torch", "train")
+    from rpl_runtime.console import Console
+    from rpl_runtime.evaluation.evaluate import check_policy
+    from rpl_runtime.policy.bundle import load_bundle
+    from rpl_train.export.stall import StallConfig, add_stall
+    from rpl_train.tasks import load_task
+
+    found, task = load_bundle(bundle), load_task(task_name)
+    check_policy(found.spec, task)
+    with Console(stderr=True).status("playing held-out episodes"):
+        added = add_stall(found, task, StallConfig(rate=rate, episodes=episodes))
+    stall = added.manifest.stall
+    assert stall is not None
+    typer.echo(
+        f"{bundle} asks for help above {stall.limit:.1f}, by {stall.episodes} episodes that reached their goal; "
+        f"its digest is {added.digest}"
+    )
 
 
 class Recipe(StrEnum):

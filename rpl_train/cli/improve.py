@@ -68,6 +68,7 @@ def improve_command(
     from rpl_train.export.export import export
     from rpl_train.export.novelty import check_sources
     from rpl_train.export.restore import check_same, restore
+    from rpl_train.export.stall import StallConfig, add_stall
     from rpl_train.improve import improve, played_again
     from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
@@ -95,6 +96,8 @@ def improve_command(
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
+        if stall := old.manifest.stall:
+            add_stall(load_bundle(new), task, StallConfig(rate=stall.rate))
         protocol = EvaluateConfig(episodes=episodes, jobs=tuning.jobs)
         before = _evaluated("old", bundle, task, protocol, work, report)
         after = _evaluated("new", new, task, protocol, work, report)

@@ -7,14 +7,16 @@ import pytest
 
 import drawers
 from demonstrations import drawer_demonstrations
-from rpl_runtime.errors import DemonstrationError, TrainingError
+from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
 from rpl_runtime.relay.loop import POLICY
 from rpl_train.augment import Pool
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory, digest
 from rpl_train.improve import ImproveConfig, improve, split
 from rpl_train.networks import NetworkConfig
+from rpl_train.play import settings_of, with_settings
 from rpl_train.runs import weights_digest
+from rpl_train.tasks.kitchen.play import KitchenPlay
 
 TASK, SMALL = drawers.TASK, NetworkConfig((8,), (8,))
 CONFIG = ImproveConfig(steps=6, batch=20, jobs=1, checkpoint_every=2, report_every=1, pool=drawers.POOL)
@@ -106,3 +108,10 @@ def test_a_policy_does_not_learn_from_itself_alone(tmp_path) -> None:
 def test_authors_are_one_for_each_step() -> None:
     with pytest.raises(DemonstrationError, match="names 2 authors; must be one for each of its 3 steps"):
         Trajectory(np.zeros((3, 3), np.float32), np.zeros((3, 1), np.float32), authors=("a", "b"))
+
+
+def test_a_demonstrator_gets_back_the_settings_with_which_it_played() -> None:
+    played = KitchenPlay(length=2, order="random", start="nominal")
+    assert with_settings(KitchenPlay(), settings_of(played) | {"seed": 3}) == played
+    with pytest.raises(InvalidInput, match="a setting of KitchenPlay does not fit"):
+        with_settings(KitchenPlay(), {"length": "long"})

@@ -13,6 +13,7 @@ from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.manifest import Stall
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.loop import Resume, Run, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
@@ -29,6 +30,7 @@ from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire.conversation import Conversation
 
+STALL = Stall(limit=1.5, rate=0.1, episodes=9)
 STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
 DOOR = ("door",)
 
@@ -52,6 +54,7 @@ def as_rows(reply: pb.ControlReply, robots: Sequence[str]) -> list[pb.ReplyRow]:
             action.subgoal.extend(next(subgoals))
         if columns.novelty:
             action.novelty = columns.novelty[column]
+        action.help = column in columns.help
         rows.append(pb.ReplyRow(robot=robot, action=action))
     return rows
 
@@ -127,8 +130,8 @@ class Both:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["unscored", "scored"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, OnnxPolicy]:
-    statistics = policies.tiny_statistics() if request.param else None
-    bundle = policies.tiny_bundle(tmp_path_factory.mktemp("served") / "bundle", statistics=statistics)
+    statistics, stall = (policies.tiny_statistics(), STALL) if request.param else (None, None)
+    bundle = policies.tiny_bundle(tmp_path_factory.mktemp("served") / "bundle", statistics=statistics, stall=stall)
     return bundle, OnnxPolicy(bundle)
 
 
@@ -428,3 +431,27 @@ def test_a_message_has_rows_or_columns(both: Both) -> None:
     seen = codec.pack_columns(Observations(np.ones(1), np.zeros(1), STATE, 0))
     with pytest.raises(ProtocolViolation, match="rows and columns"):
         both.conversation.answer(sick() + seen, 7)
+
+
+def test_a_robot_that_makes_no_progress_asks_for_help_the_same(tmp_path: Path) -> None:
+    """By itself and among others; progress ends it, and so does what an operator changes."""
+    bundle = policies.tiny_bundle(tmp_path / "bundle", statistics=policies.tiny_statistics(), stall=STALL)
+    both = Both(bundle, OnnxPolicy(bundle))
+    both.ask(("a", Start(DOOR, STATE)), ("b", Start(DOOR, STATE)))
+    score = 0.563  # of STATE: each step without progress counts so much
+    asked = []
+    for step in range(6):
+        if step % 2:
+            asking = both.step("a", "b").columns.help
+            asked.append([column in asking for column in (0, 1)])
+        else:
+            asked.append([row.action.help for row in both.ask(see(step), ("b", Observation(step, STATE, 1000)))])
+        assert both.plain is bool(step % 2)
+    late = [count * score > STALL.limit for count in range(6)]
+    assert asked == [[each, each] for each in late]
+    assert late == [False, False, False, True, True, True]
+    nearer = STATE.copy()
+    nearer[3] = 1.0
+    assert list(both.step("a", "b", b=(6, nearer)).columns.help) == [0]
+    both.each(lambda session: session.loop.veto("a"))
+    assert not both.ask(see(7))[0].action.help

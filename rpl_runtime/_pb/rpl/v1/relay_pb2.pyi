@@ -231,20 +231,22 @@ class ControlReply(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[ReplyRow, _Mapping]]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ..., columns: _Optional[_Union[ActionColumns, _Mapping]] = ...) -> None: ...
 
 class ActionColumns(_message.Message):
-    __slots__ = ("targets", "ages", "subgoals", "novelty", "valid_until_ns", "apart")
+    __slots__ = ("targets", "ages", "subgoals", "novelty", "valid_until_ns", "apart", "help")
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     AGES_FIELD_NUMBER: _ClassVar[int]
     SUBGOALS_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
     APART_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
     targets: _containers.RepeatedScalarFieldContainer[float]
     ages: _containers.RepeatedScalarFieldContainer[int]
     subgoals: _containers.RepeatedScalarFieldContainer[float]
     novelty: _containers.RepeatedScalarFieldContainer[float]
     valid_until_ns: int
     apart: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, targets: _Optional[_Iterable[float]] = ..., ages: _Optional[_Iterable[int]] = ..., subgoals: _Optional[_Iterable[float]] = ..., novelty: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., apart: _Optional[_Iterable[int]] = ...) -> None: ...
+    help: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, targets: _Optional[_Iterable[float]] = ..., ages: _Optional[_Iterable[int]] = ..., subgoals: _Optional[_Iterable[float]] = ..., novelty: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., apart: _Optional[_Iterable[int]] = ..., help: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReplyRow(_message.Message):
     __slots__ = ("robot", "started", "action", "goal_set", "finished", "refusal", "taken_over", "noted", "handed_back")
