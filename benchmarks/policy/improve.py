@@ -1,0 +1,155 @@
+"""What `rpl improve` is worth: a policy trained on by its episodes from a wide start, in which a pilot corrected it.
+
+The policy plays with the scripted demonstrator as pilot, who takes over when the policy is stuck; every run is a log.
+Then it is improved with several training seeds. Each new policy plays alone, on seeds that no log has, from the wide
+start and by the paper's protocol, beside the old one.
+
+    python -m benchmarks.policy.improve models/kitchen --demos A.hdf5 --demos B.hdf5 --work runs/improve
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from benchmarks.common import Json, Saved, circumstances, show, table, tracked
+from rpl_runtime.client import Access, Client
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
+from rpl_runtime.evaluation.paired import compare, verdict
+from rpl_runtime.evaluation.results import Episode
+from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.loop.lockstep import run
+from rpl_runtime.loop.pilot import load_pilot
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.recording.mcap import LogHeader, LogWriter
+from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.robots.simulated import SimulatedRobot
+from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
+from rpl_runtime.tasks.kitchen.simulator import StartNoise
+from rpl_runtime.tasks.task import Task
+from rpl_train.data.recordings import load_demonstrations
+from rpl_train.export.export import export
+from rpl_train.export.novelty import check_sources
+from rpl_train.export.restore import restore
+from rpl_train.improve import ImproveConfig, improve
+from rpl_train.tasks.kitchen.task import KITCHEN
+
+WIDE = "arm ±0.15 rad, kettle ±0.06 m"
+PILOT = "rpl_train.tasks.kitchen.pilot:attentive"
+PACKAGES = ("torch", "numpy", "mujoco", "gymnasium-robotics")
+
+
+def main(
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen.")] = None,
+    saved: Saved = None,
+    demos: Annotated[list[Path] | None, typer.Option(help="What the bundle learned from. Repeatable.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder of logs, runs and bundles; continues there.")] = Path(
+        "runs/improve"
+    ),
+    pilot: Annotated[str, typer.Option(help="Who corrects it, module:factory.")] = PILOT,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes with the pilot.")] = 200,
+    episode_steps: Annotated[int, typer.Option(min=1, help="Control steps of each of them.")] = 400,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")] = ImproveConfig().steps,
+    pairs: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 6,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Improve a policy with several seeds, and compare each result with it."""
+    if (bundle is None) == (saved is None):
+        raise typer.BadParameter("give either BUNDLE or --from")
+    if saved:
+        content = json.loads(saved.read_text())
+    else:
+        old = load_bundle(Path(bundle or ""))
+        by_hand = record(old, work / "logs", episodes, episode_steps, pilot)
+        content = {"by_hand": by_hand, "episodes": episodes} | measure(old, demos or [], work, seeds, steps, pairs)
+    if output is not None:
+        write_json(output, content)
+    show(content, as_json, shown(content))
+
+
+def record(bundle: Bundle, folder: Path, episodes: int, steps: int, reference: str = PILOT) -> float:
+    """Write the logs that are missing. Returns the share of the steps by hand, of those that were played now."""
+    task, pilot, hand, played = wide(), load_pilot(reference), 0, 0
+    with (
+        serve_in_process(bundle.path) as address,
+        Client(address, access=Access()) as client,
+        closing(SimulatedRobot(task)) as robot,
+    ):
+        for number in tracked(range(episodes), "episodes with the pilot"):
+            path, name = folder / f"{number:04d}.mcap", f"improve/{number}"
+            if path.exists():
+                continue
+            header = LogHeader(robot=name, seed=None, plan_lead=0, digest=bundle.digest, spec=bundle.spec)
+            unfinished = path.with_suffix(".part")
+            unfinished.unlink(missing_ok=True)
+            writer = LogWriter(unfinished, header)
+            goal = compound_goal(PAPER_GOALS[number % len(PAPER_GOALS)])
+            config = RunConfig(goal, steps, name, start_seed=number)
+            with client.control() as control:
+                result = run(
+                    *(robot, control, config),
+                    lambda step, writer=writer: writer.write_step(step, step.action.valid_until_ns),
+                    pilot=pilot,
+                )
+            writer.close(dropped=0)
+            unfinished.rename(path)
+            hand += sum(author == pilot.name for author in result.authors)
+            played += len(result.authors)
+    return hand / max(1, played)
+
+
+def measure(bundle: Bundle, demos: Sequence[Path], work: Path, seeds: int, steps: int, pairs: int) -> JsonDict:
+    """Improve the policy with each seed, and compare."""
+    logs = load_demonstrations([work / "logs"], KITCHEN, bundle.digest)
+    taught = load_demonstrations(demos, KITCHEN)
+    check_sources(bundle, taught)
+    before, rows = evaluated(bundle.path, work / "old", pairs), []
+    for seed in range(seeds):
+        config, folder = ImproveConfig(seed=seed, steps=steps), work / f"seed-{seed}"
+        trained = restore(bundle, KITCHEN.reference or "kitchen")
+        policy, found = improve(
+            *(KITCHEN, trained, bundle.digest, taught, logs, folder, config), lambda level, step, loss: None
+        )
+        spec = found.spec.model_copy(update={"name": f"improved-{seed}"})
+        new = work / f"improved-{seed}"
+        export(policy, spec, found.provenance, new, found.statistics, task=KITCHEN)
+        rows.append({"seed": seed, "starts": compare(before, evaluated(new, folder, pairs))})
+    return {"bundle_digest": bundle.digest, "steps": steps, "rows": rows, **circumstances(PACKAGES)}
+
+
+def evaluated(bundle: Path, folder: Path, episodes: int) -> list[Episode]:
+    """Episodes from the wide start and by the paper's protocol, kept in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with serve_in_process(bundle) as address:
+        found = [
+            evaluate(address, task, EvaluateConfig(episodes=episodes), folder / f"{name}.jsonl", access=Access())
+            for name, task in (("wide", wide()), ("paper", KITCHEN))
+        ]
+    return [episode for each in found for episode in each.episodes]
+
+
+def wide() -> Task:
+    """The kitchen with the wide start alone."""
+    return replace(KITCHEN, starts={WIDE: StartNoise(0.15, 0.06)})
+
+
+def shown(content: JsonDict) -> Table:
+    rows = [
+        (row["seed"], name, start["pairs"], f"{start['old']:.1%}", f"{start['new']:.1%}", verdict(start))
+        for row in content["rows"]
+        for name, start in row["starts"].items()
+    ]
+    title = f"{content['episodes']} episodes with a pilot, {content['by_hand']:.0%} of the steps by hand"
+    return table(title, ("training seed", "start", "pairs", "old", "new", "verdict"), rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)
