@@ -124,7 +124,7 @@ def test_every_command_and_option_has_a_help_text():
     register(app)
     group = typer.main.get_group(app)
     [demos] = [command for command in group.commands.values() if isinstance(command, TyperGroup)]
-    assert len(group.commands) + len(demos.commands) == 16
+    assert len(group.commands) + len(demos.commands) == 18
     for command in (*group.commands.values(), *demos.commands.values()):
         assert command.help
         assert [p.name for p in command.params if not getattr(p, "help", None)] == [], command.name
