@@ -4,8 +4,9 @@ A batch depends on nothing but the generator that draws it. Each augmentation is
 
 - Perturb and correct: noise moves the state while the position target stays, so the target leads back. Other actions
   are not corrected.
-- Goals by name: half of the high level's goals are the episode's end, with its done elements named and set to their
-  goal values, as in a commanded goal. The other half are whole states reached on the way.
+- Goals by name: half of the high level's goals are the state the episode goes to, with its done elements named and set
+  to their goal values, as in a commanded goal. The other half are whole states reached on the way, or that state as a
+  whole. So is the goal of an episode that leads elements back, which names cannot say.
 - Counterfactual objects (after CoDA, Pitis et al., NeurIPS 2020): an element that rests while the behaviour runs does
   not cause it, so it is set to its resting state in another demonstration. It may also be named as still to do, if no
   demonstration moves it before an element that the behaviour serves.
@@ -22,7 +23,7 @@ from rpl_runtime.policy.manifest import Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.data.trajectory import Trajectory
 from rpl_train.statistics import STD_FLOOR, state_statistics
-from rpl_train.tuples import Relabelling, lay_out
+from rpl_train.tuples import NEVER, Relabelling, lay_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,9 @@ class PoolConfig:
     object_noise: float = 0.015  # on the other dimensions, at both levels
     subgoal_noise: float = 0.1  # on the low level's subgoals
     named_goals: float = 0.5  # the share of the high level's goals given by element names
+    # The share of them that are the state a demonstration goes to, as a whole. If there are any, that state also
+    # replaces a goal before which no element moves: it would teach to leave where nothing is to be done.
+    end_goals: float = 0.0
     counterfactual: float = 0.5  # the share of resting elements that are swapped
     # [steps] appended to each demonstration, in which its motion decays and the robot stays; None: a horizon, or 0 if
     # actions are not position targets, since no other action is known to hold a robot.
@@ -71,8 +75,11 @@ class Pool:
 
     def __init__(self, demonstrations: Sequence[Trajectory], spec: PolicySpec, config: PoolConfig) -> None:
         self.spec, self.config = spec, config.of(spec)
+        self._advice = _advice(demonstrations)
+        demonstrations = [each for each in demonstrations if each.subgoals is None]
         self.timeline = lay_out(demonstrations, spec, self.config.hold or 0)
         self.tuples = self.timeline.tuples(config.relabelling, self.config.low_window or 0, config.high_window)
+        self._nameable = ~np.any(self.timeline.begun & ~self.timeline.asked, axis=1)  # (E,) nothing is led back
         self._dims = [np.array(element.dims) for element in spec.elements.values()]
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         scale, commanded = np.maximum(self.timeline.states.std(0), STD_FLOOR), list(spec.commanded)
@@ -93,7 +100,7 @@ class Pool:
         episode = timeline.episode[step]
         if config.relabelling == "goal":  # the share of ends that the high level of a relay sees
             goal = np.where(rng.random(size) < config.named_goals, timeline.last[episode], goal)
-        state, subgoal = timeline.states[step], timeline.states[goal]
+        state, subgoal, target = timeline.states[step], timeline.states[goal], timeline.targets[step]
         resting = timeline.resting(episode, step, goal)
         for e, dims in enumerate(self._dims):
             swap = np.flatnonzero(resting[:, e] & (rng.random(size) < config.counterfactual))
@@ -101,7 +108,13 @@ class Pool:
             state[swap[:, None], dims] = value
             subgoal[swap[:, None], dims] = value
         subgoal = subgoal + _noise(rng, size, self._subgoal_noise)
-        return LowBatch(state + _noise(rng, size, self._low_noise), subgoal, timeline.targets[step])
+        state = state + _noise(rng, size, self._low_noise)
+        if self._advice is not None:  # each step of it counts as much as one that was demonstrated
+            count = len(self._advice.state)
+            rows = np.flatnonzero(rng.random(size) < count / (count + len(timeline.states)))
+            given = rng.integers(count, size=len(rows))
+            state[rows], subgoal[rows], target[rows] = (values[given] for values in self._advice)
+        return LowBatch(state, subgoal, target)
 
     def high_batch(self, rng: np.random.Generator, size: int, among: slice = slice(None)) -> HighBatch:
         """Draw `size` tuples for the high level, of the demonstrations `among` all."""
@@ -109,10 +122,15 @@ class Pool:
         numbers = rng.integers(*self.tuples.high.span(*self._steps(among)), size=size)
         step, goal_step, sub_step = self.tuples.high[numbers]
         episode = timeline.episode[step]
-        named = rng.random(size) < config.named_goals
-        goal_step = np.where(named, timeline.last[episode], goal_step)
-        sub_step = np.where(named, self.tuples.ahead[step], sub_step)
-        state, goal, subgoal = timeline.states[step], timeline.states[goal_step], timeline.states[sub_step]
+        kind = rng.random(size)
+        to_end = kind < config.named_goals + config.end_goals
+        if config.end_goals:
+            to_end |= timeline.resting(episode, step, goal_step).all(1)
+        named = (kind < config.named_goals) & self._nameable[episode]
+        goal_step = np.where(to_end, np.where(timeline.cut[episode], NEVER - 1, timeline.last[episode]), goal_step)
+        sub_step = np.where(to_end, self.tuples.ahead[step], sub_step)
+        state, subgoal = timeline.states[step], timeline.states[sub_step]
+        goal = np.where(to_end[:, None], timeline.goals[episode], timeline.states[np.where(to_end, step, goal_step)])
 
         served = timeline.served(episode, step, sub_step)
         free = timeline.resting(episode, step, sub_step) & ~served
@@ -122,7 +140,9 @@ class Pool:
         # Without elements to name, the end of an episode is a goal as a whole state too.
         mask[:, list(self.spec.goal_dims)] = ~named[:, None] if self._dims else True
         for e, dims in enumerate(self._dims):
-            asked = timeline.done[episode, e]
+            asked = timeline.asked[episode, e]
+            before = np.flatnonzero(asked & timeline.begun[episode, e])  # to name what is done asks for nothing
+            asked[before] = rng.random(len(before)) < 0.5
             swap = np.flatnonzero(free[:, e] & (rng.random(size) < config.counterfactual))
             too_early = np.any(served[swap] & timeline.precedes[e], axis=1)  # e comes before a served element
             may_wait = purposeful[swap] & ~too_early
@@ -149,12 +169,21 @@ class Pool:
         finished = np.flatnonzero(timeline.done[:, e])
         if len(finished) == 0:
             finished = np.arange(len(timeline.first))
+        untouched = np.flatnonzero(~timeline.begun[:, e])
+        if len(untouched) == 0:
+            untouched = np.arange(len(timeline.first))
         steps = np.where(
             done,
             timeline.last[finished[rng.integers(len(finished), size=len(done))]],
-            timeline.first[rng.integers(len(timeline.first), size=len(done))],
+            timeline.first[untouched[rng.integers(len(untouched), size=len(done))]],
         )
         return timeline.states[steps[:, None], self._dims[e]]
+
+
+def _advice(demonstrations: Sequence[Trajectory]) -> LowBatch | None:
+    """What was advised to a policy that drove, as tuples of its low level."""
+    given = [(each.states, each.subgoals, each.targets) for each in demonstrations if each.subgoals is not None]
+    return LowBatch(*map(np.concatenate, zip(*given, strict=True))) if given else None
 
 
 def _noise(rng: np.random.Generator, size: int, scale: np.ndarray) -> np.ndarray:

@@ -37,10 +37,12 @@ from rpl_train.runs import (
     build_level,
     load_progress,
     load_run,
+    load_weights,
     noted,
     open_run,
     save_progress,
     save_weights,
+    weights_digest,
 )
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
@@ -77,18 +79,28 @@ class ImitateConfig(DescentConfig):
 
 
 def imitate(
-    demonstrations: Demonstrations, task: Task, run: Path, config: ImitateConfig, progress: Progress
+    demonstrations: Demonstrations,
+    task: Task,
+    run: Path,
+    config: ImitateConfig,
+    progress: Progress,
+    initial: Path | None = None,
 ) -> TrainedRun:
     """Train both levels of a policy for a task into the folder `run`, or go on where an earlier call was interrupted.
+
+    Args:
+        initial: the folder of a finished run with the same networks, whose weights are the first ones.
 
     Raises:
         DemonstrationError: the demonstrations do not fit the task.
         InvalidInput: another command trains in the folder, or torch's device is not there.
-        TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
+        TrainingError: the folder holds another run, `initial` holds none that fits, a loss is not finite, or a level's
+            process was killed.
     """
     torch_device(config.device)
     spec = config.networks.sized(task.spec)
     pool = Pool(demonstrations.trajectories, spec, config.pool)
+    first = None if initial is None else weights_digest(load_run(initial).policy)
     record = RunRecord(
         spec=spec,
         networks=config.networks,
@@ -99,7 +111,7 @@ def imitate(
             commit=commit(),
             seeds=(config.seed,),
             data=tuple(demonstrations.sources),
-            settings=config.settings() | {"task": task.reference or task.name},
+            settings=config.settings() | {"task": task.reference or task.name, "initial": first},
             packages=versions(_PACKAGES),
         ),
         task=task.reference or task.name,
@@ -107,7 +119,8 @@ def imitate(
     )
     with alone_in(run):
         open_run(run, record)
-        train_levels(partial(_imitate_level, demonstrations.trajectories, record, run, config), config.jobs, progress)
+        train = partial(_imitate_level, demonstrations.trajectories, record, run, config, initial)
+        train_levels(train, config.jobs, progress)
         return load_run(run)
 
 
@@ -153,6 +166,7 @@ def _imitate_level(
     record: RunRecord,
     run: Path,
     config: ImitateConfig,
+    initial: Path | None,
     level: LevelName,
     progress: Progress,
 ) -> None:
@@ -162,6 +176,8 @@ def _imitate_level(
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             module = build_level(level, record).to(config.device)
+        if initial is not None:
+            load_weights(initial / f"{level}.safetensors", module)
 
         def loss(rng: np.random.Generator) -> Tensor:
             return -module.log_prob(*tensors(module, *draw(rng, config.batch))).mean()  # type: ignore[operator]

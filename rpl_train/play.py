@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -21,10 +22,12 @@ from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.files import staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.tasks.task import Demonstrator, Task, World
+from rpl_runtime.tasks.task import Demonstrator, Performance, Task, World
 from rpl_train.data.sources import PLAY_SETTINGS
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.tasks import load_task
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +39,15 @@ class PlayConfig:
     """
 
     sequences: int = 400
+    shifts: int = 0  # work this many shifts instead (shifts.py): goal after goal without a reset
     seed: int = 0
     jobs: int = 1  # processes
     executor: Executor = "local"
 
     def __post_init__(self) -> None:
-        for name, low, high in (("sequences", 1, 1_000_000), ("seed", 0, 2**31 - 1), ("jobs", 1, 1024)):
+        most = 1_000_000
+        ranges = {"sequences": (1, most), "shifts": (0, most), "seed": (0, 2**31 - 1), "jobs": (1, 1024)}
+        for name, (low, high) in ranges.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise InvalidInput(f"{name} of play is {value}; must be {low} to {high}")
 
@@ -137,17 +143,17 @@ def play(
     """
     if task.demonstrator is None:
         raise InvalidInput(f"{task.name} has no demonstrator, so it needs --demos; a task's demonstrator makes them")
-    _claim(settings_of(task.demonstrator) | {"seed": config.seed}, folder)
+    claim(settings_of(task.demonstrator) | {"seed": config.seed}, folder)
     paths = [folder / f"play-{index:06d}.npz" for index in range(config.sequences)]
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     finished = count(len(paths) - len(missing))
     progress(next(finished), len(paths))
 
     def keep(index: int, trajectory: Trajectory) -> None:
-        _write(lambda: save(trajectory, paths[index]), paths[index])
+        write(lambda: save(trajectory, paths[index]), paths[index])
         progress(next(finished), len(paths))
 
-    _perform_all(task, config, missing, keep)
+    perform_all(task, config, missing, perform, keep)
     sequences = tuple(_describe(path, task.spec) for path in paths)
     return PlayResult(folder, sequences, len(missing), task.spec, task.episode_steps)
 
@@ -159,8 +165,17 @@ def perform(task: Task, world: World, config: PlayConfig, index: int) -> Traject
         DemonstrationError: what the demonstrator did cannot be learned from.
     """
     assert task.demonstrator is not None
-    states, actions, elements = task.demonstrator.perform(task, world, config.seed, index)
-    return Trajectory(states, actions, elements, f"play of {task.name}, seed {config.seed} #{index}")
+    performance = task.demonstrator.perform(task, world, config.seed, index)
+    return trajectory_of(performance, f"play of {task.name}, seed {config.seed} #{index}")
+
+
+def trajectory_of(performance: Performance, source: str) -> Trajectory:
+    """
+    Raises:
+        DemonstrationError: the performance cannot be learned from.
+    """
+    states, actions, elements, goal, cut, subgoals = performance
+    return Trajectory(states, actions, elements, source, goal=goal, cut=cut, subgoals=subgoals)
 
 
 def settings_of(demonstrator: Demonstrator) -> dict[str, Any]:
@@ -185,18 +200,27 @@ def with_settings(demonstrator: Demonstrator, settings: dict[str, Any]) -> Demon
     return replace(demonstrator, **found)  # type: ignore[type-var]
 
 
-def _perform_all(
-    task: Task, config: PlayConfig, indices: list[int], finished: Callable[[int, Trajectory], None]
+def perform_all(
+    task: Task,
+    config: PlayConfig,
+    indices: list[int],
+    perform: Callable[[Task, World, PlayConfig, int], Result],
+    finished: Callable[[int, Result], None],
 ) -> None:
+    """Call perform(task, world, config, index) for each index, and finished(index, result) after each; it is pickled.
+
+    Raises:
+        JobsFailed: some of them failed; the others are finished.
+    """
     if config.jobs == 1 and config.executor == "local":
         if indices:
-            with closing(task.open()) as world:
+            with closing(task.open(fast=True)) as world:
                 for index in indices:
                     finished(index, perform(task, world, config, index))
         return
-    changed = _changed(task)
-    jobs = [Job(f"sequence {index}", _perform_here, (task.reference, changed, config, index)) for index in indices]
-    run_jobs(jobs, config.executor, config.jobs, lambda job, trajectory: finished(job.arguments[-1], trajectory))
+    here = partial(_perform_here, perform, task.reference, _changed(task), config)
+    jobs = [Job(f"sequence {index}", here, (index,)) for index in indices]
+    run_jobs(jobs, config.executor, config.jobs, lambda job, result: finished(job.arguments[-1], result))
 
 
 def _changed(task: Task) -> dict[str, Any]:
@@ -213,7 +237,13 @@ def _changed(task: Task) -> dict[str, Any]:
 _opened: dict[str, tuple[Task, World]] = {}  # at most one, of this worker process, by the arguments that it is for
 
 
-def _perform_here(reference: str, changed: dict[str, Any], config: PlayConfig, index: int) -> Trajectory:
+def _perform_here(
+    perform: Callable[[Task, World, PlayConfig, int], Result],
+    reference: str,
+    changed: dict[str, Any],
+    config: PlayConfig,
+    index: int,
+) -> Result:
     wanted = repr((reference, changed))
     if wanted not in _opened:
         for _, world in _opened.values():
@@ -221,12 +251,17 @@ def _perform_here(reference: str, changed: dict[str, Any], config: PlayConfig, i
         _opened.clear()
         task = load_task(reference)
         task = replace(task, demonstrator=replace(task.demonstrator, **changed))  # type: ignore[type-var]
-        _opened[wanted] = task, task.open()
+        _opened[wanted] = task, task.open(fast=True)
     return perform(*_opened[wanted], config, index)
 
 
-def _claim(settings: dict[str, Any], folder: Path) -> None:
-    """Write the settings to the folder, or check that they are the same."""
+def claim(settings: dict[str, Any], folder: Path) -> None:
+    """Write the settings to the folder, or check that they are the same.
+
+    Raises:
+        InvalidInput: the folder holds play with other settings.
+        DemonstrationError: they cannot be written.
+    """
     path = folder / PLAY_SETTINGS
     if path.exists():
         try:
@@ -240,14 +275,21 @@ def _claim(settings: dict[str, Any], folder: Path) -> None:
             )
         return
 
-    def claim() -> None:
-        with staged(path) as staging:
-            staging.write_text(json.dumps(settings, indent=2) + "\n")
-
-    _write(claim, path)
+    write(lambda: write_json(path, settings), path)
 
 
-def _write(action: Callable[[], object], path: Path) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with staged(path) as staging:
+        staging.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write(action: Callable[[], object], path: Path) -> None:
+    """Call an action that writes a file of play.
+
+    Raises:
+        DemonstrationError: it cannot be written.
+    """
     try:
         action()
     except OSError as error:

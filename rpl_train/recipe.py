@@ -1,4 +1,4 @@
-"""The whole of `rpl train`: demonstrations -> imitate -> fine-tune -> distil -> export.
+"""The whole of `rpl train`: demonstrations -> imitate -> fine-tune and distil, or aggregate -> export.
 
 Every stage saves its result in the folder of the run, so a recipe that was interrupted goes on where it stopped.
 """
@@ -16,6 +16,8 @@ from rpl_train.export.parity import ParityConfig
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.play import PlayConfig, play
 from rpl_train.rl.finetune import FinetuneConfig
+from rpl_train.runs import TrainedRun
+from rpl_train.shifts.aggregate import AggregateConfig, aggregate
 from rpl_train.specialists import specialise
 
 Report = Callable[[str, int, int, str], None]  # what, how many are finished, of how many, a remark
@@ -37,10 +39,13 @@ class RecipeConfig:
     executor: Executor = "local"
     distill: DistillConfig = field(default_factory=DistillConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
+    aggregate: AggregateConfig | None = None  # in place of fine-tuning
 
     @property
     def last_run(self) -> Path:
         """The folder of the run that is exported."""
+        if self.aggregate:
+            return self.run / f"round-{self.aggregate.rounds}"
         return self.run / "distilled" if self.finetune else self.run
 
 
@@ -68,6 +73,13 @@ def train(config: RecipeConfig, report: Report) -> ExportResult:
 
     trained = imitate(demonstrations, task, config.run, config.imitate, losses)
 
+    if config.aggregate:
+        trained = aggregate(
+            *(task, paths, config.run, config.play, config.aggregate, config.run),
+            lambda round_, what, n, total: report(f"round {round_}, {what}", n, total, ""),
+        )
+        return _exported(config, trained)
+
     if config.finetune:
         report("goals", 0, goals, "")
         specialists = specialise(
@@ -79,6 +91,10 @@ def train(config: RecipeConfig, report: Report) -> ExportResult:
             lambda done, what: report("rounds", done, rounds, what),
         )
 
+    return _exported(config, trained)
+
+
+def _exported(config: RecipeConfig, trained: TrainedRun) -> ExportResult:
     policy, record = trained
     spec = record.spec.model_copy(update={"name": config.name})
-    return export(policy, spec, record.provenance, config.bundle, record.statistics, config.parity, task)
+    return export(policy, spec, record.provenance, config.bundle, record.statistics, config.parity, config.task)

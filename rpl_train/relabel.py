@@ -42,10 +42,15 @@ class LowTuples(Protocol):
 
 
 class Window:
-    """All (t, t + w) with 1 <= w <= `window` inside one demonstration, for demonstrations with `lengths` steps."""
+    """All (t, t + w) with 1 <= w <= `window` inside one demonstration, for demonstrations with `lengths` steps.
 
-    def __init__(self, lengths: Sequence[int], window: int) -> None:
+    None of them begins in the last `without` steps of each, by default 0.
+    """
+
+    def __init__(self, lengths: Sequence[int], window: int, without: Sequence[int] | np.ndarray | None = None) -> None:
         left = [np.minimum(np.arange(length - 1, -1, -1), window) for length in lengths]  # pairs of each step
+        for pairs, end in zip(left, [0] * len(left) if without is None else without, strict=True):
+            pairs[len(pairs) - min(end, len(pairs)) :] = 0
         self._before = np.append(0, np.cumsum(np.concatenate([np.empty(0, np.int64), *left])))  # (N + 1,)
 
     def __len__(self) -> int:

@@ -47,6 +47,10 @@ class Timeline:
     moves: np.ndarray  # (E, K) the first step at which an element has left its start; NEVER if it stays
     settles: np.ndarray  # (E, K) the first step from which an element stays where it ends
     done: np.ndarray  # (E, K) bool, at its goal in the last step
+    begun: np.ndarray  # (E, K) bool, at its goal in the first step
+    goals: np.ndarray  # (E, n) the state that each demonstration goes to
+    asked: np.ndarray  # (E, K) bool, at its goal in that state
+    cut: np.ndarray  # (E,) bool, it ends before that state
     precedes: np.ndarray  # (K, K) bool, [a, b]: some demonstration moves a before b
 
     def resting(self, episode: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -69,10 +73,11 @@ class Timeline:
         steps, last = np.arange(len(self.states)), self.last[self.episode]
         lengths = (self.last - self.first + 1).tolist()
         ahead = np.minimum(steps + low_window, last)
-        far = Window(lengths, high_window)
+        # Where a demonstration was cut, nobody knows the state a window ahead.
+        far = Window(lengths, high_window, np.where(self.cut, low_window, 0))
         match relabelling:
             case "goal":
-                low = far
+                low = Window(lengths, high_window)
             case "end":
                 low = Ends(last)
             case "segments":
@@ -92,7 +97,7 @@ class Timeline:
 
 
 def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -> Timeline:
-    """Append a decay and a hold of `hold` steps in all to each demonstration, and lay them end to end.
+    """Append a decay and a hold of `hold` steps in all to each demonstration that is not cut, and lay them end to end.
 
     Raises:
         DemonstrationError: there are no demonstrations, or their sizes are not the spec's.
@@ -102,12 +107,13 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
     if hold and not spec.commanded:
         raise InvalidInput(f"hold is {hold}, but the actions of {spec.name} are not position targets; must be 0")
     if hold:
-        demonstrations = [_held(demonstration, spec.commanded, hold) for demonstration in demonstrations]
+        demonstrations = [each if each.cut else _held(each, spec.commanded, hold) for each in demonstrations]
     lengths = np.array([len(demonstration) for demonstration in demonstrations])
     last = np.cumsum(lengths) - 1
     first = last - lengths + 1
     elements = list(spec.elements.values())
-    motions = [[_motion(d.states, element) for element in elements] for d in demonstrations]
+    motions = [_motions(demonstration, spec) for demonstration in demonstrations]
+    goals = np.array([d.states[-1] if d.goal is None else d.goal for d in demonstrations])
     times = np.array(motions, dtype=np.int64).reshape(len(lengths), len(elements), 2)  # from each one's first step
     moved = times[:, :, 0] < NEVER
     moves = np.where(moved, first[:, None] + times[:, :, 0], NEVER)
@@ -121,15 +127,32 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
         moves=moves,
         settles=np.where(moved, first[:, None] + times[:, :, 1], 0),
         done=np.array([[e.is_done(d.states[-1]) for e in elements] for d in demonstrations], dtype=np.bool_),
+        begun=np.array([[e.is_done(d.states[0]) for e in elements] for d in demonstrations], dtype=np.bool_),
+        goals=goals,
+        asked=np.array([[e.is_done(goal) for e in elements] for goal in goals], dtype=np.bool_),
+        cut=np.array([d.cut for d in demonstrations]),
         precedes=np.asarray((moved[:, :, None] & moved[:, None, :] & before).any(axis=0)),
     )
+
+
+def _motions(demonstration: Trajectory, spec: PolicySpec) -> list[tuple[int, int]]:
+    """When each element moves. What a demonstration that is cut has not finished yet moves after its end, in order."""
+    found = {name: _motion(demonstration.states, element) for name, element in spec.elements.items()}
+    if demonstration.cut and demonstration.goal is not None:
+        end, away = len(demonstration), abs(demonstration.states[-1] - demonstration.goal)
+        for place, name in enumerate(demonstration.elements):
+            element = spec.elements[name]
+            if np.linalg.norm(away[list(element.dims)]) >= element.tolerance / 2:
+                found[name] = min(found[name][0], end + place), end + place + 1
+    return list(found.values())
 
 
 def _motion(states: np.ndarray, element: ElementSpec) -> tuple[int, int]:
     """The steps at which an element leaves its start and comes to rest in states (T, n); NEVER and 0 if it stays."""
     values = states[:, list(element.dims)]
     goal = np.array(element.goal, dtype=np.float32)
-    threshold = max(_MOVED * float(np.linalg.norm(goal - values[0])), 1e-3)
+    # An element that is done at the start would move with its noise.
+    threshold = max(_MOVED * max(float(np.linalg.norm(goal - values[0])), element.tolerance), 1e-3)
     away = np.flatnonzero(np.linalg.norm(values - values[0], axis=1) > threshold)
     if len(away) == 0:
         return NEVER, 0

@@ -30,7 +30,7 @@ TRAIN_ORDER = (
     ("networks", "tuples", "tasks"),
     ("augment", "runs"),
     ("imitate", "rl", "play"),
-    ("specialists", "distill", "export"),
+    ("specialists", "distill", "export", "shifts"),
     ("recipe", "paper", "improve"),
     ("cli",),
 )

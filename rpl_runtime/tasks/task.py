@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -92,6 +92,43 @@ class Performance(NamedTuple):
     states: np.ndarray  # (T, n) observed when the action was chosen
     actions: np.ndarray  # (T, m) to imitate
     elements: tuple[str, ...]  # of the goal, in the order of work
+    goal: np.ndarray | None = None  # (n,) the state that was asked for; None: the last one
+    cut: bool = False  # it ends before its goal is reached
+    subgoals: np.ndarray | None = None  # (T, n) of a driver, in whose states these actions were only advised
+
+
+class ShiftGoal(NamedTuple):
+    """What became of one goal of a shift."""
+
+    elements: tuple[str, ...]
+    back: bool  # they were led back to their start
+    steps: int
+    left: tuple[str, ...]  # what was not finished when the demonstrator gave up
+    alone: bool | None  # whether the driver reached it by itself; None: it was not to
+
+
+class Shift(NamedTuple):
+    """Goal after goal without a reset, in pieces: what no action caused is cut out."""
+
+    pieces: tuple[Performance, ...]
+    goals: tuple[ShiftGoal, ...]
+
+
+class Driver(Protocol):
+    """A policy that takes a demonstrator's place for a while."""
+
+    @property
+    def subgoal(self) -> np.ndarray:
+        """The subgoal (n,) of the last action."""
+        ...
+
+    def begin(self, goal: ResolvedGoal) -> None:
+        """Turn to a goal."""
+        ...
+
+    def act(self, state: np.ndarray) -> np.ndarray:
+        """The action (m,) in a state (n,)."""
+        ...
 
 
 class Demonstrator(Protocol):
@@ -99,6 +136,15 @@ class Demonstrator(Protocol):
 
     def perform(self, task: "Task", world: World, seed: int, index: int) -> Performance:
         """Demonstrate once; the seed and the index of the demonstration determine it."""
+        ...
+
+
+@runtime_checkable
+class ShiftWorker(Protocol):
+    """A demonstrator that also works in shifts."""
+
+    def work_shift(self, task: "Task", world: World, seed: int, index: int, driver: Driver | None = None) -> Shift:
+        """Work one shift; the seed, its index and the driver determine it."""
         ...
 
 

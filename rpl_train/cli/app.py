@@ -205,6 +205,7 @@ def stall_command(
 class Recipe(StrEnum):
     IMITATE = "imitate"
     RELAY = "relay"
+    KITCHEN = "kitchen"
 
 
 def train_command(
@@ -217,7 +218,8 @@ def train_command(
         Recipe,
         typer.Option(
             help="imitate: imitation alone, minutes. relay: then fine-tune each goal of the task's first group and "
-            "distil them into one policy, hours; models/kitchen was made so."
+            "distil them into one policy, hours; models/kitchen was made so. kitchen: learn from shifts in which the "
+            "policy drives more and more, an hour; models/shift was made so."
         ),
     ] = Recipe.IMITATE,
     task_name: TaskName = "kitchen",
@@ -252,11 +254,12 @@ def train_command(
     from rpl_train.tasks import load_task
 
     task = load_task(task_name)
+    imitations = ("imitate", "aggregate.imitate")
     given: dict[str, object] = {COMPONENTS: components, "imitate.steps": steps, "finetune.env_steps": env_steps}
-    given |= {f"{stage}.seed": seed for stage in ("play", "imitate", "finetune", "distill")}
-    given |= {f"{stage}.device": device for stage in ("imitate", "finetune", "distill")}
+    given |= {f"{stage}.seed": seed for stage in ("play", *imitations, "finetune", "distill")}
+    given |= {f"{stage}.device": device for stage in (*imitations, "finetune", "distill")}
     given |= {f"{stage}.executor": executor for stage in ("play", "distill")}
-    given |= {"play.sequences": sequences, "play.jobs": jobs, "imitate.jobs": jobs, "distill.jobs": jobs}
+    given |= {"play.sequences": sequences} | {f"{stage}.jobs": jobs for stage in ("play", *imitations, "distill")}
     settings = chosen(task, config, texts, given, show)
     goals = next(iter(task.groups.values())) if recipe is Recipe.RELAY else ()
     recipe_config = RecipeConfig(
@@ -272,6 +275,7 @@ def train_command(
         executor=settings.play.executor,
         distill=settings.distill,
         parity=settings.parity,
+        aggregate=settings.aggregate if recipe is Recipe.KITCHEN else None,
     )
     check_place(bundle, force, recipe_config.last_run)
     with bars() as report:

@@ -33,6 +33,13 @@ def play_command(
     folder: Annotated[Path, typer.Argument(help="Folder for a .npz of each sequence; run again to go on there.")],
     task_name: TaskName = "kitchen",
     sequences: Annotated[int | None, typer.Option(help="Number of sequences.")] = None,
+    shifts: Annotated[
+        int | None, typer.Option(help="Work this many shifts instead: goal after goal without a reset, disturbed.")
+    ] = None,
+    driver: Annotated[
+        Path | None,
+        typer.Option(help="A finished run, whose policy drives at the beginning of each goal of a shift."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sequences.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes; the sequences are the same for any number.")] = 2,
     executor: ExecutorName = None,
@@ -45,7 +52,8 @@ def play_command(
     """Let the demonstrator of a task play, with its noise and detours.
 
     The kitchen's has settings such as demonstrator.length=1 (elements in a sequence), demonstrator.order=random and
-    demonstrator.start=nominal; --show-config prints all.
+    demonstrator.start=nominal; --show-config prints all. A shift leads elements forward and back, from the arm wherever
+    it is, under jolts, pushes and put-backs, and is written in pieces without what these did (demonstrator.shift).
     """
     from dataclasses import replace
 
@@ -55,14 +63,26 @@ def play_command(
     from rpl_train.data.sheet import contact_sheet
     from rpl_train.data.trajectory import load
     from rpl_train.play import play, print_play
+    from rpl_train.shifts.work import print_shifts, work_shifts
     from rpl_train.tasks import load_task
 
     if sheet is not None:
         check_suffix(sheet, sheet_suffixes())
     task = load_task(task_name)
-    given = {"play.sequences": sequences, "play.seed": seed, "play.jobs": jobs, "play.executor": executor}
+    given = {"play.sequences": sequences, "play.shifts": shifts, "play.seed": seed, "play.jobs": jobs}
+    given |= {"play.executor": executor}
     settings = chosen(task, config, texts, given, show)
     task = replace(task, demonstrator=settings.demonstrator)
+    if settings.play.shifts:
+        with bars() as report:
+            worked = work_shifts(
+                task, settings.play, folder, driver, lambda finished, total: report("shifts", finished, total)
+            )
+        if as_json:
+            typer.echo(json.dumps(worked.facts(), indent=1))
+        else:
+            print_shifts(worked)
+        return
     with bars() as report:
         result = play(task, settings.play, folder, lambda finished, total: report("sequences", finished, total))
     if sheet is not None:

@@ -29,6 +29,7 @@ from rpl_train.imitate import ImitateConfig
 from rpl_train.improve import ImproveConfig
 from rpl_train.play import PlayConfig
 from rpl_train.rl.finetune import FinetuneConfig
+from rpl_train.shifts.aggregate import AggregateConfig
 
 Config = TypeVar("Config")
 
@@ -43,6 +44,7 @@ class Settings:
     imitate: ImitateConfig = field(default_factory=ImitateConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     improve: ImproveConfig = field(default_factory=ImproveConfig)
+    aggregate: AggregateConfig = field(default_factory=AggregateConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
 
     @property

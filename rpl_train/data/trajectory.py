@@ -30,6 +30,10 @@ class Trajectory:
     elements: tuple[str, ...] = ()  # in the order of work, if the source states it
     source: str = ""  # recording and number
     authors: tuple[str, ...] = ()  # (T,) of a robot's run: POLICY or the pilot who decided the target; else empty
+    goal: np.ndarray | None = None  # (n,) the state that was asked for; None: the last one
+    cut: bool = False  # it ends before its goal is reached
+    # (T, n) of a policy that drove: the targets were only advised, and teach its low level alone
+    subgoals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         states, targets = self.states, self.targets
@@ -79,6 +83,9 @@ def save(trajectory: Trajectory, path: Path) -> None:
             elements=np.array(trajectory.elements, dtype=np.str_),
             source=np.array(trajectory.source, dtype=np.str_),
             authors=np.array(trajectory.authors, dtype=np.str_),
+            goal=np.empty(0, np.float32) if trajectory.goal is None else trajectory.goal,
+            cut=np.array(trajectory.cut),
+            subgoals=np.empty(0, np.float32) if trajectory.subgoals is None else trajectory.subgoals,
         )
 
 
@@ -129,8 +136,13 @@ def load(path: Path) -> Trajectory:
             raise ValueError(f"it unpacks to {unpacked:,} bytes; must be {_MOST_BYTES:,} or less")
         states, targets = (file[name].astype(np.float32) for name in ("states", "targets"))
         elements, source = tuple(map(str, file["elements"])), str(file["source"])
+        # Older files have none of these.
         authors = tuple(map(str, file["authors"])) if "authors" in file else ()
-    return Trajectory(states, targets, elements, source, authors)
+        goal, subgoals = (
+            file[name].astype(np.float32) if name in file and len(file[name]) else None for name in ("goal", "subgoals")
+        )
+        cut = "cut" in file and bool(file["cut"])
+    return Trajectory(states, targets, elements, source, authors, goal, cut, subgoals)
 
 
 def load_folder(folder: Path) -> list[Trajectory]:
@@ -152,4 +164,6 @@ def digest(trajectories: Iterable[Trajectory]) -> str:
         total.update(np.ascontiguousarray(trajectory.states, dtype="<f4").tobytes())
         total.update(np.ascontiguousarray(trajectory.targets, dtype="<f4").tobytes())
         total.update("\n".join(trajectory.authors).encode())
+        if trajectory.goal is not None:
+            total.update(np.ascontiguousarray(trajectory.goal, dtype="<f4").tobytes() + bytes([trajectory.cut]))
     return total.hexdigest()

@@ -208,3 +208,50 @@ def test_what_is_too_early_for_one_behaviour_may_wait_for_another():
     waits = (batch.state[:, 1] == 0) & (batch.goal[:, 1] == 1) & (step < 13)
     assert not waits[which == 1].any()
     assert waits[which == 2].any()
+
+
+def closing() -> Trajectory:
+    """The first drawer is open and is closed again."""
+    opened = drawer_demonstration(np.random.default_rng(0), opens=(0,))
+    states, targets = opened.states[::-1].copy(), opened.targets[::-1].copy()
+    return Trajectory(states, targets, ("first drawer",), "closing", goal=states[-1])
+
+
+def test_a_goal_that_leads_back_is_given_as_a_whole_state():
+    there = Pool([closing()], drawer_spec(), replace(PLAIN, named_goals=1.0)).high_batch(np.random.default_rng(0), 50)
+    assert (there.mask == [0, 1, 1]).all()
+    assert (there.goal == closing().goal).all()
+
+
+def test_what_is_done_before_is_named_half_of_the_time():
+    opened = drawer_demonstration(np.random.default_rng(0), opens=(0,))
+    states = opened.states + np.array([0, 0, 1], np.float32)  # the second drawer is open all the time
+    both = Trajectory(states, opened.targets, ("first drawer",), "both", goal=states[-1])
+    there = Pool([both], drawer_spec(), replace(PLAIN, named_goals=1.0)).high_batch(np.random.default_rng(0), 400)
+    assert (there.mask[:, 1] == 1).all()
+    assert 0.4 < there.mask[:, 2].mean() < 0.6
+
+
+def test_with_end_goals_no_goal_comes_before_anything_moves():
+    demonstration = drawer_demonstration(np.random.default_rng(0))
+    plain = Pool([demonstration], drawer_spec(), replace(PLAIN, high_window=3))
+    ends = Pool([demonstration], drawer_spec(), replace(PLAIN, high_window=3, end_goals=1e-9))
+    aimless = [
+        (abs(batch.goal - batch.state)[:, 1:].max(1)[batch.state[:, 2] < 0.5] < 0.01).mean()  # while work is left
+        for batch in (each.high_batch(np.random.default_rng(0), 500) for each in (plain, ends))
+    ]
+    assert aimless[0] > 0.05
+    assert aimless[1] == 0
+
+
+def test_advice_teaches_the_low_level_alone_step_for_step():
+    demonstration = drawer_demonstration(np.random.default_rng(0))
+    there = np.full((len(demonstration), 3), 2.5, np.float32)  # where no demonstration was
+    advice = Trajectory(there, there[:, :1], source="advice", cut=True, subgoals=there)
+    both = Pool([demonstration, advice], drawer_spec(), replace(PLAIN, low_noise=0.5))
+    low, high = both.low_batch(np.random.default_rng(0), 1000), both.high_batch(np.random.default_rng(0), 1000)
+    advised = low.state[:, 0] == 2.5
+    assert 0.45 < advised.mean() < 0.55
+    assert (low.subgoal[advised] == 2.5).all()
+    assert (low.target[advised] == 2.5).all()
+    assert high.state.max() < 2.5

@@ -179,3 +179,16 @@ def test_it_learns_to_open_what_is_named(tmp_path):
             wanted[np.abs(wanted) < 0.1] = 0  # a world in which subgoals come true, with a little friction
             state = np.clip(state + np.clip(wanted, -0.25, 0.25), 0, (2, 1, 1))
         assert spec.done(state) == set(goal)
+
+
+def test_training_goes_on_from_the_weights_of_another_run(tmp_path):
+    demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
+    imitate(demonstrations, task, tmp_path / "first", SMALL, quiet)
+    still = replace(SMALL, learning_rate=0.0, steps=1)
+    imitate(demonstrations, task, tmp_path / "second", still, quiet, tmp_path / "first")
+    assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    with pytest.raises(TrainingError, match="initial"):
+        imitate(demonstrations, task, tmp_path / "second", still, quiet)
+    wide = replace(still, networks=NetworkConfig())
+    with pytest.raises(TrainingError, match="another architecture"):
+        imitate(demonstrations, task, tmp_path / "third", wide, quiet, tmp_path / "first")

@@ -1,5 +1,6 @@
 """The whole recipe on real parts, with small budgets: physics, fine-tuning in processes, distillation, export."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,10 @@ from rpl_train.play import PlayConfig
 from rpl_train.recipe import RecipeConfig, train
 from rpl_train.rl.finetune import FinetuneConfig
 from rpl_train.runs import load_run, read_run, weights_digest
+from rpl_train.shifts.aggregate import AggregateConfig
 from rpl_train.specialists import load_specialists, save_specialists, unpack
 from rpl_train.tasks.kitchen.play import KitchenPlay
+from rpl_train.tasks.kitchen.shift import ShiftSettings
 from rpl_train.tasks.kitchen.task import KITCHEN
 
 IMITATION = ImitateConfig(steps=3, batch=16, jobs=1, networks=NetworkConfig((16,), (16,), high_components=2))
@@ -117,3 +120,30 @@ def test_without_demonstrations_scripted_play_is_made_first(tmp_path):
     [source] = result.bundle.manifest.provenance.data
     assert (source["name"], source["episodes"]) == ("play", 1)
     assert result.bundle.manifest.provenance == read_run(tmp_path / "run").provenance
+
+
+def test_the_kitchens_recipe_exports_what_learned_in_the_last_round(tmp_path):
+    shift = ShiftSettings(goals=1, largest=1, far=0.0, begun=0.0, disturbed=0.0, slow_hand=0.0)
+    config = RecipeConfig(
+        task=replace(KITCHEN, demonstrator=KitchenPlay(length=1, limit=40, shift=shift)),
+        run=tmp_path / "run",
+        bundle=tmp_path / "bundle",
+        name="shifts",
+        play=PlayConfig(sequences=1),
+        imitate=IMITATION,
+        aggregate=AggregateConfig(rounds=1, first=1, shifts=1, imitate=IMITATION),
+        parity=PARITY,
+    )
+    result = train(config, lambda *report: None)
+    reports: list[tuple[str, int, int, str]] = []
+    assert train(config, lambda *report: reports.append(report)).bundle.digest == result.bundle.digest
+    assert ("round 1, shifts", 1, 1, "") in reports  # the second call works no more
+    record = read_run(tmp_path / "run" / "round-1")
+    assert result.bundle.manifest.provenance == record.provenance
+    assert [source["name"] for source in record.provenance.data] == ["play", "shifts-0", "shifts-1"]
+    for before, after in (("", "round-0"), ("round-0", "round-1")):  # each goes on from the weights before it
+        initial = read_run(tmp_path / "run" / after).provenance.settings["initial"]
+        assert initial == weights_digest(load_run(tmp_path / "run" / before).policy)
+    first, second = json.loads((tmp_path / "run" / "curve.json").read_text())
+    assert first["reached alone"] is None
+    assert second["round"] == 1

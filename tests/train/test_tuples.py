@@ -188,3 +188,28 @@ def test_nothing_can_be_appended_where_no_target_is_known_to_stop_the_robot():
 def test_foreign_demonstrations_are_refused(demonstrations, sentence):
     with pytest.raises(DemonstrationError, match=sentence):
         lay_out(demonstrations, drawer_spec(), hold=0)
+
+
+def cut_at(length: int) -> Trajectory:
+    """Both drawers, cut after `length` steps on the way to both being open."""
+    whole = drawer_demonstration(np.random.default_rng(0))
+    elements = ("first drawer", "second drawer")
+    return Trajectory(whole.states[:length], whole.targets[:length], elements, "cut", goal=whole.states[-1], cut=True)
+
+
+def test_what_a_cut_demonstration_has_not_finished_moves_after_its_end():
+    laid = lay_out([cut_at(8)], drawer_spec(), hold=4)
+    assert len(laid.states) == 8  # nobody held there
+    assert laid.moves[0].tolist() == [laid.moves[0, 0], 8 + 1]
+    assert laid.moves[0, 0] < 8 <= laid.settles[0, 0] < laid.settles[0, 1]
+    assert laid.asked.tolist() == [[True, True]]
+    served = laid.served(np.array([0]), np.array([0]), np.array([1]))
+    assert served.tolist() == [[True, False]]
+
+
+def test_no_plan_is_learned_from_the_last_window_before_a_cut():
+    step, _, subgoal = every(lay_out([cut_at(16)], drawer_spec(), hold=0).tuples("relay", WINDOW, STEPS).high)
+    assert step.max() == 16 - 1 - WINDOW
+    assert (subgoal <= step + WINDOW).all()
+    whole_low = every(lay_out([cut_at(16)], drawer_spec(), hold=0).tuples("relay", WINDOW, STEPS).low)
+    assert whole_low.step.max() == 16 - 2  # what the arm did is known to the last step

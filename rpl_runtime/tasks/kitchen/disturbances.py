@@ -96,10 +96,9 @@ class Push:
         model, data = self._kitchen.model, copy.copy(self._kitchen.data)
         data.qvel[self._dof : self._dof + 2] += velocity
         self._mujoco.mj_step(model, data, nstep=round(_LOOK_AHEAD_S / model.opt.timestep))
-        after = data.qpos[_KETTLE]
         if fallen(data.qpos, self._kitchen.data.qpos):
             return "the kettle slips off the counter"
-        return "the kettle tips over" if _upright(after[3:]) < _UPRIGHT else None
+        return "the kettle tips over" if upright(data.qpos) < _UPRIGHT else None
 
 
 class PutBack:
@@ -193,9 +192,9 @@ def fallen(qpos: np.ndarray, before: np.ndarray) -> bool:
     return bool(qpos[_KETTLE][2] < before[_KETTLE][2] - _FALL)
 
 
-def _upright(quaternion: np.ndarray) -> float:
-    """Cosine of the tilt of a rotation (4,) wxyz."""
-    _, x, y, _ = quaternion
+def upright(qpos: np.ndarray) -> float:
+    """Cosine of the kettle's tilt in a configuration (30,)."""
+    _, x, y, _ = qpos[_KETTLE][3:]
     return float(1 - 2 * (x * x + y * y))
 
 

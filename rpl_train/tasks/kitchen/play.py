@@ -6,7 +6,7 @@ from a policy's errors.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,13 +14,13 @@ import numpy as np
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
-from rpl_runtime.tasks.task import Performance, Task
+from rpl_runtime.tasks.task import Driver, Performance, Shift, Task
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
+from rpl_train.tasks.kitchen.shift import REOPENED, ShiftSettings, work
 from rpl_train.tasks.kitchen.skills import Work
 
 Order = Literal["human", "random"]
 _ARM = slice(0, 7)
-_REOPENED = 0.3  # a finished element farther from its goal than this is done again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class KitchenPlay:
     offset: float = 0.01  # [m] by which the approach and the hold on a handle vary between sequences
     settle: int = 4  # [steps] after the last element
     limit: int = 360  # [steps] largest length of a sequence
+    shift: ShiftSettings = field(default_factory=ShiftSettings)
 
     def __post_init__(self) -> None:
         ranges = {
@@ -92,7 +93,7 @@ class KitchenPlay:
             for name in elements:
                 if demonstrator.finished(state, Work(name)):
                     finished.add(name)
-                elif ELEMENTS[name].distance(state) >= _REOPENED:
+                elif ELEMENTS[name].distance(state) >= REOPENED:
                     finished.discard(name)
             left = [name for name in elements if name not in finished]
             settled = 0 if left else settled + 1
@@ -102,6 +103,18 @@ class KitchenPlay:
             targets.append(target)
             state = kitchen.step(disturbance(target))
         return Performance(np.array(states, dtype=np.float32), np.array(targets, dtype=np.float32), elements)
+
+    def work_shift(self, task: Task, world: Any, seed: int, index: int, driver: Driver | None = None) -> Shift:
+        """Work one shift in a kitchen (shift.py)."""
+        rng = np.random.default_rng([seed, 3, index])
+        demonstrator, execute = Demonstrator(world.model, _style(self, rng)), _Disturbance(self, rng)
+        random_order = self.order == "random"
+        return work(
+            *(self.shift, task, world, rng, demonstrator, execute),
+            settle=self.settle,
+            random_order=random_order,
+            driver=driver,
+        )
 
 
 class _Disturbance:
