@@ -14,7 +14,8 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.robots.kitchen.limits import LimitedKitchen
-from rpl_runtime.tasks.kitchen.disturbances import Disturbance, Jolt, Push, PutBack, fallen, upright, with_elements
+from rpl_runtime.tasks.hazards import Disturbance
+from rpl_runtime.tasks.kitchen.disturbances import Jolt, Push, PutBack, fallen, upright, with_elements
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, NEVER_MOVED
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 from rpl_runtime.tasks.task import Driver, Performance, Shift, ShiftGoal, Task
