@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo view test attack lint docs lerobot mutants proto clean
+.PHONY: demo view test matrix attack lint docs lerobot mutants proto clean
 
 demo: $(VENV)/.demo
 	@sh .ci/install-system libosmesa6 || true
@@ -18,6 +18,20 @@ test: $(VENV)/.dev lint
 	@sh .ci/install-system libosmesa6 chromium chromium-driver || true
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
+
+# The runtime's core on every Python that is installed; PYTHONS="python3.12 /opt/python3.13/bin/python3" names others.
+PYTHONS ?= python3.11 python3.12 python3.13
+CORE := $(addprefix tests/runtime/,auth client policy relay safety server telemetry wire)
+
+matrix:
+	@for python in $(PYTHONS); do \
+	    $$python -c '' 2>/dev/null || { echo "$$python is not installed: skipped"; continue; }; \
+	    env=$(VENV)/matrix/$$(basename $$python); \
+	    $$python -m venv $$env && \
+	    $$env/bin/pip install --quiet --constraint constraints.txt '.[sim,record]' pytest hypothesis onnx trustme && \
+	    $$env/bin/python -m pytest $(CORE) || exit 1; \
+	    echo "$$python: the core works"; \
+	done
 
 # The long form of tests/attack, whose short form is part of `make test`.
 attack: $(VENV)/.dev

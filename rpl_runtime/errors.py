@@ -29,6 +29,7 @@
     ├── JobsFailed                   (never on the wire)  independent jobs of which some failed
     ├── DemonstrationError           (never on the wire)  recordings that cannot be learned from
     ├── TrainingError                (never on the wire)  a training run that cannot continue
+    │   └── RunNotFound              (never on the wire)  no training run there
     └── ParityError                  (never on the wire)  exported graphs that differ from their modules
 
 A message is one sentence: what was wrong, what was got, what it must be. Foreign exceptions are translated once, where
@@ -36,6 +37,12 @@ they enter. Statuses are strings so that this module does not import gRPC.
 """
 
 import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib.metadata import requires
 from types import ModuleType
 
 _LONGEST = 2000  # [characters] of a text from elsewhere
@@ -173,6 +180,10 @@ class TrainingError(RelayError):
     pass
 
 
+class RunNotFound(TrainingError):
+    exit_code = 2
+
+
 class ParityError(RelayError):
     pass
 
@@ -204,6 +215,29 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"this needs {error.name}, which is not installed: pip install 'relay-policy[{extra}]'"
-        ) from error
+        raise MissingExtra(f"this needs {error.name}, which is not installed: {installation(extra)}") from error
+
+
+def installation(extra: str) -> str:
+    """The command that installs an extra into this environment, by its packages: no registry has the project itself."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *_requirements(extra)])
+
+
+def packages_of(extra: str) -> list[str]:
+    """The names of the packages that an extra asks for; those of the project itself for ""."""
+    return [re.split(r"[^\w.-]", requirement)[0] for requirement in _requirements(extra)]
+
+
+def _requirements(extra: str) -> list[str]:
+    asked = (text.partition(";") for text in requires("relay-policy") or ())
+    return [
+        requirement.strip()
+        for requirement, _, condition in asked
+        if condition.replace("'", '"').strip() == (f'extra == "{extra}"' if extra else "")
+    ]
+
+
+def hint(got: str, known: Iterable[str]) -> str:
+    """What to put after an unknown name in a message: the nearest known one, if one is near."""
+    near = get_close_matches(got, list(known), 1, 0.7)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -140,6 +140,18 @@ def read(path: Path, most: int) -> bytes:
     return content
 
 
+def read_json(path: Path, wanted: str) -> Any:
+    """What a JSON file holds; `wanted` is what the file must be, for the message.
+
+    Raises:
+        InvalidInput: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON ({error}); must be {wanted}") from error
+
+
 def write_json(path: Path, content: JsonDict) -> None:
     """Write a JSON object to a file, whole or not at all."""
     with staged(path) as staging:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from rpl_runtime.errors import TrainingError
+from rpl_runtime.errors import RunNotFound, TrainingError
 from rpl_runtime.files import read, staged, translated
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
@@ -118,10 +118,11 @@ def read_run(run: Path) -> RunRecord:
     """Read `run.json`.
 
     Raises:
-        TrainingError: it is missing or damaged.
+        RunNotFound: there is none.
+        TrainingError: it is damaged.
     """
     if not (run / RUN).exists():
-        raise TrainingError(f"{run} holds no {RUN}; must be a run, a folder that `rpl imitate` writes")
+        raise RunNotFound(f"{run} holds no {RUN}; must be a run, a folder that `rpl imitate` writes")
     with translated(run / RUN, TrainingError, "the record of a run"):
         record = RunRecord.model_validate_json(read(run / RUN, _MOST_RECORD))
         widths = record.networks.high_hidden + record.networks.low_hidden

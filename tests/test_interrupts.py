@@ -33,6 +33,11 @@ FRANKA = "run --robot franka --no-realtime --goal microwave --objects fixed --bu
 # What each command is interrupted in; {silent} is an address that takes connections and says nothing.
 COMMANDS = [
     "serve {kitchen} --address 127.0.0.1:0",
+    "demo --no-film",
+    "doctor",
+    "docs index",
+    "new task mine",
+    "models pull kitchen",
     "health --address {silent} --timeout 60",
     "top --address {silent}",
     "inspect {kitchen}",
@@ -42,6 +47,7 @@ COMMANDS = [
     FRANKA + " {silent_robot}",
     "replay {log} --bundle {kitchen}",
     "view {log}",
+    "accept {kitchen} --host sim --objects mirror --output {new} --yes",
     "evaluate {kitchen} --goals mkbs --episodes 3",
     "bench {kitchen} --steps 500 --seconds 2",
     "imitate {new} --demos {demos} --steps 2000",
@@ -63,6 +69,7 @@ COMMANDS = [
     "subgoal release kitchen --address {silent}",
     "tokens new {new} arm --right act",
     "tokens list {tokens}",
+    "tokens revoke {tokens} nobody",
     "demos play {new} --sequences 20",
     "demos import {demos} --out {new}",
     "demos info {demos}",

@@ -19,12 +19,12 @@ import typer
 
 from benchmarks.common import Saved, circumstances, markdown
 from rpl_runtime.client import Access
+from rpl_runtime.console import progress
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.evaluation.protocol_results import wilson
 from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.task import Task
-from rpl_train.cli.progress import bars
 from rpl_train.cli.settings import Settings, settings_of
 from rpl_train.data.recordings import load_demonstrations
 from rpl_train.export.export import export
@@ -84,7 +84,7 @@ def measure(name: str, method: str, episodes: int, runs: Path) -> JsonDict:
             imitate=settings.imitate,
             parity=settings.parity,
         )
-        with bars() as report:
+        with progress(stays=True) as report:
             train(config, report)
     trained = time.monotonic()
     with serve_in_process(bundle) as address:
@@ -111,7 +111,7 @@ def _fine_tune(task: Task, settings: Settings, folder: Path, run: Path, bundle: 
     tuning = replace(settings.finetune, levels=("high", "low"), threads=2)
     demonstrations = load_demonstrations([folder / "play"], task)
     iterations = tuning.iterations(task)
-    with bars() as report:
+    with progress(stays=True) as report:
         tuned = finetune(
             *(task, load_run(folder / "relay"), demonstrations, run, tuning),
             lambda point: report("iterations", point.iteration, iterations, f"{point.success:.0%} success"),

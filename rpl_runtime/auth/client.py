@@ -24,6 +24,7 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, Serv
 
 TLS, CA, CERT, KEY = "RPL_TLS", "RPL_CA", "RPL_CERT", "RPL_KEY"
 TOKEN, TOKEN_FILE, INSECURE = "RPL_TOKEN", "RPL_TOKEN_FILE", "RPL_INSECURE"
+_NAMED = ("unix:", "unix-abstract:", "passthrough:")  # prefixes of addresses without a port
 _RESOLVED = ("dns:", "ipv4:", "ipv6:")  # addresses that may name several replicas; calls and streams take turns
 
 
@@ -71,11 +72,18 @@ class Connection:
         settings: further options of gRPC's channel.
 
     Raises:
-        InvalidInput: a certificate or key cannot be used, or a token would be sent in plain text to another machine.
+        InvalidInput: the address is malformed, a certificate or key cannot be used, or a token would be sent in plain
+            text to another machine.
     """
 
     def __init__(self, address: str, access: Access | None = None, settings: Sequence[tuple[str, int]] = ()) -> None:
         self.address = address
+        if not address.startswith((*_NAMED, *_RESOLVED)):
+            host, _, port = address.rpartition(":")
+            if not (host and port.isdecimal() and int(port) < 2**16) or "/" in address:
+                raise InvalidInput(
+                    f"the address is {address!r}; must be HOST:PORT, as in 127.0.0.1:50051, or unix:PATH"
+                )
         access = self._access = Access.from_environment() if access is None else access
         # What each call carries.
         self.metadata = () if access.token is None else (("authorization", f"Bearer {access.token}"),)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from rpl_runtime.errors import InvalidInput, Unauthenticated
+from rpl_runtime.errors import InvalidInput, Unauthenticated, hint
 from rpl_runtime.files import followed, locked, opened, staged
 
 _PREFIX = "rpl_"  # lets people, and scanners for leaked secrets, recognise a token
@@ -114,6 +114,20 @@ def add_grant(path: Path, held: Grant) -> None:
         expires = "" if held.expires is None else "  " + _written(held.expires)
         line = f"{held.name}  {','.join(sorted(held.rights))}  {held.digest}{expires}\n"
         write_private(path, before + ("" if before.endswith("\n") else "\n") + line)
+
+
+def remove_grant(path: Path, name: str) -> None:
+    """Take a grant out of a server's file; a running server notices.
+
+    Raises:
+        InvalidInput: there is none of that name, or the file cannot be read or written.
+    """
+    with locked(followed(path)):
+        names = [held.name for held in read_grants(path)]
+        if name not in names:
+            raise InvalidInput(f"{path} has no token named {name}{hint(name, names)}; `rpl tokens list` shows all")
+        lines = read_private(path).splitlines(keepends=True)
+        write_private(path, "".join(line for line in lines if line.partition("#")[0].split()[:1] != [name]))
 
 
 def read_private(path: Path) -> str:

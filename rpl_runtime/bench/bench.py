@@ -285,6 +285,7 @@ def bench_table(content: JsonDict) -> Group:
         ),
         _ratio_table(content["ratios"]),
         requirements,
+        f"requirements met: {sum(one['met'] for one in content['requirements'])} of {len(content['requirements'])}",
     )
 
 

@@ -8,8 +8,14 @@ from typing import NoReturn
 
 from rpl_runtime.process import INTERRUPTED_EXIT, Interrupts, end_workers
 
-# Commands that keep what is finished, and go on from there.
-_GO_ON = {"accept", "imitate", "train", "finetune", "distill", "paper", "play"}
+_GO_ON = "; what was finished is kept: run the same command again to go on"
+# What an interrupted command has kept; the others had nothing to keep.
+_KEPT = {
+    "run": "; a robot is at rest, and a log of --log is kept up to here",
+    "replay": "; the log is unchanged",
+    "bench": "; nothing is kept: run it again from the beginning",
+} | dict.fromkeys(("accept", "imitate", "train", "finetune", "distill", "paper", "play"), _GO_ON)
+_OF_EPISODES = {"evaluate", "hard"}  # which keep them if they are told where
 
 
 def main() -> None:
@@ -37,11 +43,9 @@ def main() -> None:
 
 def _interrupted() -> NoReturn:
     """Say what is kept, and end here and now: what the interrupt broke off in a library may hang at a tidy end."""
-    kept = ""
-    if "run" in sys.argv:
-        kept = "; a robot is at rest, and a log of --log is kept up to here"
-    elif _GO_ON & set(sys.argv):
-        kept = "; what was finished is kept: run the same command again to go on"
+    kept = next((_KEPT[word] for word in sys.argv if word in _KEPT), "")
+    if _OF_EPISODES & set(sys.argv):
+        kept = _GO_ON if "--output" in sys.argv else "; nothing is kept: with --output FOLDER it would go on from there"
     end_workers()
     with contextlib.suppress(OSError):  # nobody may be listening
         print(f"interrupted{kept}", file=sys.stderr, flush=True)

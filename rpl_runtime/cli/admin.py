@@ -3,26 +3,29 @@
 import json
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, show
+from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, reaching, show
 from rpl_runtime.console import Console
-from rpl_runtime.errors import printable
+from rpl_runtime.errors import BundleCorrupt, InvalidInput, hint, printable
 
 if TYPE_CHECKING:
     from rpl_runtime.client.admin import Admin
 
 models_app = typer.Typer(
-    help="The models of a running server; needs the right to administer.\n\nExample: rpl models list",
+    help="The models of a running server, which needs the right to administer; and copies of bundles.\n\n"
+    "Example: rpl models list",
     no_args_is_help=True,
 )
 
 
 @models_app.command("list")
+@reaching
 def list_models(context: typer.Context, address: Address = ADDRESS, as_json: Json = False) -> None:
     """List the models of a server, the default first.
 
@@ -39,6 +42,7 @@ def list_models(context: typer.Context, address: Address = ADDRESS, as_json: Jso
 
 
 @models_app.command("load")
+@reaching
 def load_model(
     context: typer.Context,
     path: Annotated[str, typer.Argument(metavar="FOLDER", help="A bundle's folder on the server's machine.")],
@@ -58,7 +62,52 @@ def load_model(
     show(as_json, facts, lambda: typer.echo(f"{printable(model.name)} is {printable(model.digest[:12])}{place}"))
 
 
+@models_app.command("pull")
+@reaching
+def pull_model(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(help="A bundle's folder, HOST:PORT of a server, or kitchen, which comes with the project."),
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to put it, a new folder; default: models/ and the policy's name.")
+    ] = None,
+    digest: Annotated[str | None, typer.Option(help="The digest it must have, or the beginning of it.")] = None,
+) -> None:
+    """Copy a bundle from a folder or a server, whole and checked; a server asks for the right to fetch.
+
+    Example: rpl models pull kitchen
+    """
+    from rpl_runtime.client.client import Client
+    from rpl_runtime.policy.bundle import load_bundle, standing_at, store_files
+    from rpl_runtime.shipped import shipped
+
+    with TemporaryDirectory() as scratch:
+        if Path(source).is_dir():
+            bundle = load_bundle(Path(source))
+        elif ":" in source:
+            with Client(source, access=access_of(context)) as client:
+                bundle = client.fetch(Path(scratch) / "bundle")
+        else:
+            known = [path.parent.name for path in shipped("models").glob("*/manifest.json")]
+            if source not in known:
+                near, names = hint(source, known), ", ".join(known)
+                raise InvalidInput(f"{source} is not there{near}; must be a folder, HOST:PORT, or one of {names}")
+            bundle = load_bundle(shipped("models") / source)
+    if digest is not None and not (digest and bundle.digest.startswith(digest.lower())):
+        raise BundleCorrupt(f"{source} has bundle {bundle.digest}; must be {digest}")
+    place = folder or Path("models") / bundle.spec.name
+    standing = standing_at(place)
+    if standing is not None:
+        raise InvalidInput(f"{place} already holds {standing}; choose another folder")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    store_files(place, dict(bundle.files))
+    typer.echo(f"{place} is bundle {bundle.digest[:12]}, every digest matches; next: rpl serve {place}")
+
+
 @models_app.command("unload")
+@reaching
 def unload_model(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Its name or its digest.")],
@@ -80,23 +129,27 @@ def top_command(
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between updates.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once, instead of a live table.")] = False,
 ) -> None:
-    """Show the robots of a server, live: control steps, ages of subgoals, latencies; needs the right to watch.
+    """Show the robots of a server, live: goals, control steps, ages of subgoals, latencies; needs the right to watch.
 
-    Latencies are those of the last message of a robot's stream, inside the server. A novelty above 1 marks a state far
-    from the training data.
+    Elements of the goal that are done are marked. Latencies are those of the last message of a robot's stream, inside
+    the server; --json has them stage by stage. A novelty above 1 marks a state far from the training data. The key q
+    ends it.
 
     Example: rpl top --every 0.5
     """
     from rpl_runtime.cli.top import robots_table, watch
+    from rpl_runtime.client.admin import Specs
 
     with _admin(context, address) as admin:
+        admin.robots()  # raises here if there is no server, or no right to watch
         if as_json:
             typer.echo(json.dumps([robot._asdict() | {"times": robot.times._asdict()} for robot in admin.robots()]))
         elif Console().is_terminal:
             with suppress(KeyboardInterrupt):
-                watch(admin, every)
+                watch(admin, Specs(address, access_of(context)), every)
         else:
-            Console().print(robots_table(admin.robots()))
+            robots = admin.robots()
+            Console().print(robots_table(robots, Specs(address, access_of(context)).of(robots), address))
 
 
 subgoal_app = typer.Typer(
@@ -108,6 +161,7 @@ RobotId = Annotated[str, typer.Argument(metavar="ROBOT", help="The robot's id, a
 
 
 @subgoal_app.command("show")
+@reaching
 def show_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDRESS, as_json: Json = False) -> None:
     """Show the subgoal that a robot follows, dimension by dimension.
 
@@ -127,6 +181,7 @@ def show_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDR
 
 
 @subgoal_app.command("pin")
+@reaching
 def pin_subgoal(
     context: typer.Context,
     robot: RobotId,
@@ -139,8 +194,6 @@ def pin_subgoal(
 
     Example: rpl subgoal pin kitchen microwave_door=-0.4
     """
-    from rpl_runtime.errors import InvalidInput
-
     with _admin(context, address) as admin:
         status = admin.robot(robot)
         values = dict(zip(_state_names(context, address, status.digest), status.subgoal, strict=False))
@@ -149,7 +202,8 @@ def pin_subgoal(
         for change in changes or []:
             name, _, text = change.partition("=")
             if name not in values:
-                raise InvalidInput(f"the state has no dimension {name!r}; must be one of {', '.join(values)}")
+                near = hint(name, values)
+                raise InvalidInput(f"the state has no dimension {name!r}{near}; must be one of {', '.join(values)}")
             try:
                 values[name] = float(text)
             except ValueError:
@@ -159,6 +213,7 @@ def pin_subgoal(
 
 
 @subgoal_app.command("veto")
+@reaching
 def veto_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDRESS) -> None:
     """Discard a robot's subgoal: its next control step plans another, with new noise.
 
@@ -170,6 +225,7 @@ def veto_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDR
 
 
 @subgoal_app.command("release")
+@reaching
 def release_subgoal(context: typer.Context, robot: RobotId, address: Address = ADDRESS) -> None:
     """End a pin: the robot's next control step plans a subgoal.
 

@@ -4,9 +4,10 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no s
 right is missing, 6 a robot stopped, 130 interrupted.
 """
 
+import os
 import sys
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,18 +16,24 @@ import typer
 from rich.markup import escape
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
+from rpl_runtime.cli.first.demo import demo_command
+from rpl_runtime.cli.first.docs import docs_command
+from rpl_runtime.cli.first.doctor import doctor_command
+from rpl_runtime.cli.first.new import new_command
 from rpl_runtime.cli.franka.accept import accept_command
 from rpl_runtime.cli.measure import bench_command, evaluate_command
 from rpl_runtime.cli.options import (
-    ADDRESS,
     BundleFolder,
     BundleToServe,
     Json,
+    OtherAddress,
     PlanLead,
     Providers,
     TaskName,
     access_of,
-    access_options,
+    reaching,
+    rpl_options,
+    server_of,
     show,
 )
 from rpl_runtime.cli.serve import serve_command
@@ -36,21 +43,26 @@ from rpl_runtime.console import Console
 from rpl_runtime.errors import RelayError, printable
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 def main() -> None:
     """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
-    for entry_point in entry_points(group="rpl.commands"):
-        entry_point.load()(app)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own sentence about a failure is enough
+    _add_commands()
     try:
-        app()
+        app(prog_name="rpl")
     except RelayError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+
+
+@cache
+def _add_commands() -> None:
+    """Add the commands of other packages, once in a process."""
+    for entry_point in entry_points(group="rpl.commands"):
+        entry_point.load()(app)
 
 
 def _fail(message: str, code: int) -> None:
@@ -62,11 +74,15 @@ def _fail(message: str, code: int) -> None:
 _FRANKA = "A Franka"  # heading of its options in the help
 _FrankaOption = partial(typer.Option, rich_help_panel=_FRANKA)
 
-app.callback()(access_options)
+app.callback()(rpl_options)
+app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
+app.command("docs")(docs_command)
+app.command("new")(new_command)
 app.command("serve")(serve_command)
-app.command("health")(health_command)
-app.command("top")(top_command)
-app.command("view")(view_command)
+app.command("health")(reaching(health_command))
+app.command("top")(reaching(top_command))
+app.command("view")(reaching(view_command))
 app.add_typer(models_app, name="models")
 app.add_typer(subgoal_app, name="subgoal")
 app.add_typer(tokens_app, name="tokens")
@@ -97,6 +113,7 @@ def _robot(name: str) -> str:
 
 
 @app.command("run")
+@reaching
 def run_command(
     context: typer.Context,
     goal: Annotated[
@@ -111,10 +128,7 @@ def run_command(
         ),
     ] = "kitchen",
     task_name: TaskName = "kitchen",
-    address: Annotated[
-        str | None,
-        typer.Option(help=f"HOST:PORT or unix:PATH of a server, or several separated by commas; default: {ADDRESS}."),
-    ] = None,
+    address: OtherAddress = None,
     bundle: BundleToServe = None,
     providers: Providers = "CPU",
     model: Annotated[str | None, typer.Option(help="Name of the server's model; default: its first.")] = None,
@@ -126,6 +140,10 @@ def run_command(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Control steps; default: an episode of the task, 280 in the kitchen.")
     ] = None,
+    until: Annotated[
+        Literal["steps", "done"],
+        typer.Option(help="done: end early, at the control step after which every element of the goal was done."),
+    ] = "steps",
     robot_id: Annotated[
         str | None, typer.Option(help="The robot's id on the server; default: the task's name, or franka.")
     ] = None,
@@ -146,8 +164,13 @@ def run_command(
         typer.Option(min=0.001, max=60.0, help="Seconds that a plan may take; default: as the server says."),
     ] = None,
     patience: Annotated[
-        float, typer.Option(min=0.0, help="Simulation: seconds to wait for a server that stopped answering.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Simulation: seconds to wait for a server; default: 30 for one that stopped, none for one that is "
+            "not up yet.",
+        ),
+    ] = None,
     host: Annotated[str | None, _FrankaOption(help="Address of the Franka, or sim for a simulated one.")] = None,
     objects: Annotated[
         str | None,
@@ -259,7 +282,7 @@ def run_command(
         pilot = OnHelp(pilot)
     options = RunOptions(
         goal=goal or "",
-        address=address or ADDRESS,
+        address=server_of(address),
         access=Access() if bundle else access_of(context),
         bundle=bundle,
         providers=providers,
@@ -267,6 +290,7 @@ def run_command(
         model=model,
         seed=seed,
         steps=steps,
+        until_done=until == "done",
         local=low_level == "local",
         plan_lead=plan_lead,
         late_plan=late_plan,
@@ -308,14 +332,13 @@ def run_command(
 
 
 @app.command("replay")
+@reaching
 def replay_command(
     context: typer.Context,
     log: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log`, complete or not.")
     ],
-    address: Annotated[
-        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of a server; default: {ADDRESS}.")
-    ] = None,
+    address: OtherAddress = None,
     bundle: BundleToServe = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Largest accepted difference, in the unit of each dimension.")
@@ -340,17 +363,18 @@ def replay_command(
         raise typer.BadParameter("give --address or --bundle, not both")
     logged = read_log(log)
     with ExitStack() as stack:
-        where = stack.enter_context(serve_in_process(bundle)) if bundle else address or ADDRESS
+        where = stack.enter_context(serve_in_process(bundle)) if bundle else server_of(address)
         access = Access() if bundle else access_of(context)
         control = stack.enter_context(stack.enter_context(Client(where, access=access)).control())
         with Console(stderr=True).status(f"replaying {len(logged.steps)} control steps"):
             result = replay(logged, control)
     within = result.within(tolerance)
     facts = {**asdict(result), "tolerance": tolerance, "within": within}
-    show(as_json, facts, lambda: Console().print(replay_table(result, tolerance)))
+    verdict = "[green]the same decisions[/]" if within else "[red]other decisions[/]"
+    show(as_json, facts, lambda: Console().print(replay_table(result, tolerance), f"{verdict}, by the tolerance"))
     raise typer.Exit(0 if within else 1)
 
 
-app.command("accept")(accept_command)
-app.command("evaluate")(evaluate_command)
+app.command("accept")(reaching(accept_command))
+app.command("evaluate")(reaching(evaluate_command))
 app.command("bench")(bench_command)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from rpl_runtime.cli.options import show
-from rpl_runtime.cli.report import progress_bar
 from rpl_runtime.client import Access, Client
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.console import progress
+from rpl_runtime.errors import InvalidInput, hint
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, check_policy, estimators
 from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig, conditions_of, run_protocol
 from rpl_runtime.evaluation.protocol_results import check_content, content_of, draw_protocol, print_protocol
-from rpl_runtime.files import JsonDict, alone_in, write_json
+from rpl_runtime.files import JsonDict, alone_in, read_json, write_json
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.robots.degraded import Conditions
 from rpl_runtime.server.subprocess import serve_in_process
@@ -52,7 +52,8 @@ def chosen(task: Task, names: list[str] | None) -> dict[str, Hardship]:
     known = conditions_of(task)
     for name in names or ():
         if name not in known:
-            raise InvalidInput(f"no condition is called {name!r}; must be one of {', '.join(known)}")
+            near = hint(name, known)
+            raise InvalidInput(f"no condition is called {name!r}{near}; must be one of {', '.join(known)}")
     return {name: known[name] for name in names or known}
 
 
@@ -74,7 +75,9 @@ def read_states(task: Task, path: Path) -> tuple[tuple[float, ...], ...]:
 
 def evaluate_hard(options: HardOptions) -> None:
     """Run the conditions, print their table beside those of other systems, and write the results."""
-    beside = [check_content(json.loads(path.read_text())) for path in options.beside]
+    beside = [
+        check_content(read_json(path, "a hard.json of `rpl evaluate` or `rpl demos hard`")) for path in options.beside
+    ]
     with ExitStack() as stack:
         if options.output is not None:
             stack.enter_context(alone_in(options.output))
@@ -84,7 +87,7 @@ def evaluate_hard(options: HardOptions) -> None:
         model = client.describe()
         check_policy(model.spec, options.task)
         total, done = len(options.hardships) * options.config.episodes, list[Outcome]()
-        report = stack.enter_context(progress_bar("episodes", total))
+        report = stack.enter_context(progress())
 
         def estimator(robot: Conditions) -> Callable[[], Estimator | None]:
             calibration = calibration_of(options.task, replace(options.senses, robot=robot), model.spec)
@@ -92,7 +95,7 @@ def evaluate_hard(options: HardOptions) -> None:
 
         def on_outcome(outcome: Outcome) -> None:
             done.append(outcome)
-            report(len(done), total, outcome.condition)
+            report("episodes", len(done), total, outcome.condition)
 
         identity: JsonDict = {"bundle_digest": model.digest, "estimate": options.senses.estimate}
         journal = None if options.output is None else options.output / "episodes.jsonl"

@@ -9,7 +9,7 @@ from rpl_runtime.policy.card import render_card
 from rpl_runtime.policy.graphs import graph_metadata
 from rpl_runtime.policy.manifest import JsonDict
 
-_VERIFIED = "every digest matches; both graphs load, run, match the manifest and belong to each other"
+_VERIFIED = "every digest matches; both graphs run and belong to each other"
 
 
 def bundle_facts(bundle: Bundle) -> JsonDict:

@@ -1,6 +1,5 @@
 """The commands that measure: `rpl evaluate`, a policy in a task's world; `rpl bench`, the cost of the runtime."""
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -13,7 +12,6 @@ import typer
 from rich.markup import escape
 
 from rpl_runtime.cli.options import (
-    ADDRESS,
     BundleFolder,
     ExecutorName,
     Json,
@@ -21,11 +19,12 @@ from rpl_runtime.cli.options import (
     Providers,
     TaskName,
     access_of,
+    server_of,
     show,
 )
-from rpl_runtime.console import Console
-from rpl_runtime.errors import InvalidInput, MissingExtra, RelayError
-from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.console import Console, progress, say
+from rpl_runtime.errors import MissingExtra, RelayError
+from rpl_runtime.files import JsonDict, read_json, write_json
 
 if TYPE_CHECKING:
     from rpl_runtime.client import Access
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from rpl_runtime.tasks.task import Task
 
 
+TRAINED_BELOW = 1_000_000  # seeds of episodes
 _HardOption = partial(typer.Option, rich_help_panel="The hard protocol, or one condition of your own")
 
 
@@ -68,9 +68,9 @@ def evaluate_command(
             "arm joint +-0.05 rad, the kettle +-0.02 m in x and y."
         ),
     ] = "both",
-    seed: Annotated[int, typer.Option(help="First seed of the episodes; training uses seeds below 1000000.")] = (
-        1_000_000
-    ),
+    seed: Annotated[
+        int, typer.Option(help=f"First seed of the episodes; training uses seeds below {TRAINED_BELOW}.")
+    ] = TRAINED_BELOW,
     sample: Annotated[bool, typer.Option("--sample", help="Sample both levels instead of taking their modes.")] = False,
     profile: Annotated[
         Literal["own", "panda", "fr3"],
@@ -230,10 +230,7 @@ def evaluate_command(
     alone = nullcontext() if output is None else alone_in(output)
     with ExitStack() as stack:
         if saved is not None:
-            try:
-                content = json.loads(saved.read_text())
-            except ValueError as error:
-                raise InvalidInput(f"{saved} is not JSON ({error}); must be an evaluation.json") from error
+            content = read_json(saved, "an evaluation.json")
             stack.enter_context(alone)
         else:
             robot = Conditions(
@@ -262,6 +259,8 @@ def evaluate_command(
                 plan_lead=plan_lead,
                 jobs=jobs or os.cpu_count() or 1,
             )
+            if 0 <= seed < TRAINED_BELOW:
+                say(f"note: training uses seeds below {TRAINED_BELOW}, and this evaluation begins at {seed}", err=True)
             if own or protocol == "hard":
                 standard = config.of(task)
                 asked = Hardship(standard.goals, standard.steps or 0, robot=robot, **own) if own else None
@@ -270,7 +269,7 @@ def evaluate_command(
                         task=task,
                         bundle=bundle,
                         providers=providers,
-                        address=address or ADDRESS,
+                        address=server_of(address),
                         access=Access() if bundle else access_of(context),
                         hardships=chosen(task, condition) if asked is None else {"as asked": asked},
                         config=ProtocolConfig(episodes, seed, config.jobs),
@@ -286,14 +285,14 @@ def evaluate_command(
             trials = plan_trials(task, config)
             filmed = plan_trials(task, replace(config, goals=(video_goal,)))[0] if video_goal else trials[0]
             stack.enter_context(alone)
-            where = stack.enter_context(serve_in_process(bundle, providers)) if bundle else address or ADDRESS
+            where = stack.enter_context(serve_in_process(bundle, providers)) if bundle else server_of(address)
             access = Access() if bundle else access_of(context)
             apart = Apart(bundle, executor, providers) if bundle and executor == "ray" else None
             content = _evaluate(where, access, task, config, len(trials), output, apart)
             if video is not None:
-                films[video] = partial(_film, where, access, task, config, filmed, video=video)
+                films[video] = partial(write_film, where, access, task, config, filmed, video=video)
             if sheet is not None:
-                films[sheet] = partial(_film, where, access, task, config, filmed, sheet=sheet)
+                films[sheet] = partial(write_film, where, access, task, config, filmed, sheet=sheet)
         outputs: dict[Path, Callable[[], object]] = {}
         if output is not None:
             outputs[output / "evaluation.json"] = partial(write_json, output / "evaluation.json", content)
@@ -332,22 +331,21 @@ def _evaluate(
     output: Path | None,
     apart: "Apart | None",
 ) -> JsonDict:
-    from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.evaluate import evaluate
     from rpl_runtime.evaluation.results import Episode
 
     done: list[int] = []
-    with progress_bar("episodes", total) as report:
+    with progress() as report:
 
         def on_episode(episode: Episode) -> None:
             done.append(len(episode.first_done))
-            report(len(done), total, f"episodes, {sum(done) / len(done):.2f} elements done in each")
+            report("episodes", len(done), total, f"{sum(done) / len(done):.2f} elements done in each")
 
         journal = None if output is None else output / "episodes.jsonl"
         return evaluate(address, task, config, journal, on_episode, access, apart).content
 
 
-def _film(
+def write_film(
     address: str,
     access: "Access",
     task: "Task",
@@ -357,12 +355,13 @@ def _film(
     sheet: Path | None = None,
 ) -> None:
     """Film an episode with a progress bar. If rendering is not possible, stderr says what to install."""
-    from rpl_runtime.cli.report import progress_bar
     from rpl_runtime.evaluation.film import film
 
     try:
-        with progress_bar(f"filming {trial.goal}") as report:  # without a total until the episode ends
-            film(address, task, trial, video, sheet, config, report, access)
+        with progress() as report:
+            on_frame = partial(report, f"filming {trial.goal}")
+            on_frame(0, None)  # until the episode has ended
+            film(address, task, trial, video, sheet, config, on_frame, access)
     except MissingExtra as error:
         console = Console(stderr=True)
         console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)

@@ -1,10 +1,13 @@
-"""The options that several commands share, and the options before the command: how to reach a server."""
+"""The options that several commands share. How to reach a server is said before the command or after it."""
 
+import inspect
 import json
 import os
 from collections.abc import Callable
+from functools import partial, wraps
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,12 +15,18 @@ if TYPE_CHECKING:
     from rpl_runtime.auth.client import Access
 
 ADDRESS = "127.0.0.1:50051"  # a server's, by default
+_ADDRESS_VARIABLE = "RPL_ADDRESS"
 
 Start = Literal["nominal", "perturbed"]  # of the kitchen
 TaskName = Annotated[
     str, typer.Option("--task", metavar="TASK", help="module:factory of a task, or the name of an installed one.")
 ]
-Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of the server.")]
+Address = Annotated[str, typer.Option(envvar=_ADDRESS_VARIABLE, help="HOST:PORT or unix:PATH of the server.")]
+# Of a command that can do without a server, for which an address in the environment decides nothing.
+OtherAddress = Annotated[
+    str | None,
+    typer.Option("--address", help=f"HOST:PORT or unix:PATH of a server; default: {_ADDRESS_VARIABLE}, or {ADDRESS}."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 BundleToServe = Annotated[Path | None, typer.Option("--bundle", help="Serve this bundle meanwhile, and use it.")]
 BundleFolder = Annotated[Path, typer.Argument(help="The bundle's folder.")]
@@ -35,27 +44,76 @@ ExecutorName = Annotated[
 ]
 PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the request of a plan and its effect.")]
 
+_AccessOption = partial(typer.Option, rich_help_panel="How to reach a server")
 
-def access_options(
+
+def _access_options(
     context: typer.Context,
-    tls: Annotated[bool, typer.Option("--tls", envvar="RPL_TLS", help="Reach servers over TLS.")] = False,
+    tls: Annotated[bool, _AccessOption("--tls", envvar="RPL_TLS", help="Use TLS.")] = False,
     ca: Annotated[
-        Path | None, typer.Option(envvar="RPL_CA", help="Use TLS and trust only the authorities in this PEM file.")
+        Path | None, _AccessOption(envvar="RPL_CA", help="Use TLS and trust only the authorities in this PEM file.")
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option(envvar="RPL_CERT", help="Your certificate, PEM, for a server that requires one.")
+        Path | None, _AccessOption(envvar="RPL_CERT", help="Your certificate, PEM, for a server that requires one.")
     ] = None,
-    key: Annotated[Path | None, typer.Option(envvar="RPL_KEY", help="The key of your certificate, PEM.")] = None,
+    key: Annotated[Path | None, _AccessOption(envvar="RPL_KEY", help="The key of your certificate, PEM.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(envvar="RPL_TOKEN_FILE", help="File with your token; or put the token in RPL_TOKEN.")
+        Path | None,
+        _AccessOption(envvar="RPL_TOKEN_FILE", help="File with your token; or put the token in RPL_TOKEN."),
     ] = None,
 ) -> None:
-    """Train, export, serve and run relay policies.
+    """Keep what was given in the context. What only the environment says, `access_of` reads there."""
+    for name, value in {"tls": tls, "ca": ca, "cert": cert, "key": key, "token_file": token_file}.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            context.obj = (context.obj or {}) | {f"RPL_{name.upper()}": str(value)}
 
-    Example: rpl --ca ca.pem --token-file me.token health --address robots:50051
+
+_, *_ACCESS = inspect.signature(_access_options).parameters.values()
+
+
+def reaching(command: Callable[..., None]) -> Callable[..., None]:
+    """A command of a context with the options of access besides, which come before those in front of the command."""
+    own = inspect.signature(command, eval_str=True)
+
+    @wraps(command)
+    def reached(context: typer.Context, **given: Any) -> None:
+        _access_options(context, **{option.name: given.pop(option.name) for option in _ACCESS})
+        command(context, **given)
+
+    reached.__signature__ = own.replace(parameters=[*own.parameters.values(), *_ACCESS])  # type: ignore[attr-defined]
+    return reached
+
+
+def access_of(context: typer.Context) -> "Access":
+    """How a command reaches servers: from its options and the environment, which commands read only here."""
+    from rpl_runtime.auth.client import Access
+
+    return Access.from_environment(os.environ | (context.obj or {}))
+
+
+def server_of(address: str | None) -> str:
+    """The address of the server of a command: the one given, or that of the environment, or the usual one."""
+    return address or os.environ.get(_ADDRESS_VARIABLE) or ADDRESS
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"relay-policy {version('relay-policy')}")
+        raise typer.Exit
+
+
+@reaching
+def rpl_options(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Train, export, serve and run relay policies. Begin with `rpl demo`, and read on with `rpl docs`.
+
+    Example: rpl health --address robots:50051 --ca ca.pem --token-file me.token
     """
-    given = {"RPL_TLS": tls or None, "RPL_CA": ca, "RPL_CERT": cert, "RPL_KEY": key, "RPL_TOKEN_FILE": token_file}
-    context.obj = {name: str(value) for name, value in given.items() if value is not None}
 
 
 def show(as_json: bool, facts: object, show_table: Callable[[], object]) -> None:
@@ -64,10 +122,3 @@ def show(as_json: bool, facts: object, show_table: Callable[[], object]) -> None
         typer.echo(json.dumps(facts, indent=1))
     else:
         show_table()
-
-
-def access_of(context: typer.Context) -> "Access":
-    """How a command reaches servers: from the options before it and the environment, which commands read only here."""
-    from rpl_runtime.auth.client import Access
-
-    return Access.from_environment(os.environ | context.obj)

@@ -1,4 +1,4 @@
-"""Progress bars, and the report of `rpl run`: its log, and its result as a JSON object and as tables."""
+"""The report of `rpl run`: its log, and its result as a JSON object and as tables."""
 
 import contextlib
 import time
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rpl_runtime.console import Console
+from rpl_runtime.console import Console, count, progress
 from rpl_runtime.errors import MissingExtra
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.estimation.calibration import NOISE_FLOOR, Calibration, NoiseWatch
@@ -28,27 +27,15 @@ from rpl_runtime.tasks.task import Task
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; the value takes done, total and, optionally, another description."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-
-        def report(done: int, total: int, description: str | None = None) -> None:
-            progress.update(task, completed=done, total=total, description=description)
-
-        yield report
-
-
-@contextlib.contextmanager
 def run_progress(steps: int, elements: tuple[str, ...]) -> Iterator[Callable[[Step], None]]:
-    """A progress bar of a run; call the value after each control step."""
+    """The progress of a run; call the value after each control step."""
     ever: set[str] = set()
-    with progress_bar("running", steps) as report:
+    with progress() as report:
 
         def on_step(step: Step) -> None:
             ever.update(step.done.intersection(elements))
-            report(step.step + 1, steps, f"{len(ever)} of {len(elements)} elements done")
+            done = f"{len(ever)} of {count(len(elements), 'element')} done"
+            report("control steps", step.step + 1, steps, done)
 
         yield on_step
 
@@ -114,7 +101,8 @@ def print_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> JsonDict:
-    """The result of a run, for each element of its goal."""
+    """The result of a run, for each element of its goal; `unasked` are the others that it got done."""
+    at_start = spec.done(result.states[0]) if len(result.states) else frozenset()
     return {
         "policy": spec.name,
         "bundle_digest": result.digest,
@@ -129,6 +117,7 @@ def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) ->
             }
             for name in elements
         },
+        "unasked": sorted(result.ever_done.difference(elements, at_start)),
         "done": len(result.ever_done.intersection(elements)),
         "success": result.ever_done.issuperset(elements),
     }
@@ -142,12 +131,8 @@ def _distance(result: RunResult, name: str, spec: PolicySpec) -> float:
 
 
 def print_run(facts: JsonDict, period_s: float) -> None:
-    """Print `run_facts` as a table."""
-    table = Table(
-        *("element", "first done", "at the end", "distance at the end"),
-        title=f"{facts['policy']}, control steps: {facts['steps']}, "
-        f"elements: {facts['done']} of {len(facts['elements'])} done",
-    )
+    """Print `run_facts` as a table, and in its last line the verdict."""
+    table = Table(*("element", "first done", "at the end", "distance at the end"))
     for name, element in facts["elements"].items():
         first = element["first_done"]
         table.add_row(
@@ -159,9 +144,16 @@ def print_run(facts: JsonDict, period_s: float) -> None:
     if facts["by_hand"]:
         hands = ", ".join(f"{steps} of {escape(name)}" for name, steps in facts["by_hand"].items())
         table.caption = f"control steps by hand: {hands}"
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if facts["unasked"]:
+        console.print(f"also done, though not asked: {escape(', '.join(facts['unasked']))}")
+    verdict = "[green]success:[/]" if facts["success"] else "[red]no success:[/]"
+    done = f"{facts['done']} of {count(len(facts['elements']), 'element')} done"
+    console.print(f"{verdict} {done} in {count(facts['steps'], 'control step')} of {escape(facts['policy'])}")
 
 
+_BUSY_MS = 5.0  # [ms] of a late period, after which a stop may be the machine's fault
 _PERCENTILES = (50, 90, 99, 99.9, 100)
 
 
@@ -208,6 +200,9 @@ def print_drive(facts: JsonDict) -> None:
     if stop is not None:
         console.print(f"[bold red]stopped[/] after {stop['after_s']:.2f} s, {stop['time']}: {escape(stop['cause'])}")
         console.print("It stays stopped until another `rpl run`; look first where the robot stands.")
+        latest_ms = facts["late_us"].get("p100", 0) / 1000
+        if latest_ms > _BUSY_MS:
+            console.print(f"This machine is busy: a control period began {latest_ms:.0f} ms late. Leave it less to do.")
     if facts["dry_run"]:
         console.print("A dry run: nothing was commanded.")
     kept = ", ".join(f"{kind} {count}" for kind, count in limit_violations.items()) or "none"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -68,6 +68,7 @@ class RunOptions:
     model: str | None = None  # of the server's models; None: its default
     seed: int | None = None
     steps: int | None = None  # None: an episode
+    until_done: bool = False  # end once every element was done
     local: bool = False  # run the low level here
     plan_lead: int = 0  # [steps]
     late_plan: str | None = None  # wait, or a fallback; None: a simulation waits, a Franka does as the server says
@@ -79,23 +80,24 @@ class RunOptions:
     as_json: bool = False
 
 
-def run_simulated(options: RunOptions, task: Task, start: str | None, patience_s: float, record_to: Path | None) -> int:
+def run_simulated(
+    options: RunOptions, task: Task, start: str | None, patience_s: float | None, record_to: Path | None
+) -> int:
     """Run the simulated robot of a task. Returns the exit code: 0 if every element was done, else 1.
 
     Args:
         start: of the task's; None: its first.
-        patience_s: [s] for which a server that is gone is looked for.
+        patience_s: [s] for which a server that is gone, or not up yet, is looked for; None: not for the latter.
         record_to: the Minari data set that the run is added to.
     """
     if record_to:
         check_record(task, record_to)
     with ExitStack() as stack:
-        reconnect = ReconnectConfig(options.model, patience_s, access=options.access)
-        control, estimator = _control(stack, options, task, reconnect)
+        control, estimator = _control(stack, options, task, _patient(options, patience_s))
         check_policy(control.model.spec, task)
         elements = parse_goal(options.goal, control.model.spec) if task.spec.elements else (DRAWN,)
         robot = stack.enter_context(closing(SimulatedRobot(task, start)))
-        config = _config(options, robot.goal(elements, options.seed or 0), task.episode_steps, waits=True)
+        config = _config(options, elements, robot.goal(elements, options.seed or 0), task.episode_steps, waits=True)
         schedule = Schedule(MonotonicClock(), task.spec.period_s)
         pace = [lambda _: schedule.wait()] if options.view else []
         on_step, log = _listeners(stack, options, task, config, elements, control, pace)
@@ -123,11 +125,11 @@ def run_franka(
     return _drive(options, task, lambda: open_franka(host, objects, objects_access, franka), franka.dry_run)
 
 
-def run_own(options: RunOptions, task: Task, reference: str, patience_s: float) -> int:
+def run_own(options: RunOptions, task: Task, reference: str, patience_s: float | None) -> int:
     """Run a robot of somebody's own class, `module:class`; one whose world does not wait is driven in real time.
 
     Args:
-        patience_s: [s] for which a server that is gone is looked for, if the world waits.
+        patience_s: [s] as of `run_simulated`, if the world waits.
 
     Returns:
         The exit code: of `run_simulated` if the world waits, else of `run_franka`.
@@ -145,15 +147,20 @@ def run_own(options: RunOptions, task: Task, reference: str, patience_s: float) 
         if not robot.waits:
             return _drive(options, task, lambda: nullcontext(robot), dry_run=False)
         with ExitStack() as stack:
-            reconnect = ReconnectConfig(options.model, patience_s, access=options.access)
-            control, estimator = _control(stack, options, task, reconnect)
+            control, estimator = _control(stack, options, task, _patient(options, patience_s))
             elements = parse_goal(options.goal, control.model.spec)
-            config = _config(options, elements, task.episode_steps, waits=True)
+            config = _config(options, elements, elements, task.episode_steps, waits=True)
             on_step, log = _listeners(stack, options, task, config, elements, control)
             result = run(robot, control, config, on_step, estimator, options.pilot, _into(log))
     facts = run_facts(result, elements, control.model.spec)
     show(options.as_json, facts, lambda: print_run(facts, control.model.spec.period_s))
     return 0 if facts["success"] else 1
+
+
+def _patient(options: RunOptions, patience_s: float | None) -> ReconnectConfig:
+    """How a run whose world waits reconnects."""
+    reconnect = ReconnectConfig(options.model, access=options.access)
+    return reconnect if patience_s is None else replace(reconnect, patience_s=patience_s, first_s=patience_s)
 
 
 def _parts(protocol: type) -> set[str]:
@@ -168,7 +175,7 @@ def _drive(
         reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
         control, estimator = _control(stack, options, task, reconnect)
         elements = parse_goal(options.goal, control.model.spec)
-        config = _config(options, elements, task.episode_steps, waits=False)
+        config = _config(options, elements, elements, task.episode_steps, waits=False)
         heartbeat = stack.enter_context(Heartbeat())
         robot = stack.enter_context(opened())
         on_step, log = _listeners(stack, options, task, config, elements, control)
@@ -281,7 +288,7 @@ def _control(
     return control, Estimator(_body(task), calibration, manifest.statistics, spec.period_s)
 
 
-def _config(options: RunOptions, goal: Goal, episode_steps: int, waits: bool) -> RunConfig:
+def _config(options: RunOptions, elements: tuple[str, ...], goal: Goal, episode_steps: int, waits: bool) -> RunConfig:
     return RunConfig(
         goal,
         episode_steps if options.steps is None else options.steps,
@@ -290,6 +297,7 @@ def _config(options: RunOptions, goal: Goal, episode_steps: int, waits: bool) ->
         start_seed=options.seed or 0,
         plan_lead=options.plan_lead,
         rules=_rules(options, waits),
+        until=frozenset(elements if options.until_done else ()),
     )
 
 

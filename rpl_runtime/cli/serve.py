@@ -1,6 +1,5 @@
 """`rpl serve`: serve bundles until Ctrl-C or SIGTERM."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,11 +103,10 @@ def serve_command(
     """Serve bundles over gRPC until Ctrl-C or SIGTERM.
 
     By default only this machine can reach the server; --address opens it to others, over TLS or with --insecure.
-    Certificates and tokens are reloaded when their files change. docs/serving.md is the operator's guide.
+    Certificates and tokens are reloaded when their files change. `rpl docs serving` is the operator's guide.
 
     Example: rpl serve models/kitchen --address 127.0.0.1:50051
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our message about a taken port is enough
     from rpl_runtime.auth.quotas import QuotaConfig
     from rpl_runtime.auth.server import SecurityConfig
     from rpl_runtime.planning.planning import PlanningConfig, Where

@@ -61,6 +61,18 @@ def new_token_command(
         raise
 
 
+@tokens_app.command("revoke")
+def revoke_token(file: TokensFile, name: Annotated[str, typer.Argument(help="The holder's name.")]) -> None:
+    """Take a token back; a running server notices within seconds.
+
+    Example: rpl tokens revoke tokens.json arm
+    """
+    from rpl_runtime.auth.tokens import remove_grant
+
+    remove_grant(file, name)
+    typer.echo(f"{name} has no token in {file} any more")
+
+
 @tokens_app.command("list")
 def list_tokens(file: TokensFile) -> None:
     """List the tokens of a server's file: holder, rights and expiry.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rpl_runtime.cli.options import ADDRESS, access_of
+from rpl_runtime.cli.options import OtherAddress, access_of, server_of
 from rpl_runtime.console import Console
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the page on this machine; 0 takes a free one.")]
@@ -18,15 +18,13 @@ def view_command(
         Path | None,
         typer.Argument(exists=True, dir_okay=False, help="A file of `rpl run --log` to look at, instead of a server."),
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(help=f"HOST:PORT or unix:PATH of the server; default: {ADDRESS}.")
-    ] = None,
+    address: OtherAddress = None,
     port: Port = 8080,
 ) -> None:
     """Show the robots of a server, or a log, live in a page: robots, their subgoals, what an operator can do.
 
     Watching needs the right to watch or to administer, acting the right to administer. Only this machine reaches the
-    page, and only with the whole address that is printed. Ctrl-C ends it. docs/cockpit.md shows it.
+    page, and only with the whole address that is printed. Ctrl-C ends it. `rpl docs cockpit` shows it.
 
     Example: rpl view --address robots:50051
     """
@@ -37,7 +35,7 @@ def view_command(
         raise typer.BadParameter("give a log or --address, not both")
     with suppress(KeyboardInterrupt):
         if log is None:
-            view_server(print_page, address or ADDRESS, access_of(context), port)
+            view_server(print_page, server_of(address), access_of(context), port)
         else:
             view_log(print_page, log, port)
 

@@ -8,13 +8,14 @@ from typing import TypeVar
 import numpy as np
 
 from rpl_runtime.auth.client import Access, Connection
-from rpl_runtime.errors import RobotNotFound
-from rpl_runtime.policy.spec import ResolvedGoal
+from rpl_runtime.client.client import Client
+from rpl_runtime.errors import RobotNotFound, hint
+from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.messages import Goal
 from rpl_runtime.wire import admin as codec
 from rpl_runtime.wire.admin import RobotStatus, ServedModel
 
-__all__ = ["Admin", "RobotStatus", "ServedModel"]
+__all__ = ["Admin", "RobotStatus", "ServedModel", "Specs"]
 
 _Reply = TypeVar("_Reply", bound=codec.Message)
 _LOADING_S = 120.0  # [s] for a large bundle from a slow disk
@@ -71,10 +72,10 @@ class Admin(Connection):
         Raises:
             RobotNotFound: it does not run.
         """
-        for status in self.robots():
-            if status.robot == robot:
-                return status
-        raise RobotNotFound(f"no robot {robot!r} runs here; `rpl top` shows those that do")
+        robots = {status.robot: status for status in self.robots()}
+        if robot in robots:
+            return robots[robot]
+        raise RobotNotFound(f"no robot {robot!r} runs here{hint(robot, robots)}; `rpl top` shows those that do")
 
     def watch(self, every_s: float) -> Iterator[list[RobotStatus]]:
         """The robots that run, sorted by id, every so many seconds, at least 0.02; each time as they are then.
@@ -160,3 +161,24 @@ class Admin(Connection):
         with self.translated(timeout_s):
             call = self.channel.unary_unary(f"/{codec.SERVICE}/{method}")
             return codec.unpack_reply(reply, call(request, timeout=timeout_s, metadata=self.metadata))
+
+
+class Specs(dict[str, PolicySpec]):
+    """The specs of the policies on a server, by digest."""
+
+    def __init__(self, address: str, access: Access | None) -> None:
+        super().__init__()
+        self._address, self._access = address, access
+        self.default = self._describe(None)
+
+    def of(self, robots: Sequence[RobotStatus]) -> "Specs":
+        """These, with those of the policies of robots."""
+        for digest in {robot.digest for robot in robots} - set(self):
+            self._describe(digest)
+        return self
+
+    def _describe(self, digest: str | None) -> PolicySpec:
+        with Client(self._address, digest=digest, access=self._access) as client:
+            model = client.describe()
+        self[model.digest] = model.spec
+        return model.spec

@@ -44,6 +44,7 @@ _T = TypeVar("_T")
 class ReconnectConfig:
     model: str | None = None  # name of the server's model; None: its default
     patience_s: float = 30.0  # [s] for which a robot whose world waits looks for a server
+    first_s: float = 0.0  # [s] for which a server is awaited that is not up yet
     timeout_s: float = 5.0  # [s] until a silent server counts as gone; see `TimeBudget` for a world that does not wait
     waits: bool = True  # whether the robot's world stands still between steps
     access: Access | None = None  # how servers are reached; None reads it from the environment
@@ -92,15 +93,18 @@ class Places:
             ServerUnavailable: none does.
             ModelNotFound: that server has no such model.
         """
-        for left in reversed(range(len(self._turns))):
+        return persist(lambda: self._described(timeout_s), self._config.first_s, threading.Event())
+
+    def _described(self, timeout_s: float) -> messages.ModelInfo:
+        reasons = []
+        for _ in range(len(self._turns)):
             try:
                 with self.client(timeout_s, model=self._config.model) as client:
                     return client.describe()
-            except ServerUnavailable:
+            except ServerUnavailable as error:
+                reasons.append(str(error))
                 self.move_on()
-                if not left:
-                    raise
-        raise AssertionError("there is an address")
+        raise ServerUnavailable("; ".join(reasons))
 
 
 def lasting_control(address: str, config: ReconnectConfig | None = None) -> Control:
@@ -141,7 +145,7 @@ def persist(ask: Callable[[], _T], patience_s: float, closed: threading.Event) -
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         else:
             if tries > 1:
-                _LOG.warning("the server is back after %.1f s", time.monotonic() - began)
+                _LOG.warning("a server answers again, after %.1f s", time.monotonic() - began)
             return answer
 
 

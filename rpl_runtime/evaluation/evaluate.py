@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rpl_runtime.client import Access, Client, Control
 from rpl_runtime.client.on_robot import cached_bundle
-from rpl_runtime.errors import InvalidInput, WorldFault
+from rpl_runtime.errors import InvalidInput, WorldFault, hint
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
@@ -64,7 +64,8 @@ class EvaluateConfig:
     def of(self, task: Task) -> "EvaluateConfig":
         """The same with what is left to a task filled in."""
         goals, starts = self.goals or (next(iter(task.groups)),), self.starts or tuple(task.starts)
-        return replace(self, goals=goals, starts=starts, steps=self.steps or task.episode_steps)
+        steps = task.episode_steps if self.steps is None else self.steps
+        return replace(self, goals=goals, starts=starts, steps=steps)
 
 
 class Trial(NamedTuple):
@@ -249,7 +250,10 @@ def plan_trials(task: Task, config: EvaluateConfig) -> list[Trial]:
     """
     config = config.of(task)
     if not set(config.starts) <= set(task.starts):
-        raise InvalidInput(f"the starts are {config.starts}; each must be one of {', '.join(task.starts)}")
+        wrong = next(name for name in config.starts if name not in task.starts)
+        raise InvalidInput(
+            f"no start is called {wrong!r}{hint(wrong, task.starts)}; must be one of {', '.join(task.starts)}"
+        )
     ranges = {"episodes": (1, MAX_EPISODES), "steps": (1, 1_000_000), "jobs": (1, 1000), "seed": (0, 2**31)}
     for name, (lowest, highest) in ranges.items():
         if not lowest <= (value := getattr(config, name)) <= highest:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from rich import box
 from rich.table import Table
 
-from rpl_runtime.console import Console
+from rpl_runtime.console import Console, count
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.files import JsonDict
 from rpl_runtime.tasks.task import Task
@@ -97,7 +97,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def print_results(evaluation: JsonDict) -> None:
-    """Print the tables of an evaluation: goals, elements and, last, the means. They fit into 80 columns.
+    """Print the tables of an evaluation: goals, elements, the means and, last, the success. They fit into 80 columns.
 
     Raises:
         InvalidInput: `rpl evaluate` did not write the evaluation.
@@ -136,6 +136,10 @@ def print_results(evaluation: JsonDict) -> None:
     for start, results in starts.items():
         if refused := results["refused"]:
             console.print(f"{start} start: {refused} of {results['episodes']} episodes ended early, in a refused state")
+    ever = ", ".join(
+        f"{_format('success_ever', found['success_ever'], 1)} ({start})" for start, found in starts.items()
+    )
+    console.print(f"[bold]success:[/] {ever}; {count(protocol['episodes'], 'episode')} of each goal")
 
 
 def described(robot: JsonDict) -> str:

@@ -44,7 +44,7 @@ def run(
     rules = config.rules or PlanRules(wait=True)
     started = control.start(config.robot_id, config.goal, state, config.seed, config.plan_lead, rules=rules)
     steps: list[Step] = []
-    goal = started.goal
+    goal, missing = started.goal, config.until
     helm = Helm(pilot, control.model.spec, on_event)
     try:
         for number in range(config.steps):
@@ -62,6 +62,9 @@ def run(
             on_step(steps[-1])
             reading = robot.observe()
             state = reading if estimator is None else estimator.see(reading, robot.ages)
+            missing -= steps[-1].done
+            if config.until and not missing:
+                break
     finally:
         robot.stop()
     control.finish(config.robot_id)

@@ -241,6 +241,7 @@ class _Loop:
         self._late_ns: list[int] = []
         self._answer_ns: list[int] = []
         self._held = self._missed = 0
+        self._missing = self.config.until
 
     def run(self) -> None:
         """Run until the last period or a stop; the robot is at rest afterwards."""
@@ -248,6 +249,8 @@ class _Loop:
         try:
             while len(self._late_ns) < self.config.steps and self._period(schedule) is not Command.STOP:
                 self._tell()
+                if self.config.until and not self._missing:
+                    break
         except KeyboardInterrupt:
             hung = self.heartbeat is not None and self.heartbeat.late
             self._watchdog.trip(self.clock.now_ns(), HUNG if hung else INTERRUPTED)
@@ -318,6 +321,7 @@ class _Loop:
             sensed = None if estimator is None else reading
             self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed, self._helm.author))
             self.on_step(self._steps[-1])
+            self._missing -= self._steps[-1].done
         return command
 
     def _decided(self, state: np.ndarray) -> Action | None:

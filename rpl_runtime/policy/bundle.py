@@ -205,7 +205,9 @@ def _read(path: Path, name: str) -> bytes:
     try:
         return read(path / name, _MOST[name])
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleNotFound(f"{path} holds no {name}; a bundle is a folder written by `rpl export`") from None
+        raise BundleNotFound(
+            f"{path} holds no {name}; a bundle is a folder of `rpl export` or `rpl models pull kitchen`"
+        ) from None
     except OSError as error:
         raise BundleError(f"{path / name} cannot be read: {error.strerror}") from error
 

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple, Self
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from rpl_runtime.errors import InvalidGoal, InvalidInput
+from rpl_runtime.errors import InvalidGoal, InvalidInput, hint
 
 _LARGEST = float(np.finfo(np.float32).max)
 _MOST_DIMS = 4096  # of a state, an action or a noise
@@ -180,7 +180,8 @@ class PolicySpec(_Frozen):
             raise InvalidGoal(f"the goal names no element; must be one or more of {known}")
         unknown = next((name for name in elements if name not in self.elements), None)
         if unknown is not None:
-            raise InvalidGoal(f"unknown element {unknown[:_SHOWN]!r}; must be one of {known}")
+            near = hint(unknown, self.elements)
+            raise InvalidGoal(f"unknown element {unknown[:_SHOWN]!r}{near}; must be one of {known}")
         if len(set(elements)) != len(elements):
             twice = next(name for at, name in enumerate(elements) if name in elements[:at])
             raise InvalidGoal(f"the goal names {twice} twice; must name each element once")
@@ -217,6 +218,12 @@ class PolicySpec(_Frozen):
             raise InvalidGoal("the goal mask is 0 everywhere; must be 1 for at least one dimension")
         return ResolvedGoal(state, mask)
 
+    def asked(self, mask: Sequence[float] | np.ndarray) -> tuple[str, ...]:
+        """The elements of which every dimension counts in the mask (n,) of a goal; none for an empty mask."""
+        counts = np.array(mask) > 0
+        named = self.elements.items() if len(counts) else ()
+        return tuple(name for name, element in named if counts[list(element.dims)].all())
+
     def done(self, state: np.ndarray) -> frozenset[str]:
         """The elements that are done in a state (n,)."""
         return frozenset(name for name, element in self.elements.items() if element.is_done(state))
@@ -231,8 +238,9 @@ def parse_goal(text: str, spec: PolicySpec) -> tuple[str, ...]:
     elements = spec.library.get(text) or tuple(name.strip() for name in text.split(",") if name.strip())
     unknown = [name for name in elements if name not in spec.elements]
     if unknown or not elements:
+        near = hint(unknown[0] if unknown else text, (*spec.elements, *spec.library))
         raise InvalidGoal(
-            f"{text!r} is not a goal of {spec.name}; must be elements separated by commas "
+            f"{text!r} is not a goal of {spec.name}{near}; must be elements separated by commas "
             f"({', '.join(spec.elements) or 'none'}) or one of {', '.join(spec.library) or 'no compound goals'}"
         )
     return elements

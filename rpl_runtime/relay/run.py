@@ -21,6 +21,7 @@ class RunConfig:
     start_seed: int = 0  # draws the start of a simulated robot
     plan_lead: int = 0  # [steps]
     rules: PlanRules | None = None  # for plans that take time; None: a world that waits waits for them, others do not
+    until: frozenset[str] = frozenset()  # the run ends early once each of these elements was done; none: it does not
 
 
 class Step(NamedTuple):

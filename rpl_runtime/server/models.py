@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation, ServerUnavailable
+from rpl_runtime.errors import BundleError, LimitReached, ModelNotFound, ProtocolViolation, ServerUnavailable, hint
 from rpl_runtime.planning.planning import Planning
 from rpl_runtime.planning.port import Port
 from rpl_runtime.policy.bundle import Bundle, load_bundle
@@ -108,7 +108,8 @@ class Models:
         if name is None:
             return next(iter(self._active.values()))
         if name not in self._active:
-            raise ModelNotFound(f"no model is named {name!r}; served are {', '.join(self._active)}")
+            near = hint(name, self._active)
+            raise ModelNotFound(f"no model is named {name!r}{near}; served are {', '.join(self._active)}")
         return self._active[name]
 
     def put(self, model: Model) -> Model | None:
@@ -150,8 +151,9 @@ class Models:
         """
         model = next((model for model in self.all if named in (model.name, model.digest)), None)
         if model is None:
+            near = hint(named, self._active)
             raise ModelNotFound(
-                f"no model is named {named!r}, nor has that digest; served are {', '.join(self._active)}"
+                f"no model is named {named!r}, nor has that digest{near}; served are {', '.join(self._active)}"
             )
         if not model.retired:
             if len(self._active) == 1:

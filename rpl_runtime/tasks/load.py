@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, hint
 from rpl_runtime.factories import call_factory
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.scenery import Scenery
@@ -24,8 +24,9 @@ def load_task(reference: str, own: Mapping[str, str] = OWN) -> Task:
     """
     installed = _installed(own)
     if ":" not in reference and reference not in installed:
+        near = hint(reference, installed)
         raise InvalidInput(
-            f"no task is called {reference!r}; must be module:factory or one of {', '.join(sorted(installed))}"
+            f"no task is called {reference!r}{near}; must be module:factory or one of {', '.join(sorted(installed))}"
         )
     made = call_factory(installed.get(reference, reference), "examples.point_maze:make")
     if not isinstance(made, Task):

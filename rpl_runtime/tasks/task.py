@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidGoal, InvalidInput, WorldFault
+from rpl_runtime.errors import InvalidGoal, InvalidInput, WorldFault, hint
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.tasks.hazards import Hazards
@@ -300,8 +300,10 @@ class Task:
         if text and set(text) <= set(initials) and len(initials) == len(self.elements):
             names = tuple(initials[letter] for letter in text)
         if not set(names) <= set(self.elements):
+            wrong = next(name for name in names if name not in self.elements)
+            near = hint(wrong, (*self.elements, *lists, *self.goals))
             raise InvalidGoal(
-                f"{text[:60]!r} is not a goal; must be one of the groups {', '.join(lists)}, "
+                f"{text[:60]!r} is not a goal{near}; must be one of the groups {', '.join(lists)}, "
                 f"a goal such as {next(iter(self.goals))}, or elements separated by commas: {', '.join(self.elements)}"
             )
         if len(set(names)) != len(names):

@@ -44,7 +44,12 @@ class CallLog(CallObserver):
                 _LOG.info("robot %r is handed back to the policy at step %d", robot, reply.step, extra=about)
             elif isinstance(reply, Finished):
                 self._running.discard(robot)
-                _LOG.info("robot %r is done after %d steps", robot, reply.steps, extra={**extra, "steps": reply.steps})
+                _LOG.info(
+                    "robot %r finished after %d control steps",
+                    robot,
+                    reply.steps,
+                    extra={**extra, "steps": reply.steps},
+                )
             elif isinstance(reply, RelayError):
                 _LOG.info("robot %r is refused: %s", robot, reply, extra=extra | {"reason": type(reply).__name__})
 

@@ -1,7 +1,7 @@
 """The operator's controls of one robot: a goal to tick and send, and a slider of each element to pin a subgoal."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ class Controls:
         if mask.tobytes() != self._goal:
             self._goal, self._ticked = mask.tobytes(), False
         if not self._ticked:
-            asked = asked_elements(self._spec, mask)
+            asked = self._spec.asked(mask)
             for name, tick in self._ticks.items():
                 tick.value = name in asked
         if robot.subgoal:
@@ -114,9 +114,3 @@ class Controls:
     def _button(self, gui: Any, name: str, hint: str, act: Callable[[str, int], None]) -> None:
         button = gui.add_button(name, hint=hint, color="blue" if name in (SEND, PIN) else "gray")
         button.on_click(lambda event: act(name, event.client_id + 1))
-
-
-def asked_elements(spec: PolicySpec, mask: Sequence[float] | np.ndarray) -> tuple[str, ...]:
-    """The elements of which every dimension counts in the mask (n,) of a goal."""
-    counts = np.array(mask) > 0
-    return tuple(name for name, element in spec.elements.items() if len(counts) and counts[list(element.dims)].all())

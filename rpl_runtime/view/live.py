@@ -6,10 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from rpl_runtime.auth.client import Access
-from rpl_runtime.client.admin import Admin
-from rpl_runtime.client.client import Client
+from rpl_runtime.client.admin import Admin, Specs
 from rpl_runtime.errors import PermissionDenied, RelayError
-from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.view import controls
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.gate import page_server
@@ -39,7 +37,7 @@ def view_server(on_ready: Callable[[str], None], address: str, access: Access | 
         Admin(address, access=access) as admin,
         page_server(port, "Relay policy") as (server, where),
     ):
-        specs = _Specs(address, access)
+        specs = Specs(address, access)
         admin.robots()  # raises here if there is no server, or no right to watch
         refusal = _refusal(admin)
         operator = _Operator(admin)
@@ -56,27 +54,6 @@ def view_server(on_ready: Callable[[str], None], address: str, access: Access | 
             except RelayError as error:
                 page.fault(f"{error}; trying again")
                 time.sleep(_AGAIN_S)
-
-
-class _Specs(dict[str, PolicySpec]):
-    """The specs of the policies on a server, by digest."""
-
-    def __init__(self, address: str, access: Access | None) -> None:
-        super().__init__()
-        self._address, self._access = address, access
-        self.default = self._describe(None)
-
-    def of(self, robots: list[RobotStatus]) -> "_Specs":
-        """These, with those of the policies of robots."""
-        for digest in {robot.digest for robot in robots} - set(self):
-            self._describe(digest)
-        return self
-
-    def _describe(self, digest: str | None) -> PolicySpec:
-        with Client(self._address, digest=digest, access=self._access) as client:
-            model = client.describe()
-        self[model.digest] = model.spec
-        return model.spec
 
 
 def _refusal(admin: Admin) -> str | None:

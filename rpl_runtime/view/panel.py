@@ -10,7 +10,6 @@ import numpy as np
 
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec
-from rpl_runtime.view.controls import asked_elements
 from rpl_runtime.wire.admin import RobotStatus
 
 _SILENT_S = 1.0  # [s] without a message after which a robot is marked
@@ -72,7 +71,7 @@ def _status(robot: RobotStatus, spec: PolicySpec) -> str:
     done = spec.done(state) if len(state) else frozenset()
     chips = "".join(
         f'<span class="chip{" done" if name in done else ""}">{html.escape(name)}{" ✓" if name in done else ""}</span>'
-        for name in asked_elements(spec, robot.mask)
+        for name in spec.asked(robot.mask)
     )
     novelty = "–" if robot.novelty is None else f"{robot.novelty:.2f}"
     if robot.novelty is not None and robot.novelty > FLAGGED:

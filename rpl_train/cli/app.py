@@ -66,9 +66,12 @@ def imitate_command(
 
     Checkpoints are saved on the way: run the same command again to go on. Watch the losses with
     `tensorboard --logdir RUN`.
+
+    Example: rpl imitate runs/base --demos runs/play --components 1
     """
     require("torch", "train")
-    from rpl_train.cli.progress import bars, losses
+    from rpl_runtime.console import progress
+    from rpl_train.cli.progress import losses
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.imitate import imitate
     from rpl_train.tasks import load_task
@@ -77,7 +80,7 @@ def imitate_command(
     given: dict[str, object] = {"imitate.steps": steps, "imitate.seed": seed, "imitate.jobs": jobs}
     given |= {COMPONENTS: components, "imitate.device": device}
     settings = chosen(task, config, texts, given, show).imitate
-    with bars() as report:
+    with progress(stays=True) as report:
         imitate(load_demonstrations(demos, task), task, run, settings, losses(report, settings.steps))
     typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
 
@@ -105,6 +108,8 @@ def export_command(
 
     Nothing is written if the graphs differ from the modules over whole episodes. A bundle that stands there already
     is replaced only with --force.
+
+    Example: rpl export runs/base models/mine
     """
     if len(paths) != (1 if factory else 2):
         wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
@@ -160,6 +165,8 @@ def novelty_command(
 
     Bundles that `rpl export` writes now have it. The graphs stay the same; the bundle gets a new digest and loses its
     evaluation: `rpl evaluate BUNDLE --write` makes it again.
+
+    Example: rpl novelty models/mine --demos runs/play
     """
     from rpl_runtime.policy.bundle import load_bundle
     from rpl_train.data.recordings import load_demonstrations
@@ -182,6 +189,8 @@ def stall_command(
 
     The limit is measured on held-out episodes that reach their goal, so that few of such ask in vain. The graphs stay
     the same; the bundle gets a new digest and loses its evaluation: `rpl evaluate BUNDLE --write` makes it again.
+
+    Example: rpl stall models/mine
     """
     require("torch", "train")
     from rpl_runtime.console import Console
@@ -244,12 +253,14 @@ def train_command(
     Each stage is a command of its own: demos play, imitate, finetune, distill, export, evaluate. Run the same command
     again after an interruption: finished stages are kept, and the interrupted one goes on where it stopped.
     A bundle that stands there already is replaced only if it was made of the same run, or with --force.
+
+    Example: rpl train models/mine --seed 1 --components 1
     """
     require_exporter()
     from dataclasses import replace
 
     from rpl_runtime.cli.measure import evaluate_command
-    from rpl_train.cli.progress import bars
+    from rpl_runtime.console import progress
     from rpl_train.recipe import RecipeConfig, train
     from rpl_train.tasks import load_task
 
@@ -278,7 +289,7 @@ def train_command(
         aggregate=settings.aggregate if recipe is Recipe.KITCHEN else None,
     )
     check_place(bundle, force, recipe_config.last_run)
-    with bars() as report:
+    with progress(stays=True) as report:
         result = train(recipe_config, report)
     _print_export(result)
     output = recipe_config.run / "evaluation"

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from rpl_train.data.sources import Demonstrations
     from rpl_train.data.trajectory import Trajectory
 
-app = typer.Typer(help="Demonstrations: play, import, look at and export them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Demonstrations: play, import, look at and export them.\n\nExample: rpl demos info runs/play",
+    no_args_is_help=True,
+)
 
 AnyRecordings = Annotated[
     list[Path],
@@ -54,12 +57,14 @@ def play_command(
     The kitchen's has settings such as demonstrator.length=1 (elements in a sequence), demonstrator.order=random and
     demonstrator.start=nominal; --show-config prints all. A shift leads elements forward and back, from the arm wherever
     it is, under jolts, pushes and put-backs, and is written in pieces without what these did (demonstrator.shift).
+
+    Example: rpl demos play runs/play --sequences 400 --sheet play.png
     """
     from dataclasses import replace
 
+    from rpl_runtime.console import progress
     from rpl_runtime.evaluation.figures import check_suffix
     from rpl_runtime.tasks.pictures import sheet_suffixes
-    from rpl_train.cli.progress import bars
     from rpl_train.data.sheet import contact_sheet
     from rpl_train.data.trajectory import load
     from rpl_train.play import play, print_play
@@ -74,7 +79,7 @@ def play_command(
     settings = chosen(task, config, texts, given, show)
     task = replace(task, demonstrator=settings.demonstrator)
     if settings.play.shifts:
-        with bars() as report:
+        with progress(stays=True) as report:
             worked = work_shifts(
                 task, settings.play, folder, driver, lambda finished, total: report("shifts", finished, total)
             )
@@ -83,7 +88,7 @@ def play_command(
         else:
             print_shifts(worked)
         return
-    with bars() as report:
+    with progress(stays=True) as report:
         result = play(task, settings.play, folder, lambda finished, total: report("sequences", finished, total))
     if sheet is not None:
         contact_sheet(task, [load(sequence.path) for sequence in result.sequences[:4]], sheet)
@@ -96,14 +101,17 @@ def play_command(
 @app.command("import")
 def import_command(
     recordings: AnyRecordings,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for one .npz per demonstration.")],
+    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="Folder for one .npz per demonstration.")],
     task_name: TaskName = "kitchen",
     replay: Annotated[
         bool, typer.Option("--replay", help="Play the targets through the physics, and save the new states.")
     ] = False,
 ) -> None:
-    """Turn recordings, or the logs of a robot's runs, into a folder of demonstrations with position targets."""
-    from rpl_runtime.console import say
+    """Turn recordings, or the logs of a robot's runs, into a folder of demonstrations with position targets.
+
+    Example: rpl demos import recordings.hdf5 --out runs/people
+    """
+    from rpl_runtime.console import count, say
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.trajectory import save_folder
     from rpl_train.tasks import load_task
@@ -114,20 +122,19 @@ def import_command(
     save_folder(trajectories, out)
     for sentence in (sentence for source in demonstrations.sources for sentence in source.get("left_out", ())):
         say(f"left out: {sentence}", err=True)
-    typer.echo(f"{len(trajectories)} demonstrations written to {out}")
+    typer.echo(f"{count(len(trajectories), 'demonstration')} written to {out}")
 
 
 def _replay(task: "Task", demonstrations: "Demonstrations") -> "list[Trajectory]":
     """Replay demonstrations under a progress bar, and print what they complete."""
     from itertools import count
 
-    from rpl_runtime.console import Console
-    from rpl_train.cli.progress import bars
+    from rpl_runtime.console import Console, progress
     from rpl_train.data.replay import replay, replay_table
 
     trajectories, finished = demonstrations.trajectories, count(1)
     total = len(trajectories)
-    with bars() as report:
+    with progress(stays=True) as report:
         result = replay(
             task, trajectories, jobs=os.cpu_count() or 1, on_episode=lambda: report("replayed", next(finished), total)
         )
@@ -141,7 +148,10 @@ def info_command(
     task_name: TaskName = "kitchen",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Count demonstrations: how many, how long, which elements in which order."""
+    """Count demonstrations: how many, how long, which elements in which order.
+
+    Example: rpl demos info runs/play
+    """
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.summary import print_summary, summarise
     from rpl_train.tasks import load_task
@@ -172,9 +182,11 @@ def hard_command(
     """Replay demonstrations open loop under the hard protocol: for each goal the one whose end is nearest to it.
 
     `rpl evaluate --protocol hard --beside FOLDER/hard.json` prints a policy's results beside it.
+
+    Example: rpl demos hard runs/play --output runs/hard
     """
     from rpl_runtime.cli.hard import chosen, write_results
-    from rpl_runtime.cli.report import progress_bar
+    from rpl_runtime.console import progress
     from rpl_runtime.evaluation.protocol import Outcome, ProtocolConfig, run_protocol
     from rpl_runtime.evaluation.protocol_results import content_of
     from rpl_train.data.recordings import load_demonstrations
@@ -184,11 +196,11 @@ def hard_command(
     task = load_task("kitchen")
     demonstrations = load_demonstrations(recordings, task)
     hardships, config, done = chosen(task, condition), ProtocolConfig(episodes, seed, jobs), list[Outcome]()
-    with progress_bar("episodes", len(hardships) * episodes) as report:
+    with progress() as report:
 
         def on_outcome(outcome: Outcome) -> None:
             done.append(outcome)
-            report(len(done), len(hardships) * episodes, outcome.condition)
+            report("episodes", len(done), len(hardships) * episodes, outcome.condition)
 
         outcomes = run_protocol(
             task,
@@ -221,6 +233,7 @@ def export_command(
 
     Example: rpl demos export runs/play --lerobot play-lerobot
     """
+    from rpl_runtime.console import count
     from rpl_train.data.lerobot import export_lerobot
     from rpl_train.data.minari import export_minari
     from rpl_train.data.recordings import load_demonstrations
@@ -232,10 +245,11 @@ def export_command(
         raise typer.BadParameter("--video is for --lerobot")
     task = load_task(task_name)
     demonstrations = load_demonstrations(recordings, task)
-    count, licences = len(demonstrations.trajectories), {source["licence"]: None for source in demonstrations.sources}
+    licences = dict.fromkeys(source["licence"] for source in demonstrations.sources)
+    written = f"{count(len(demonstrations.trajectories), 'demonstration')} written to"
     if minari is not None:
         held = export_minari(task, demonstrations.trajectories, minari, "; ".join(licences))
-        typer.echo(f"{count} demonstrations written to {minari}, which now holds {held}")
+        typer.echo(f"{written} {minari}, which now holds {held}")
     if lerobot is not None:
         export_lerobot(task, demonstrations.trajectories, lerobot, "; ".join(licences), video)
-        typer.echo(f"{count} demonstrations written to {lerobot}")
+        typer.echo(f"{written} {lerobot}")

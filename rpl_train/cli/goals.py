@@ -74,7 +74,7 @@ def finetune_command(
     ] = None,
     levels: Annotated[Tuned | None, typer.Option(help="Which level learns.")] = None,
     reward: Annotated[
-        RewardKind | None, typer.Option(help="Reward of the levels that learn; formulas in docs/method.md.")
+        RewardKind | None, typer.Option(help="Reward of the levels that learn; formulas: `rpl docs method`.")
     ] = None,
     demos: Annotated[
         list[Path] | None, typer.Option(help="Demonstrations of the base; needed by dapg and iril. Repeat for several.")
@@ -90,11 +90,13 @@ def finetune_command(
 
     Its state is saved after every iteration: run the same command again to go on. Watch it with
     `tensorboard --logdir RUN`.
+
+    Example: rpl finetune runs/base runs/mkth --goal mkth
     """
     require("torch", "train")
     from dataclasses import replace
 
-    from rpl_train.cli.progress import bars
+    from rpl_runtime.console import progress
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.sources import Demonstrations
     from rpl_train.rl.finetune import finetune
@@ -112,14 +114,14 @@ def finetune_command(
     if tuning.objective != "npg" and not demos:
         raise typer.BadParameter(f"{tuning.objective} needs the --demos that {base} learned from")
     demonstrations = load_demonstrations(demos, task) if demos else Demonstrations([], [])
-    with bars() as report:
+    with progress(stays=True) as report:
         report("iterations", 0, tuning.iterations(task))
 
-        def progress(point: "Point") -> None:
+        def on_point(point: "Point") -> None:
             remark = f"{point.steps_done:.2f} elements done, {point.success:.0%} success"
             report("iterations", point.iteration, tuning.iterations(task), remark)
 
-        finetune(task, trained, demonstrations, run, tuning, progress)
+        finetune(task, trained, demonstrations, run, tuning, on_point)
     typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -136,9 +138,12 @@ def distill_command(
     texts: Set = None,
     show: ShowConfig = False,
 ) -> None:
-    """Distil the specialists of several goals into one goal-conditioned policy."""
+    """Distil the specialists of several goals into one goal-conditioned policy.
+
+    Example: rpl distill runs/base runs/one --specialist mkth=runs/mkth --demos runs/play
+    """
     require("torch", "train")
-    from rpl_train.cli.progress import bars
+    from rpl_runtime.console import progress
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.distill import distill
     from rpl_train.runs import load_run
@@ -148,7 +153,7 @@ def distill_command(
     task = load_task(trained.record.task)
     given = {"distill.seed": seed, "distill.device": device, "distill.jobs": jobs, "distill.executor": executor}
     settings = chosen(task, config, texts, given, show).distill
-    with bars() as report:
+    with progress(stays=True) as report:
         distill(
             *(task, trained, load_demonstrations(demos, task), teachers, run, settings),
             lambda finished, what: report("rounds", finished, settings.rounds, what),
@@ -178,21 +183,28 @@ def pack_command(
     file: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
     specialists: Specialists,
 ) -> None:
-    """Save an imitated policy and its specialists as one compact file, without loss."""
+    """Save an imitated policy and its specialists as one compact file, without loss.
+
+    Example: rpl pack runs/base all.safetensors --specialist mkth=runs/mkth
+    """
     require("torch", "train")
+    from rpl_runtime.console import count
     from rpl_train.runs import load_run
     from rpl_train.specialists import save_specialists
 
     teachers = _teachers(specialists)
     save_specialists(load_run(base), teachers, file)
-    typer.echo(f"{file} holds {base} and {len(teachers)} specialists in {file.stat().st_size / 1e6:.1f} MB")
+    typer.echo(f"{file} holds {base} and {count(len(teachers), 'specialist')} in {file.stat().st_size / 1e6:.1f} MB")
 
 
 def unpack_command(
     file: Annotated[Path, typer.Argument(help="A file of `rpl pack`.")],
     folder: Annotated[Path, typer.Argument(help="Folder for a run named base and a run for each goal.")],
 ) -> None:
-    """Restore the runs of a file of `rpl pack`, to export, fine-tune or distil them."""
+    """Restore the runs of a file of `rpl pack`, to export, fine-tune or distil them.
+
+    Example: rpl unpack all.safetensors runs
+    """
     require("torch", "train")
     from rpl_train.specialists import unpack
 
@@ -203,7 +215,10 @@ def unpack_command(
 def methods_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the paper's systems and ablations with their settings."""
+    """List the paper's systems and ablations with their settings.
+
+    Example: rpl methods --json
+    """
     require("torch", "train")
     from rpl_train.paper.tables import methods_facts, print_methods
 
@@ -240,11 +255,13 @@ def paper_command(
     A row takes minutes to hours: run it in the background, and run the same command again after an interruption.
     Finished trials of a row's file are not run again. Interrupted ones go on in --runs, and runs there are evaluated
     again if --episodes changed.
+
+    Example: rpl paper results --demos recordings.hdf5 --row nearest
     """
     require("torch", "train")
+    from rpl_runtime.console import progress
     from rpl_runtime.evaluation.protocol_results import draw_protocol
     from rpl_runtime.policy.bundle import load_bundle
-    from rpl_train.cli.progress import bars
     from rpl_train.paper.plots import draw_paper
     from rpl_train.paper.reproduce import PaperConfig, reproduce
     from rpl_train.paper.reproduce import chosen as rows_named
@@ -261,7 +278,7 @@ def paper_command(
             jobs=jobs,
             executor=executor or "local",
         )
-        with bars() as report:
+        with progress(stays=True) as report:
             reproduce(
                 methods,
                 config,

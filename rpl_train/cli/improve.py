@@ -55,14 +55,16 @@ def improve_command(
     the same episodes through the server. Nothing is put in the place of BUNDLE: that is up to you.
 
     Run the same command again after an interruption: it goes on where it stopped.
+
+    Example: rpl improve models/kitchen models/better --logs runs --demos runs/play
     """
     require_exporter()
-    from rpl_runtime.console import Console
+    from rpl_runtime.console import Console, progress
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, check_policy
     from rpl_runtime.evaluation.paired import compare, comparison_table
     from rpl_runtime.files import write_json
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
-    from rpl_train.cli.progress import bars, losses
+    from rpl_train.cli.progress import losses
     from rpl_train.data.logs import is_log
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.export.export import export
@@ -87,7 +89,7 @@ def improve_command(
     if base:
         check_same(old, trained.policy)
     tuning = settings.improve
-    with bars() as report:
+    with progress(stays=True) as report:
         paths = demos or played_again(
             old, task, work / "play", tuning.jobs, lambda done, total: report("sequences", done, total)
         )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from rpl_runtime.console import Console
+from rpl_runtime.console import Console, count
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.data.sources import Demonstrations
 
@@ -50,15 +50,15 @@ def print_summary(summary: Summary, period: float) -> None:
         console.print(f"left out: {sentence}", markup=False)
     length = summary.length
     console.print(
-        f"{summary.episodes} episodes, {summary.steps} steps ({summary.steps * period / 60:.1f} min); "
-        f"{length['min']:.0f} to {length['max']:.0f} steps each, median {length['median']:.0f}; "
-        f"{summary.complete} end with all their elements done\n"
+        f"{count(summary.episodes, 'episode')}, {count(summary.steps, 'control step')} "
+        f"({summary.steps * period / 60:.1f} min); {length['min']:.0f} to {length['max']:.0f} steps each, "
+        f"median {length['median']:.0f}; {summary.complete} end with all their elements done\n"
     )
     for title, heading, counted in (
         ("Elements", ("element", "done at the end"), summary.done_at_end),
         ("Sequences", ("sequence", "episodes"), summary.sequences),
     ):
         table = Table(*heading, title=title, title_justify="left")
-        for name, count in counted.items():
-            table.add_row(name, str(count))
+        for name, number in counted.items():
+            table.add_row(name, str(number))
         console.print(table)

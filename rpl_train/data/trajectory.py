@@ -68,7 +68,7 @@ def check_sizes(trajectory: Trajectory, spec: PolicySpec) -> None:
     sizes = trajectory.states.shape[1], trajectory.targets.shape[1]
     if sizes != (spec.state.dim, spec.action.dim):
         raise DemonstrationError(
-            f"{trajectory.source} has states of {sizes[0]} and targets of {sizes[1]} numbers; "
+            f"{trajectory.source or 'a demonstration'} has states of {sizes[0]} and targets of {sizes[1]} numbers; "
             f"{spec.name} has {spec.state.dim} and {spec.action.dim}"
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rpl_runtime.client import Access
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import InvalidInput, hint
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.files import staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
@@ -98,7 +98,8 @@ def chosen(names: Sequence[str] | None) -> list[Method]:
     """
     unknown = [name for name in names or () if name not in METHODS]
     if unknown:
-        raise InvalidInput(f"no row is called {', '.join(unknown)}; must be one of {', '.join(METHODS)}")
+        near = hint(unknown[0], METHODS)
+        raise InvalidInput(f"no row is called {', '.join(unknown)}{near}; must be one of {', '.join(METHODS)}")
     return [METHODS[name] for name in names or METHODS]
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from processes import rpl
 from rpl_runtime.cli.report import print_run
 from rpl_runtime.cli.top import robots_table
-from rpl_runtime.console import Console, say
+from rpl_runtime.console import Console, count, progress, say
 from rpl_runtime.policy.bundle import HIGH, LOW, MANIFEST, Bundle, attach_evaluation, write_bundle
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.relay.messages import StageTimes
@@ -98,12 +98,45 @@ def test_top() -> None:
     numbers = {"stream": 1, "step": 1, "age": 1, "subgoal": None, "idle_s": 0.0, "pinned": False, "vetoes": 0}
     robot = RobotStatus(**fields | numbers | {"novelty": None})  # type: ignore[arg-type]
     console = Console(file=io.StringIO(), width=300)
-    console.print(robots_table([robot]))
+    console.print(robots_table([robot], {}, HOSTILE))
     assert controls(console.file.getvalue()) == set()  # type: ignore[attr-defined]
 
 
 def test_the_report_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    facts = {"policy": HOSTILE, "steps": 1, "elements": {}, "done": 0, "success": True, "bundle_digest": HOSTILE}
+    facts = {
+        "policy": HOSTILE,
+        "steps": 1,
+        "elements": {},
+        "unasked": [HOSTILE],
+        "by_hand": {HOSTILE: 1},
+        "done": 0,
+        "success": True,
+        "bundle_digest": HOSTILE,
+    }
     found = {"ever_done": True, "done_at_end": True, "first_done": 1, "distance_at_end": 0.1}
     print_run(facts | {"elements": {HOSTILE: found}}, 0.05)
     assert controls(capsys.readouterr().out) == set()
+
+
+def test_progress_is_said_in_lines_where_no_bar_can_be_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress() as report:
+        report("episodes", 1, 3)
+    assert capsys.readouterr().err == ""  # a short command stays silent
+    with progress(stays=True) as report:
+        report("episodes", 1, 3)
+        report("episodes", 3, 3, "loss 1")
+    assert capsys.readouterr().err == "episodes 3 of 3, loss 1\n"
+    monkeypatch.setattr("rpl_runtime.console._EVERY_S", 0.0)
+    with progress() as report:
+        report("episodes", 1, 3)
+        report("episodes", 2, 3, "a \x1b remark")
+        report("film", 5, None)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert (first, third) == ("episodes 1 of 3", "film 5")
+    assert second.startswith("episodes 2 of 3, a \\x1b remark")
+
+
+def test_one_thing_is_not_several() -> None:
+    assert [count(number, "robot") for number in (0, 1, 2)] == ["0 robots", "1 robot", "2 robots"]

@@ -97,4 +97,5 @@ def translated(what: str, kind: type[RelayError] = RobotStopped) -> Iterator[Non
         yield
     except (library.Exception, RuntimeError, TimeoutError) as error:  # its motion planner raises a RuntimeError
         why = " ".join(str(error).removeprefix("libfranka: ").split())
-        raise kind(f"{what}: {why}") from None
+        remedy = "; --no-realtime drives without one" if "realtime" in why.lower() else ""
+        raise kind(f"{what}: {why}{remedy}") from None

@@ -20,6 +20,7 @@ from rpl_runtime.auth.tokens import (
     new_token,
     read_grants,
     read_token,
+    remove_grant,
     write_private,
 )
 from rpl_runtime.errors import InvalidInput, Unauthenticated
@@ -207,3 +208,14 @@ def test_a_clients_file_holds_one_token(file: Path) -> None:
             read_token(written(file, text))
     with pytest.raises(InvalidInput, match="open to others"):
         read_token(written(file, token, 0o644))
+
+
+def test_a_token_is_taken_back(file: Path) -> None:
+    for name in ("arm", "leg"):
+        add_grant(file, grant(new_token(), name, [Right.ACT]))
+    file.write_text(file.read_text() + "# arm is a comment\n")
+    assert rpl("tokens", "revoke", file, "arm").returncode == 0
+    assert [held.name for held in read_grants(file)] == ["leg"]
+    assert file.read_text().endswith("# arm is a comment\n")
+    with pytest.raises(InvalidInput, match=r"no token named legs \(did you mean leg\?\)"):
+        remove_grant(file, "legs")

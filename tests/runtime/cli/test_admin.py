@@ -125,7 +125,7 @@ def test_a_token_is_shown_once(tmp_path: Path) -> None:
 def test_the_hierarchy_of_a_running_robot_is_seen_and_held(own_bundle: Bundle) -> None:
     with serving(own_bundle.path, "--address", "127.0.0.1:0") as (port, _):
         where = ("--address", f"127.0.0.1:{port}")
-        assert "robots: 0" in rpl("top", *where).stdout
+        assert "0 robots at" in rpl("top", *where).stdout
         with Client(where[1]) as client, client.control() as control:
             control.start("arm", ["door"], STATE, seed=1)
             early = rpl("subgoal", "pin", "arm", *where)
@@ -161,4 +161,4 @@ def test_the_log_is_json_on_standard_error(own_bundle: Bundle) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr]
-    assert [line["message"] for line in lines] == ["robot 'a' begins", "robot 'a' is done after 0 steps"]
+    assert [line["message"] for line in lines] == ["robot 'a' begins", "robot 'a' finished after 0 control steps"]

@@ -1,9 +1,11 @@
 """Runs that outlive their server: whatever is killed, lost or said twice, a run is the one that nothing happened to."""
 
 import contextlib
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -484,3 +486,25 @@ def test_persistence_does_not_hide_other_errors() -> None:
 
     with pytest.raises(InvalidInput, match="wrong"):
         persist(ask, float("inf"), threading.Event())
+
+
+def test_a_server_that_is_not_up_yet_is_awaited_if_asked_for(tiny_bundle: Bundle) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ServerUnavailable, match=f"at {address}; is .* at localhost:1; is"):  # both are named
+        lasting_control(f"{address},localhost:1")
+    refused = threading.Event()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            refused.set()
+
+    heard = Heard()
+    logging.getLogger("rpl_runtime.client.reconnect").addHandler(heard)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(lasting_control, address, ReconnectConfig(first_s=60.0))
+            assert refused.wait(60)
+            with serve_in_thread(tiny_bundle, ServerConfig(address=address)), coming.result(60) as control:
+                assert control.model.digest == tiny_bundle.digest
+    finally:
+        logging.getLogger("rpl_runtime.client.reconnect").removeHandler(heard)

@@ -113,7 +113,7 @@ def test_the_tables_show_every_goal_the_mean_and_refusals(capsys: pytest.Capture
     assert "nominal start: 1 of 2 episodes ended early" in shown
 
 
-def test_the_tables_fit_into_80_columns_and_end_with_the_means(
+def test_the_tables_fit_into_80_columns_and_end_with_the_means_and_the_success(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("COLUMNS", "80")
@@ -123,12 +123,14 @@ def test_the_tables_fit_into_80_columns_and_end_with_the_means(
     shown = capsys.readouterr().out.splitlines()
     # Cut nowhere: four measures from each of the two starts stand in a row.
     assert ["mkbs", *2 * ["3.00", "2.00", "0%", "0%"]] in [line.split() for line in shown]
-    assert [line.split()[:2] for line in shown[-4:]] == [
+    assert [line.split()[:2] for line in shown[-5:-1]] == [
         ["nominal", "start"],
         ["95", "%"],
         ["perturbed", "start"],
         ["95", "%"],
     ]
+    assert shown[-1] == "success: 0.0% (nominal), 0.0% (perturbed); 1 episode of each goal"
+    assert max(map(len, shown)) <= 80
     assert "1 episodes" not in " ".join(shown)
 
 

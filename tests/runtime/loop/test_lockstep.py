@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 import policies
 from rpl_runtime.cli.app import app
+from rpl_runtime.cli.report import run_facts
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ServerUnavailable, StepOutOfOrder
 from rpl_runtime.loop.lockstep import run
@@ -67,6 +69,24 @@ def test_a_result_holds_everything_that_happened(tiny_client: Client, tiny_bundl
     assert result.done_at_end == {"lamp"}
     assert [result.first_done(name) for name in ("door", "lamp", "dock")] == [2, 6, None]
     assert robot.stopped == 1
+
+
+def test_a_run_can_end_when_everything_was_done(tiny_client: Client) -> None:
+    robot = Cart()
+    with tiny_client.control() as control:
+        result = run(robot, control, RunConfig(("door", "lamp"), steps=9, until=frozenset({"door", "lamp"})))
+        assert len(result.states) == len(robot.applied) == 6  # the lamp came last; the door was done before
+        assert run(Cart(), control, RunConfig(("dock",), steps=9, until=frozenset({"dock"}))).states.shape == (9, 5)
+    assert robot.stopped == 1
+
+
+def test_what_a_run_did_unasked_is_told(tiny_client: Client) -> None:
+    with tiny_client.control() as control:
+        result = run(Cart(), control, RunConfig(("door",), steps=7))
+    facts = run_facts(result, ("door",), policies.tiny_spec())
+    assert (facts["success"], facts["unasked"]) == (True, ["lamp"])
+    lit = replace(result, states=np.add(result.states, [0, 0, 0, 0, 1]))  # the lamp was lit from the start
+    assert run_facts(lit, ("door",), policies.tiny_spec())["unasked"] == []
 
 
 def test_the_same_seeds_give_the_same_run(tiny_client: Client) -> None:
@@ -224,7 +244,7 @@ def test_the_command_succeeds_where_every_element_was_done(
     monkeypatch.setattr(SimulatedRobot, "done", lambda self: frozenset({"microwave", "kettle"}))
     finished = rpl_run("--address", kitchen_address, "--goal", "microwave,kettle", "--start", "perturbed")
     assert finished.exit_code == 0
-    assert "2 of 2 done" in finished.stdout
+    assert "success: 2 of 2 elements done" in finished.stdout
     assert "step 1" in finished.stdout
 
 

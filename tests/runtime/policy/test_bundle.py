@@ -114,7 +114,7 @@ def test_a_missing_file(own_bundle: Bundle, name: str) -> None:
 def test_a_path_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(BundleNotFound, match="a bundle is a folder written by `rpl export`"):
+        with pytest.raises(BundleNotFound, match="a bundle is a folder of `rpl export`"):
             load_bundle(path)
 
 

@@ -49,7 +49,7 @@ def test_a_run_is_logged_from_its_beginning_to_its_end_with_whose_it_is(tiny_bun
     assert [record["robot"] for record in (begins, refused, done, again, over)] == ["a", "a", "a", "b", "b"]
     assert begins["message"] == "robot 'a' begins"
     assert refused["reason"] == "StepOutOfOrder"
-    assert (done["message"], done["steps"]) == ("robot 'a' is done after 1 steps", 1)
+    assert (done["message"], done["steps"]) == ("robot 'a' finished after 1 control steps", 1)
     assert "is over" in over["message"]
     for record in (begins, done, over):
         assert record["level"] == "INFO"

@@ -115,7 +115,7 @@ def test_a_foreign_file_is_one_sentence_and_exit_code_2(rpl, tmp_path, content):
 
 def test_a_run_that_is_not_there_cannot_be_exported(rpl, tmp_path):
     code, _, err = rpl("export", tmp_path / "none", tmp_path / "bundle")
-    assert code == 1
+    assert code == 2
     assert "holds no run.json" in err
 
 
@@ -210,7 +210,7 @@ def test_distill_refuses_bad_input_before_it_begins(rpl, demonstrations, tmp_pat
 def test_a_base_that_is_not_there_is_one_sentence(rpl, demonstrations, tmp_path, command):
     more = ("--specialist", f"m={tmp_path / 'none'}", "--demos", demonstrations) if command == ("distill",) else ()
     code, _, err = rpl(command[0], tmp_path / "none", tmp_path / "run", *command[1:], *more)
-    assert code == 1
+    assert code == 2
     assert "holds no run.json" in err
     assert "Traceback" not in err
 

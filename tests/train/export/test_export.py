@@ -355,7 +355,7 @@ def test_a_bundle_that_stands_there_is_replaced_only_by_force(
         (("run",), 2, "give two paths"),
         (("--from", "a:b", "run", "bundle"), 2, "with --from give one path"),
         (("--from", "examples.my_policy:nothing", "bundle"), 2, "has no factory 'nothing'"),
-        (("no such run", "bundle"), 1, "holds no run.json"),
+        (("no such run", "bundle"), 2, "holds no run.json"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -108,7 +108,7 @@ def test_import_says_what_it_leaves_out(tmp_path):
     (tmp_path / "logs" / "b.mjl").touch()
     result = run("import", tmp_path / "logs", "--out", tmp_path / "out")
     assert re.search(r"left out: .*b\.mjl is empty", result.output)
-    assert "1 demonstrations written" in result.output
+    assert "1 demonstration written" in result.output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a-00000.npz"]
 
 

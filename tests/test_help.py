@@ -1,4 +1,4 @@
-"""The help of every command of the runtime: an example that the command takes, and no text lost to markup."""
+"""The help of every command, with an example that the command takes; and what stands before or after a command."""
 
 import re
 import shlex
@@ -10,17 +10,19 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import rpl_train.cli
+from processes import rpl
 from rpl_runtime.cli.app import app
 
+rpl_train.cli.register(app)
 ROOT: Any = get_command(app)
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(words, command) of every group and command that the runtime brings; training may have added its own."""
+    """(words, command) of every group and command."""
     yield path, command
     for name, inner in getattr(command, "commands", {}).items():
-        if inner.callback is None or inner.callback.__module__.startswith("rpl_runtime"):
-            yield from commands(inner, (*path, name))
+        yield from commands(inner, (*path, name))
 
 
 EVERY = [pytest.param(path, command, id=" ".join(("rpl", *path))) for path, command in commands(ROOT)]
@@ -48,3 +50,27 @@ def test_no_text_of_an_option_is_taken_for_markup(path: tuple[str, ...], command
     shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "4000"}).output
     texts = [option.help for option in command.params if getattr(option, "help", None)]
     assert [text for text in texts if text.replace("`", "") not in shown] == []
+
+
+def test_the_options_of_access_stand_before_the_command_or_after_it() -> None:
+    for words in (("--ca", "/no/file", "health"), ("health", "--ca", "/no/file")):
+        refused = rpl(*words, "--address", "127.0.0.1:1")
+        assert (refused.returncode, "/no/file cannot be read" in refused.stderr) == (2, True)
+    both = rpl("--ca", "/no/first", "health", "--ca", "/no/second", "--address", "127.0.0.1:1", RPL_CA="/no/third")
+    assert "/no/second" in both.stderr
+
+
+def test_the_environment_says_where_the_server_is_unless_the_command_does() -> None:
+    assert "127.0.0.1:3" in rpl("health", RPL_ADDRESS="127.0.0.1:3").stderr
+    assert "127.0.0.1:2" in rpl("health", "--address", "127.0.0.1:2", RPL_ADDRESS="127.0.0.1:3").stderr
+    assert "127.0.0.1:3" in rpl("run", "--goal", "kettle", "--patience", "0", RPL_ADDRESS="127.0.0.1:3").stderr
+
+
+def test_the_version_is_said() -> None:
+    assert re.fullmatch(r"relay-policy \d+\.\d+\.\d+\n", rpl("--version").stdout)
+
+
+def test_a_shell_completes_commands_of_both_packages() -> None:
+    asked = {"_RPL_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert rpl(COMP_WORDS="rpl ev", **asked).stdout.split() == ["evaluate"]
+    assert "distill" in rpl(COMP_WORDS="rpl ", **asked).stdout.split()

@@ -1,0 +1,1 @@
+"""The commands that a newcomer meets first: demo, doctor, new, docs."""

@@ -1,0 +1,101 @@
+"""What a newcomer meets first: doctor, docs, new, demo, and copies of bundles."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processes import RPL, rpl
+from rpl_runtime.errors import hint
+from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.server.server import serve_in_thread
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command of a process of its own, which imports what stands in the current folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_doctor_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    well = rpl("doctor", COLUMNS="80")
+    assert well.stdout.splitlines()[-1] == "everything installed works"
+    assert max(map(len, well.stdout.splitlines())) <= 80
+    monkeypatch.setattr("rpl_runtime.shipped._root", lambda: Path("nowhere"))
+    ill = json.loads(rpl("doctor", "--json").stdout)
+    assert ill["works"] is False
+    [broken] = [finding for finding in ill["findings"] if finding["verdict"] == "broken"]
+    assert (broken["what"], "did not come with this installation" in broken["detail"]) == ("policy", True)
+    assert rpl("doctor").returncode == 1
+
+
+def test_every_page_can_be_read() -> None:
+    assert "Serving" in rpl("docs", "serving").stdout
+    assert rpl("docs", "docs/serving.md").stdout == rpl("docs", "serving").stdout
+    listed = rpl("docs").stdout
+    assert all(page.stem in listed for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_a_new_task_plays() -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    assert rpl("new", "task", "lights").returncode == 0
+    played = run(*RPL, "demos", "play", "plays", "--task", "lights:make", "--sequences", "2", "--jobs", "1")
+    assert played.returncode == 0, played.stderr
+    assert len(list(Path("plays").glob("*.npz"))) == 2
+
+
+def test_a_new_robot_is_driven(kitchen_bundle: Bundle) -> None:
+    assert rpl("new", "robot", "arm").returncode == 0
+    with serve_in_thread(kitchen_bundle) as address:
+        ran = run(sys.executable, "arm.py", "--address", address, "--goal", "microwave,kettle", "--steps", "4")
+    assert ran.stdout.startswith("4 control steps; done: "), ran.stderr
+
+
+def test_a_new_policy_is_two_modules_and_a_spec() -> None:
+    factory = pytest.importorskip("rpl_train.export.factory", reason="needs the train extra")
+    assert rpl("new", "policy", "soar").returncode == 0
+    assert factory.load_factory("soar:make").spec.name == "quadrotor"
+
+
+@pytest.mark.long
+def test_a_new_policy_is_exported() -> None:
+    pytest.importorskip("onnxscript", reason="needs the train extra")
+    assert rpl("new", "policy", "fly").returncode == 0
+    exported = run(*RPL, "export", "--from", "fly:make", "models/fly")
+    assert exported.returncode == 0, exported.stderr
+    assert load_bundle(Path("models/fly")).manifest.provenance.settings == {"factory": "fly:make"}
+
+
+def test_a_bundle_is_copied_whole_and_checked(tiny_bundle: Bundle) -> None:
+    assert rpl("models", "pull", tiny_bundle.path).returncode == 0  # to models/ and its name
+    assert load_bundle(Path("models/tiny")).digest == tiny_bundle.digest
+    with serve_in_thread(tiny_bundle) as address:
+        assert rpl("models", "pull", address, "a", "--digest", tiny_bundle.digest[:8]).returncode == 0
+        assert rpl("models", "pull", address, "b", "--digest", "0" * 8).returncode == 3
+    assert load_bundle(Path("a")).files == dict(tiny_bundle.files)
+    assert not Path("b").exists()
+    again = rpl("models", "pull", tiny_bundle.path)
+    assert (again.returncode, "models/tiny already holds tiny" in again.stderr) == (2, True)
+
+
+def test_the_demo_serves_and_runs_a_robot() -> None:
+    """The shipped policy, for real; the film is a test of the wheel's."""
+    pytest.importorskip("mujoco", reason="needs the sim extra")
+    shown = rpl("demo", "--no-film")
+    assert "success: 2 of 2 elements done" in shown.stdout
+    assert list(Path().iterdir()) == []
+
+
+def test_a_near_name_is_suggested() -> None:
+    assert hint("mikrowave", ["kettle", "microwave"]) == " (did you mean microwave?)"
+    assert hint("window", ["kettle", "microwave"]) == ""
