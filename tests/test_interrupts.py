@@ -53,6 +53,8 @@ COMMANDS = [
     "imitate {new} --demos {demos} --steps 2000",
     "export {base} {new}",
     "novelty {own_bundle} --demos {demos}",
+    "stall {own_bundle}",
+    "improve {kitchen} {new} --logs {log} --demos {demos}",
     "train {new} --demos {demos} --steps 2000",
     "finetune {base} {new} --goal mkbs --objective npg",
     "distill {base} {new} --specialist mkbs={base} --demos {demos}",

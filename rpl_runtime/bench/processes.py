@@ -121,6 +121,7 @@ def _process(peer: Peer, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,  # Ctrl-C is this process's to hear; a peer ends with its input
         env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},  # about the peer's own packages
     ) as process:
         try:

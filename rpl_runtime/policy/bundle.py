@@ -142,7 +142,7 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         shutil.rmtree(older, ignore_errors=True)
-    return load_bundle(path)
+        return load_bundle(path)
 
 
 def standing_at(path: Path) -> str | None:

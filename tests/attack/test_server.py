@@ -174,7 +174,7 @@ def try_to_load(admin: Admin, bundle: Bundle) -> None:
 def serve_with_loads_that_hang(on_ready: Callable[[str], None], *arguments: str) -> None:
     import rpl_runtime.server.admin_service as admin_service
 
-    admin_service.prepare = lambda path: threading.Event().wait()
+    admin_service.prepare = lambda *_: threading.Event().wait()
     serve_bundle(on_ready, *arguments)
 
 

@@ -214,7 +214,7 @@ class Line:
     """A `Line` to a relay loop in this process, gone in some of its exchanges."""
 
     def __init__(self, clock: FakeClock, gone: Callable[[], bool] = lambda: False) -> None:
-        bundle: Any = SimpleNamespace(spec=SPEC, digest="d" * 64, manifest=SimpleNamespace(statistics=None))
+        bundle: Any = SimpleNamespace(spec=SPEC, digest="d" * 64, manifest=SimpleNamespace(statistics=None, stall=None))
         self.session = Session(Levels(), bundle, Leases())
         self.rows: list[Any] = []  # that were accepted
         self._clock, self._gone = clock, gone

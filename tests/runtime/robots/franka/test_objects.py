@@ -224,7 +224,7 @@ def test_a_sender_of_before_is_understood() -> None:
 
 
 def test_every_field_of_the_proto_file_is_commented() -> None:
-    proto = Path(__file__).parents[3] / "proto" / "rpl" / "v1" / "objects.proto"
+    proto = Path(__file__).parents[4] / "proto" / "rpl" / "v1" / "objects.proto"
     fields = [line for line in proto.read_text().splitlines() if line.startswith("  ") and " = " in line]
     assert len(fields) == 10
     assert all("; " in line and "// " in line for line in fields)
