@@ -83,7 +83,7 @@ COMMANDS = [
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What the commands are given."""
-    folder = tmp_path_factory.mktemp("interrupted")
+    folder = tmp_path_factory.mktemp("places")
     made = {"kitchen": KITCHEN, "specialists": SPECIALISTS} | {
         name: folder / name for name in ("log", "demos", "tokens", "runs")
     }
