@@ -95,7 +95,7 @@ def test_a_worker_that_is_killed_and_one_that_fails_leave_the_other_jobs_alone(c
 
 def test_ray_that_is_not_installed_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"relay-policy\[ray\]"):
+    with pytest.raises(MissingExtra, match=r"needs ray, which is not installed: .* install 'ray"):
         run_jobs([Job("square", square, (2,))], "ray", workers=1)
 
 

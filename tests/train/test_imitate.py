@@ -127,7 +127,7 @@ def kill(*_) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def say_and_wait(demonstrations, record, run, config, level, progress) -> None:
+def say_and_wait(demonstrations, record, run, config, initial, level, progress) -> None:
     (run / level).touch()
     progress(level, 0, None)
     threading.Event().wait()

@@ -160,7 +160,7 @@ def base(tmp_path_factory):
     [
         (("--goal", "mkbs", "--objective", "iril"), "iril needs the --demos"),
         (("--goal", "mkbs"), "iril needs the --demos"),  # the default
-        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is not a goal; must be"),
+        (("--goal", "mxbs", "--objective", "npg"), "'mxbs' is not a goal (did you mean mbs?); must be"),
         (("--goal", "mm", "--objective", "npg"), "names an element twice"),
         (("--goal", "paper", "--objective", "npg"), "paper is 17 goals; must be one"),
         (("--goal", "mkbs", "--objective", "ppo"), "'ppo' is not one of"),
