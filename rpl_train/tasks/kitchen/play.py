@@ -16,7 +16,7 @@ from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
 from rpl_runtime.tasks.task import Driver, Performance, Shift, Task
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
-from rpl_train.tasks.kitchen.shift import REOPENED, ShiftSettings, work
+from rpl_train.tasks.kitchen.shift import REOPENED, ShiftSettings, Worker
 from rpl_train.tasks.kitchen.skills import Work
 
 Order = Literal["human", "random"]
@@ -109,12 +109,13 @@ class KitchenPlay:
         rng = np.random.default_rng([seed, 3, index])
         demonstrator, execute = Demonstrator(world.model, _style(self, rng)), _Disturbance(self, rng)
         random_order = self.order == "random"
-        return work(
+        worker = Worker(
             *(self.shift, task, world, rng, demonstrator, execute),
             settle=self.settle,
             random_order=random_order,
             driver=driver,
         )
+        return worker.work()
 
 
 class _Disturbance:

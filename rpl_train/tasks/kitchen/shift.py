@@ -65,29 +65,6 @@ class ShiftSettings:
                 raise InvalidInput(f"{name} of a shift is {value}; must be {low} to {high}")
 
 
-def work(
-    settings: ShiftSettings,
-    task: Task,
-    kitchen: Kitchen,
-    rng: np.random.Generator,
-    demonstrator: Demonstrator,
-    execute: Callable[[np.ndarray], np.ndarray],
-    *,
-    settle: int,
-    random_order: bool,
-    driver: Driver | None = None,
-) -> Shift:
-    """Work one shift in a kitchen; it ends early if the kettle falls or tips over, or something else is broken.
-
-    Args:
-        execute: turns the demonstrator's target (9,) [rad, m] into the one that is carried out.
-        settle: [steps] after the last element of a goal.
-        random_order: of a goal's elements; otherwise the human order, and its reverse on the way back.
-        driver: a policy that drives at the beginning of each goal, until the demonstrator takes over.
-    """
-    return _Shift(settings, task, kitchen, rng, demonstrator, execute, settle, random_order, driver).work()
-
-
 @dataclass(frozen=True)
 class _Goal:
     works: tuple[Work, ...]  # in their order
@@ -107,7 +84,16 @@ class _Goal:
         return all(far < ELEMENTS[name].tolerance for name, far in zip(self.elements, away, strict=True))
 
 
-class _Shift:
+class Worker:
+    """Works one shift in a kitchen.
+
+    Args:
+        execute: turns the demonstrator's target (9,) [rad, m] into the one that is carried out.
+        settle: [steps] after the last element of a goal.
+        random_order: of a goal's elements; otherwise the human order, and its reverse on the way back.
+        driver: a policy that drives at the beginning of each goal, until the demonstrator takes over.
+    """
+
     def __init__(
         self,
         settings: ShiftSettings,
@@ -116,9 +102,10 @@ class _Shift:
         rng: np.random.Generator,
         demonstrator: Demonstrator,
         execute: Callable[[np.ndarray], np.ndarray],
+        *,
         settle: int,
         random_order: bool,
-        driver: Driver | None,
+        driver: Driver | None = None,
     ) -> None:
         self._settings, self._task, self._kitchen, self._rng = settings, task, kitchen, rng
         self._demonstrator, self._execute, self._driver = demonstrator, execute, driver
@@ -134,6 +121,7 @@ class _Shift:
             self._step = LimitedKitchen(kitchen, "own", float(rng.choice(_HANDS))).follow
 
     def work(self) -> Shift:
+        """The whole shift; it ends early if the kettle falls or tips over, or something else is broken."""
         goals: list[ShiftGoal] = []
         while len(goals) < self._settings.goals and not self._broken():
             goals.append(self._reach(self._next_goal()))
