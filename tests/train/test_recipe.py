@@ -144,6 +144,8 @@ def test_the_kitchens_recipe_exports_what_learned_in_the_last_round(tmp_path):
     for before, after in (("", "round-0"), ("round-0", "round-1")):  # each goes on from the weights before it
         initial = read_run(tmp_path / "run" / after).provenance.settings["initial"]
         assert initial == weights_digest(load_run(tmp_path / "run" / before).policy)
+    driver = json.loads((tmp_path / "run" / "shifts-1" / "play.json").read_text())["driver"]
+    assert driver == weights_digest(load_run(tmp_path / "run" / "round-0").policy)
     first, second = json.loads((tmp_path / "run" / "curve.json").read_text())
     assert first["reached alone"] is None
     assert second["round"] == 1

@@ -172,6 +172,8 @@ BAD: dict[str, Callable[[Question], Any]] = {
     "not a number": lambda _: Plan(np.array([0, 0, np.nan, 0, 0], np.float32)),
     "out of range": lambda _: Plan(np.full(5, 100, np.float32)),
     "sure beyond": lambda _: Plan(np.zeros(5, np.float32), confidence=1.5),
+    "for fewer than no steps": lambda _: Plan(np.zeros(5, np.float32), lasts=-1),
+    "for ever": lambda _: Plan(np.zeros(5, np.float32), lasts=2**31),
 }
 
 
@@ -267,6 +269,31 @@ def test_another_goal_is_planned_for_while_the_old_subgoal_is_followed(tiny_bund
         assert (question.step, question.goal.mask.tolist()) == (1, [0, 0, 0, 0, 1])
         planner.answer()
         assert np.array_equal(until_new(control, "a", 7)[0].subgoal, np.full(5, np.float32(0.2)))
+
+
+def test_a_robot_that_is_handed_back_stays_where_it_is_until_its_plan_is_there(
+    tiny_bundle: Bundle, grpc_aio: None
+) -> None:
+    planner = Slow()
+    with planning(tiny_bundle, planner=planner, deadline_s=WAIT_S) as client, client.control() as control:
+        planner.answer()
+        control.start("a", GOAL, STATE)
+        control.step("a", 0, STATE)
+        control.take_over("a", by="hand")
+        moved = STATE + np.float32(0.05)
+        control.applied("a", 1, moved, np.zeros(2))
+        control.hand_back("a")
+        held = control.step("a", 2, moved)  # the old subgoal was for another place
+        assert np.array_equal(held.subgoal, moved)
+        assert held.origin is not None
+        assert held.origin.source is Source.HOLD
+        planner.await_question(2)
+        planner.answer()
+        for step in range(3, 1_000_000):
+            action = control.step("a", step, moved)
+            if not np.array_equal(action.subgoal, moved):
+                break
+        assert np.array_equal(action.subgoal, np.full(5, np.float32(0.2)))
 
 
 def test_a_slow_high_level_runs_in_a_thread_and_plans_the_same(tiny_bundle: Bundle, transport: str) -> None:
