@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rpl_runtime.console import progress
 from rpl_runtime.errors import InvalidInput, hint
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, check_policy, estimators
+from rpl_runtime.evaluation.film import film_condition
 from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig, conditions_of, run_protocol
 from rpl_runtime.evaluation.protocol_results import check_content, content_of, draw_protocol, print_protocol
 from rpl_runtime.files import JsonDict, alone_in, read_json, write_json
@@ -39,6 +41,8 @@ class HardOptions:
     name: str | None = None  # of the system; None: the policy's
     output: Path | None = None
     picture: Path | None = None
+    video: Path | None = None  # of the first condition's first episode
+    sheet: Path | None = None  # of the same
     write: bool = False
     as_json: bool = False
 
@@ -103,6 +107,13 @@ def evaluate_hard(options: HardOptions) -> None:
             *(options.task, client.control, estimator, options.hardships, options.config),
             *(identity, journal, on_outcome),
         )
+        for video, sheet in ((options.video, None), (None, options.sheet)):
+            if video or sheet:
+                name, hardship = next(iter(options.hardships.items()))
+                filming = partial(report, f"filming {name}")
+                filming(0, None)  # until the episode has ended
+                seed = options.config.seed
+                film_condition(options.task, client.control, estimator, name, hardship, seed, video, sheet, filming)
     estimated = options.senses.estimate
     name = options.name or model.spec.name
     content = content_of(name, model.digest, options.hardships, options.config, options.task, estimated, outcomes)

@@ -167,7 +167,10 @@ def evaluate_command(
         typer.Option(help="Folder for evaluation.json, results.png and the episodes; continues from its episodes."),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the results here (.png, .svg, .pdf).")] = None,
-    video: Annotated[Path | None, typer.Option(help="Film one more episode, with translucent subgoals (.mp4).")] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Film one more episode, with translucent subgoals (.mp4; .webp: four times as fast)."),
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help="Picture of that episode, a tile for each subgoal (.png).")] = None,
     video_goal: Annotated[str | None, typer.Option(help="The goal to film; default: the first goal.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the results into the bundle and its card.")] = False,
@@ -190,6 +193,10 @@ def evaluate_command(
         raise typer.BadParameter("--providers is for a BUNDLE; a server at an address has its own")
     if executor == "ray" and (bundle is None or protocol == "hard"):
         raise typer.BadParameter("--executor ray is for the standard protocol and a BUNDLE, which each job serves")
+    if video_goal and protocol == "hard":
+        raise typer.BadParameter(
+            "--video-goal is for the standard protocol; of the hard one, the first --condition is filmed"
+        )
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
     from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
@@ -277,6 +284,8 @@ def evaluate_command(
                         beside=tuple(beside or ()),
                         output=output,
                         picture=picture,
+                        video=video,
+                        sheet=sheet,
                         write=write,
                         as_json=as_json,
                     )

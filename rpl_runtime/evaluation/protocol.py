@@ -61,7 +61,7 @@ class Hardship:
     whole: bool = False  # the goal is given as a whole state
     goal_state: tuple[float, ...] | None = None  # that state; None: the start with the goal's elements done
     start_from: tuple[tuple[float, ...], ...] = ()  # whole states to start in, in turn
-    shift: int = 0  # goals one after another without a reset, each with a jolt or a push
+    shift: int = 0  # goals one after another without a reset, each with a jolt, a push or, if asked for, a put-back
     robot: Conditions = field(default_factory=Conditions)
 
     def __post_init__(self) -> None:
@@ -125,6 +125,17 @@ class ProtocolConfig:
     jobs: int = 2  # simulators in parallel
 
 
+class Moment(NamedTuple):
+    """A control step of an episode, and what the episode is about then."""
+
+    step: Step
+    truth: np.ndarray  # (n,) the state of the world after it, without noise
+    named: tuple[str, ...]  # the elements of the present goal
+    done: frozenset[str]  # those of them that are where it asks for them
+    undone: bool  # it asks for them where they were at the start
+    happens: tuple[str, ...]  # names of the disturbances that act
+
+
 class Outcome(BaseModel):
     """One episode of a condition."""
 
@@ -157,6 +168,7 @@ def run_protocol(
     identity: JsonDict,
     journal: Path | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    on_moment: Callable[[Moment], None] | None = None,
 ) -> list[Outcome]:
     """Run a task's episodes of some conditions.
 
@@ -166,6 +178,7 @@ def run_protocol(
         identity: tells this policy and these settings from others; a journal of others is refused.
         journal: a file with the finished episodes, from which an interrupted run continues.
         on_outcome: called with each finished episode.
+        on_moment: called with each control step.
 
     Raises:
         InvalidGoal: a goal is unknown, or the world cannot stay at it.
@@ -199,7 +212,7 @@ def run_protocol(
                         return  # another simulator was faster
                     hardship = hardships[name]
                     episode = _Episode(task, robot, name, hardship, number, config.seed)
-                    outcome = episode.play(control, made[hardship.robot]())
+                    outcome = episode.play(control, made[hardship.robot](), on_moment)
                     with turn:
                         kept.append(outcome)
                         done[name, number] = outcome
@@ -277,6 +290,9 @@ class _Episode:
         hardship, hazards, world = self._hardship, self._hazards, self._world
         if hardship.shift:
             at = begin + int(self._rng.integers(round(_DISTURBED * self._duration(self._now))))
+            if hardship.put_back is not None and not self._now.undone and self._rng.random() < 1 / 3:
+                self._disturbances.append(hazards.put_back(world, hardship.put_back, elements))
+                return
             jolted = self._rng.random() < 0.5
             kind, size = (hazards.jolt, hardship.jolt or 0.2) if jolted else (hazards.push, hardship.push or 0.04)
             self._disturbances.append(kind(world, size, (at,), self._rng))
@@ -288,7 +304,9 @@ class _Episode:
         if hardship.put_back is not None:
             self._disturbances.append(hazards.put_back(world, hardship.put_back, elements))
 
-    def play(self, control: Control, estimator: Estimator | None) -> Outcome:
+    def play(
+        self, control: Control, estimator: Estimator | None, on_moment: Callable[[Moment], None] | None = None
+    ) -> Outcome:
         hardship = self._hardship
         robot = _Disturbed(self._robot, hardship.robot, self._disturbances, self._hazards.calm)
         # The id keys the sampling noise, so an episode's noise does not depend on what runs beside it.
@@ -298,6 +316,9 @@ class _Episode:
 
         def on_step(step: Step) -> None:
             self._steps = step.step + 1
+            if on_moment is not None:
+                now, truth = self._now, self._world.truth
+                on_moment(Moment(step, truth, now.named, frozenset(self._done(truth)), now.undone, robot.happens))
             if self._steps == hardship.swap_at:
                 self._change(control, robot_id, step, self._other(self._now.named))
             elif self._steps == self._ends:
@@ -340,15 +361,17 @@ class _Episode:
         )
 
     def _judge(self) -> None:
-        now, truth = self._now, self._world.truth
+        self._judged.append((self._now.named, self._done(self._world.truth)))
+
+    def _done(self, truth: np.ndarray) -> tuple[str, ...]:
+        """The elements of the present goal that are where it asks for them, in a state (n,)."""
 
         def is_done(element: ElementSpec) -> bool:
-            if not now.undone:
+            if not self._now.undone:
                 return element.is_done(truth)
             return bool(np.linalg.norm((truth - self._start)[list(element.dims)]) < element.tolerance)
 
-        done = [name for name in now.named if is_done(self._elements[name])]
-        self._judged.append((now.named, tuple(done)))
+        return tuple(name for name in self._now.named if is_done(self._elements[name]))
 
     def _change(self, control: Control, robot_id: str, step: Step, change: _Change) -> None:
         self._now = change
@@ -398,12 +421,13 @@ class _Disturbed(DegradedRobot):
     ) -> None:
         super().__init__(robot, conditions)
         self._disturbances, self._calm, self._step = disturbances, calm, 0
+        self.happens: tuple[str, ...] = ()  # names of the disturbances that acted in the last period
 
     def apply(self, target: np.ndarray) -> None:
         """As `DegradedRobot.apply`, with the forces of this period."""
         done = self.done()
         self._calm(self.simulated.world)
-        for disturbance in self._disturbances:
-            disturbance.act(self._step, done)
+        acted = [disturbance.name for disturbance in self._disturbances if disturbance.act(self._step, done)]
+        self.happens = tuple(acted)
         super().apply(target)
         self._step += 1

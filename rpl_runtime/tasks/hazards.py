@@ -15,10 +15,14 @@ import numpy as np
 class Disturbance(Protocol):
     """Something that happens to a world during an episode."""
 
+    name: str  # such as "jolt"
     redrawn: Counter[str]  # why a draw was replaced by another -> how often
 
-    def act(self, step: int, done: frozenset[str]) -> None:
-        """Add the forces of the control period that begins with a step, given the elements done before it."""
+    def act(self, step: int, done: frozenset[str]) -> bool:
+        """Add the forces of the control period that begins with a step, given the elements done before it.
+
+        Returns whether there are any.
+        """
         ...
 
 

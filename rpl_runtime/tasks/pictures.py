@@ -10,6 +10,8 @@ from rpl_runtime.errors import require
 from rpl_runtime.files import staged
 
 BACKGROUND = (22, 24, 28)  # red, green, blue
+ANIMATED = (".webp",)  # pictures that move, for pages that show no video
+FAST = 4  # how much faster than the robot they are
 
 
 class Frame(NamedTuple):
@@ -19,11 +21,13 @@ class Frame(NamedTuple):
     subgoal: np.ndarray  # (n,)
     step: int  # [control steps] since the start
     age: int  # [control steps] since the subgoal took effect
-    done: frozenset[str]  # elements done until now
+    named: tuple[str, ...]  # the elements of the goal
+    done: frozenset[str]  # those of them that are done
+    note: str = ""  # what happens to the robot or its goal
 
 
 class Renderer(Protocol):
-    """Draws frames of one episode."""
+    """Draws frames of a world."""
 
     def draw(self, frame: Frame) -> np.ndarray:
         """The frame as an image (height, width, 3) uint8, always of one size."""
@@ -42,16 +46,21 @@ def video_suffixes() -> list[str]:
     """
     known = require("imageio.config", "sim").known_extensions
     # WebM does not hold H.264.
-    return [name for name, kinds in known.items() if kinds[0].priority[0] == "FFMPEG" and name != ".webm"]
+    videos = [name for name, kinds in known.items() if kinds[0].priority[0] == "FFMPEG" and name != ".webm"]
+    return [*videos, *ANIMATED]
 
 
 def write_video(path: Path, images: Iterable[np.ndarray], period_s: float) -> None:
-    """Write images (height, width, 3) as a video in real time: one image a control step of `period_s` [s].
+    """Write images (height, width, 3) as a video, one in each `period_s` [s], by the suffix of its name.
 
     Raises:
         OSError: the file cannot be written.
     """
     with staged(path) as staging:
+        if path.suffix in ANIMATED:
+            first, *others = map(require("PIL.Image", "sim").fromarray, images)
+            first.save(staging, save_all=True, append_images=others, duration=1000 * period_s, loop=0, quality=60)
+            return
         writer = require("imageio.v2", "sim").get_writer(staging, fps=1 / period_s, codec="libx264", quality=7)
         made = 0
         with writer:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidGoal, InvalidInput, WorldFault, hint
+from rpl_runtime.errors import InvalidGoal, InvalidInput, MissingExtra, WorldFault, hint
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.tasks.hazards import Hazards
@@ -187,7 +187,7 @@ class Task:
     sight: Sight | None = None  # None: its observations cannot be degraded
     body: Body | None = None  # as the state estimator needs it; None: states are taken as they are observed
     limited: Callable[[World, str, float | None], Limited] | None = None  # by profile and time of a hand's command [s]
-    open_renderer: Callable[[World, Sequence[str]], Renderer] | None = None  # for a goal's elements; None: no pictures
+    open_renderer: Callable[[World], Renderer] | None = None  # None: no pictures
     scenery: Callable[[], Scenery] | None = None  # for a page that shows its robots; None: the page has no picture
     hazards: Hazards | None = None  # of the hard protocol; None: the task has none
     open_fast: Callable[[], World] | None = None  # worlds for training: the same states, sooner, without a renderer
@@ -240,6 +240,16 @@ class Task:
         world = self.open_fast() if fast and self.open_fast else self.open_world()
         self.reset(world, 0, list(self.starts)[-1])
         return world
+
+    def renderer_of(self, world: World) -> Renderer:
+        """Open a renderer of a world.
+
+        Raises:
+            MissingExtra: the task has none, or it cannot draw here.
+        """
+        if self.open_renderer is None:
+            raise MissingExtra(f"{self.name} has no renderer; a task's open_renderer makes one")
+        return self.open_renderer(world)
 
     def reset(self, world: World, seed: int, start: str) -> np.ndarray:
         """Start an episode of a world. Returns the state (n,) float32.

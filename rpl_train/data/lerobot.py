@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime import provenance
-from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra, RecordingError, require
+from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError, require
 from rpl_runtime.files import followed, read, translated
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.pictures import write_video
@@ -249,20 +249,16 @@ def _write_tasks(pa: Any, parquet: Any, path: Path, tasks: list[str]) -> None:
 
 def _write_video(task: Task, trajectories: Sequence[Trajectory], path: Path) -> tuple[int, int]:
     """A picture of each step of each episode in one video. Returns the height and the width [pixels]."""
-    if task.open_renderer is None:
-        raise MissingExtra(f"{task.name} has no renderer; a task's open_renderer makes one")
     size = (0, 0)
 
     def pictures() -> Iterator[np.ndarray]:
         nonlocal size
-        with closing(task.open()) as world:
+        with closing(task.open()) as world, closing(task.renderer_of(world)) as renderer:
             for trajectory in trajectories:
-                assert task.open_renderer is not None
-                with closing(task.open_renderer(world, trajectory.elements)) as renderer:
-                    for step in range(len(trajectory)):
-                        image = renderer.draw(frame_of(task.spec, trajectory, step))
-                        size = image.shape[:2]
-                        yield image
+                for step in range(len(trajectory)):
+                    image = renderer.draw(frame_of(task.spec, trajectory, step))
+                    size = image.shape[:2]
+                    yield image
 
     path.parent.mkdir(parents=True)
     write_video(path, pictures(), task.spec.period_s)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput, MissingExtra
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.pictures import Frame, write_sheet
 from rpl_runtime.tasks.task import Task
@@ -32,13 +32,10 @@ def contact_sheet(task: Task, trajectories: Sequence[Trajectory], path: Path, co
             "must be at least one demonstration and two columns"
         )
     images = []
-    if task.open_renderer is None:
-        raise MissingExtra(f"{task.name} has no renderer; a task's open_renderer makes one")
-    with closing(task.open()) as world:
+    with closing(task.open()) as world, closing(task.renderer_of(world)) as renderer:
         for trajectory in trajectories:
-            with closing(task.open_renderer(world, trajectory.elements)) as renderer:
-                for step in np.linspace(0, len(trajectory) - 1, columns).astype(int):
-                    images.append(renderer.draw(frame_of(task.spec, trajectory, int(step)))[::_SHRINK, ::_SHRINK])
+            for step in np.linspace(0, len(trajectory) - 1, columns).astype(int):
+                images.append(renderer.draw(frame_of(task.spec, trajectory, int(step)))[::_SHRINK, ::_SHRINK])
     write_sheet(path, images, columns)
 
 
@@ -47,4 +44,4 @@ def frame_of(spec: PolicySpec, trajectory: Trajectory, step: int) -> Frame:
     state = trajectory.states[step]
     later = trajectory.states[min(step + AHEAD, len(trajectory) - 1)]
     done = frozenset(name for name in trajectory.elements if spec.elements[name].is_done(state))
-    return Frame(state, later, step, 0, done)
+    return Frame(state, later, step, 0, trajectory.elements, done)

@@ -99,11 +99,10 @@ def _rendering() -> str:
     from rpl_runtime.tasks.pictures import Frame
 
     task = load_task(DEFAULT)
-    assert task.open_renderer is not None
     with closing(task.open_world()) as world:
         state = world.reset(0, next(iter(task.starts.values())))
-        with closing(task.open_renderer(world, ())) as renderer:
-            renderer.draw(Frame(world.truth, state, 1, 0, frozenset()))
+        with closing(task.renderer_of(world)) as renderer:
+            renderer.draw(Frame(world.truth, state, 1, 0, (), frozenset()))
     return f"draws by {os.environ.get('MUJOCO_GL') or 'a GL library of the system'}"
 
 

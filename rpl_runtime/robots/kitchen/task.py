@@ -53,7 +53,7 @@ KITCHEN = Task(
     ),
     body=KITCHEN_BODY,
     limited=LimitedKitchen,  # type: ignore[arg-type]  # its worlds are kitchens
-    open_renderer=lambda kitchen, elements: Renderer(kitchen.model, elements),  # type: ignore[attr-defined]
+    open_renderer=lambda kitchen: Renderer(kitchen.model),  # type: ignore[attr-defined]
     scenery=scenery,
     hazards=HAZARDS,
     settings={"imitate.networks.high_components": 4},  # demonstrators differ in what they do next

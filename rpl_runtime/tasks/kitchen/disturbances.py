@@ -46,6 +46,8 @@ class Jolt:
         rng: draws them.
     """
 
+    name = "jolt"
+
     def __init__(self, kitchen: Kitchen, size: float, at: Sequence[int], rng: np.random.Generator) -> None:
         self.redrawn = Counter[str]()
         self._kitchen = kitchen
@@ -53,10 +55,11 @@ class Jolt:
         share = 1 - np.exp(-RATE * PERIOD * _JOLT)
         self._torques = {step: STIFFNESS * rng.uniform(-size, size, ARM_DIM) / share for step in at}
 
-    def act(self, step: int, done: frozenset[str]) -> None:
-        for begin, torque in self._torques.items():
-            if begin <= step < begin + _JOLT:
-                self._kitchen.data.qfrc_applied[:ARM_DIM] += torque
+    def act(self, step: int, done: frozenset[str]) -> bool:
+        torques = [torque for begin, torque in self._torques.items() if begin <= step < begin + _JOLT]
+        for torque in torques:
+            self._kitchen.data.qfrc_applied[:ARM_DIM] += torque
+        return bool(torques)
 
 
 class Push:
@@ -71,15 +74,17 @@ class Push:
         rng: draws the directions.
     """
 
+    name = "push"
+
     def __init__(self, kitchen: Kitchen, distance: float, at: Sequence[int], rng: np.random.Generator) -> None:
         self.redrawn = Counter[str]()
         self._kitchen, self._distance, self._at, self._rng = kitchen, distance, frozenset(at), rng
         self._mujoco = require("mujoco", "sim")
         self._dof = kitchen.model.nv - 6  # the first of the kettle's
 
-    def act(self, step: int, done: frozenset[str]) -> None:
+    def act(self, step: int, done: frozenset[str]) -> bool:
         if step not in self._at:
-            return
+            return False
         speed = np.sqrt(2 * _GRAVITY * self._distance)
         for _ in range(_TRIES):
             angle = self._rng.uniform(0, 2 * np.pi)
@@ -87,9 +92,10 @@ class Push:
             refusal = self._refused(velocity)
             if refusal is None:
                 self._kitchen.data.qvel[self._dof : self._dof + 2] += velocity
-                return
+                return True
             self.redrawn[refusal] += 1
         self.redrawn["no direction found"] += 1
+        return False
 
     def _refused(self, velocity: np.ndarray) -> str | None:
         """Why a push with a velocity (2,) [m/s] does not count: tried on a copy of the kitchen."""
@@ -113,6 +119,8 @@ class PutBack:
         elements: those of the goal.
     """
 
+    name = "put-back"
+
     def __init__(self, kitchen: Kitchen, delay: int, elements: Sequence[str]) -> None:
         self.redrawn = Counter[str]()
         self.element: str | None = None  # what is put back
@@ -122,24 +130,26 @@ class PutBack:
         self._begin = 0
         self._tries = 0
 
-    def act(self, step: int, done: frozenset[str]) -> None:
+    def act(self, step: int, done: frozenset[str]) -> bool:
         if self.over or self._tries >= _TRIES:
-            return
+            return False
         if self.element is None:
             self.element = next((name for name in self._elements if name in done), None)
             self._begin = step + self._delay
         if self.element is None or step < self._begin:
-            return
+            return False
         dims = list(_MOVES[self.element])
         away = self._start[dims] - self._kitchen.data.qpos[dims]
         tried = step >= self._begin + _BACK
         if np.linalg.norm(away) < _THERE or (tried and self.element not in done):
             self.over = True
-        elif tried:
+            return False
+        if tried:
             self.redrawn["physics refuses the put-back"] += 1
             self._begin, self._tries = step + _PAUSE, self._tries + 1
-        else:
-            move(self._kitchen, dims, away)
+            return False
+        move(self._kitchen, dims, away)
+        return True
 
 
 def move(kitchen: Kitchen, dims: Sequence[int], away: np.ndarray) -> None:

@@ -8,7 +8,6 @@ import copy
 import ctypes.util
 import importlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,21 +25,19 @@ _DIMMED = 0.75  # without shadows, all lights at full strength bleach the walls
 
 
 class Renderer:
-    """Draws frames of one episode.
+    """Draws frames.
 
     Args:
         model: the kitchen's MuJoCo model.
-        goal: the elements that the captions name.
 
     Raises:
         MissingExtra: no GL library, or not the `sim` extra, is installed.
     """
 
-    def __init__(self, model: Any, goal: Sequence[str]) -> None:
+    def __init__(self, model: Any) -> None:
         self._mujoco = mujoco = require("mujoco", "sim")
         self._model = model = copy.copy(model)
         model.vis.quality.offsamples = 4  # half the model's own: a frame costs half the time and looks the same
-        self._goal = goal
         self._real, self._ghost = mujoco.MjData(model), mujoco.MjData(model)
         self._scene = mujoco.MjvScene(model, maxgeom=2000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False  # four fifths of the time of a frame
@@ -99,8 +96,9 @@ class Renderer:
         draw.text((10, 13), f"control step {frame.step}  {frame.step * PERIOD:.1f} s", "#9aa3ad", font, anchor="lm")
         draw.rectangle((10, 29, 22, 41), fill="#26bfff")
         draw.text((28, 35), f"subgoal, age {frame.age}", "#9aa3ad", font, anchor="lm")
+        draw.text((150, 35), frame.note, "#ffb454", font, anchor="lm")
         x = WIDTH - 10
-        for element in reversed(self._goal):
+        for element in reversed(frame.named):
             done = element in frame.done
             x -= draw.textlength(element, font) + 14
             box = (x, 12, x + draw.textlength(element, font) + 12, 36)

@@ -1,6 +1,7 @@
 """The hard protocol: what each condition does, whoever acts."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -8,13 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from rpl_runtime.cli.app import app
 from rpl_runtime.client.client import Client
 from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.errors import InvalidGoal, InvalidInput
-from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig, conditions_of, hazards_of, run_protocol
+from rpl_runtime.evaluation.protocol import (
+    Hardship,
+    Moment,
+    Outcome,
+    ProtocolConfig,
+    conditions_of,
+    hazards_of,
+    run_protocol,
+)
 from rpl_runtime.evaluation.protocol_results import content_of, draw_protocol, summarized, table_rows, wilson
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.relay.messages import (
@@ -65,13 +75,18 @@ class Still:
         pass
 
 
-def still(hardship: Hardship, episodes: int = 1, task: Task = KITCHEN) -> tuple[list[Outcome], list[object]]:
+def still(
+    hardship: Hardship, episodes: int = 1, task: Task = KITCHEN, on_moment: Callable[[Moment], None] | None = None
+) -> tuple[list[Outcome], list[object]]:
     """The outcomes of a condition under a policy that holds still, and the goals that it was given."""
     heard: list[object] = []
     model = ModelInfo(SPEC, "", 1, {})
     config = ProtocolConfig(episodes, jobs=1)
     control = partial(Control, model, Still(heard))
-    return run_protocol(task, control, lambda robot: lambda: None, {"it": hardship}, config, {}), heard
+    outcomes = run_protocol(
+        task, control, lambda robot: lambda: None, {"it": hardship}, config, {}, on_moment=on_moment
+    )
+    return outcomes, heard
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +150,32 @@ def test_a_shift_is_goals_forward_and_back_each_with_its_time() -> None:
     assert outcome.steps == 10 * sum(len(named) for named, _ in outcome.goals)
     assert all(1 <= len(named) <= 3 for named, _ in outcome.goals)
     assert heard[0] == outcome.goals[0][0]  # nothing is done yet, so the first goal goes forward
+
+
+class Acts:
+    """A disturbance that says that it acts, and does nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.redrawn = name, Counter[str]()
+
+    def act(self, step: int, done: frozenset[str]) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("put_back", "kinds"), [(None, {"jolt", "push"}), (5, {"jolt", "push", "put-back"})])
+def test_a_shift_has_the_disturbances_that_are_asked_for_and_moments_name_them(
+    put_back: int | None, kinds: set[str]
+) -> None:
+    named = {name.replace("-", "_"): lambda *_, name=name: Acts(name) for name in ("jolt", "push", "put-back")}
+    hurried = replace(KITCHEN, hazards=replace(hazards_of(KITCHEN), steps_an_element=2, **named))
+    moments: list[Moment] = []
+    [outcome], _ = still(Hardship(("m",), shift=12, put_back=put_back), task=hurried, on_moment=moments.append)
+    assert len(moments) == outcome.steps
+    assert {what for moment in moments for what in moment.happens} == kinds
+    assert len(moments[-1].happens) == 12  # one for each goal
+    assert tuple(dict.fromkeys(moment.named for moment in moments)) == tuple(
+        dict.fromkeys(named for named, _ in outcome.goals)
+    )
 
 
 def test_conditions_that_exclude_each_other_are_refused() -> None:
@@ -209,6 +250,19 @@ def test_the_command_runs_a_condition_of_ones_own_and_writes_it(kitchen_bundle: 
     )
     assert beside.exit_code == 0, beside.output
     assert beside.stdout.count("as asked") == 1
+
+
+def test_a_condition_is_filmed(kitchen_bundle: Bundle, tmp_path: Path) -> None:
+    """Five steps and a tile for the one subgoal and one for the end; of the moving picture every fourth step."""
+    film, sheet = tmp_path / "film.webp", tmp_path / "sheet.png"
+    command = ["evaluate", str(kitchen_bundle.path), "--episodes", "1", "--jobs", "1", "--goals", "k", "--steps", "5"]
+    ran = CliRunner().invoke(app, [*command, "--jolt", "0.1", "--video", str(film), "--sheet", str(sheet)])
+    if "apt-get" in ran.stderr:
+        pytest.skip(ran.stderr)
+    assert ran.exit_code == 0, ran.output
+    with Image.open(film) as picture, Image.open(sheet) as tiles:
+        assert (picture.n_frames, picture.info["loop"]) == (2, 0)
+        assert tiles.size == (4 * picture.width, picture.height)
 
 
 def test_a_condition_that_is_not_there_is_one_sentence(kitchen_bundle: Bundle) -> None:
