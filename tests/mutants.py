@@ -44,7 +44,7 @@ MODULES = {
     "rpl_train/relabel.py": ["tests/train/test_relabel.py"],
     "rpl_train/tuples.py": ["tests/train/test_tuples.py", "tests/train/test_augment.py"],
     "rpl_train/augment.py": ["tests/train/test_augment.py", "tests/train/test_tuples.py"],
-    "rpl_train/imitate.py": ["tests/train/test_imitate.py", "-k", "not side_by_side and not process_ends"],
+    "rpl_train/imitate.py": ["tests/train/test_imitate.py"],
     "rpl_train/rl/npg.py": ["tests/train/rl/test_npg.py"],
     "rpl_train/rl/finetune.py": ["tests/train/rl/test_finetune.py"],
     "rpl_train/distill.py": ["tests/train/test_distill.py"],
