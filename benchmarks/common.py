@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,13 +12,15 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from rpl_runtime.files import JsonDict
+from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.provenance import command, commit, versions
 
 PROGRESS = Console(stderr=True)
 
 Bundle = Annotated[Path, typer.Argument(help="The bundle's folder.")]
 Saved = Annotated[Path | None, typer.Option("--from", help="Run nothing: print and draw this JSON file.")]
+Given = Annotated[Path | None, typer.Argument(help="The bundle's folder.")]  # unless there is something saved
+Output = Annotated[Path | None, typer.Option(help="Write the JSON here.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 T = TypeVar("T")
@@ -27,6 +29,22 @@ T = TypeVar("T")
 def tracked(items: Iterable[T], what: str) -> Iterable[T]:
     """The items, with a progress bar on stderr."""
     return track(items, what, console=PROGRESS, transient=True)
+
+
+def obtained(
+    bundle: Path | None, saved: Path | None, measure: Callable[[Path], JsonDict], output: Path | None = None
+) -> JsonDict:
+    """A result: measured with a bundle, or read from a file that an earlier call wrote; written to `output`.
+
+    Raises:
+        typer.BadParameter: both or neither are given.
+    """
+    if (bundle is None) == (saved is None):
+        raise typer.BadParameter("give either BUNDLE or --from")
+    content = json.loads(saved.read_text()) if saved else measure(Path(bundle or ""))
+    if output is not None:
+        write_json(output, content)
+    return content
 
 
 def circumstances(packages: Sequence[str]) -> JsonDict:

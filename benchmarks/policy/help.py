@@ -6,7 +6,6 @@ nominal start, where a request is a false alarm if the goal is reached, and from
     python -m benchmarks.policy.help models/kitchen
 """
 
-import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,9 +16,9 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from benchmarks.common import Json, Saved, circumstances, show, table, tracked, verdict
+from benchmarks.common import Given, Json, Output, Saved, circumstances, obtained, show, table, tracked, verdict
 from rpl_runtime.evaluation.evaluate import FIRST_SEED
-from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import Novelty
@@ -38,31 +37,29 @@ PACKAGES = ("numpy", "onnxruntime", "mujoco", "gymnasium-robotics")
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     rate: Annotated[float, typer.Option(help="Stated rate of false alarms.")] = 0.02,
     calibration: Annotated[int, typer.Option(min=1, help="Episodes of the calibration.")] = 136,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each of 17 goals from each start.")] = 6,
     seed: Annotated[int, typer.Option(help="First seed of the episodes.")] = FIRST_SEED,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Measure how often a policy asks for help in vain, and how often in time."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
-    if saved:
-        content = json.loads(saved.read_text())
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            copy = shutil.copytree(Path(bundle or ""), Path(folder) / "bundle")
-            config = StallConfig(rate=rate, episodes=calibration)
-            content = measure(add_stall(load_bundle(copy), KITCHEN, config), episodes, seed)
-    if output is not None:
-        write_json(output, content)
+    config = StallConfig(rate=rate, episodes=calibration)
+    content = obtained(bundle, saved, lambda path: measure(path, config, episodes, seed), output)
     show(content, as_json, shown(content))
 
 
-def measure(bundle: Bundle, episodes: int, seed: int) -> JsonDict:
+def measure(path: Path, config: StallConfig, episodes: int, seed: int) -> JsonDict:
+    """Calibrate a copy of a bundle, play both starts, and count who asked when."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = add_stall(load_bundle(shutil.copytree(path, Path(folder) / "bundle")), KITCHEN, config)
+        return requests(bundle, episodes, seed)
+
+
+def requests(bundle: Bundle, episodes: int, seed: int) -> JsonDict:
     """Play both starts, and count who asked when."""
     stall = bundle.manifest.stall
     assert stall is not None

@@ -7,7 +7,6 @@ start and by the paper's protocol, beside the old one.
     python -m benchmarks.policy.improve models/kitchen --demos A.hdf5 --demos B.hdf5 --work runs/improve
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -17,12 +16,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.common import Json, Saved, circumstances, show, table, tracked
+from benchmarks.common import Given, Json, Output, Saved, circumstances, obtained, show, table, tracked
 from rpl_runtime.client import Access, Client
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
 from rpl_runtime.evaluation.paired import compare, verdict
 from rpl_runtime.evaluation.results import Episode
-from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.pilot import load_pilot
 from rpl_runtime.policy.bundle import Bundle, load_bundle
@@ -46,7 +45,7 @@ PACKAGES = ("torch", "numpy", "mujoco", "gymnasium-robotics")
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     demos: Annotated[list[Path] | None, typer.Option(help="What the bundle learned from. Repeatable.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of logs, runs and bundles; continues there.")] = Path(
@@ -58,20 +57,17 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each level.")] = ImproveConfig().steps,
     pairs: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 6,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Improve a policy with several seeds, and compare each result with it."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
-    if saved:
-        content = json.loads(saved.read_text())
-    else:
-        old = load_bundle(Path(bundle or ""))
+
+    def measured(path: Path) -> JsonDict:
+        old = load_bundle(path)
         by_hand = record(old, work / "logs", episodes, episode_steps, pilot)
-        content = {"by_hand": by_hand, "episodes": episodes} | measure(old, demos or [], work, seeds, steps, pairs)
-    if output is not None:
-        write_json(output, content)
+        return {"by_hand": by_hand, "episodes": episodes} | measure(old, demos or [], work, seeds, steps, pairs)
+
+    content = obtained(bundle, saved, measured, output)
     show(content, as_json, shown(content))
 
 

@@ -15,7 +15,6 @@ deviation of any dimension, in standard deviations, instead of the score.
 The threshold of a flag comes from the training data. The score and this protocol were chosen on seeds below 1,000,000.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,11 +27,11 @@ import typer
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from benchmarks.common import Json, Saved, circumstances, show, table, tracked
+from benchmarks.common import Given, Json, Output, Saved, circumstances, obtained, show, table, tracked
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import FIRST_SEED
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE
-from rpl_runtime.files import JsonDict, staged, write_json
+from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import Novelty
@@ -83,20 +82,16 @@ class Outcome(NamedTuple):
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle for the kitchen with a novelty statistic.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each of 17 goals in each condition.")] = 4,
     seed: Annotated[int, typer.Option(help="First seed of the episodes.")] = FIRST_SEED,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    output: Output = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it here (.png).")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well the novelty score separates failing episodes from others."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
-    content = json.loads(saved.read_text()) if saved else measure(load_bundle(Path(bundle or "")), episodes, seed)
-    if output is not None:
-        write_json(output, content)
+    content = obtained(bundle, saved, lambda path: measure(load_bundle(path), episodes, seed), output)
     if picture is not None:
         draw(content, picture)
     show(content, as_json, *shown(content))

@@ -11,7 +11,6 @@ adds to them. The second command runs nothing: it prints and draws the results o
 """
 
 import hashlib
-import json
 import os
 import textwrap
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks.common import PROGRESS, Saved, circumstances, markdown
+from benchmarks.common import PROGRESS, Given, Saved, circumstances, markdown, obtained
 from rpl_runtime.client import Access, Client
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, calibration_of, evaluate, plan_trials
@@ -91,7 +90,7 @@ START = "perturbed"
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     goals: Annotated[str, typer.Option(help="Goals as in `rpl evaluate`.")] = "paper",
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal under each condition.")] = 5,
@@ -105,13 +104,8 @@ def main(
     name: Annotated[str, typer.Option(help="Of the files.")] = "effects",
 ) -> None:
     """Print success under each condition as a table in Markdown."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
-    if bundle is not None:
-        content = measure(bundle, goals, episodes, jobs or os.cpu_count() or 1, journals, rows)
-    else:
-        assert saved is not None
-        content = json.loads(saved.read_text())
+    settings = goals, episodes, jobs or os.cpu_count() or 1, journals, rows
+    content = obtained(bundle, saved, lambda path: measure(path, *settings))
     if output is not None:
         write_json(output / f"{name}.json", content)
         draw(content, output / f"{name}.png")

@@ -10,7 +10,6 @@ sets. Finished episodes are kept in the folder --journals, from which an interru
 runs nothing: it prints the results of the first.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +17,10 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from benchmarks.common import PROGRESS, Saved, circumstances, markdown
+from benchmarks.common import PROGRESS, Given, Output, Saved, circumstances, markdown, obtained
 from rpl_runtime.client import Access
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate, plan_trials
-from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.files import JsonDict
 from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.subprocess import serve_in_process
 
@@ -40,24 +39,16 @@ KINDS = {  # name in `rpl evaluate` -> number of elements, and title
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each set from each start.")] = 4,
     jobs: Annotated[int | None, typer.Option(help="Simulators in parallel; default: one per core.")] = None,
     journals: Annotated[Path, typer.Option(help="Folder for finished episodes.")] = Path("runs/sets"),
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    output: Output = None,
 ) -> None:
     """Print success on the sets of each kind as a table in Markdown."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
-    if bundle is not None:
-        content = measure(bundle, episodes, jobs or os.cpu_count() or 1, journals)
-    else:
-        assert saved is not None
-        content = json.loads(saved.read_text())
-    if output is not None:
-        write_json(output, content)
-    typer.echo(table(content))
+    cores = jobs or os.cpu_count() or 1
+    typer.echo(table(obtained(bundle, saved, lambda path: measure(path, episodes, cores, journals), output)))
 
 
 def measure(bundle: Path, episodes: int, jobs: int, journals: Path) -> JsonDict:

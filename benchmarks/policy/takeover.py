@@ -10,7 +10,6 @@ data (--when stall). It finishes one element of the goal and hands back. Success
 were done at any control step.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +23,9 @@ import typer
 from rich.console import RenderableType
 from rich.progress import track
 
-from benchmarks.common import PROGRESS, Json, Saved, circumstances, show, table, verdict
+from benchmarks.common import PROGRESS, Given, Json, Output, Saved, circumstances, obtained, show, table, verdict
 from rpl_runtime.client.client import Client
-from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.pilot import OnHelp, Pilot
 from rpl_runtime.relay.loop import POLICY
@@ -53,26 +52,19 @@ class Episode(NamedTuple):
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     when: Annotated[When, typer.Option(help="When the pilot takes over.")] = "stall",
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Control steps of an episode.")] = 400,
     goals: Annotated[str, typer.Option(help="Goals of the paper, separated by commas.")] = ",".join(PAPER_GOALS),
     jobs: Annotated[int | None, typer.Option(min=1, help="Simulators in parallel; default: one per core.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the JSON here.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Print success alone and with a pilot, and the share of the steps by hand."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
-    if bundle is not None:
-        content = measure(bundle, when, episodes, steps, goals.split(","), jobs or os.cpu_count() or 1)
-    else:
-        assert saved is not None
-        content = json.loads(saved.read_text())
-    if output is not None:
-        write_json(output, content)
+    settings = when, episodes, steps, goals.split(","), jobs or os.cpu_count() or 1
+    content = obtained(bundle, saved, lambda path: measure(path, *settings), output)
     show(content, as_json, *report(content))
 
 
