@@ -182,6 +182,13 @@ def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeyp
     assert {path.name for path in (tmp_path / "broken").iterdir()} == names
 
 
+def test_goals_played_side_by_side_teach_what_they_teach_in_turn(base, teachers, tmp_path, monkeypatch):
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "one", SMALL)
+    monkeypatch.setattr(module, "rollout", None)  # in this process; the goals' own play
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "two", replace(SMALL, jobs=2))
+    assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
+
+
 def test_a_finished_run_is_loaded(base, teachers, tmp_path, monkeypatch):
     first = on_drawers(base, DEMONSTRATIONS, teachers, tmp_path, SMALL).policy
     monkeypatch.setattr(module, "rollout", None)
@@ -217,6 +224,8 @@ def test_provenance_names_every_teacher(base, teachers, tmp_path):
         goal: weights_digest(trained.policy) for goal, trained in teachers.items()
     }
     assert record.provenance.data == base.record.provenance.data
+    assert record.provenance.seeds == (SMALL.seed,)
+    assert {"relay-policy", "torch", "numpy"} <= record.provenance.packages.keys()
     assert record.spec == base.record.spec
 
 

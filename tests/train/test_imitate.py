@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import drawers
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
@@ -54,13 +56,30 @@ def test_a_broken_run_ends_in_the_same_weights(tmp_path):
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
 
 
-def test_levels_trained_side_by_side_are_those_trained_in_turn(tmp_path):
+def say_and_train(demonstrations, record, run, config, initial, level, progress) -> None:
+    """Takes the place of a level's training in its process, which imports this module."""
+    progress(level, 0, None)
+    until = time.monotonic() + 60
+    while not (run / f"{level} was heard").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    module._imitate_level(demonstrations, record, run, config, initial, level, progress)
+
+
+def test_levels_trained_side_by_side_are_heard_meanwhile_and_are_those_trained_in_turn(tmp_path, monkeypatch):
     demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
-    seen = set()
-    imitate(demonstrations, task, tmp_path / "one", SMALL, quiet)
-    imitate(demonstrations, task, tmp_path / "two", replace(SMALL, jobs=2), lambda level, *_: seen.add(level))
+    reports = {"one": [], "two": []}
+
+    def hear(level, step, loss):
+        (tmp_path / "two" / f"{level} was heard").touch()
+        reports["two"].append((level, step, loss))
+
+    imitate(demonstrations, task, tmp_path / "one", SMALL, lambda *report: reports["one"].append(report))
+    monkeypatch.setattr(module, "_imitate_level", say_and_train)
+    imitate(demonstrations, task, tmp_path / "two", replace(SMALL, jobs=2), hear)
     assert equal(weights(tmp_path / "one"), weights(tmp_path / "two"))
-    assert seen == {"high", "low"}
+    assert sorted(reports["two"][:2]) == [("high", 0, None), ("low", 0, None)]
+    assert sorted(reports["two"][2:]) == reports["one"]
 
 
 def test_a_folder_keeps_one_run(tmp_path):
@@ -101,9 +120,15 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_level_climbs_the_likelihood_by_adam_with_a_warm_up_and_a_cosine_to_zero(tmp_path, level):
-    """Weights are those of a literal reading: rate x min(1, (t + 1) / 200) x (1 + cos(pi t / T)) / 2 at step t."""
-    steps, demonstrations = 260, drawer_demonstrations()
-    trained = imitate(demonstrations, drawers.task_of(drawer_spec()), tmp_path, replace(SMALL, steps=steps), quiet)
+    """Weights are those of a literal reading: rate x min(1, (t + 1) / 200) x (1 + cos(pi t / T)) / 2 at step t.
+
+    What is reported, and drawn on the board, is the mean loss since the last report.
+    """
+    steps, demonstrations, reports, losses = 260, drawer_demonstrations(), [], []
+    trained = imitate(
+        *(demonstrations, drawers.task_of(drawer_spec()), tmp_path, replace(SMALL, steps=steps)),
+        lambda of, step, loss: reports.append((step, loss)) if of == level else None,
+    )
     pool = Pool(demonstrations.trajectories, drawer_spec(), POOL)
     with torch.random.fork_rng():
         torch.manual_seed(SMALL.seed)
@@ -114,10 +139,44 @@ def test_a_level_climbs_the_likelihood_by_adam_with_a_warm_up_and_a_cosine_to_ze
         draw = pool.high_batch if level == "high" else pool.low_batch
         batch = draw(np.random.default_rng([SMALL.seed, LEVELS.index(level), t]), SMALL.batch)
         optimiser.zero_grad()
-        (-expected.log_prob(*map(torch.from_numpy, batch)).mean()).backward()
+        loss = -expected.log_prob(*map(torch.from_numpy, batch)).mean()
+        loss.backward()
         optimiser.step()
+        losses.append(loss.item())
     found = getattr(trained.policy, level).state_dict()
     assert all(torch.allclose(found[name], values, atol=1e-5) for name, values in expected.state_dict().items())
+    means = [np.mean(losses[first:last]) for first, last in ((0, 100), (100, 200), (200, steps))]
+    assert [step for step, _ in reports] == [100, 200, steps]
+    assert [loss for _, loss in reports] == pytest.approx(means, abs=1e-4)
+    board = EventAccumulator(str(tmp_path / "tensorboard" / level))
+    board.Reload()
+    drawn = board.Scalars("negative log-likelihood without constant")
+    assert [point.step for point in drawn] == [100, 200, steps]
+    assert [point.value for point in drawn] == pytest.approx(means, abs=1e-4)
+
+
+def test_a_finished_level_says_that_it_was_trained_before(tmp_path):
+    """A flat policy's high level has nothing to learn, and says so the first time."""
+    flat, reports = replace(SMALL, networks=NetworkConfig((8,), (8,), flat=True)), []
+    for _ in range(2):
+        imitate(
+            *(drawer_demonstrations(), drawers.task_of(drawer_spec()), tmp_path, flat),
+            lambda *report: reports.append(report),
+        )
+    (*first, (level, step, loss)), again = reports[:2], reports[2:]
+    assert first == [("high", 40, None)]
+    assert (level, step, math.isfinite(loss)) == ("low", 40, True)
+    assert again == [("high", 40, None), ("low", 40, None)]
+
+
+def test_a_run_says_where_its_policy_comes_from(tmp_path):
+    demonstrations = drawer_demonstrations()
+    record = imitate(demonstrations, drawers.TASK, tmp_path, replace(SMALL, steps=1, seed=7), quiet).record
+    assert record.task == record.provenance.settings["task"] == "drawers:make"
+    assert record.networks == SMALL.networks
+    assert record.provenance.seeds == (7,)
+    assert record.provenance.data == tuple(demonstrations.sources)
+    assert {"relay-policy", "torch", "numpy"} <= record.provenance.packages.keys()
 
 
 # What takes the place of a level's training: its process imports this module.

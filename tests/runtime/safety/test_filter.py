@@ -96,6 +96,7 @@ def test_a_motion_that_another_proved_goes_on_as_if_the_filter_had_commanded_it(
     way = np.vstack(come_to_rest(other, PROFILES["fr3"]))
     resumed.resume(commanded[-3:, :7], way[:, :7])
     assert not resumed.at_rest
+    np.testing.assert_array_equal(resumed.position[:7], commanded[-1, :7])
     np.testing.assert_array_equal(resumed.resting_place[:7], way[-1, :7])
     first = resumed.stop()
     np.testing.assert_array_equal(first.trajectory[:, :7], way[:80, :7])
@@ -221,6 +222,18 @@ def test_a_joint_driven_at_its_end_stops_before_it_and_close_by(name: str, joint
     end = profile.high[joint] if up else profile.low[joint]
     assert abs(commanded[-1][-1, joint] - end) < 1e-3
     assert safety.counts["position"] >= 150
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_joint_at_its_end_stays_there_without_a_violation(end: str) -> None:
+    profile = PROFILES["panda"].within(Box((-2, -2, -2), (2, 2, 2)))
+    target = HOME.copy()
+    target[1] = getattr(profile, end)[1]
+    safety = SafetyFilter(profile, PERIOD)
+    safety.start(target)
+    filtered = safety.step(target)
+    assert (filtered.trajectory == target).all()
+    assert not safety.counts
 
 
 @pytest.mark.parametrize("speed", [0.2, 0.5, 1.0, 1.5])

@@ -349,6 +349,8 @@ def test_what_is_shown_is_noted_and_a_run_goes_on_with_no_other(base, tmp_path):
     shown = config(1, objective="dapg")
     found = on_drawers(base, other, tmp_path / "run", shown).trained.record.provenance
     assert found.data == (*base.record.provenance.data, played)
+    assert found.seeds == (shown.seed,)
+    assert {"relay-policy", "torch", "numpy"} <= found.packages.keys()
     with pytest.raises(TrainingError, match=r"other settings \(demonstrations\)"):
         on_drawers(base, DEMONSTRATIONS, tmp_path / "run", shown)
     alone = on_drawers(base, other, tmp_path / "npg", config(1)).trained.record.provenance
@@ -396,6 +398,13 @@ def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypa
     target = seen[0].act(state, state, np.zeros((1, 1), np.float32))
     assert target[0, 0] == pytest.approx(float(base.policy.low.target_mean), abs=0.05)
     assert not equal(of(tuned.policy), of(base.policy))
+
+
+def test_a_high_level_from_scratch_is_one_gaussian_whatever_the_base_was(tmp_path):
+    base = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), high_components=3))
+    policy, record = on_drawers(base, NONE, tmp_path / "run", config(1, levels=("high",), scratch=("high",))).trained
+    assert policy.high.components == record.networks.high_components == 1
+    assert record.spec.high_noise == base.record.spec.state.dim
 
 
 def test_seeds_give_runs_of_their_own(base, tmp_path):
@@ -449,10 +458,11 @@ def test_a_level_that_earns_stays_no_longer_and_the_other_stays(base, tmp_path, 
         assert equal(tuned.policy.high.state_dict(), kept.state_dict())
 
 
-@pytest.mark.parametrize("settings", [{"levels": ()}, {"episodes": 1}])
+@pytest.mark.parametrize("settings", [{"goal": ()}, {"levels": ()}, {"episodes": 1}, {"env_steps": 0}, {"worlds": 0}])
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(InvalidInput, match="fine-tuning needs"):
-        config(**settings)
+        replace(config(), **settings)
+    assert replace(config(), env_steps=1, worlds=1, episodes=2).iterations(drawers.TASK) == 1
 
 
 def test_a_goal_of_unknown_elements_is_refused(base, tmp_path):
