@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,7 @@ def test_a_run_resumes_with_the_goal_that_an_operator_sent(host: Host, tiny_bund
 # ---------------------------------------------------------------------------------------------------------- kills
 
 
+@cache
 def undisturbed(config: RunConfig) -> RunResult:
     with (
         closing(SimulatedRobot(KITCHEN_TASK)) as robot,
@@ -153,17 +155,15 @@ def test_a_server_that_is_killed_changes_nothing(lead: int) -> None:
     deaths = [
         Inside("plan", 1, computed=False),
         Inside("act", 5, computed=True),
-        0.1,
         Inside("plan", 2, computed=True),
-        0.03,
+        0.05,
     ]
     assert_same(killed(config, deaths), undisturbed(config))
 
 
-@pytest.mark.parametrize("lead", [0, 3])
-def test_a_run_goes_on_at_another_replica(lead: int) -> None:
+def test_a_run_goes_on_at_another_replica() -> None:
     """Two replicas, each killed in turn while the run is on it."""
-    config = RunConfig(("microwave", "kettle"), steps=70, seed=7, plan_lead=lead)
+    config = RunConfig(("microwave", "kettle"), steps=70, seed=7, plan_lead=3)
     with (
         closing(SimulatedRobot(KITCHEN_TASK)) as robot,
         Mortal(KITCHEN, [Inside("act", 20, computed=True)]) as first,

@@ -47,7 +47,7 @@ if __name__ == "__main__":
 """
 
 
-def hung(tmp_path: Path, hang: str, beat_s: float = 2.0) -> tuple[int, str, str]:
+def hung(tmp_path: Path, hang: str, beat_s: float = 1.0) -> tuple[int, str, str]:
     """What a run whose loop hangs in step 5 ends with, and says on its output and its errors."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(path=sys.path, hang=hang, beat_s=beat_s))
@@ -60,7 +60,7 @@ def test_a_loop_that_hangs_is_interrupted_and_stops_its_robot(tmp_path: Path) ->
     code, output, errors = hung(tmp_path, "time.sleep(3600)")
     assert code == 0
     assert output == "hangs\nTrue the control loop hung, and was interrupted by the process that watches it\n"
-    assert errors == "the run loop has not told for 2 s that it lives; it is interrupted\n"
+    assert errors == "the run loop has not told for 1 s that it lives; it is interrupted\n"
 
 
 @pytest.mark.parametrize(

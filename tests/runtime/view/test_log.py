@@ -22,14 +22,14 @@ from rpl_runtime.view.log import view_log
 for module in ("viser", "mcap"):
     pytest.importorskip(module, reason="needs the view and record extras")
 
-STEPS = 60
+STEPS = 30
 END_KEY, RIGHT_KEY = "\ue010", "\ue014"  # of the keyboard, as WebDriver writes them: last value, next value
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 
 
 @pytest.fixture(scope="module")
 def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 steps, at first in hand for a while, vetoed once and pinned later."""
+    """A run of 30 steps, at first in hand for a while, vetoed once and pinned later."""
     path = tmp_path_factory.mktemp("log") / "run.mcap"
     state = np.zeros(5, dtype=np.float32)
     with serve_in_thread(tiny_bundle) as address, Client(address) as client, Admin(address) as admin:
@@ -37,9 +37,9 @@ def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
         with client.control() as control, RunRecorder(LogWriter(path, header)) as recorder:
             goal = control.start("cart", ["door"], state).goal
             for step in range(STEPS):
-                if step == 20:
+                if step == 10:
                     admin.veto("cart")
-                if step == 40:
+                if step == 20:
                     admin.pin("cart", state.tolist())
                 author = "gamepad" if 3 <= step < 6 else POLICY
                 action = control.step("cart", step, state)
@@ -49,7 +49,7 @@ def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
+    with open_browser(800, 560) as browser:
         yield browser
 
 
