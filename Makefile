@@ -14,9 +14,10 @@ demo: $(VENV)/.demo
 view: $(VENV)/.view
 	$(BIN)/rpl run --bundle models/kitchen --goal microwave,kettle --steps 7500 --view
 
+# Files go to the processes in the order of the folders: by default those of few tests come last, and they are slow.
 test: $(VENV)/.dev lint
 	@sh .ci/install-system libosmesa6 chromium chromium-driver || true
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not long and not alone'
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
 
 # The runtime's core on every Python that is installed; PYTHONS="python3.12 /opt/python3.13/bin/python3" names others.
