@@ -156,6 +156,48 @@ class Admin(Connection):
         """
         self._call("VetoSubgoal", codec.pb.VetoSubgoalReply, robot=robot)
 
+    def take_over(self, robot: str, by: str) -> str:
+        """Take a robot in hand: from its next step on it gets the targets of `steer` in place of the policy's.
+
+        At first it keeps the target that the policy gives it at that step. An operator who does not `steer` for 10 s
+        loses the robot to the policy.
+
+        Args:
+            robot: its id.
+            by: name of the operator, the author of these steps.
+
+        Returns:
+            The hand, as `steer` and `hand_back` need it.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: it has sent no state yet, or somebody has it in hand.
+            InvalidInput: the name is not acceptable.
+        """
+        return self._call("TakeOverRobot", codec.pb.TakeOverRobotReply, robot=robot, by=by).hand
+
+    def steer(self, robot: str, hand: str, target: Sequence[float] = ()) -> tuple[float, ...]:
+        """Set the target (m,) of a robot in hand; without one, only say that the operator is there.
+
+        Returns:
+            (m,) the target of its steps until another; empty before its first step in this hand.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: it is not in this hand, or not any more.
+            InvalidInput: the target is not accepted.
+        """
+        return tuple(self._call("SteerRobot", codec.pb.SteerRobotReply, robot=robot, hand=hand, target=target).target)
+
+    def hand_back(self, robot: str, hand: str) -> None:
+        """Give a robot in hand back to the policy, which plans at its next step.
+
+        Raises:
+            RobotNotFound: it does not run.
+            ProtocolViolation: it is not in this hand, or not any more.
+        """
+        self._call("HandBackRobot", codec.pb.HandBackRobotReply, robot=robot, hand=hand)
+
     def _call(self, method: str, reply: type[_Reply], timeout_s: float | None = None, **fields: object) -> _Reply:
         request, timeout_s = codec.pack_request(method, **fields), timeout_s or self._timeout_s
         with self.translated(timeout_s):

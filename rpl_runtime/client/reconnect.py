@@ -254,6 +254,8 @@ class _LastingLine:
                 if start.resume is not None and not reply.replanned:
                     lasts = start.resume.lasts
                 resume = Resume(request.step + 1, reply.subgoal, reply.age + 1, upcoming, override, lasts=lasts)
+                if reply.author and not override.lasts:  # the policy plans anew: no operator is at another server
+                    resume = Resume(request.step + 1, messages.NOTHING, 0)
                 self._runs[robot] = start._replace(goal=reply.goal or start.goal, resume=resume)
                 if reply.replanned:  # a planner may take longer than a step
                     self._replanning.discard(robot)

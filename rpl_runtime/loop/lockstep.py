@@ -55,10 +55,10 @@ def run(
             robot.apply(action.target if estimator is None else estimator.command(action.target))
             helm.applied(number, state, action)
             if (noted := _tell(control, config.robot_id, helm)) is not None:
-                action = action._replace(novelty=noted.novelty, goal=noted.goal)
+                action = action._replace(novelty=noted.novelty, goal=noted.goal, help=noted.help)
             goal = action.goal or goal
             sensed = None if estimator is None else reading
-            steps.append(Step(number, state, action, robot.done(), goal, sensed, helm.author))
+            steps.append(Step(number, state, action, robot.done(), goal, sensed, action.author or helm.author))
             on_step(steps[-1])
             reading = robot.observe()
             state = reading if estimator is None else estimator.see(reading, robot.ages)

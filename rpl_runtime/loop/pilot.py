@@ -125,6 +125,7 @@ class Helm:
         self._target: np.ndarray | None = None
         self._subgoal, self._age = NOTHING, -1  # of the last step
         self._said = Noted(-1)  # by the policy last
+        self._operator = ""  # of the server, who decided the last step
 
     def take(self, step: int, state: np.ndarray, goal: ResolvedGoal, observed_ns: int) -> Action | None:
         """The pilot's action for a step in a state (n,), observed at a time [ns]; None: the policy decides the step.
@@ -154,6 +155,11 @@ class Helm:
     def applied(self, step: int, state: np.ndarray, action: Action) -> None:
         """Note that the robot follows an action of a step in a state (n,), whoever decided it."""
         self._target, self._subgoal, self._age = action.target, action.subgoal, action.age
+        if action.author != self._operator:
+            kind, by = ("taken over", action.author) if action.author else ("handed back", self._operator)
+            at_ns = action.valid_until_ns - self._period_ns
+            self._on_event(Event(at_ns, kind, f"{by} at step {step}, an operator of the server"))
+            self._operator = action.author
         if self.author == POLICY:
             self.heard(action)
         else:

@@ -319,7 +319,8 @@ class _Loop:
             self._note()
             goal = self.step_thread.goal or self.started.goal
             sensed = None if estimator is None else reading
-            self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed, self._helm.author))
+            author = action.author or self._helm.author
+            self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed, author))
             self.on_step(self._steps[-1])
             self._missing -= self._steps[-1].done
         return command

@@ -70,5 +70,9 @@ class StallDetector:
                 clock.best, clock.count = min(left, clock.best), 0.0
             else:
                 clock.count += 1.0 if score is None else score
-            asking.append(clock.count > self._limit)
+            asking.append(self.asking(run))
         return asking
+
+    def asking(self, run: Watched) -> bool:
+        """Whether a run asked for help at its last step."""
+        return run.clock is not None and run.clock.count > self._limit

@@ -153,6 +153,7 @@ class LogWriter:
             times=None if action.times is None else action.times._asdict(),
             novelty=action.novelty,
             author=step.author,
+            help=action.help,
         )
         yield "/action", logged
 
@@ -199,6 +200,7 @@ class LoggedStep(NamedTuple):
     override: SubgoalOverride = SubgoalOverride.NONE  # how an operator changed the subgoal
     author: str = POLICY  # who decided the target: the policy, or the name of a pilot
     origin: Origin | None = None  # of a new subgoal; None: the high level planned it as the run's plan_lead says
+    help: bool = False  # whether the policy asked for help
 
 
 class Log(NamedTuple):
@@ -255,6 +257,7 @@ def _log(path: Path, content: bytes) -> Log:
                         novelty=action.novelty if action.HasField("novelty") else None,
                         override=SubgoalOverride(subgoal.override),
                         author=action.author or POLICY,
+                        help=action.help,
                         origin=_origin(subgoal.origin) if subgoal.HasField("origin") else None,
                     )
                     steps.append(step)

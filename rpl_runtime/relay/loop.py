@@ -65,6 +65,16 @@ class TakeOver(NamedTuple):
     why: str = ""  # one sentence for people
 
 
+@dataclass(eq=False)
+class Steering:
+    """An operator's hand on a robot, whose targets go to it in place of the policy's, in the actions of its steps."""
+
+    by: str  # name of the operator
+    key: str  # which the operator shows
+    heard_ns: int  # [ns] when the operator was last heard
+    target: np.ndarray | None = None  # (m,) of each step until another comes; None: the policy's at the next step
+
+
 class Resume(NamedTuple):
     """Where a broken run goes on: everything the loop held about the robot."""
 
@@ -88,6 +98,7 @@ class Decision(NamedTuple):
     upcoming: dict[int, np.ndarray]  # row -> (n,) next subgoal, for rows that planned ahead at this step and have it
     overrides: dict[int, SubgoalOverride]  # row -> how an operator changed its subgoal, for rows where one did
     origins: dict[int, Origin]  # row -> where its new subgoal came from, if the policy did not plan it at this step
+    authors: dict[int, str]  # row -> the operator who decided its action
 
     @property
     def replanned(self) -> np.ndarray:
@@ -105,7 +116,7 @@ class Standing(NamedTuple):
     vetoes: int  # number of subgoals vetoed since the start
     goal: ResolvedGoal
     claimed: bool = False  # whether it is pinned by a client's word alone
-    hand: TakeOver | None = None  # who has the robot in hand
+    hand: TakeOver | Steering | None = None  # who has the robot in hand
 
 
 @dataclass
@@ -125,7 +136,7 @@ class Run:
     override: SubgoalOverride = SubgoalOverride.NONE  # to report with the next step
     resumed: SubgoalOverride = SubgoalOverride.NONE  # of the next step, by the client's word: not reported
     vetoes: int = 0
-    hand: TakeOver | None = None  # who decides the targets in place of the policy
+    hand: TakeOver | Steering | None = None  # who decides the targets in place of the policy
     clock: Clock | None = None  # of the steps without progress; an operator's or a pilot's intervention starts another
     # (low_noise,) of the low level at a step, drawn ahead of it by whoever answers the run
     drawn: tuple[int, np.ndarray] | None = None
@@ -321,14 +332,27 @@ class RelayLoop:
             InvalidInput: the pilot's name or his reason is not acceptable.
         """
         run = self._run(robot)
-        if run.hand is not None:
-            raise ProtocolViolation(
-                f"robot {robot!r} is in the hand of {run.hand.by} already; must be handed back first"
-            )
+        if isinstance(run.hand, TakeOver):  # who is at the robot comes before an operator
+            raise _taken(robot, run.hand)
         _check_hand(hand)
         run.hand = hand
         self.version += 1
         return run.step
+
+    def steer(self, robot: str, steering: Steering) -> None:
+        """Let an operator decide a robot's targets in place of the policy, which plans nothing meanwhile.
+
+        Raises:
+            ProtocolViolation: the robot has no run, or is in hand already.
+            InvalidInput: the operator's name is not acceptable.
+        """
+        run = self._run(robot)
+        if run.hand is not None:
+            raise _taken(robot, run.hand)
+        _check_hand(TakeOver(steering.by))
+        run.hand = steering
+        run.drop()
+        self.version += 1
 
     def applied(self, robot: str, step: int, state: ArrayLike, target: ArrayLike) -> None:
         """Count a step of a robot in hand: a target (m,) that was commanded in a state (n,).
@@ -339,7 +363,7 @@ class RelayLoop:
             InvalidInput: the state or the target is not accepted.
         """
         run = self._run(robot)
-        if run.hand is None:
+        if not isinstance(run.hand, TakeOver):
             raise ProtocolViolation(f"robot {robot!r} is not in hand; send a TakeOver before what was applied by hand")
         _check_order(robot, step, run)
         self._spec.state.check("state", np.asarray(state))
@@ -354,12 +378,17 @@ class RelayLoop:
             ProtocolViolation: the robot has no run, or is not in hand.
         """
         run = self._run(robot)
-        if run.hand is None:
+        if not isinstance(run.hand, TakeOver):
             raise ProtocolViolation(f"robot {robot!r} is not in hand; only a robot in hand can be handed back")
+        self.let_go(robot)
+        return run.step
+
+    def let_go(self, robot: str) -> None:
+        """Let the policy decide again, whoever has the robot; its next step replans at once."""
+        run = self._run(robot)
         run.hand = None
         run.discarded = True  # it was for another place
         self._replan(run)
-        return run.step
 
     def finish(self, robot: str) -> int:
         """End a robot's run. Returns the number of steps it has reached.
@@ -385,7 +414,7 @@ class RelayLoop:
         runs = [
             run
             for robot, step in zip(robots, steps, strict=True)
-            if (run := self.runs.get(robot)) and run.step == step and not run.hand
+            if (run := self.runs.get(robot)) and run.step == step and not isinstance(run.hand, TakeOver)
         ]
         try:
             batch = np.asarray(states, dtype=np.float32)
@@ -406,6 +435,13 @@ class RelayLoop:
             _finite("subgoal", subgoals)
         noise = self.noise_rows("low", runs, steps, self._spec.low_noise)
         action = _finite("action", self._levels.act(batch, subgoals, noise))
+        authors = {row: run.hand for row, run in enumerate(runs) if isinstance(run.hand, Steering)}
+        if authors:
+            action = action.copy()
+        for row, steering in authors.items():
+            if steering.target is None:
+                steering.target = action[row].copy()
+            action[row] = steering.target
 
         for row in new:
             run = runs[row]
@@ -428,7 +464,7 @@ class RelayLoop:
             run.resumed = SubgoalOverride.NONE
         upcoming = {row: plan for row, plan in ahead.items() if isinstance(plan, np.ndarray)}
         told = {row: origin for row, origin in origins.items() if origin != AT_ONCE}
-        return Decision(action, subgoals, ages, upcoming, overrides, told)
+        return Decision(action, subgoals, ages, upcoming, overrides, told, {row: a.by for row, a in authors.items()})
 
     def faults(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -441,7 +477,7 @@ class RelayLoop:
                 run = self._run(robot)
                 if robot in seen:
                     raise StepOutOfOrder(f"robot {robot!r} appears twice in one message; must be one step at a time")
-                if run.hand is not None:
+                if isinstance(run.hand, TakeOver):
                     raise ProtocolViolation(
                         f"robot {robot!r} is in the hand of {run.hand.by}; must send what was applied, or hand it back"
                     )
@@ -547,6 +583,8 @@ class RelayLoop:
 
     def _left(self, run: Run) -> int:
         """[steps] for which the subgoal is still to be followed; less than 0 if its successor is late."""
+        if isinstance(run.hand, Steering) and run.subgoal is not None:
+            return self._spec.horizon  # until it is handed back
         return 0 if run.subgoal is None else (run.lasts or self._spec.horizon) - (run.step - run.planned_at)
 
     def noise_rows(
@@ -604,6 +642,10 @@ class RelayLoop:
 def _check_order(robot: str, step: int, run: Run) -> None:
     if step != run.step:
         raise StepOutOfOrder(f"robot {robot!r} sent step {step}; the next one is {run.step}")
+
+
+def _taken(robot: str, hand: TakeOver | Steering) -> ProtocolViolation:
+    return ProtocolViolation(f"robot {robot!r} is in the hand of {hand.by} already; must be handed back first")
 
 
 def _check_hand(hand: TakeOver) -> None:

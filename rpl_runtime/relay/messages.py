@@ -101,6 +101,7 @@ class Action(NamedTuple):
     goal: ResolvedGoal | None = None  # of the run from this step on, if an operator changed it
     help: bool = False  # whether the policy asks for help
     origin: Origin | None = None  # of a new subgoal; None: the bundle's high level planned it as the run's rules say
+    author: str = ""  # the operator of the server who decided the target; empty: the policy
 
     @property
     def flagged(self) -> bool:

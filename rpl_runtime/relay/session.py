@@ -3,7 +3,9 @@
 A row that cannot be accepted gets an error as its reply and changes nothing.
 """
 
+import hmac
 import itertools
+import secrets
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from time import perf_counter_ns
@@ -18,7 +20,7 @@ from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.policy.stall import StallDetector
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Levels, RelayLoop, SubgoalOverride, TakeOver
+from rpl_runtime.relay.loop import Levels, RelayLoop, Steering, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     Action,
     Applied,
@@ -43,6 +45,7 @@ from rpl_runtime.relay.plans import Coming, Fallback, PlannerPort, PlanRules
 
 Rows = Sequence[tuple[str, Request | RelayError]]
 _T = TypeVar("_T")
+_STEERED_NS = 10_000_000_000  # [ns] for which a robot in hand waits for a silent operator
 
 
 class Answer(NamedTuple):
@@ -149,6 +152,38 @@ class Session:
         self.set_goals[robot] = resolved
         return resolved
 
+    def steer(self, robot: str, by: str) -> Steering:
+        """Take a robot in hand for an operator, whose targets its actions have from the next step on.
+
+        The robot is handed back at the first step before which the operator has not been heard for 10 s.
+
+        Raises:
+            ProtocolViolation: the robot has sent no state yet, or is in hand already.
+            InvalidInput: the operator's name is not acceptable.
+        """
+        if robot not in self.states:
+            raise ProtocolViolation(f"robot {robot!r} has sent no state yet; it can be taken over after a step")
+        now_ns = perf_counter_ns()
+        self._let_go([robot], now_ns)
+        steering = Steering(by, secrets.token_hex(16), now_ns)
+        self.loop.steer(robot, steering)
+        return steering
+
+    def steering(self, robot: str, key: str) -> Steering:
+        """The hand of an operator who is heard now, by its key.
+
+        Raises:
+            ProtocolViolation: the robot is not in this hand.
+        """
+        now_ns = perf_counter_ns()
+        self._let_go([robot], now_ns)
+        hand = self.loop.standing(robot).hand
+        if not isinstance(hand, Steering) or not hmac.compare_digest(hand.key.encode(), key.encode()):
+            other = "" if hand is None else f"; it is in that of {hand.by}"
+            raise ProtocolViolation(f"robot {robot!r} is not in your hand, or not any more{other}")
+        hand.heard_ns = now_ns
+        return hand
+
     def asks_for_help(
         self, robots: Sequence[str], states: Sequence[np.ndarray] | np.ndarray, scores: Sequence[float | None]
     ) -> Sequence[bool]:
@@ -157,6 +192,10 @@ class Session:
             return [False] * len(robots)
         runs = [self.loop.runs[robot] for robot in robots]
         return self._stall.asks(runs, np.asarray(states, dtype=np.float32), scores)
+
+    def asking(self, robot: str) -> bool:
+        """Whether a robot's policy asked for help at its last step."""
+        return self._stall is not None and self._stall.asking(self.loop.runs[robot])
 
     def reap(self, before_ns: int) -> list[str]:
         """End the runs of robots last heard before a time [ns] of `perf_counter_ns`. Returns those robots."""
@@ -173,6 +212,7 @@ class Session:
     def _step(self, rows: list[tuple[str, Observation]], received_ns: int) -> Answering[list[tuple[str, Reply]]]:
         if not rows:
             return []
+        self._let_go([robot for robot, _ in rows], received_ns)
         robots, steps = [robot for robot, _ in rows], [seen.step for _, seen in rows]
         states = [seen.state for _, seen in rows]
         while awaited := self.loop.awaited(robots, steps, states):
@@ -216,6 +256,7 @@ class Session:
                     self.set_goals.pop(robot, None),
                     help_,
                     decision.origins.get(at),
+                    decision.authors.get(at, ""),
                 ),
             )
             for at, ((robot, seen), target, subgoal, age, score, help_) in enumerate(decided)
@@ -267,6 +308,13 @@ class Session:
                     raise AssertionError("observations are decided as a batch")
         except RelayError as error:
             return error
+
+    def _let_go(self, robots: Sequence[str], now_ns: int) -> None:
+        """Hand robots back whose operators have not been heard for too long."""
+        for robot in robots:
+            run = self.loop.runs.get(robot)
+            if run is not None and isinstance(run.hand, Steering) and run.hand.heard_ns + _STEERED_NS < now_ns:
+                self.loop.let_go(robot)
 
     def _first_plan(self, robot: str, rules: PlanRules) -> Answering[None]:
         """Wait for the first plan of a run that has begun, if it was asked for.

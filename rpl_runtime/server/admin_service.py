@@ -10,6 +10,7 @@ from time import perf_counter_ns
 
 import grpc
 import grpc.aio
+import numpy as np
 
 from rpl_runtime.planning.planning import Planning
 from rpl_runtime.server.admission import Admission
@@ -107,6 +108,26 @@ class AdminService:
         _log_override("vetoed the subgoal", request.robot)
         return pb.VetoSubgoalReply()
 
+    def TakeOverRobot(self, request: pb.TakeOverRobotRequest) -> pb.TakeOverRobotReply:
+        steering = self.streams.with_robot(request.robot).session.steer(request.robot, request.by)
+        _log_override(f"took over as {request.by!r} the motion", request.robot)
+        return pb.TakeOverRobotReply(hand=steering.key)
+
+    def SteerRobot(self, request: pb.SteerRobotRequest) -> pb.SteerRobotReply:
+        stream = self.streams.with_robot(request.robot)
+        steering = stream.session.steering(request.robot, request.hand)
+        if request.target:
+            target = np.array(request.target, dtype=np.float32)
+            steering.target = stream.model.bundle.spec.action.check("target", target)
+        return pb.SteerRobotReply(target=None if steering.target is None else steering.target.tolist())
+
+    def HandBackRobot(self, request: pb.HandBackRobotRequest) -> pb.HandBackRobotReply:
+        session = self.streams.with_robot(request.robot).session
+        steering = session.steering(request.robot, request.hand)
+        session.loop.let_go(request.robot)
+        _log_override(f"handed back as {steering.by!r} the motion", request.robot)
+        return pb.HandBackRobotReply()
+
     def _served(self, model: Model) -> pb.Model:
         return pb.Model(
             name=model.name,
@@ -200,4 +221,5 @@ def _row(stream: Stream, robot: str) -> pb.Robot:
         state=None if state is None else state.tolist(),
         goal={"state": standing.goal.state.tolist(), "mask": standing.goal.mask.tolist()},
         hand=None if standing.hand is None else standing.hand.by,
+        help=session.asking(robot),
     )

@@ -1,4 +1,4 @@
-"""The operator's controls of one robot: a goal to tick and send, and a slider of each element to pin a subgoal."""
+"""The operator's controls of one robot: a goal to tick, sliders to pin a subgoal, and sliders to lead it by hand."""
 
 import functools
 from collections.abc import Callable
@@ -10,11 +10,16 @@ from rpl_runtime.policy.spec import ElementSpec, PolicySpec
 from rpl_runtime.wire.admin import RobotStatus
 
 SEND, HOLD, PIN, RELEASE, VETO = "Send goal", "Hold", "Pin", "Release", "Veto"
+TAKE, BACK, TURN = "Take over", "Hand back", "Slider"
 _SUBGOAL_ACTS = {
     PIN: "Keep the subgoal that is drawn, with the sliders' changes, in place of every plan.",
     RELEASE: "End a pin or a hold: the policy plans again.",
     VETO: "Discard the subgoal: the policy plans another.",
     HOLD: "Pin the state as it is now: the policy keeps the robot where it is. Not a stop of the motors.",
+}
+_HAND_ACTS = {
+    TAKE: "Decide the robot's targets yourself, in place of the policy: it holds until you move a slider.",
+    BACK: "Give the robot back: the policy plans from where it is.",
 }
 
 
@@ -31,6 +36,8 @@ class Controls:
     def __init__(self, gui: Any, spec: PolicySpec, rest: np.ndarray | None, act: Callable[[str, int], None]) -> None:
         self._spec, self._rest = spec, np.zeros(spec.state.dim) if rest is None else rest
         self._shares: dict[str, float] = {}  # element -> share of the way to its goal that somebody set
+        self._turned: dict[int, float] = {}  # dimension of the target -> value that somebody set
+        self._in_hand = ""  # the robot whose target the sliders of the hand show
         self._ticked = False  # somebody changed the goal
         self._goal: bytes = b""  # mask of the goal that is shown
         self._tabs = gui.add_tab_group()
@@ -46,6 +53,17 @@ class Controls:
                 slider.on_update(functools.partial(self._slide, name))
             for name, hint in _SUBGOAL_ACTS.items():
                 self._button(gui, name, hint, act)
+        with self._tabs.add_tab("Hand"):
+            for name, hint in _HAND_ACTS.items():
+                self._button(gui, name, hint, act)
+            action = spec.action
+            dims = zip(action.names, action.units, action.low, action.high, strict=True)
+            self._turns = [
+                gui.add_slider(f"{name} [{unit}]", low, high, (high - low) / 500, low, disabled=True)
+                for name, unit, low, high in dims
+            ]
+            for dim, slider in enumerate(self._turns):
+                slider.on_update(functools.partial(self._turn, dim, act))
 
     def remove(self) -> None:
         """Take the controls off the page."""
@@ -75,8 +93,26 @@ class Controls:
             subgoal[dims] = self._rest[dims] + share * (np.array(element.goal) - self._rest[dims])
         return subgoal
 
-    def follow(self, robot: RobotStatus) -> None:
-        """Show the robot's goal and subgoal where nobody has changed them."""
+    def target(self, wanted: np.ndarray) -> np.ndarray:
+        """A target (m,) with the changes of the hand's sliders."""
+        target = wanted.copy()
+        for dim, value in self._turned.items():
+            target[dim] = value
+        return target
+
+    def follow(self, robot: RobotStatus, wanted: np.ndarray | None) -> None:
+        """Show the robot's goal and subgoal where nobody has changed them.
+
+        Args:
+            robot: as it is now.
+            wanted: (m,) the target of a robot that a viewer has in hand.
+        """
+        if robot.robot != self._in_hand or wanted is None:
+            self._in_hand, self._turned = "" if wanted is None else robot.robot, {}
+            for dim, slider in enumerate(self._turns):
+                slider.disabled = wanted is None
+                if wanted is not None:
+                    slider.value = float(wanted[dim])
         mask = np.array(robot.mask, dtype=np.float32)
         if mask.tobytes() != self._goal:
             self._goal, self._ticked = mask.tobytes(), False
@@ -93,6 +129,10 @@ class Controls:
     def settle(self) -> None:
         """Forget the sliders' changes."""
         self._shares = {}
+
+    def let_go(self) -> None:
+        """Show the target of the robot in hand again."""
+        self._in_hand = ""
 
     def forget_goal(self) -> None:
         """Follow the robot's goal again."""
@@ -111,6 +151,11 @@ class Controls:
         if event.client_id is not None:
             self._shares[name] = event.target.value / 100
 
+    def _turn(self, dim: int, act: Callable[[str, int], None], event: Any) -> None:
+        if event.client_id is not None:
+            self._turned[dim] = event.target.value
+            act(TURN, event.client_id + 1)
+
     def _button(self, gui: Any, name: str, hint: str, act: Callable[[str, int], None]) -> None:
-        button = gui.add_button(name, hint=hint, color="blue" if name in (SEND, PIN) else "gray")
+        button = gui.add_button(name, hint=hint, color="blue" if name in (SEND, PIN, TAKE) else "gray")
         button.on_click(lambda event: act(name, event.client_id + 1))

@@ -11,6 +11,7 @@ from rpl_runtime.errors import PermissionDenied, RelayError
 from rpl_runtime.view import controls
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.gate import page_server
+from rpl_runtime.view.hands import Hands
 from rpl_runtime.view.page import Page
 from rpl_runtime.wire.admin import RobotStatus
 
@@ -49,8 +50,9 @@ def view_server(on_ready: Callable[[str], None], address: str, access: Access | 
         while True:
             try:
                 for robots in admin.watch(EVERY_S):
-                    page.show(robots, specs.of(robots))
+                    page.show(robots, specs.of(robots), wanted=operator.hands.wanted)
                     operator.notice(robots)
+                    operator.hands.steer(page.viewers, {robot.robot: specs[robot.digest] for robot in robots})
             except RelayError as error:
                 page.fault(f"{error}; trying again")
                 time.sleep(_AGAIN_S)
@@ -72,13 +74,15 @@ class _Operator:
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
+        self.hands = Hands(admin, lambda sentence: self.page.tell(sentence, bad=True))
         self._seen: dict[str, RobotStatus] = {}
         self._asked: dict[tuple[str, str], int] = {}  # (robot, what) -> viewer who asked for it last
 
     def act(self, what: str, robot: RobotStatus, chosen: Controls, viewer: int) -> None:
         """Do one act of a viewer."""
         subgoal, name = np.array(robot.subgoal, dtype=np.float32), robot.robot
-        self._asked[name, _DONE[what]] = viewer
+        if what in _DONE:
+            self._asked[name, _DONE[what]] = viewer
         try:
             if what == controls.SEND:
                 self._admin.set_goal(name, chosen.elements)
@@ -91,10 +95,18 @@ class _Operator:
                 chosen.settle()
             elif what == controls.RELEASE:
                 self._admin.release(name)
+            elif what == controls.TAKE:
+                self.hands.take(name, viewer)
+            elif what == controls.TURN:
+                self.hands.turn(name, viewer, chosen.target)
+            elif what == controls.BACK:
+                self.hands.give(name, viewer)
             else:
                 self._admin.veto(name)
         except RelayError as error:
-            self._asked.pop((name, _DONE[what]), None)
+            self._asked.pop((name, _DONE.get(what, "")), None)
+            if what == controls.TURN:
+                chosen.let_go()
             self.page.tell(f"viewer {viewer}: {what} refused: {error}", bad=True)
 
     def notice(self, robots: list[RobotStatus]) -> None:
@@ -111,6 +123,8 @@ class _Operator:
                     viewer = self._asked.pop((name, done), None)
                     who = "an operator elsewhere" if viewer is None else f"viewer {viewer}"
                     self.page.tell(f"{who} {done} of {name}")
+                if robot.hand != before.hand:
+                    self.page.tell(f"{robot.hand} took over {name}" if robot.hand else f"{name} is the policy's again")
         self._seen = now
 
 

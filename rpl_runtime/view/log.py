@@ -79,11 +79,13 @@ class _Timeline:
 
 
 def _marks(log: Log) -> tuple[tuple[int, str], ...]:
-    """Where an operator changed the subgoal or the goal, or the robot another author."""
+    """Where an operator changed the subgoal or the goal, the robot another author, or the policy asked for help."""
     marks, before = [], log.steps[0]
     for at, step in enumerate(log.steps):
         if step.override is not before.override and step.override is not SubgoalOverride.NONE:
             marks.append((at, step.override.name.lower()))
+        elif step.help and not before.help:
+            marks.append((at, "asks for help"))
         elif step.author != before.author:
             marks.append((at, "handed back" if step.author == POLICY else "taken over"))
         elif (step.goal, step.mask) != (before.goal, before.mask):
@@ -113,4 +115,5 @@ def _status(log: Log, step: LoggedStep) -> RobotStatus:
         goal=step.goal,
         mask=step.mask,
         hand="" if step.author == POLICY else step.author,
+        help=step.help,
     )

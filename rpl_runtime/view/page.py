@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Page:
         robots: Sequence[RobotStatus],
         specs: Mapping[str, PolicySpec],
         trails: Mapping[str, np.ndarray] | None = None,
+        wanted: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
         """Show robots.
 
@@ -60,15 +62,17 @@ class Page:
             robots: as they are now.
             specs: of their policies, by digest.
             trails: robot -> (T, 3) [m] the way of its flange; None: the way that it was shown to go.
+            wanted: robot -> (m,) target, of those that a viewer has in hand.
         """
         with self._server.atomic():  # one message to each browser
-            self._show(robots, specs, trails)
+            self._show(robots, specs, trails, wanted)
 
     def _show(
         self,
         robots: Sequence[RobotStatus],
         specs: Mapping[str, PolicySpec],
         trails: Mapping[str, np.ndarray] | None,
+        wanted: Mapping[str, np.ndarray],
     ) -> None:
         self._robots = {robot.robot: robot for robot in robots}
         if self._chosen not in self._robots:
@@ -84,7 +88,12 @@ class Page:
             return
         self._panel.show(tuple(self._robots), chosen, specs[chosen.digest])
         if self._controls is not None and chosen in drawn:
-            self._controls.follow(chosen)
+            self._controls.follow(chosen, wanted.get(self._chosen))
+
+    @property
+    def viewers(self) -> set[int]:
+        """The numbers of those who look at the page now."""
+        return {number + 1 for number in self._server.get_clients()}
 
     def fault(self, sentence: str) -> None:
         """Say why nothing can be shown."""

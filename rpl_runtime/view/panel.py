@@ -79,11 +79,12 @@ def _status(robot: RobotStatus, spec: PolicySpec) -> str:
     author, text = _author(robot)
     age = f"{min(1.0, (robot.age + 1) / spec.horizon):.0%}"
     silent = f' <span class="bad">silent for {robot.idle_s:.0f} s</span>' if robot.idle_s > _SILENT_S else ""
+    asks = ' <span class="bad">the policy asks for help</span>' if robot.help else ""
     rows = {
         "robot": f"<b>{html.escape(robot.robot)}</b>, {html.escape(robot.model)} {robot.digest[:8]}{silent}",
         "goal": chips or "a whole state",
         "time": f"{robot.step * spec.period_s:.1f} s, control step {robot.step}",
-        "author": f'<span class="chip {author}">{text}</span>',
+        "author": f'<span class="chip {author}">{text}</span>{asks}',
         "subgoal": f'<span class="bar"><i style="width:{age}"></i></span>age {robot.age} of {spec.horizon}, '
         f"vetoed {robot.vetoes}",
         "novelty": novelty,

@@ -51,7 +51,8 @@ class RobotStatus(NamedTuple):
     state: tuple[float, ...] = ()  # (n,) its last one; empty before the first
     goal: tuple[float, ...] = ()  # (n,) goal state of its run
     mask: tuple[float, ...] = ()  # (n,) 1 where a dimension of the goal counts, 0 elsewhere
-    hand: str = ""  # name of the pilot who has it in hand; empty: the policy decides
+    hand: str = ""  # name of the pilot or operator who has it in hand; empty: the policy decides
+    help: bool = False  # whether its policy asks for help
 
 
 def served_model(model: pb.Model) -> ServedModel:
@@ -74,6 +75,7 @@ def robot_status(robot: pb.Robot) -> RobotStatus:
         goal=tuple(robot.goal.state),
         mask=tuple(robot.goal.mask),
         hand=robot.hand,
+        help=robot.help,
     )
 
 

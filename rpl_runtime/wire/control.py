@@ -151,6 +151,8 @@ def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
                     action.origin.SetInParent()
                     if confidence is not None:
                         action.origin.confidence = confidence
+                if reply.author:
+                    action.author = reply.author
             case Started():
                 started = row.started
                 started.digest, started.period_s, started.horizon = reply.digest, reply.period_s, reply.horizon
@@ -267,6 +269,7 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
                 _unpack_resolved(action.goal) if action.HasField("goal") else None,
                 action.help,
                 _unpack_origin(action.origin) if action.HasField("origin") else None,
+                action.author,
             )
         case "started":
             started = row.started

@@ -27,6 +27,7 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.manifest import Stall
 from rpl_runtime.relay.run import RunConfig, RunResult
 from rpl_runtime.robots.kitchen.task import KITCHEN as KITCHEN_TASK
 from rpl_runtime.robots.simulated import SimulatedRobot
@@ -100,6 +101,19 @@ def test_every_action_is_the_one_that_the_server_would_have_sent(
         np.testing.assert_array_equal(found.target, expected.target)
         np.testing.assert_array_equal(found.subgoal, expected.subgoal)
         assert (found.age, found.replanned) == (expected.age, expected.replanned)
+
+
+def test_a_policy_asks_for_help_beside_the_robot_too(tmp_path: Path, cache: Path) -> None:
+    bundle = policies.tiny_bundle(tmp_path / "bundle", stall=Stall(limit=3.5, rate=0.1, episodes=20))
+    helps = []
+    with serve_in_thread(bundle) as address, Client(address) as client:
+        for control in (client.control(), on_robot_control(address)):
+            with control:
+                control.start("a", ["door"], STATES[0])
+                helps.append([control.step("a", step, STATES[0]).help for step in range(6)])
+    assert helps[0] == helps[1]
+    assert helps[1][-1]
+    assert not helps[1][0]
 
 
 @pytest.mark.parametrize("lead", [0, 3])

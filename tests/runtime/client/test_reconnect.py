@@ -305,6 +305,21 @@ def test_a_robot_in_hand_is_in_the_same_hand_after_an_outage(pinned: bool, host:
         np.testing.assert_array_equal(by_hand(outages), expected)
 
 
+def test_a_robot_that_an_operator_led_is_the_policys_after_an_outage(host: Host, own_bundle: Bundle) -> None:
+    """No operator is at another server, and the subgoal was for another place."""
+    host.come(own_bundle)
+    with lasting_control(host.address) as control:
+        control.start("a", ["door"], STATES[0], seed=5)
+        control.step("a", 0, STATES[0])
+        with Admin(host.address) as admin:
+            admin.take_over("a", "anna")
+        assert control.step("a", 1, STATES[1]).author == "anna"
+        host.go()
+        host.come(own_bundle)
+        after = control.step("a", 2, STATES[2])
+        assert (after.author, after.replanned) == ("", True)
+
+
 def test_all_robots_of_a_stream_go_on(host: Host, own_bundle: Bundle) -> None:
     def drive_both(breaks: bool) -> list[np.ndarray]:
         targets = []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fake_clock import FakeClock
 from limits_kept import assert_inside
 from live_robot import START, FakeArm
+from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.client import Client
 from rpl_runtime.client.control import Control
@@ -104,6 +105,29 @@ def test_a_pilot_decides_the_steps_for_which_it_has_the_robot(tiny_client: Clien
     assert pilot.seen[1].target is not None
     np.testing.assert_array_equal(pilot.seen[1].target, cart.applied[3])
     np.testing.assert_array_equal(pilot.seen[0].state, heard[3].state)
+
+
+def test_the_steps_of_an_operator_of_the_server_are_told_as_such(tiny_address: str) -> None:
+    heard, events, cart = list[Step](), list[Event](), Cart()
+    with Client(tiny_address) as client, client.control() as control, Admin(tiny_address) as admin:
+
+        def on_step(step: Step) -> None:
+            heard.append(step)
+            if step.step == 2:
+                hands.append(admin.take_over("cart", "anna"))
+                admin.steer("cart", hands[0], (0.25, -0.25))
+            elif step.step == 5:
+                admin.hand_back("cart", hands[0])
+
+        hands = list[str]()
+        robot: Any = cart
+        result = run(robot, control, RunConfig(("door",), 8, "cart"), on_step, on_event=events.append)
+    assert [step.author for step in heard] == list(result.authors) == [POLICY] * 3 + ["anna"] * 3 + [POLICY] * 2
+    np.testing.assert_array_equal(cart.applied[3:6], [[0.25, -0.25]] * 3)
+    assert [(event.kind, event.text) for event in events] == [
+        ("taken over", "anna at step 3, an operator of the server"),
+        ("handed back", "anna at step 6, an operator of the server"),
+    ]
 
 
 def test_a_run_may_begin_and_end_in_hand(tiny_client: Client) -> None:

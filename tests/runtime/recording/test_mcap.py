@@ -75,9 +75,13 @@ def test_a_log_says_what_was_written(tmp_path: Path) -> None:
     assert_holds(tmp_path / "run.mcap", steps)
 
 
-def test_a_log_says_who_decided_each_step(tmp_path: Path) -> None:
-    write(tmp_path / "run.mcap", [made(0), made(1)._replace(author="gamepad"), made(2)])
-    assert [step.author for step in read_log(tmp_path / "run.mcap").steps] == [POLICY, "gamepad", POLICY]
+def test_a_log_says_who_decided_each_step_and_where_the_policy_asked_for_help(tmp_path: Path) -> None:
+    asking = made(2)
+    asking = asking._replace(action=asking.action._replace(help=True))
+    write(tmp_path / "run.mcap", [made(0), made(1)._replace(author="gamepad"), asking])
+    steps = read_log(tmp_path / "run.mcap").steps
+    assert [step.author for step in steps] == [POLICY, "gamepad", POLICY]
+    assert [step.help for step in steps] == [False, False, True]
 
 
 def test_a_log_keeps_the_reading_behind_an_estimated_state(tmp_path: Path) -> None:

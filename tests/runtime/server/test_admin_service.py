@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
@@ -25,6 +26,7 @@ from rpl_runtime.errors import (
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop, Resume, SubgoalOverride
+from rpl_runtime.relay.messages import Action
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
@@ -156,6 +158,47 @@ def test_who_has_a_robot_in_hand_is_told(address: str, admin: Admin) -> None:
         assert (status.hand, status.step, status.subgoal) == ("gamepad", 1, ())
         control.hand_back("a")
         assert admin.robot("a").hand == ""
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_operator_leads_a_robot_and_hands_it_back(address: str, admin: Admin, together: bool) -> None:
+    """Whether its steps come alone or with those of others, in columns."""
+    led = (0.25, -0.25)
+    with Client(address) as client, client.control() as control:
+
+        def step(number: int) -> Action:
+            if not together:
+                return control.step("a", number, STATES[number])
+            actions = control.step_batch(["a", "b"], [number] * 2, STATES[[number] * 2])
+            assert all(isinstance(action, Action) for action in actions)
+            return cast(Action, actions[0])
+
+        for robot in ("a", "b"):
+            control.start(robot, ["door"], STATES[0], seed=5)
+        with pytest.raises(ProtocolViolation, match="has sent no state yet; it can be taken over after a step"):
+            admin.take_over("a", "anna")
+        step(0)
+        hand = admin.take_over("a", "anna")
+        assert admin.steer("a", hand) == ()
+        first = step(1)
+        assert (first.author, admin.robot("a").hand) == ("anna", "anna")
+        np.testing.assert_allclose(admin.steer("a", hand), first.target)
+        assert admin.steer("a", hand, led) == led
+        np.testing.assert_array_equal(step(2).target, led)
+        for target, sentence in (([0.0] * 3, "the target has shape"), ([9.0, 0.0], "must be a finite number")):
+            with pytest.raises(InvalidInput, match=sentence):
+                admin.steer("a", hand, target)
+        with pytest.raises(ProtocolViolation, match="is in the hand of anna already; must be handed back first"):
+            admin.take_over("a", "ben")
+        with pytest.raises(ProtocolViolation, match="is not in your hand"):
+            admin.hand_back("a", "ben's")
+        np.testing.assert_array_equal(step(3).target, led)
+        admin.hand_back("a", hand)
+        after = step(4)
+        assert (after.author, after.replanned, admin.robot("a").hand) == ("", True, "")
+        assert step(5).age == 1
+        with pytest.raises(RobotNotFound):
+            admin.take_over("nobody", "anna")
 
 
 def test_what_cannot_be_pinned_or_vetoed_changes_nothing(address: str, admin: Admin) -> None:

@@ -119,6 +119,21 @@ def test_a_hold_pins_the_state_as_it_is(browser: Browser, admin: Admin) -> None:
     admin.release("kitchen")
 
 
+def test_the_arm_is_led_by_hand_and_handed_back(browser: Browser, admin: Admin) -> None:
+    browser.press("Hand")
+    browser.press("Take over")
+    browser.until_text("in the hand of viewer 1")
+    browser.until_text("viewer 1 took over kitchen")
+    before = admin.robot("kitchen")
+    browser.slide("panda_joint1 [rad]", HOME_KEY)
+    browser.until(lambda: admin.robot("kitchen").state[0] < before.state[0] - 0.5, "the arm where it is led")
+    assert admin.robot("kitchen").age > 0
+    browser.keep("hand")
+    browser.press("Hand back")
+    browser.until_text("kitchen is the policy's again")
+    assert admin.robot("kitchen").hand == ""
+
+
 def test_two_people_at_one_robot_see_what_the_other_does(browser: Browser, admin: Admin) -> None:
     browser.press("Subgoal")
     admin.pin("kitchen", admin.robot("kitchen").state)

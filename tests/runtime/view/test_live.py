@@ -1,8 +1,11 @@
 """The page of a server, in a real browser, where something is amiss. The policy is for a task that cannot be drawn."""
 
+import itertools
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -13,8 +16,9 @@ from processes import rpl
 from rpl_runtime.auth.client import Access
 from rpl_runtime.auth.server import SecurityConfig
 from rpl_runtime.auth.tokens import Right, add_grant, grant
+from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
-from rpl_runtime.errors import PermissionDenied, ServerUnavailable
+from rpl_runtime.errors import PermissionDenied, ProtocolViolation, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
@@ -23,6 +27,36 @@ from rpl_runtime.view.live import view_server
 pytest.importorskip("viser", reason="needs the view extra")
 
 STATE = np.zeros(5, dtype=np.float32)
+HOME_KEY = "\ue011"  # of the keyboard, as WebDriver writes it: the lowest value
+
+
+class Running:
+    """A robot that makes a step every few milliseconds, for the length of a block."""
+
+    def __init__(self, address: str) -> None:
+        self.author, self.target, self.fastest = "", (0.0, 0.0), 0.0
+        self._address, self._over = address, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with Client(self._address) as client, client.control() as control:
+            control.start("cart", ["door"], STATE)
+            for step in itertools.count():
+                action = control.step("cart", step, STATE)
+                target = tuple(action.target.tolist())
+                if self.author and action.author:
+                    self.fastest = max(self.fastest, abs(target[0] - self.target[0]))
+                self.author, self.target = action.author, target
+                if self._over.wait(0.01):
+                    return
 
 
 @pytest.fixture
@@ -53,6 +87,53 @@ def test_a_task_without_a_model_is_told_of(browser: Browser, tiny_bundle: Bundle
         browser.until_text("has ended its run")
 
 
+def test_a_robot_is_led_by_one_hand_at_a_time_and_handed_back(browser: Browser, tiny_bundle: Bundle) -> None:
+    """By one viewer; by another, who is refused; and by nobody any more after a viewer has gone."""
+    with (
+        serve_in_thread(tiny_bundle) as address,
+        Running(address) as robot,
+        Admin(address) as admin,
+        own_process(view_server, address, Access(), 0) as page,
+    ):
+        browser.driver.get(page)
+        browser.until_text("control step")
+        browser.press("Hand")
+        browser.press("Hand back")
+        browser.until_text("Hand back refused: cart is not in your hand; take it over first")
+        browser.press("Take over")
+        browser.until_text("in the hand of viewer 1")
+        browser.until_text("viewer 1 took over cart")
+        browser.until(lambda: robot.author == "viewer 1", "an action of the viewer")
+        held = robot.target
+        browser.slide("speed [m/s]", HOME_KEY)
+        lowest = tiny_bundle.spec.action.low[0]
+        browser.until(lambda: robot.target[0] == pytest.approx(lowest), "the slider's target")
+        assert robot.target[1] == held[1]
+        assert robot.fastest < 0.2 * (tiny_bundle.spec.action.high[0] - lowest)  # in steps, and not in a jump
+        with pytest.raises(ProtocolViolation, match="robot 'cart' is in the hand of viewer 1 already"):
+            admin.take_over("cart", "somebody else")
+        browser.press("Hand back")
+        browser.until_text("cart is the policy's again")
+        browser.until(lambda: robot.author == "", "an action of the policy")
+
+        browser.press("Take over")
+        browser.until_text("in the hand of viewer 1")
+        with open_browser(800, 600) as other:
+            other.driver.get(page)
+            other.until_text("in the hand of viewer 1")
+            other.press("Hand")
+            other.press("Take over")
+            other.until_text("viewer 2: Take over refused: robot 'cart' is in the hand of viewer 1 already")
+            other.press("Hand back")
+            other.until_text("viewer 2: Hand back refused: cart is in the hand of viewer 1; must be handed back first")
+            led = robot.target
+            browser.driver.get("about:blank")
+            other.until_text("viewer 1 has gone with cart in hand: it holds its last target, and is handed")
+            assert (robot.author, robot.target) == ("viewer 1", led)
+            other.until(lambda: robot.author == "", "an action of the policy")
+            assert admin.robot("cart").hand == ""
+
+
 def test_a_token_that_may_only_watch_finds_no_controls(browser: Browser, tiny_bundle: Bundle, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     add_grant(file, grant("watching", "viewer", [Right.WATCH]))
@@ -64,6 +145,7 @@ def test_a_token_that_may_only_watch_finds_no_controls(browser: Browser, tiny_bu
         browser.driver.get(page)
         browser.until_text("this page can only watch: token viewer has no right to administer; it may watch")
         assert "Send goal" not in browser.text
+        assert "Take over" not in browser.text
 
 
 def test_a_server_that_goes_away_is_waited_for(browser: Browser, tiny_bundle: Bundle) -> None:

@@ -26,6 +26,7 @@ robots = st.builds(
     times,
     *(st.booleans(), counts, st.none() | floats, st.booleans()),
     *[st.lists(floats).map(tuple)] * 3,
+    *(texts, st.booleans()),
 )
 
 
@@ -54,6 +55,9 @@ def test_requests_come_back(name: str, subgoal: list[float]) -> None:
         "PinSubgoal": {"robot": name, "subgoal": subgoal},
         "ReleaseSubgoal": {"robot": name},
         "VetoSubgoal": {"robot": name},
+        "TakeOverRobot": {"robot": name, "by": name},
+        "SteerRobot": {"robot": name, "hand": name, "target": subgoal},
+        "HandBackRobot": {"robot": name, "hand": name},
     }.items():
         request = wire.unpack_request(method, wire.pack_request(method, **fields))
         assert {field: getattr(request, field) for field in fields} == fields

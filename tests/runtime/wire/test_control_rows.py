@@ -89,6 +89,7 @@ replies = st.one_of(
         goal=st.none() | resolved_goals,
         help=st.booleans(),
         origin=st.none() | origins,
+        author=st.text(max_size=20),
     ),
     st.builds(
         Started,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as rpl_dot_v1_dot_relay__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12rpl/v1/admin.proto\x12\x06rpl.v1\x1a\x12rpl/v1/relay.proto\"\x13\n\x11ListModelsRequest\"0\n\x0fListModelsReply\x12\x1d\n\x06models\x18\x01 \x03(\x0b\x32\r.rpl.v1.Model\"h\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06robots\x18\x03 \x01(\r\x12\x12\n\nis_default\x18\x04 \x01(\x08\x12\x0f\n\x07retired\x18\x05 \x01(\x08\x12\x0c\n\x04path\x18\x06 \x01(\t\" \n\x10LoadModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"@\n\x0eLoadModelReply\x12\x1c\n\x05model\x18\x01 \x01(\x0b\x32\r.rpl.v1.Model\x12\x10\n\x08replaced\x18\x02 \x01(\t\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"0\n\x10UnloadModelReply\x12\x1c\n\x05model\x18\x01 \x01(\x0b\x32\r.rpl.v1.Model\"\x13\n\x11ListRobotsRequest\"0\n\x0fListRobotsReply\x12\x1d\n\x06robots\x18\x01 \x03(\x0b\x32\r.rpl.v1.Robot\"\xc6\x02\n\x05Robot\x12\r\n\x05robot\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0e\n\x06stream\x18\x05 \x01(\x04\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\x0b\n\x03\x61ge\x18\x07 \x01(\r\x12\x0f\n\x07subgoal\x18\x08 \x03(\x02\x12\x0e\n\x06idle_s\x18\t \x01(\x01\x12!\n\x05times\x18\n \x01(\x0b\x32\x12.rpl.v1.StageTimes\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x0e\n\x06vetoes\x18\x0c \x01(\r\x12\x14\n\x07novelty\x18\r \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07\x63laimed\x18\x0e \x01(\x08\x12\r\n\x05state\x18\x0f \x03(\x02\x12\"\n\x04goal\x18\x10 \x01(\x0b\x32\x14.rpl.v1.ResolvedGoal\x12\x0c\n\x04hand\x18\x11 \x01(\tB\n\n\x08_novelty\"@\n\x13SetRobotGoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x1a\n\x04goal\x18\x02 \x01(\x0b\x32\x0c.rpl.v1.Goal\"7\n\x11SetRobotGoalReply\x12\"\n\x04goal\x18\x01 \x01(\x0b\x32\x14.rpl.v1.ResolvedGoal\"3\n\x11PinSubgoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x0f\n\x07subgoal\x18\x02 \x03(\x02\"\x11\n\x0fPinSubgoalReply\"&\n\x15ReleaseSubgoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\"\x15\n\x13ReleaseSubgoalReply\"#\n\x12VetoSubgoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\"\x12\n\x10VetoSubgoalReply2\xf8\x04\n\nRelayAdmin\x12@\n\nListModels\x12\x19.rpl.v1.ListModelsRequest\x1a\x17.rpl.v1.ListModelsReply\x12=\n\tLoadModel\x12\x18.rpl.v1.LoadModelRequest\x1a\x16.rpl.v1.LoadModelReply\x12\x43\n\x0bUnloadModel\x12\x1a.rpl.v1.UnloadModelRequest\x1a\x18.rpl.v1.UnloadModelReply\x12@\n\nListRobots\x12\x19.rpl.v1.ListRobotsRequest\x1a\x17.rpl.v1.ListRobotsReply\x12\x45\n\x0bWatchRobots\x12\x19.rpl.v1.ListRobotsRequest\x1a\x17.rpl.v1.ListRobotsReply(\x01\x30\x01\x12\x46\n\x0cSetRobotGoal\x12\x1b.rpl.v1.SetRobotGoalRequest\x1a\x19.rpl.v1.SetRobotGoalReply\x12@\n\nPinSubgoal\x12\x19.rpl.v1.PinSubgoalRequest\x1a\x17.rpl.v1.PinSubgoalReply\x12L\n\x0eReleaseSubgoal\x12\x1d.rpl.v1.ReleaseSubgoalRequest\x1a\x1b.rpl.v1.ReleaseSubgoalReply\x12\x43\n\x0bVetoSubgoal\x12\x1a.rpl.v1.VetoSubgoalRequest\x1a\x18.rpl.v1.VetoSubgoalReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12rpl/v1/admin.proto\x12\x06rpl.v1\x1a\x12rpl/v1/relay.proto\"\x13\n\x11ListModelsRequest\"0\n\x0fListModelsReply\x12\x1d\n\x06models\x18\x01 \x03(\x0b\x32\r.rpl.v1.Model\"h\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06robots\x18\x03 \x01(\r\x12\x12\n\nis_default\x18\x04 \x01(\x08\x12\x0f\n\x07retired\x18\x05 \x01(\x08\x12\x0c\n\x04path\x18\x06 \x01(\t\" \n\x10LoadModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"@\n\x0eLoadModelReply\x12\x1c\n\x05model\x18\x01 \x01(\x0b\x32\r.rpl.v1.Model\x12\x10\n\x08replaced\x18\x02 \x01(\t\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"0\n\x10UnloadModelReply\x12\x1c\n\x05model\x18\x01 \x01(\x0b\x32\r.rpl.v1.Model\"\x13\n\x11ListRobotsRequest\"0\n\x0fListRobotsReply\x12\x1d\n\x06robots\x18\x01 \x03(\x0b\x32\r.rpl.v1.Robot\"\xd4\x02\n\x05Robot\x12\r\n\x05robot\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0e\n\x06stream\x18\x05 \x01(\x04\x12\x0c\n\x04step\x18\x06 \x01(\r\x12\x0b\n\x03\x61ge\x18\x07 \x01(\r\x12\x0f\n\x07subgoal\x18\x08 \x03(\x02\x12\x0e\n\x06idle_s\x18\t \x01(\x01\x12!\n\x05times\x18\n \x01(\x0b\x32\x12.rpl.v1.StageTimes\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x0e\n\x06vetoes\x18\x0c \x01(\r\x12\x14\n\x07novelty\x18\r \x01(\x02H\x00\x88\x01\x01\x12\x0f\n\x07\x63laimed\x18\x0e \x01(\x08\x12\r\n\x05state\x18\x0f \x03(\x02\x12\"\n\x04goal\x18\x10 \x01(\x0b\x32\x14.rpl.v1.ResolvedGoal\x12\x0c\n\x04hand\x18\x11 \x01(\t\x12\x0c\n\x04help\x18\x12 \x01(\x08\x42\n\n\x08_novelty\"@\n\x13SetRobotGoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x1a\n\x04goal\x18\x02 \x01(\x0b\x32\x0c.rpl.v1.Goal\"7\n\x11SetRobotGoalReply\x12\"\n\x04goal\x18\x01 \x01(\x0b\x32\x14.rpl.v1.ResolvedGoal\"3\n\x11PinSubgoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x0f\n\x07subgoal\x18\x02 \x03(\x02\"\x11\n\x0fPinSubgoalReply\"&\n\x15ReleaseSubgoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\"\x15\n\x13ReleaseSubgoalReply\"#\n\x12VetoSubgoalRequest\x12\r\n\x05robot\x18\x01 \x01(\t\"\x12\n\x10VetoSubgoalReply\"1\n\x14TakeOverRobotRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\"\"\n\x12TakeOverRobotReply\x12\x0c\n\x04hand\x18\x01 \x01(\t\"@\n\x11SteerRobotRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x0c\n\x04hand\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x03(\x02\"!\n\x0fSteerRobotReply\x12\x0e\n\x06target\x18\x01 \x03(\x02\"3\n\x14HandBackRobotRequest\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x0c\n\x04hand\x18\x02 \x01(\t\"\x14\n\x12HandBackRobotReply2\xd0\x06\n\nRelayAdmin\x12@\n\nListModels\x12\x19.rpl.v1.ListModelsRequest\x1a\x17.rpl.v1.ListModelsReply\x12=\n\tLoadModel\x12\x18.rpl.v1.LoadModelRequest\x1a\x16.rpl.v1.LoadModelReply\x12\x43\n\x0bUnloadModel\x12\x1a.rpl.v1.UnloadModelRequest\x1a\x18.rpl.v1.UnloadModelReply\x12@\n\nListRobots\x12\x19.rpl.v1.ListRobotsRequest\x1a\x17.rpl.v1.ListRobotsReply\x12\x45\n\x0bWatchRobots\x12\x19.rpl.v1.ListRobotsRequest\x1a\x17.rpl.v1.ListRobotsReply(\x01\x30\x01\x12\x46\n\x0cSetRobotGoal\x12\x1b.rpl.v1.SetRobotGoalRequest\x1a\x19.rpl.v1.SetRobotGoalReply\x12@\n\nPinSubgoal\x12\x19.rpl.v1.PinSubgoalRequest\x1a\x17.rpl.v1.PinSubgoalReply\x12L\n\x0eReleaseSubgoal\x12\x1d.rpl.v1.ReleaseSubgoalRequest\x1a\x1b.rpl.v1.ReleaseSubgoalReply\x12\x43\n\x0bVetoSubgoal\x12\x1a.rpl.v1.VetoSubgoalRequest\x1a\x18.rpl.v1.VetoSubgoalReply\x12I\n\rTakeOverRobot\x12\x1c.rpl.v1.TakeOverRobotRequest\x1a\x1a.rpl.v1.TakeOverRobotReply\x12@\n\nSteerRobot\x12\x19.rpl.v1.SteerRobotRequest\x1a\x17.rpl.v1.SteerRobotReply\x12I\n\rHandBackRobot\x12\x1c.rpl.v1.HandBackRobotRequest\x1a\x1a.rpl.v1.HandBackRobotReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,23 +51,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTROBOTSREPLY']._serialized_start=435
   _globals['_LISTROBOTSREPLY']._serialized_end=483
   _globals['_ROBOT']._serialized_start=486
-  _globals['_ROBOT']._serialized_end=812
-  _globals['_SETROBOTGOALREQUEST']._serialized_start=814
-  _globals['_SETROBOTGOALREQUEST']._serialized_end=878
-  _globals['_SETROBOTGOALREPLY']._serialized_start=880
-  _globals['_SETROBOTGOALREPLY']._serialized_end=935
-  _globals['_PINSUBGOALREQUEST']._serialized_start=937
-  _globals['_PINSUBGOALREQUEST']._serialized_end=988
-  _globals['_PINSUBGOALREPLY']._serialized_start=990
-  _globals['_PINSUBGOALREPLY']._serialized_end=1007
-  _globals['_RELEASESUBGOALREQUEST']._serialized_start=1009
-  _globals['_RELEASESUBGOALREQUEST']._serialized_end=1047
-  _globals['_RELEASESUBGOALREPLY']._serialized_start=1049
-  _globals['_RELEASESUBGOALREPLY']._serialized_end=1070
-  _globals['_VETOSUBGOALREQUEST']._serialized_start=1072
-  _globals['_VETOSUBGOALREQUEST']._serialized_end=1107
-  _globals['_VETOSUBGOALREPLY']._serialized_start=1109
-  _globals['_VETOSUBGOALREPLY']._serialized_end=1127
-  _globals['_RELAYADMIN']._serialized_start=1130
-  _globals['_RELAYADMIN']._serialized_end=1762
+  _globals['_ROBOT']._serialized_end=826
+  _globals['_SETROBOTGOALREQUEST']._serialized_start=828
+  _globals['_SETROBOTGOALREQUEST']._serialized_end=892
+  _globals['_SETROBOTGOALREPLY']._serialized_start=894
+  _globals['_SETROBOTGOALREPLY']._serialized_end=949
+  _globals['_PINSUBGOALREQUEST']._serialized_start=951
+  _globals['_PINSUBGOALREQUEST']._serialized_end=1002
+  _globals['_PINSUBGOALREPLY']._serialized_start=1004
+  _globals['_PINSUBGOALREPLY']._serialized_end=1021
+  _globals['_RELEASESUBGOALREQUEST']._serialized_start=1023
+  _globals['_RELEASESUBGOALREQUEST']._serialized_end=1061
+  _globals['_RELEASESUBGOALREPLY']._serialized_start=1063
+  _globals['_RELEASESUBGOALREPLY']._serialized_end=1084
+  _globals['_VETOSUBGOALREQUEST']._serialized_start=1086
+  _globals['_VETOSUBGOALREQUEST']._serialized_end=1121
+  _globals['_VETOSUBGOALREPLY']._serialized_start=1123
+  _globals['_VETOSUBGOALREPLY']._serialized_end=1141
+  _globals['_TAKEOVERROBOTREQUEST']._serialized_start=1143
+  _globals['_TAKEOVERROBOTREQUEST']._serialized_end=1192
+  _globals['_TAKEOVERROBOTREPLY']._serialized_start=1194
+  _globals['_TAKEOVERROBOTREPLY']._serialized_end=1228
+  _globals['_STEERROBOTREQUEST']._serialized_start=1230
+  _globals['_STEERROBOTREQUEST']._serialized_end=1294
+  _globals['_STEERROBOTREPLY']._serialized_start=1296
+  _globals['_STEERROBOTREPLY']._serialized_end=1329
+  _globals['_HANDBACKROBOTREQUEST']._serialized_start=1331
+  _globals['_HANDBACKROBOTREQUEST']._serialized_end=1382
+  _globals['_HANDBACKROBOTREPLY']._serialized_start=1384
+  _globals['_HANDBACKROBOTREPLY']._serialized_end=1404
+  _globals['_RELAYADMIN']._serialized_start=1407
+  _globals['_RELAYADMIN']._serialized_end=2255
 # @@protoc_insertion_point(module_scope)

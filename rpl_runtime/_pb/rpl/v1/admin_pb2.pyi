@@ -70,7 +70,7 @@ class ListRobotsReply(_message.Message):
     def __init__(self, robots: _Optional[_Iterable[_Union[Robot, _Mapping]]] = ...) -> None: ...
 
 class Robot(_message.Message):
-    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty", "claimed", "state", "goal", "hand")
+    __slots__ = ("robot", "model", "digest", "peer", "stream", "step", "age", "subgoal", "idle_s", "times", "pinned", "vetoes", "novelty", "claimed", "state", "goal", "hand", "help")
     ROBOT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,7 @@ class Robot(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     GOAL_FIELD_NUMBER: _ClassVar[int]
     HAND_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
     robot: str
     model: str
     digest: str
@@ -105,7 +106,8 @@ class Robot(_message.Message):
     state: _containers.RepeatedScalarFieldContainer[float]
     goal: _relay_pb2.ResolvedGoal
     hand: str
-    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ..., claimed: _Optional[bool] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Union[_relay_pb2.ResolvedGoal, _Mapping]] = ..., hand: _Optional[str] = ...) -> None: ...
+    help: bool
+    def __init__(self, robot: _Optional[str] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., peer: _Optional[str] = ..., stream: _Optional[int] = ..., step: _Optional[int] = ..., age: _Optional[int] = ..., subgoal: _Optional[_Iterable[float]] = ..., idle_s: _Optional[float] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., pinned: _Optional[bool] = ..., vetoes: _Optional[int] = ..., novelty: _Optional[float] = ..., claimed: _Optional[bool] = ..., state: _Optional[_Iterable[float]] = ..., goal: _Optional[_Union[_relay_pb2.ResolvedGoal, _Mapping]] = ..., hand: _Optional[str] = ..., help: _Optional[bool] = ...) -> None: ...
 
 class SetRobotGoalRequest(_message.Message):
     __slots__ = ("robot", "goal")
@@ -150,5 +152,47 @@ class VetoSubgoalRequest(_message.Message):
     def __init__(self, robot: _Optional[str] = ...) -> None: ...
 
 class VetoSubgoalReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TakeOverRobotRequest(_message.Message):
+    __slots__ = ("robot", "by")
+    ROBOT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    robot: str
+    by: str
+    def __init__(self, robot: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
+
+class TakeOverRobotReply(_message.Message):
+    __slots__ = ("hand",)
+    HAND_FIELD_NUMBER: _ClassVar[int]
+    hand: str
+    def __init__(self, hand: _Optional[str] = ...) -> None: ...
+
+class SteerRobotRequest(_message.Message):
+    __slots__ = ("robot", "hand", "target")
+    ROBOT_FIELD_NUMBER: _ClassVar[int]
+    HAND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    robot: str
+    hand: str
+    target: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, robot: _Optional[str] = ..., hand: _Optional[str] = ..., target: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class SteerRobotReply(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, target: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class HandBackRobotRequest(_message.Message):
+    __slots__ = ("robot", "hand")
+    ROBOT_FIELD_NUMBER: _ClassVar[int]
+    HAND_FIELD_NUMBER: _ClassVar[int]
+    robot: str
+    hand: str
+    def __init__(self, robot: _Optional[str] = ..., hand: _Optional[str] = ...) -> None: ...
+
+class HandBackRobotReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -40,7 +40,7 @@ class LoggedSubgoal(_message.Message):
     def __init__(self, step: _Optional[int] = ..., values: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., age: _Optional[int] = ..., override: _Optional[_Union[_relay_pb2.SubgoalOverride, str]] = ..., origin: _Optional[_Union[_relay_pb2.Origin, _Mapping]] = ...) -> None: ...
 
 class LoggedAction(_message.Message):
-    __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty", "author")
+    __slots__ = ("step", "target", "valid_until_ns", "done", "times", "novelty", "author", "help")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     VALID_UNTIL_NS_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class LoggedAction(_message.Message):
     TIMES_FIELD_NUMBER: _ClassVar[int]
     NOVELTY_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    HELP_FIELD_NUMBER: _ClassVar[int]
     step: int
     target: _containers.RepeatedCompositeFieldContainer[Named]
     valid_until_ns: int
@@ -55,7 +56,8 @@ class LoggedAction(_message.Message):
     times: _relay_pb2.StageTimes
     novelty: float
     author: str
-    def __init__(self, step: _Optional[int] = ..., target: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., valid_until_ns: _Optional[int] = ..., done: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., novelty: _Optional[float] = ..., author: _Optional[str] = ...) -> None: ...
+    help: bool
+    def __init__(self, step: _Optional[int] = ..., target: _Optional[_Iterable[_Union[Named, _Mapping]]] = ..., valid_until_ns: _Optional[int] = ..., done: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_relay_pb2.StageTimes, _Mapping]] = ..., novelty: _Optional[float] = ..., author: _Optional[str] = ..., help: _Optional[bool] = ...) -> None: ...
 
 class LoggedEvent(_message.Message):
     __slots__ = ("kind", "text")

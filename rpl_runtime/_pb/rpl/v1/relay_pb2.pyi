@@ -369,7 +369,7 @@ class Observation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., state: _Optional[_Iterable[float]] = ..., observed_ns: _Optional[int] = ...) -> None: ...
 
 class Action(_message.Message):
-    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal", "origin", "help")
+    __slots__ = ("target", "subgoal", "replanned", "age", "upcoming", "valid_until_ns", "novelty", "override", "goal", "origin", "help", "author")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SUBGOAL_FIELD_NUMBER: _ClassVar[int]
     REPLANNED_FIELD_NUMBER: _ClassVar[int]
@@ -381,6 +381,7 @@ class Action(_message.Message):
     GOAL_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     HELP_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
     target: _containers.RepeatedScalarFieldContainer[float]
     subgoal: _containers.RepeatedScalarFieldContainer[float]
     replanned: bool
@@ -392,7 +393,8 @@ class Action(_message.Message):
     goal: ResolvedGoal
     origin: Origin
     help: bool
-    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., help: _Optional[bool] = ...) -> None: ...
+    author: str
+    def __init__(self, target: _Optional[_Iterable[float]] = ..., subgoal: _Optional[_Iterable[float]] = ..., replanned: _Optional[bool] = ..., age: _Optional[int] = ..., upcoming: _Optional[_Iterable[float]] = ..., valid_until_ns: _Optional[int] = ..., novelty: _Optional[float] = ..., override: _Optional[_Union[SubgoalOverride, str]] = ..., goal: _Optional[_Union[ResolvedGoal, _Mapping]] = ..., origin: _Optional[_Union[Origin, _Mapping]] = ..., help: _Optional[bool] = ..., author: _Optional[str] = ...) -> None: ...
 
 class Origin(_message.Message):
     __slots__ = ("source", "waited", "lasts", "confidence")
