@@ -10,6 +10,7 @@ from rpl_runtime.policy.graphs import graph_metadata
 from rpl_runtime.policy.manifest import JsonDict
 
 _VERIFIED = "every digest matches; both graphs run and belong to each other"
+_LOW_VERIFIED = "every digest matches; the low level runs, and a planner must set its subgoals"
 
 
 def bundle_facts(bundle: Bundle) -> JsonDict:
@@ -19,17 +20,18 @@ def bundle_facts(bundle: Bundle) -> JsonDict:
         "path": str(bundle.path),
         "digest": bundle.digest,
         "pair_id": manifest.pair_id,
-        "verified": _VERIFIED,
+        "verified": _VERIFIED if manifest.planner is None else _LOW_VERIFIED,
         "spec": spec.model_dump(mode="json"),
         "rate_hz": 1 / spec.period_s,
         "horizon_s": spec.horizon * spec.period_s,
         "graphs": {
-            graph.stem: {
-                "bytes": len(bundle.files[graph.name]),
-                "parameters": graph_metadata(bundle, graph.name).get("parameters"),
+            name.removesuffix(".onnx"): {
+                "bytes": len(bundle.files[name]),
+                "parameters": graph_metadata(bundle, name).get("parameters"),
             }
-            for graph in (bundle.high, bundle.low)
+            for name in bundle.graphs
         },
+        "planner": manifest.planner,
         "parity": manifest.parity,
         "provenance": manifest.provenance.model_dump(mode="json"),
         "statistics": manifest.statistics and manifest.statistics.model_dump(mode="json"),
@@ -41,9 +43,10 @@ def print_bundle(bundle: Bundle) -> None:
     """Print the model card of a verified bundle, and the sizes of its graphs."""
     console = Console(markup=False, highlight=False)  # a name or a command may contain brackets
     console.print(Markdown(render_card(bundle.manifest, bundle.digest, bundle.evaluation)))
-    for level, graph in bundle_facts(bundle)["graphs"].items():
+    facts = bundle_facts(bundle)
+    for level, graph in facts["graphs"].items():
         known = isinstance(graph["parameters"], int)
         parameters = f"{graph['parameters']:,}" if known else "an unknown number of"
         console.print(f"{level} level: {decimal(graph['bytes'])}, {parameters} parameters")
     console.print(f"pair: {bundle.manifest.pair_id}")
-    console.print(f"verified: {_VERIFIED}", style="green")
+    console.print(f"verified: {facts['verified']}", style="green")

@@ -15,6 +15,8 @@ from rpl_runtime.planning.planner import HighLevel, Planner
 from rpl_runtime.planning.port import Observe, Port
 from rpl_runtime.planning.remote import RemotePlanner
 from rpl_runtime.policy.graphs import OnnxPolicy
+from rpl_runtime.policy.manifest import PLANNER
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Source
 
 FAST_S = 0.005  # [s] for a plan; all robots of the server wait for a slower one
@@ -36,6 +38,14 @@ class PlanningConfig:
     fallback: Fallback = Fallback.KEEP  # of runs that name none
     own: Where = Where.AUTO  # where the bundle's own high level runs
     access: Access | None = None  # how a planner at an address is reached; None reads it from the environment
+
+
+def unplanned(spec: PolicySpec) -> InvalidInput:
+    """The refusal of a low level alone that nobody plans for."""
+    return InvalidInput(
+        f"{spec.name} is a low level alone, and nobody plans for it; must be served with `rpl serve BUNDLE --planner "
+        f"HOST:PORT`, the address of an {PLANNER} for its states"
+    )
 
 
 class Planning:
@@ -73,22 +83,33 @@ class Planning:
         config, spec = self._config, policy.spec
         slow = config.own is Where.THREAD or (config.own is Where.AUTO and policy.plan_time_s() > FAST_S)
         if config.planner is None:
+            if policy.high is None:
+                raise unplanned(spec)
             if not slow:
                 return None
             planner, name, source, threads, thread = HighLevel(policy), spec.name, Source.BUNDLE, 1, self._thread_name
         else:
-            if slow and config.fallback is Fallback.BUNDLE:
-                raise InvalidInput(
-                    f"a plan of {spec.name} takes {policy.plan_time_s():.3g} s, for which every robot would wait; the "
-                    f"fallback must be another one than the bundle"
-                )
+            if (slow or policy.high is None) and config.fallback is Fallback.BUNDLE:
+                why = f"a plan of {spec.name} takes {policy.plan_time_s():.3g} s, for which every robot would wait"
+                if policy.high is None:
+                    why = f"{spec.name} is a low level alone"
+                raise InvalidInput(f"{why}; the fallback must be another one than the bundle")
             if self._remote is not None:
                 planner, name = self._remote, self._remote.check(spec)
             else:
                 planner, name = cast(Planner, config.planner), type(config.planner).__name__
             source, threads, thread = Source.PLANNER, _THREADS, "rpl-planner"
         port = Port(
-            planner, name, spec, source, config.deadline_s, config.fallback, not slow, threads, thread, self._observe
+            planner,
+            name,
+            spec,
+            source,
+            config.deadline_s,
+            config.fallback,
+            policy.high is not None and not slow,
+            threads,
+            thread,
+            self._observe,
         )
         self._ports.add(port)
         return port

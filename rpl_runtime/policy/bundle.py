@@ -1,7 +1,7 @@
 """The bundle: a folder that holds a policy and everything a person or a runtime needs to know about it.
 
     manifest.json    the spec, training statistics, provenance and the digest of each graph; sealed
-    high.onnx        high(state, goal, mask, noise) -> subgoal
+    high.onnx        high(state, goal, mask, noise) -> subgoal; not in a bundle that names its planner's service instead
     low.onnx         low(state, subgoal, noise) -> action
     evaluation.json  the measured performance, with the digest of the bundle that was measured; sealed
     MODEL_CARD.md    the same for people; sealed
@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from rpl_runtime.errors import BundleCorrupt, BundleError, BundleNotFound, UnsupportedSchema
 from rpl_runtime.files import JsonDict, followed, locked, read, staged
 from rpl_runtime.policy.card import render_card
-from rpl_runtime.policy.manifest import SCHEMA_VERSION, Evaluation, Manifest
+from rpl_runtime.policy.manifest import PLANNER, SCHEMA_VERSION, Evaluation, Manifest
 from rpl_runtime.policy.spec import PolicySpec
 
 MANIFEST = "manifest.json"
@@ -57,6 +57,11 @@ class Bundle:
         return self.manifest.spec
 
     @property
+    def graphs(self) -> tuple[str, ...]:
+        """The files of its levels, the high level first if it holds one."""
+        return _graphs(self.manifest)
+
+    @property
     def high(self) -> Path:
         return self.path / HIGH
 
@@ -78,7 +83,9 @@ def load_bundle(path: Path) -> Bundle:
     files = {MANIFEST: _read(path, MANIFEST)}
     content = _unseal_json(path / MANIFEST, files[MANIFEST])
     manifest = _validated(Manifest, content, path / MANIFEST)
-    for name in (HIGH, LOW):
+    if HIGH not in _graphs(manifest) and (path / HIGH).exists():
+        raise BundleCorrupt(f"{path} holds {HIGH}, but its manifest says that {manifest.planner} plans")
+    for name in _graphs(manifest):
         files[name] = _read(path, name)
         found, expected = hashlib.sha256(files[name]).hexdigest(), manifest.files.get(name)
         if found != expected:
@@ -98,17 +105,25 @@ def load_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, digest, evaluation, files)
 
 
-def write_bundle(path: Path, manifest: Manifest, high: bytes, low: bytes) -> Bundle:
+def write_bundle(path: Path, manifest: Manifest, high: bytes | None, low: bytes) -> Bundle:
     """Write a new bundle, whole or not at all. The digests of the graphs are filled in here.
+
+    Args:
+        path: of its folder.
+        manifest: its content but for the graphs.
+        high: the high level's graph; None: a planner sets the subgoals.
+        low: the low level's graph.
 
     Raises:
         BundleError: the path holds something other than a bundle.
     """
-    digests = {HIGH: hashlib.sha256(high).hexdigest(), LOW: hashlib.sha256(low).hexdigest()}
-    manifest = manifest.model_copy(update={"files": digests})
+    graphs = {LOW: low} if high is None else {HIGH: high, LOW: low}
+    digests = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
+    planner = PLANNER if high is None else None
+    manifest = manifest.model_copy(update={"files": digests, "planner": planner})
     content = manifest.model_dump(mode="json")
     card = _seal_card(render_card(manifest, _digest(content), None).encode())
-    return store_files(path, {MANIFEST: _seal_json(content), HIGH: high, LOW: low, CARD: card})
+    return store_files(path, {MANIFEST: _seal_json(content), **graphs, CARD: card})
 
 
 def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
@@ -179,6 +194,10 @@ def attach_evaluation(bundle: Bundle, evaluation: JsonDict) -> Bundle:
             with staged(bundle.path / name) as file:
                 file.write_bytes(sealed)
     return load_bundle(bundle.path)
+
+
+def _graphs(manifest: Manifest) -> tuple[str, ...]:
+    return (HIGH, LOW) if manifest.planner is None else (LOW,)
 
 
 def _check_replaceable(path: Path) -> None:

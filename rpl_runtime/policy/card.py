@@ -47,11 +47,12 @@ def render_card(manifest: Manifest, digest: str, evaluation: JsonDict | None) ->
         [
             "## Serving it",
             "",
-            "    rpl serve PATH_OF_THIS_FOLDER",
+            f"    rpl serve PATH_OF_THIS_FOLDER{'' if manifest.planner is None else ' --planner HOST:PORT'}",
+            *(() if manifest.planner is None else _planned(manifest.planner)),
             "",
             f"A client {given}, and sends a state each step. The graphs also run in any ONNX runtime:",
             "",
-            "    high(state, goal, mask, noise) -> subgoal",
+            *(["    high(state, goal, mask, noise) -> subgoal"] if manifest.planner is None else []),
             "    low(state, subgoal, noise) -> action",
             "",
             (
@@ -70,6 +71,13 @@ def render_card(manifest: Manifest, digest: str, evaluation: JsonDict | None) ->
         _limits(manifest, evaluation),
     )
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n\n"
+
+
+def _planned(service: str) -> tuple[str, ...]:
+    return (
+        "",
+        f"This is the low level alone: at that address must be an {service} for states with the names and units below.",
+    )
 
 
 def _vector(vector: VectorSpec) -> list[str]:

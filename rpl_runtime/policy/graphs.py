@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 import onnxruntime
 
-from rpl_runtime.errors import BundleError, InvalidInput, MismatchedPair
+from rpl_runtime.errors import BundleError, InvalidInput, MismatchedPair, ProtocolViolation
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
 
@@ -54,11 +54,19 @@ class OnnxPolicy:
         n, m = self.spec.state.dim, self.spec.action.dim
         high = {"state": n, "goal": n, "mask": n, "noise": self.spec.high_noise}
         low = {"state": n, "subgoal": n, "noise": self.spec.low_noise}
-        self.high = Graph(_load_level(bundle, "high", high, {"subgoal": n}, providers), high, "subgoal", n)
+        self.high: Graph | None = None  # of a low level alone
+        if HIGH in bundle.graphs:
+            self.high = Graph(_load_level(bundle, "high", high, {"subgoal": n}, providers), high, "subgoal", n)
         self.low = Graph(_load_level(bundle, "low", low, {"action": m}, providers), low, "action", m)
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n)."""
+        """state, goal, mask (B, n) and noise (B, high_noise), float32 -> subgoal (B, n).
+
+        Raises:
+            ProtocolViolation: there is a low level alone.
+        """
+        if self.high is None:
+            raise ProtocolViolation(f"{self.spec.name} is a low level alone; its subgoals must come from a planner")
         return self.high.run(state, goal, mask, noise)
 
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -66,7 +74,9 @@ class OnnxPolicy:
         return self.low.run(state, subgoal, noise)
 
     def plan_time_s(self, clock: Callable[[], float] = perf_counter) -> float:
-        """[s] of a clock for one plan, measured once."""
+        """[s] of a clock for one plan, measured once; 0 of a low level alone."""
+        if self.high is None:
+            return 0.0
         if (known_s := self._plan_time_s) is None:
             rows = self._example(1)
             self._plan_time_s = known_s = _fastest_s(lambda: self.plan(*rows[0]), clock)
@@ -94,7 +104,8 @@ class OnnxPolicy:
         high, low = self._example(1)
         plans, acts = (max(1, request_bytes // sum(row.nbytes for row in rows)) for rows in (high, low))
         try:
-            plan = self.plan(*self._example(min(plans, self.most_plans()) if plans > 1 else 1)[0])
+            rows = min(plans, self.most_plans()) if plans > 1 else 1
+            plan = np.empty(0) if self.high is None else self.plan(*self._example(rows)[0])
             action = self.act(*self._example(acts)[1])
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
             raise BundleError(f"the policy {spec.name} fails when it is run: {error}") from error

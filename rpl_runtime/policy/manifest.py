@@ -1,6 +1,6 @@
 """The content of a bundle's manifest, as pydantic models with a schema version."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,6 +8,7 @@ from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import PolicySpec
 
 SCHEMA_VERSION = 1
+PLANNER = "rpl.v1.Planner"  # the service of planner.proto
 
 
 class Statistics(BaseModel):
@@ -91,6 +92,8 @@ class Manifest(BaseModel):
     parity: dict[str, float] = {}  # measured when the graphs were exported
     statistics: Statistics | None = None
     stall: Stall | None = None  # None: the policy never asks for help
+    # The service that plans for a low level alone, in states of the spec's names and units; None: there is a high level
+    planner: Literal["rpl.v1.Planner"] | None = None
     provenance: Provenance
 
     @model_validator(mode="after")

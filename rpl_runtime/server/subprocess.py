@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rpl_runtime.planning.planning import unplanned
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import CPU, check_providers
 from rpl_runtime.process import own_process
@@ -21,7 +22,7 @@ def serve_in_process(bundle: Path, providers: str = CPU) -> Iterator[str]:
 
     Raises:
         BundleError: the bundle cannot be used.
-        InvalidInput: an execution provider is not installed.
+        InvalidInput: an execution provider is not installed, or the bundle is a low level alone.
         ServerUnavailable: the server did not start.
     """
     with mortal_server(bundle, providers) as (address, _):
@@ -32,7 +33,9 @@ def serve_in_process(bundle: Path, providers: str = CPU) -> Iterator[str]:
 def mortal_server(bundle: Path, providers: str = CPU) -> Iterator[tuple[str, Callable[[], None]]]:
     """The same with a function that kills the server, as a power cut would: for tests of what a robot does then."""
     check_providers(providers)  # these raise their errors here and not in the new process
-    load_bundle(bundle)
+    loaded = load_bundle(bundle)
+    if loaded.manifest.planner is not None:
+        raise unplanned(loaded.spec)
     with own_process(_serve, str(bundle), providers) as served:
         process, _, address = served.partition(" ")
         yield address, lambda: os.kill(int(process), signal.SIGKILL)

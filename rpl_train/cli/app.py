@@ -100,6 +100,12 @@ def export_command(
         ),
     ] = None,
     name: Name = None,
+    low_only: Annotated[
+        bool,
+        typer.Option(
+            "--low-only", help="Write the low level alone, to be served with a planner (`rpl docs two-rates`)."
+        ),
+    ] = False,
     providers: Providers = "CPU",
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -138,7 +144,7 @@ def export_command(
         task = load_task(task_name) if task_name else None
         if task:
             check_policy(spec, task)
-        result = export(policy, spec, provenance, bundle, statistics, ParityConfig(providers=providers), task)
+        result = export(policy, spec, provenance, bundle, statistics, ParityConfig(providers=providers), task, low_only)
     if as_json:
         typer.echo(json.dumps(result.facts(), indent=1))
     else:

@@ -58,7 +58,7 @@ class ExportResult:
             "digest": self.bundle.digest,
             "replaced": self.replaced,
             "pair_id": self.bundle.manifest.pair_id,
-            "bytes": {file.name: len(self.bundle.files[file.name]) for file in (self.bundle.high, self.bundle.low)},
+            "bytes": {name: len(self.bundle.files[name]) for name in self.bundle.graphs},
             "parity": asdict(self.parity),
         }
 
@@ -71,8 +71,11 @@ def export(
     statistics: Statistics | None = None,
     config: ParityConfig = ParityConfig(),
     task: Task | None = None,
+    low_only: bool = False,
 ) -> ExportResult:
     """Write the bundle of a policy, in place of one that is there already; parity is checked in the task's worlds.
+
+    With `low_only` both levels are checked, and the low level alone is written: a planner must set its subgoals.
 
     Raises:
         InvalidInput: a module violates the contract, or cannot be exported.
@@ -95,7 +98,7 @@ def export(
         parity = check_parity(policy, open_policy(candidate, config.providers), spec, config, task)
     manifest = manifest.model_copy(update={"parity": asdict(parity)})
     replaced = standing_at(path)
-    return ExportResult(write_bundle(path, manifest, high, low), parity, replaced)
+    return ExportResult(write_bundle(path, manifest, None if low_only else high, low), parity, replaced)
 
 
 def result_table(result: ExportResult) -> Table:

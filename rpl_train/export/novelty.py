@@ -4,7 +4,7 @@ The graphs stay the same, byte for byte.
 """
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.policy.bundle import Bundle, write_bundle
+from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, write_bundle
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 
@@ -21,7 +21,7 @@ def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:
     if manifest.statistics is not None:
         fitted = manifest.statistics.model_copy(update={"whitening": fitted.whitening})
     manifest = manifest.model_copy(update={"statistics": fitted})
-    return write_bundle(bundle.path, manifest, bundle.high.read_bytes(), bundle.low.read_bytes())
+    return write_bundle(bundle.path, manifest, bundle.files.get(HIGH), bundle.files[LOW])
 
 
 def check_sources(bundle: Bundle, demonstrations: Demonstrations) -> None:

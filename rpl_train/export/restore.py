@@ -32,6 +32,8 @@ def restore(bundle: Bundle, task: str) -> TrainedRun:
         InvalidInput: its graphs are not those of networks.py, or its manifest holds no statistics.
     """
     manifest = bundle.manifest
+    if manifest.planner is not None:
+        raise InvalidInput(f"{bundle.path} holds a low level alone; must hold both levels")
     if manifest.statistics is None:
         raise InvalidInput(f"{bundle.path} holds no statistics of its training states; must be {_KIND}")
     with translated(bundle.path, InvalidInput, _KIND):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.policy.bundle import Bundle, write_bundle
+from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, write_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.manifest import Stall, Statistics
 from rpl_runtime.policy.novelty import Novelty
@@ -61,7 +61,7 @@ def add_stall(bundle: Bundle, task: Task, config: StallConfig) -> Bundle:
         raise InvalidInput(f"{bundle.path} holds no statistics of its training states; without elements it needs them")
     stall = calibrate(held_out(bundle, task, config), bundle.spec, manifest.statistics, config)
     manifest = manifest.model_copy(update={"stall": stall})
-    return write_bundle(bundle.path, manifest, bundle.high.read_bytes(), bundle.low.read_bytes())
+    return write_bundle(bundle.path, manifest, bundle.files.get(HIGH), bundle.files[LOW])
 
 
 def held_out(bundle: Bundle, task: Task, config: StallConfig) -> list[Episode]:

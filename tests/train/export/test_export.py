@@ -19,7 +19,7 @@ import policies
 from rpl_runtime.cli import app as cli
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import InvalidInput, ParityError
-from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.bundle import LOW, Bundle, load_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
@@ -325,8 +325,14 @@ def test_the_command_exports_a_factory_and_a_run(
         save_weights(tmp_path / "run" / f"{level}.safetensors", build_level(level, record))
     assert rpl(monkeypatch, "export", str(tmp_path / "run"), str(tmp_path / "tiny")) == 0
     assert "differ by" in capsys.readouterr().out
-    written = load_bundle(tmp_path / "tiny").manifest
+    whole = load_bundle(tmp_path / "tiny")
+    written = whole.manifest
     assert (written.provenance, written.statistics, written.spec) == (record.provenance, statistics, record.spec)
+
+    assert rpl(monkeypatch, "export", str(tmp_path / "run"), str(tmp_path / "low"), "--low-only", "--name", "tiny") == 0
+    assert "subgoals" in capsys.readouterr().out  # both levels were compared
+    low = load_bundle(tmp_path / "low")
+    assert (low.graphs, low.files[LOW]) == ((LOW,), whole.files[LOW])
 
 
 def test_a_bundle_that_stands_there_is_replaced_only_by_force(
