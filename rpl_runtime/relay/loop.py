@@ -251,7 +251,7 @@ class RelayLoop:
         self.runs[robot] = run
         self.version += 1
         if self.planner is not None and resume is None and state is not None and self._spec.state.accepts(state[None]):
-            self._ask(robot, run, state)
+            self._ask(robot, run, state, 0)
 
     def awaited(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
@@ -266,7 +266,7 @@ class RelayLoop:
             if self.planner is None or run is None or run.step != step or run.pin is not None:
                 continue
             if run.asked is None and self._left(run) <= run.lead and self._spec.state.accepts(np.asarray(state)[None]):
-                self._ask(robot, run, state)
+                self._ask(robot, run, state, step)
             must = run.rules.wait or (run.subgoal is None and run.before is None)
             if run.asked is not None and must and step >= run.wanted and not run.asked.settled:
                 found.append(run.asked)
@@ -537,7 +537,7 @@ class RelayLoop:
                     new[row] = run.pin
                 continue
             if run.asked is None and self._left(run) <= run.lead:
-                self._ask(robot, run, states[row])
+                self._ask(robot, run, states[row], run.step)
             if run.answered() or (run.subgoal is None and run.before is None):
                 found = self._answer(run, states[row])
                 if found is not None:
@@ -571,13 +571,19 @@ class RelayLoop:
                 case _:  # the question stays, so that every later step is refused too
                     raise error.with_traceback(None) from None
 
-    def _ask(self, robot: str, run: Run, state: np.ndarray) -> None:
+    def ask_after(self, robot: str, step: int, state: np.ndarray) -> None:
+        """Ask a planner for what a step in a state (n,), decided with the old subgoal, found to be due."""
+        run = self.runs.get(robot)
+        if run is not None and run.step == step + 1 and run.asked is None and run.pin is None and run.hand is None:
+            self._ask(robot, run, state, step)
+
+    def _ask(self, robot: str, run: Run, state: np.ndarray, step: int) -> None:
         assert self.planner is not None
-        run.asked_at = run.step
-        run.wanted = run.step + max(0, self._left(run))
+        run.asked_at = step
+        run.wanted = step + max(0, self._left(run) + run.step - step)
         [noise] = self.noise_rows("high", [run], [run.wanted], self._spec.high_noise)
         before = run.subgoal if run.subgoal is not None else run.before
-        question = Question(robot, run.step, np.array(state, dtype=np.float32), run.goal, before, noise)
+        question = Question(robot, step, np.array(state, dtype=np.float32), run.goal, before, noise)
         run.asked = self.planner.ask(question, run.rules)
         self.version += 1
 

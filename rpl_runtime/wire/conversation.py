@@ -60,6 +60,7 @@ class Conversation:
         self._modes = np.zeros((1, spec.high_noise), np.float32), np.zeros(spec.low_noise, np.float32)
         self._sampled: Run | None = None  # the run of the last message, if its next step needs noise
         self._group: _Group | None = None  # of the last message in columns
+        self._due: tuple[str, int, np.ndarray] | None = None  # robot, step and state with which a planner must be asked
         self.said: list[PlainSteps | tuple[Rows, Answer]] = []  # by the last reply, for observers
 
     def answer(self, raw: bytes, received_ns: int) -> bytes | Later:
@@ -78,7 +79,10 @@ class Conversation:
         return _reply(self._rows(unpack_rows(message), received_ns))
 
     def prepare(self) -> None:
-        """Draw the noise of the next steps, once the reply is on its way."""
+        """Ask a planner, and draw the noise of the next steps, once the reply is on its way."""
+        due, self._due = self._due, None
+        if due is not None:
+            self._session.loop.ask_after(*due)
         run, self._sampled = self._sampled, None
         if run is not None:
             run.drawn = run.step, self._low_noise(run)
@@ -104,9 +108,11 @@ class Conversation:
         age, subgoal, seed = step - run.planned_at, run.subgoal, run.seed
         left = (run.lasts or spec.horizon) - age  # [steps] for which the subgoal is still followed
         if session.loop.planner is not None:
-            replans = False
-            if subgoal is None or (run.answered() if run.asked is not None else left <= run.lead):
-                return None  # a planner must be asked, or has answered
+            replans, asks = False, run.asked is None and left <= run.lead
+            if subgoal is None or run.answered() or (asks and run.rules.wait):
+                return None  # the step needs an answer, or has one
+            if asks:
+                self._due = robot, step, np.frombuffer(state_bytes, _FLOATS)
         else:
             replans = subgoal is None or (left <= 0 and run.upcoming is None)
             if not replans and (left <= 0 or left == run.lead):

@@ -15,16 +15,21 @@ import policies
 from rpl_runtime.client.client import Client
 from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation
-from rpl_runtime.planning.planning import PlanningConfig, Where
+from rpl_runtime.planning.planning import Planning, PlanningConfig, Where
 from rpl_runtime.planning.remote import RemotePlanner
 from rpl_runtime.planning.serve import serve_planner
 from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
-from rpl_runtime.relay.messages import Action
+from rpl_runtime.relay.leases import Leases
+from rpl_runtime.relay.messages import Action, Observation, Start
 from rpl_runtime.relay.plans import Fallback, Origin, Plan, PlanRules, Question, Source
+from rpl_runtime.relay.session import Session
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
+from rpl_runtime.wire.control import pack_request
+from rpl_runtime.wire.conversation import Conversation
 
 SPEC = policies.tiny_spec()
 STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
@@ -113,6 +118,28 @@ def test_a_robot_follows_its_old_subgoal_until_the_plan_is_there(tiny_bundle: Bu
         assert second.origin is not None
         assert second.origin.waited == step - SPEC.horizon
         assert np.array_equal(second.subgoal, np.full(5, 0.2, np.float32))
+
+
+def test_a_planner_is_asked_once_the_reply_is_on_its_way(tiny_bundle: Bundle) -> None:
+    """With the state and the number of the step that found a plan due."""
+    planner, policy = Slow(), OnnxPolicy(tiny_bundle)
+    planner.answer()
+    port = Planning(PlanningConfig(planner, 60.0), None, "test").port(policy)
+    session = Session(policy, tiny_bundle, Leases(), "", port)
+    conversation = Conversation(session, policy, lambda rows, size: None)
+    session.answer([("a", Start(GOAL, STATE)), ("a", Observation(0, STATE, 0))], 0)
+    for step in range(1, 30):
+        due = session.loop.runs["a"].asked is None and step >= SPEC.horizon
+        conversation.answer(pack_request([("a", Observation(step, STATE, 0))]), 0)
+        assert len(planner.asked) == 1
+        conversation.prepare()
+        if due:
+            break
+    question = planner.await_question(2)
+    assert (question.step, question.robot) == (step, "a")
+    np.testing.assert_array_equal(question.state, STATE)
+    planner.answer()
+    session.close()
 
 
 def test_other_robots_step_while_one_waits_for_its_first_plan(tiny_bundle: Bundle, transport: str) -> None:
