@@ -209,7 +209,7 @@ def run_command(
         typer.Option(
             "--pilot",
             metavar="MODULE:FACTORY",
-            help="A pilot that may take the robot over from the policy, and hands it back.",
+            help="A pilot that may take the robot over from the policy, and hands it back; gamepad or spacemouse: you.",
         ),
     ] = None,
     take_over_at: Annotated[

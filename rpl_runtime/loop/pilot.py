@@ -18,6 +18,7 @@ from rpl_runtime.relay.loop import POLICY, TakeOver
 from rpl_runtime.relay.messages import NOTHING, Action, Applied, HandBack, Noted, Request
 
 ASKED = "the policy asks for help"
+DEVICES = ("gamepad", "spacemouse")  # factories of device.py
 
 
 class Seen(NamedTuple):
@@ -29,6 +30,7 @@ class Seen(NamedTuple):
     target: np.ndarray | None  # (m,) of the step before, from which a hand goes on; None at the first
     help: bool  # whether the policy asked for help at the step before
     novelty: float | None  # of the state of the step before; None: the bundle cannot score states
+    bounds: tuple[np.ndarray, np.ndarray]  # (m,) the lowest and the highest accepted target
 
 
 class Pilot(Protocol):
@@ -46,11 +48,13 @@ class Pilot(Protocol):
 
 
 def load_pilot(reference: str) -> Pilot:
-    """The pilot that a `module:factory` makes.
+    """The pilot that a `module:factory` makes, or the person at a gamepad or spacemouse (device.py).
 
     Raises:
         InvalidInput: there is no such factory, or it makes something else.
     """
+    if reference in DEVICES:
+        reference = f"rpl_runtime.loop.device:{reference}"
     pilot = call_factory(reference, "rpl_train.tasks.kitchen.pilot:demonstrator")
     if not isinstance(getattr(pilot, "name", None), str) or not all(
         callable(getattr(pilot, method, None)) for method in ("takes_over", "target")
@@ -138,7 +142,7 @@ class Helm:
         pilot = self._pilot
         if pilot is None:
             return None
-        seen = Seen(step, state, goal, self._target, self._said.help, self._said.novelty)
+        seen = Seen(step, state, goal, self._target, self._said.help, self._said.novelty, self._spec.action.bounds)
         why = pilot.takes_over(seen) if self.author == POLICY else ""
         target = None if why is None else pilot.target(seen)
         if target is None:

@@ -25,6 +25,7 @@ _EXTRAS = {
     "train": "train and export policies",
     "record": "log and record runs",
     "otel": "send traces",
+    "gamepad": "lead an arm with a gamepad or a SpaceMouse",
     "franka": "drive a Franka",
     "franka-sim": "simulate a Franka",
 }
