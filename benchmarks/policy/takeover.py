@@ -3,17 +3,19 @@
     python -m benchmarks.policy.takeover models/kitchen --output docs/data/takeover.json
     python -m benchmarks.policy.takeover --from docs/data/takeover.json
 
-Each of the paper's 17 goals gets the same starts alone and with the scripted demonstrator as pilot: the arm up to
-0.15 rad and the kettle up to 0.06 m from the nominal start. The pilot takes over when the policy asks for help
-(--when help), or by itself where no element of the goal has come nearer for 4 s or the states are far from the training
-data (--when stall). It finishes one element of the goal and hands back. Success means that all elements of the goal
-were done at any control step.
+Each of the paper's 17 goals gets the same starts alone and with the scripted demonstrator as pilot: the arm up to 0.15
+rad and the kettle up to 0.06 m from the nominal start. The pilot takes over when the policy asks for help (--when
+help; a bundle that never asks is calibrated in a copy), or by itself where no element of the goal has come nearer for
+4 s or the states are far from the training data (--when stall). It finishes one element of the goal and hands back.
+Success means that all elements of the goal were done at any control step, which ends the episode.
 """
 
 import os
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from rpl_runtime.client.client import Client
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.pilot import OnHelp, Pilot
+from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.robots.kitchen.task import KITCHEN
@@ -35,7 +38,9 @@ from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 from rpl_runtime.tasks.kitchen.simulator import StartNoise
+from rpl_train.export.stall import StallConfig, add_stall
 from rpl_train.tasks.kitchen.pilot import attentive, demonstrator
+from rpl_train.tasks.kitchen.task import KITCHEN as CALIBRATED
 
 When = Literal["help", "stall"]
 WIDE = StartNoise(arm=0.15, kettle=0.06)
@@ -69,7 +74,12 @@ def main(
 
 
 def measure(bundle: Path, when: When, episodes: int, steps: int, goals: Sequence[str], jobs: int) -> JsonDict:
-    with serve_in_process(bundle) as address, Client(address) as client, ThreadPoolExecutor(jobs) as threads:
+    with (
+        asking(bundle) if when == "help" else nullcontext(bundle) as served,
+        serve_in_process(served) as address,
+        Client(address) as client,
+        ThreadPoolExecutor(jobs) as threads,
+    ):
         found = threads.map(partial(of_goal, address, when, episodes, steps), goals)
         pairs = [
             pair for each in track(found, "episodes", len(goals), console=PROGRESS, transient=True) for pair in each
@@ -79,6 +89,17 @@ def measure(bundle: Path, when: When, episodes: int, steps: int, goals: Sequence
     return {"bundle_digest": digest, "when": when, "steps": steps, "alone": alone, "pilot": taught} | circumstances(
         ("mujoco", "numpy", "onnxruntime")
     )
+
+
+@contextmanager
+def asking(bundle: Path) -> Iterator[Path]:
+    """The bundle if its policy asks for help, else a calibrated copy."""
+    if load_bundle(bundle).manifest.stall is not None:
+        yield bundle
+        return
+    with tempfile.TemporaryDirectory() as folder, PROGRESS.status("calibrating when the policy asks for help"):
+        copy = shutil.copytree(bundle, Path(folder) / "bundle")
+        yield add_stall(load_bundle(copy), CALIBRATED, StallConfig()).path
 
 
 def of_goal(address: str, when: When, episodes: int, steps: int, goal: str) -> list[tuple[Episode, Episode]]:
@@ -98,7 +119,8 @@ def of_goal(address: str, when: When, episodes: int, steps: int, goal: str) -> l
 def episode(client: Client, robot: SimulatedRobot, pilot: Pilot | None, goal: str, seed: int, steps: int) -> Episode:
     elements = compound_goal(goal)
     with client.control() as control:
-        config = RunConfig(elements, steps, f"{goal}/{seed}/{pilot is not None}", start_seed=seed)
+        name, until = f"{goal}/{seed}/{pilot is not None}", frozenset(elements)
+        config = RunConfig(elements, steps, name, start_seed=seed, until=until)
         result = run(robot, control, config, pilot=pilot)
     hands = [author != POLICY for author in result.authors]
     began = sum(hand and not before for before, hand in zip([False, *hands], hands, strict=False))
