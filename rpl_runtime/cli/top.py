@@ -42,9 +42,11 @@ def watch(admin: Admin, specs: Specs, every_s: float) -> None:
 
 
 def _followed(robot: RobotStatus) -> str:
-    """The age of the subgoal, or why another counts."""
+    """The age of the subgoal, or what counts instead."""
     if robot.hand:
         return f"[bold]by {escape(printable(robot.hand))}[/]"
+    if robot.help:
+        return f"{robot.age}, [red]asks\nfor help[/]"
     return "claimed" if robot.claimed else "[bold]pinned[/]" if robot.pinned else str(robot.age)
 
 

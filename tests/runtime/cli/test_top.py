@@ -74,8 +74,10 @@ def test_q_ends_it(tiny_bundle: Bundle) -> None:
             assert top.wait(60) == 0
 
 
-def test_a_robot_in_hand_is_shown_with_its_pilot() -> None:
+def test_a_robot_in_hand_is_shown_with_its_pilot_and_one_that_asks_for_help() -> None:
     robot = RobotStatus("a", "kitchen", "d" * 64, "ipv4:1", 1, 7, 3, (), 2.5, StageTimes(1.0, 20.0, 30.0, 60.0))
     console = Console(record=True, width=160)
-    console.print(robots_table([robot._replace(hand="gamepad")], {}, "robots:1"))
-    assert "by gamepad" in console.export_text()
+    console.print(robots_table([robot._replace(hand="gamepad"), robot._replace(help=True)], {}, "robots:1"))
+    shown = console.export_text()
+    assert "by gamepad" in shown
+    assert "for help" in shown
