@@ -17,6 +17,7 @@ view: $(VENV)/.view
 # Files go to the processes in the order of the folders: by default those of few tests come last, and they are slow.
 test: $(VENV)/.dev lint
 	@sh .ci/install-system libosmesa6 chromium chromium-driver || true
+	@sh .ci/install-system cmake g++ libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc || true
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long'
 
@@ -29,7 +30,7 @@ matrix:
 	    $$python -c '' 2>/dev/null || { echo "$$python is not installed: skipped"; continue; }; \
 	    env=$(VENV)/matrix/$$(basename $$python); \
 	    $$python -m venv $$env && \
-	    $$env/bin/pip install --quiet --constraint constraints.txt '.[sim,record]' pytest hypothesis onnx trustme && \
+	    $$env/bin/pip install --quiet --constraint constraints.txt '.[sim,record]' pytest hypothesis onnx trustme grpcio-tools && \
 	    $$env/bin/python -m pytest $(CORE) || exit 1; \
 	    echo "$$python: the core works"; \
 	done
