@@ -1,6 +1,8 @@
 """What a page costs: the server that is watched, the page itself, and how soon there is something to see.
 
     python -m benchmarks.runtime.view models/kitchen
+    python -m benchmarks.runtime.view models/kitchen --setting 1,20 --output cost.json    # one of four: two minutes
+    python -m benchmarks.runtime.view --from docs/data/cockpit/cost.json
 
 Server, page and viewers run in processes of their own; a viewer is a web socket that takes all that the page sends, as
 a browser does. Robots step at 50 Hz, without and with a page in turns; the figure is the ratio of the 99th percentiles
@@ -9,11 +11,12 @@ the start of the page's process. Exits with 1 if a requirement is missed.
 """
 
 import asyncio
+import json
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -27,10 +30,10 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from benchmarks.common import PROGRESS, Bundle, Json, circumstances, show, table, verdict
+from benchmarks.common import PROGRESS, Json, Saved, circumstances, show, table, verdict
 from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.client import Access, Client
-from rpl_runtime.files import JsonDict
+from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.subprocess import serve_in_process
@@ -43,27 +46,42 @@ SHARE, RATIO, FIRST_S = 0.2, 1.1, 5.0  # at most: of a core, of p99 without a pa
 
 
 def main(
-    bundle: Bundle,
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    saved: Saved = None,
+    setting: Annotated[list[str] | None, typer.Option(help="ROBOTS,VIEWERS; repeatable. By default all.")] = None,
     seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each run.")] = 10.0,
     pairs: Annotated[int, typer.Option(min=1, help="Runs without and with a page, of each setting.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here, beside the settings that it has.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure what a page costs."""
-    with PROGRESS.status("measuring"):
-        content = measure(bundle, seconds, pairs)
+    if (bundle is None) == (saved is None):
+        raise typer.BadParameter("give either BUNDLE or --from")
+    known = {f"{robots},{viewers}": (robots, viewers) for robots, viewers in SETTINGS}
+    if unknown := set(setting or ()) - set(known):
+        raise typer.BadParameter(f"--setting {', '.join(unknown)} is unknown; must be one of {' '.join(known)}")
+    settings = [known[name] for name in setting or known]
+    if saved is not None:
+        content = json.loads(saved.read_text())
+    else:
+        with PROGRESS.status("measuring"):
+            content = measure(Path(bundle or ""), settings, seconds, pairs)
+    if output is not None:
+        if output.exists():
+            rows = {(row["robots"], row["viewers"]): row for row in json.loads(output.read_text())["rows"]}
+            rows |= {(row["robots"], row["viewers"]): row for row in content["rows"]}
+            content["rows"] = [rows[one] for one in SETTINGS if one in rows]
+        write_json(output, content)
     show(content, as_json, shown(content))
-    raise typer.Exit(0 if content["met"] else 1)
+    raise typer.Exit(0 if all(row["met"] for row in content["rows"]) else 1)
 
 
-def measure(path: Path, seconds: float, pairs: int) -> JsonDict:
+def measure(path: Path, settings: Sequence[tuple[int, int]], seconds: float, pairs: int) -> JsonDict:
     with serve_in_process(path) as address:
         (server,) = multiprocessing.active_children()
-        rows = [one_setting(path, address, server.pid, *setting, seconds, pairs) for setting in SETTINGS]
+        rows = [one_setting(path, address, server.pid, *setting, seconds, pairs) for setting in settings]
     return {
-        "seconds": seconds,
-        "pairs": pairs,
         "rows": rows,
-        "met": all(row["met"] for row in rows),
         "bundle_digest": load_bundle(path).digest,
         **circumstances(("numpy", "grpcio", "viser", "mjviser")),
     }
@@ -79,7 +97,8 @@ def one_setting(
         alone, spent_s = steps_us(path, address, robots, seconds)
         own_share = (cpu_s(server) - idle_s) / spent_s
         before_page = {child.pid for child in multiprocessing.active_children()}
-        warm = threading.Thread(target=steps_us, args=(path, address, robots, 2 * FIRST_S))
+        seen_by_all = threading.Event()
+        warm = threading.Thread(target=steps_us, args=(path, address, robots, 2 * FIRST_S, seen_by_all))
         warm.start()
         began = perf_counter()
         received = multiprocessing.get_context("spawn").Array("L", viewers)
@@ -87,6 +106,7 @@ def one_setting(
             (page,) = {child.pid for child in multiprocessing.active_children()} - before_page
             with own_process(watch, where, received) as seen:
                 first_s = float(seen) - began
+                seen_by_all.set()
                 warm.join()
                 before = np.array([*received, cpu_s(server), cpu_s(page)])
                 with_page, spent_s = steps_us(path, address, robots, seconds)
@@ -95,7 +115,7 @@ def one_setting(
         figures.append((ratio, min(updates), server_share - own_share, page_share, first_s))
     names = ("p99_ratio", "updates_per_s", "server_share", "page_share", "first_s")
     row = {"robots": robots, "viewers": viewers} | dict(zip(names, np.median(figures, axis=0).tolist(), strict=True))
-    return row | {"met": met(row)}
+    return row | {"met": met(row), "seconds": seconds, "pairs": pairs, "load": os.getloadavg()[0]}
 
 
 def met(row: JsonDict) -> bool:
@@ -108,8 +128,10 @@ def met(row: JsonDict) -> bool:
     )
 
 
-def steps_us(path: Path, address: str, robots: int, seconds: float) -> tuple[list[float], float]:
-    """The time [us] of each step of robots, a stream each, and how long all of them took [s]."""
+def steps_us(
+    path: Path, address: str, robots: int, seconds: float, over: threading.Event = threading.Event()
+) -> tuple[list[float], float]:
+    """The time [us] of each step of robots, a stream each, and how long all took [s]; `over` ends them early."""
     spec = load_bundle(path).spec
     state, spent = middle(spec), list[float]()
 
@@ -125,6 +147,8 @@ def steps_us(path: Path, address: str, robots: int, seconds: float) -> tuple[lis
                 begun = perf_counter()
                 control.step(robot, step, moved)
                 spent.append((perf_counter() - begun) * 1e6)
+                if over.is_set():
+                    break
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(robots)]
     began = perf_counter()
@@ -185,8 +209,8 @@ def shown(content: JsonDict) -> Table:
         for row in content["rows"]
     ]
     headings = ("robots, viewers", "p99", "updates/s", "server", "page", "first", "")
-    machine, shares = content["machine"], "shares of a core, the server's beyond what it needs anyway"
-    caption = f"p99 of a step: with a page over without; {shares}; load {machine['load']:.1f} on {machine['cpus']} CPUs"
+    shares = "shares of a core, the server's beyond what it needs anyway"
+    caption = f"p99 of a step: with a page over without; {shares}; {content['machine']['cpus']} CPUs"
     return table("What a page costs", headings, rows, caption)
 
 

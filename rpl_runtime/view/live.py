@@ -1,5 +1,6 @@
 """The page of a running server: it watches robots and acts on them by the admin service alone."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from rpl_runtime.wire.admin import RobotStatus
 
 EVERY_S = 0.04  # [s] between two pictures
 _AGAIN_S = 1.0  # [s] until a server that is gone is tried again
+_NICE = 10  # a page gives way to the server and the robots of its machine
 
 
 def view_server(on_ready: Callable[[str], None], address: str, access: Access | None, port: int) -> None:
@@ -34,6 +36,7 @@ def view_server(on_ready: Callable[[str], None], address: str, access: Access | 
         AddressInUse: the port is taken.
         MissingExtra: an optional dependency is not installed.
     """
+    os.nice(_NICE)
     with (
         Admin(address, access=access) as admin,
         page_server(port, "Relay policy") as (server, where),
