@@ -20,7 +20,7 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.files import write_json
-from rpl_runtime.loop.calibrate import calibrate
+from rpl_runtime.loop.calibrate import UNHURRIED, calibrate
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.realtime import DriveResult, drive
@@ -37,7 +37,6 @@ from rpl_runtime.tasks.task import Task
 
 SENSES = "senses.json"  # the calibration, as `rpl run --calibrate` writes it
 _SLOW = 0.1  # share of the limits
-_UNHURRIED = 1.0  # share of the limits, which must not hold back the calibration's small motion of 0.3 rad/s
 _BUDGET = TimeBudget()
 _DRY = 25  # [periods] of the dry run
 _TURN = 0.05  # [rad] of each joint
@@ -174,7 +173,7 @@ def senses(site: Site) -> Found:
     if site.task.body is None:
         raise InvalidInput(f"{site.task.name} does not say what its robot's body is, so its senses cannot be measured")
     spec = site.task.spec
-    with site.robot(_UNHURRIED) as robot, watched(robot) as watch:
+    with site.robot(UNHURRIED) as robot, watched(robot) as watch:
         found = calibrate(robot, site.task.body, spec)
         stated_s = robot.ages.arm_s
     write_json(site.folder / SENSES, found.model_dump(mode="json"))

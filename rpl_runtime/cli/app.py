@@ -39,7 +39,7 @@ from rpl_runtime.cli.options import (
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.cli.view import view_command
-from rpl_runtime.console import Console
+from rpl_runtime.console import Console, count
 from rpl_runtime.errors import RelayError, printable
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
@@ -180,7 +180,10 @@ def run_command(
         ),
     ] = None,
     profile: Annotated[Literal["fr3", "panda"], _FrankaOption(help="Limits of the arm.")] = "fr3",
-    speed: Annotated[float, _FrankaOption(help="Fraction of the limits to use, up to 1.")] = 0.1,
+    speed: Annotated[
+        float | None,
+        _FrankaOption(help="Fraction of the limits to use, up to 1; default: 0.1, and 1 for the small --calibrate."),
+    ] = None,
     workspace: Annotated[
         tuple[float, float, float, float, float, float] | None,
         _FrankaOption(help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z."),
@@ -229,6 +232,9 @@ def run_command(
     log_to: Annotated[
         Path | None, typer.Option("--log", help="Log the run to this new .mcap file, for Foxglove and `rpl replay`.")
     ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="Simulation: film the run here (.mp4), with the subgoal as a translucent robot.")
+    ] = None,
     view: Annotated[
         bool,
         typer.Option("--view", help="Show the run in a page, as `rpl view` does, and run the kitchen in real time."),
@@ -254,11 +260,14 @@ def run_command(
         run_simulated,
     )
     from rpl_runtime.client import Access
+    from rpl_runtime.evaluation.figures import check_suffix
+    from rpl_runtime.loop.calibrate import UNHURRIED
     from rpl_runtime.loop.pilot import Between, Holding, OnHelp, load_pilot
     from rpl_runtime.robots.franka import FrankaConfig
     from rpl_runtime.robots.profiles import PROFILES
     from rpl_runtime.safety.limits import Box
     from rpl_runtime.tasks.load import load_task
+    from rpl_runtime.tasks.pictures import video_suffixes
 
     if address is not None and bundle is not None:
         raise typer.BadParameter("give --address or --bundle, not both")
@@ -299,8 +308,13 @@ def run_command(
         pilot=pilot,
         log_to=log_to,
         view=view,
+        video=video,
         as_json=as_json,
     )
+    if video is not None:
+        if robot != "kitchen" or calibrate_to is not None:
+            raise typer.BadParameter("--video films a run of the simulated robot; use --log for another")
+        check_suffix(video, video_suffixes())
     if robot != "franka":
         for option in context.command.params:  # an ignored --dry-run would be dangerous
             source = context.get_parameter_source(option.name or "")
@@ -322,9 +336,15 @@ def run_command(
         raise typer.BadParameter("a Franka needs --objects: mirror, fixed or HOST:PORT")
     if record_to is not None:
         raise typer.BadParameter("--record is for --robot kitchen; use --log for a Franka")
+    if calibrate_to is not None and speed not in (None, UNHURRIED):
+        raise typer.BadParameter(
+            f"--speed {speed:g} holds back the motion of --calibrate, so that the arm seems late; must be {UNHURRIED:g}"
+        )
     limits = PROFILES[profile]
     if workspace is not None:
         limits = limits.within(Box(workspace[:3], workspace[3:]))
+    if speed is None:
+        speed = 0.1 if calibrate_to is None else UNHURRIED
     franka = FrankaConfig(limits, speed, dry_run=dry_run, realtime=realtime and host != SIMULATED)
     if calibrate_to is not None:
         raise typer.Exit(calibrate_franka(task, calibrate_to, as_json, host, objects, access_of(context), franka))
@@ -366,7 +386,7 @@ def replay_command(
         where = stack.enter_context(serve_in_process(bundle)) if bundle else server_of(address)
         access = Access() if bundle else access_of(context)
         control = stack.enter_context(stack.enter_context(Client(where, access=access)).control())
-        with Console(stderr=True).status(f"replaying {len(logged.steps)} control steps"):
+        with Console(stderr=True).status(f"replaying {count(len(logged.steps), 'control step')}"):
             result = replay(logged, control)
     within = result.within(tolerance)
     facts = {**asdict(result), "tolerance": tolerance, "within": within}

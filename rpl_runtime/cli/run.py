@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,12 +23,13 @@ from rpl_runtime.cli.report import (
 from rpl_runtime.cli.view import print_page
 from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
 from rpl_runtime.client.on_robot import served_bundle
-from rpl_runtime.console import Console
+from rpl_runtime.console import Console, progress
 from rpl_runtime.errors import InvalidInput, RobotStopped, require
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.evaluate import check_policy
+from rpl_runtime.evaluation.film import Film
 from rpl_runtime.factories import call_factory
 from rpl_runtime.files import write_json
 from rpl_runtime.loop.calibrate import calibrate
@@ -77,6 +79,7 @@ class RunOptions:
     pilot: Pilot | None = None  # takes the robot in hand for some steps; None: the policy decides every step
     log_to: Path | None = None
     view: bool = False  # show the run in a page, in real time
+    video: Path | None = None  # film the run of a simulated robot here
     as_json: bool = False
 
 
@@ -92,19 +95,26 @@ def run_simulated(
     """
     if record_to:
         check_record(task, record_to)
-    with ExitStack() as stack:
-        control, estimator = _control(stack, options, task, _patient(options, patience_s))
-        check_policy(control.model.spec, task)
-        elements = parse_goal(options.goal, control.model.spec) if task.spec.elements else (DRAWN,)
-        robot = stack.enter_context(closing(SimulatedRobot(task, start)))
-        config = _config(options, elements, robot.goal(elements, options.seed or 0), task.episode_steps, waits=True)
-        schedule = Schedule(MonotonicClock(), task.spec.period_s)
-        pace = [lambda _: schedule.wait()] if options.view else []
-        on_step, log = _listeners(stack, options, task, config, elements, control, pace)
-        result = run(robot, control, config, on_step, estimator, options.pilot, _into(log))
-    spec = control.model.spec
-    facts = run_facts(result, elements, spec)
-    show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
+    with ExitStack() as scene:
+        with ExitStack() as stack:
+            control, estimator = _control(stack, options, task, _patient(options, patience_s))
+            check_policy(control.model.spec, task)
+            elements = parse_goal(options.goal, control.model.spec) if task.spec.elements else (DRAWN,)
+            robot = scene.enter_context(closing(SimulatedRobot(task, start)))
+            film = scene.enter_context(closing(Film(task, robot.world, elements))) if options.video else None
+            config = _config(options, elements, robot.goal(elements, options.seed or 0), task.episode_steps, waits=True)
+            schedule = Schedule(MonotonicClock(), task.spec.period_s)
+            others: list[Callable[[Step], object]] = [film.keep] if film else []
+            if options.view:
+                others.append(lambda _: schedule.wait())
+            on_step, log = _listeners(stack, options, task, config, elements, control, others)
+            result = run(robot, control, config, on_step, estimator, options.pilot, _into(log))
+        spec = control.model.spec
+        facts = run_facts(result, elements, spec)
+        show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
+        if film and options.video:
+            with progress() as report:
+                film.write_video(options.video, partial(report, f"filming {options.goal}"))
     if record_to:
         source = f"{spec.name}, bundle {result.digest[:12]}, seed {config.seed}"
         about = {"description": f"Runs of served policies in {task.environment}.", "algorithm_name": spec.name}

@@ -13,10 +13,65 @@ from rpl_runtime.evaluation.protocol import Hardship, Moment, ProtocolConfig, ru
 from rpl_runtime.relay.run import Step
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.simulated import SimulatedRobot
-from rpl_runtime.tasks.pictures import ANIMATED, FAST, Frame, Renderer, write_sheet, write_video
-from rpl_runtime.tasks.task import Task
+from rpl_runtime.tasks.pictures import ANIMATED, FAST, Frame, write_sheet, write_video
+from rpl_runtime.tasks.task import Task, World
 
 _READABLE = 12  # [control steps] for which a disturbance is named
+
+Progress = Callable[[int, int], None]  # gets the number of pictures drawn of a file, and the number it needs
+
+
+class Film:
+    """The moments of a simulated robot's run, kept while it runs and drawn afterwards.
+
+    Args:
+        task: the robot's.
+        world: one of the task's; `keep` needs the robot's own.
+        elements: of the goal; `keep_moment` has those of each moment.
+
+    Raises:
+        MissingExtra: rendering is not possible here, or not of the task; the message says what to do.
+    """
+
+    def __init__(self, task: Task, world: World, elements: Sequence[str] = ()) -> None:
+        self._renderer = task.renderer_of(world)
+        self._world, self._elements, self._period_s = world, tuple(elements), task.spec.period_s
+        self._frames: list[Frame] = []
+        self._noted, self._note = -_READABLE, ""  # the last disturbance
+
+    def keep(self, step: Step) -> None:
+        """Keep the moment after a step."""
+        done = step.done | (self._frames[-1].done if self._frames else frozenset())
+        action = step.action
+        self._frames.append(Frame(self._world.truth, action.subgoal, step.step + 1, action.age, self._elements, done))
+
+    def keep_moment(self, moment: Moment) -> None:
+        """Keep a moment of the hard protocol."""
+        step, action = moment.step.step + 1, moment.step.action
+        if moment.happens:
+            self._noted, self._note = step, ", ".join(moment.happens)
+        aim = "back to the start" if moment.undone else ""
+        note = self._note if step < self._noted + _READABLE else aim
+        self._frames.append(Frame(moment.truth, action.subgoal, step, action.age, moment.named, moment.done, note))
+
+    def write_video(self, path: Path, progress: Progress) -> None:
+        """Write all moments as a video in real time, or as a moving picture that is `FAST` times as fast."""
+        frames = self._frames[::FAST] if path.suffix in ANIMATED else self._frames
+        write_video(path, self._drawn(frames, progress), self._period_s)
+
+    def write_sheet(self, path: Path, progress: Progress) -> None:
+        """Write a contact sheet with a tile for each subgoal and for the end."""
+        tiles = [*(frame for frame in self._frames[:-1] if frame.age == 0), self._frames[-1]]
+        write_sheet(path, list(self._drawn(tiles, progress)))
+
+    def close(self) -> None:
+        """Release the renderer."""
+        self._renderer.close()
+
+    def _drawn(self, frames: Sequence[Frame], progress: Progress) -> Iterator[np.ndarray]:
+        for number, frame in enumerate(frames, start=1):
+            yield self._renderer.draw(frame)
+            progress(number, len(frames))
 
 
 def film(
@@ -26,7 +81,7 @@ def film(
     video: Path | None = None,
     sheet: Path | None = None,
     config: EvaluateConfig | None = None,
-    progress: Callable[[int, int], None] = lambda drawn, total: None,
+    progress: Progress = lambda drawn, total: None,
     access: Access | None = None,
 ) -> None:
     """Run an episode and write a video, a contact sheet with a tile for each subgoal and for the end, or both.
@@ -40,23 +95,14 @@ def film(
         ServerUnavailable: no server answers at the address.
     """
     config = (config or EvaluateConfig()).of(task)
-    frames: list[Frame] = []
-    done: frozenset[str] = frozenset()
     with (
         closing(DegradedRobot(SimulatedRobot(task), config.robot)) as robot,
-        closing(task.renderer_of(robot.simulated.world)) as renderer,
+        closing(Film(task, robot.simulated.world, trial.elements)) as made,
     ):
-
-        def keep(step: Step) -> None:
-            nonlocal done
-            done |= step.done
-            truth, action = robot.simulated.world.truth, step.action
-            frames.append(Frame(truth, action.subgoal, step.step + 1, action.age, trial.elements, done))
-
         with Client(address, access=access) as client, client.control() as control:
             estimator = estimators(task, client, control.model, calibration_of(task, config, control.model.spec))()
-            play(robot, control, trial, config, keep, estimator)
-        _write(renderer, frames, task, video, sheet, progress)
+            play(robot, control, trial, config, made.keep, estimator)
+        _write(made, video, sheet, progress)
 
 
 def film_condition(
@@ -68,7 +114,7 @@ def film_condition(
     seed: int,
     video: Path | None = None,
     sheet: Path | None = None,
-    progress: Callable[[int, int], None] = lambda drawn, total: None,
+    progress: Progress = lambda drawn, total: None,
 ) -> None:
     """Run the first episode of a condition of the hard protocol and write a video, a contact sheet, or both.
 
@@ -80,38 +126,14 @@ def film_condition(
         MissingExtra: rendering is not possible here, or not of the task; the message says what to do.
         ServerUnavailable: the server stopped answering.
     """
-    frames: list[Frame] = []
-    noted, note = 0, ""
-
-    def keep(moment: Moment) -> None:
-        nonlocal noted, note
-        step, action = moment.step.step + 1, moment.step.action
-        if moment.happens:
-            noted, note = step, ", ".join(moment.happens)
-        shown = note if noted and step < noted + _READABLE else "back to the start" if moment.undone else ""
-        frames.append(Frame(moment.truth, action.subgoal, step, action.age, moment.named, moment.done, shown))
-
-    with closing(task.open_world()) as world, closing(task.renderer_of(world)) as renderer:
+    with closing(task.open_world()) as world, closing(Film(task, world)) as made:
         config = ProtocolConfig(1, seed, jobs=1)
-        run_protocol(task, open_control, estimator, {name: hardship}, config, {}, on_moment=keep)
-        _write(renderer, frames, task, video, sheet, progress)
+        run_protocol(task, open_control, estimator, {name: hardship}, config, {}, on_moment=made.keep_moment)
+        _write(made, video, sheet, progress)
 
 
-def _write(
-    renderer: Renderer,
-    frames: Sequence[Frame],
-    task: Task,
-    video: Path | None,
-    sheet: Path | None,
-    progress: Callable[[int, int], None],
-) -> None:
-    def drawn(chosen: Sequence[Frame]) -> Iterator[np.ndarray]:
-        for number, frame in enumerate(chosen, start=1):
-            yield renderer.draw(frame)
-            progress(number, len(chosen))
-
+def _write(made: Film, video: Path | None, sheet: Path | None, progress: Progress) -> None:
     if video is not None:
-        film = frames[::FAST] if video.suffix in ANIMATED else frames
-        write_video(video, drawn(film), task.spec.period_s)
+        made.write_video(video, progress)
     if sheet is not None:
-        write_sheet(sheet, list(drawn([*(frame for frame in frames[:-1] if frame.age == 0), frames[-1]])))
+        made.write_sheet(sheet, progress)

@@ -8,6 +8,8 @@ from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.robots import Robot
 
+UNHURRIED = 1.0  # share of an arm's limits; less holds back the small motion of 0.3 rad/s, which then looks late
+
 
 def calibrate(robot: Robot, body: Body, spec: PolicySpec, seed: int = 0, clock: Clock | None = None) -> Calibration:
     """Measure a robot's senses and hand in some 17 s; nothing in the scene may move meanwhile.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from processes import rpl
 from rpl_runtime.cli.app import app
 from rpl_runtime.errors import MissingExtra
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials
@@ -106,6 +107,17 @@ def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path
     assert drawn == [*((n, 4) for n in range(1, 5)), (1, 2), (2, 2)]
     assert imageio.v3.improps(video, plugin="FFMPEG").shape[1:] == (HEIGHT + CAPTION_HEIGHT, WIDTH, 3)
     assert imageio.v3.imread(sheet).shape == (HEIGHT + CAPTION_HEIGHT, 4 * WIDTH, 3)
+
+
+@pytest.mark.usefixtures("renderer")
+def test_a_run_is_filmed_step_by_step(kitchen_bundle: Bundle, tmp_path: Path):
+    video = tmp_path / "run.mp4"
+    with serve_in_thread(kitchen_bundle) as address:
+        ran = rpl("run", "--address", address, "--goal", "mkbs", "--steps", "3", "--video", video)
+    assert (ran.returncode, "no success: 0 of 4 elements done" in ran.stdout) == (1, True), ran.stderr
+    assert len(imageio.v3.imread(video, plugin="FFMPEG")) == 3
+    wrong = rpl("run", "--address", "127.0.0.1:1", "--goal", "mkbs", "--video", tmp_path / "run.xyz")
+    assert (wrong.returncode, "has the suffix '.xyz'" in wrong.stderr) == (2, True)  # before a server is looked for
 
 
 @pytest.mark.usefixtures("renderer")
