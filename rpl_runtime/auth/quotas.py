@@ -107,7 +107,7 @@ class Share:
             LimitReached: there are too many.
         """
         if self._streams >= self._config.streams:
-            raise LimitReached(f"{self.caller} has {self._streams} Control streams open, the most for one caller")
+            raise LimitReached(f"{self.caller} has as many Control streams open as one caller may ({self._streams})")
         self._streams += 1
 
     def close_stream(self) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -146,9 +147,9 @@ def print_serving(
     protocol = "TLS" if security.tls_cert else "plain text"
     need = "a token" if security.tokens else "no token"
     need += " and a certificate of the client CA" if security.client_ca else ""
-    access = " --ca CA.pem" if security.tls_cert else ""
-    access += " --token-file TOKEN" if security.tokens else ""
-    run = f'rpl{access} run --robot kitchen --address {address} --goal "{",".join(list(spec.elements)[:2])}"'
+    run = [f'rpl run --address {address} --goal "{",".join(list(spec.elements)[:2])}"']
+    access = ["--ca CA.pem"] * bool(security.tls_cert) + ["--token-file TOKEN"] * bool(security.tokens)
+    run += [" ".join(access)] if access else []
     rows = {
         "policy": f"{spec.name}  {spec.description}",
         "bundle": f"{first.digest[:12]}  {first.path}",
@@ -158,12 +159,14 @@ def print_serving(
         "also": ", ".join(f"{bundle.spec.name} {bundle.digest[:12]}" for bundle in bundles[1:]),
         "planner": planner or "",
         "address": f"{address}  rpl.v1.RelayPolicy over {protocol}; callers need {need}",
-        "kitchen": run if spec.state.names == load_task(DEFAULT).spec.state.names else "",
+        "kitchen": " \\\n".join(run) if spec.state.names == load_task(DEFAULT).spec.state.names else "",
         "python": f'rpl_runtime.client.Client("{address}")',
         "look": "" if security.tls_cert else f"grpcurl -plaintext {address} describe rpl.v1.RelayPolicy",
         "stop": "Ctrl-C, or SIGTERM",
     }
+    code = {"kitchen", "python", "look"}  # to be copied, so broken only where a shell reads it as one line
     console = Console(soft_wrap=True, highlight=False)
     for name, value in rows.items():
         if value:
-            console.print(f"[bold]{name:8}[/]", escape(value))
+            text = value if name in code else fill(value, console.width - 9, break_long_words=False)
+            console.print(f"[bold]{name:8}[/]", escape(text.replace("\n", "\n" + 9 * " ")))

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rpl_runtime.console import count
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE, check_suffix, picture_suffixes
 from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig
@@ -122,7 +123,7 @@ def print_protocol(contents: Sequence[JsonDict]) -> None:
     for content in contents:
         redrawn = sum((Counter(each["redrawn"]) for each in content["conditions"].values()), Counter[str]())
         if fell := sum(each.get("fell", 0) for each in content["conditions"].values()):
-            console.print(f"{content['system']}: an object fell in {fell} episodes")
+            console.print(f"{content['system']}: an object fell in {count(fell, 'episode')}")
         if redrawn:
             console.print(f"{content['system']}, drawn again: " + ", ".join(f"{why} {n}" for why, n in redrawn.items()))
 

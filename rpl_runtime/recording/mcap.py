@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rpl_runtime import provenance
 from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
+from rpl_runtime.console import count
 from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
@@ -182,7 +183,7 @@ class LogWriter:
             with contextlib.suppress(OSError):  # its buffer cannot be written either
                 self._file.close()
             raise RecordingError(
-                f"the log {self._path} ends early, after {self.kept} control steps: {error.strerror or error}"
+                f"the log {self._path} ends early, after {count(self.kept, 'control step')}: {error.strerror or error}"
             ) from error
 
 

@@ -48,9 +48,9 @@ class Leases:
         if self._closed:
             raise ServerStopping("the server is about to stop and takes no new runs; start at another one")
         if len(self._callers) >= self._most:
-            raise LimitReached(f"{len(self._callers)} robots run, as many as this server takes; try again later")
+            raise LimitReached(f"as many robots run as this server takes ({self._most}); try again later")
         if self._counts[caller] >= self._most_each:
-            raise LimitReached(f"{self._counts[caller]} robots of {caller} run, the most for one caller")
+            raise LimitReached(f"{caller} runs as many robots as one caller may ({self._most_each})")
 
     def take(self, robot: str, caller: str) -> None:
         """Lease a robot that was checked."""

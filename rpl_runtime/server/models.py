@@ -132,8 +132,8 @@ class Models:
             unused = next((old for old in self._retired if not old.streams), None)
             if unused is None:
                 raise LimitReached(
-                    f"{len(self.all)} models are loaded, as many as this server takes; unload one, or wait for the "
-                    f"runs on those that are retired"
+                    f"as many models are loaded as this server takes ({self._most}); unload one, or wait for the runs "
+                    f"on those that are retired"
                 )
             self._retired.remove(unused)
         self._active[model.name] = model

@@ -171,11 +171,12 @@ async def _serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str
 async def _load(models: Models, bundles: Sequence[Bundle], loads: Workers, planning: Planning) -> None:
     """Load bundles, then serve them all, the first as the default."""
     for model in [await loads.run(partial(model_of, bundle, planning, models.providers)) for bundle in bundles]:
-        if models.put(model) is not None:
+        if model.name in {served.name for served in models.active}:
             raise InvalidInput(
                 f"two of the bundles to be served are named {model.name!r}; each name must be used once "
                 f"(`rpl export --name` gives another)"
             )
+        models.put(model)
 
 
 async def _give_memory_back() -> None:

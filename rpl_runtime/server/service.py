@@ -89,7 +89,7 @@ class Service:
                 if len(state) > policy.most_plans():
                     got, most = len(state), policy.most_plans()
                     each_s = policy.plan_time_s()
-                    raise InvalidInput(f"the batch has {got} rows of {each_s:.2g} s each; must be at most {most}")
+                    raise InvalidInput(f"the batch is {got}, and a row takes {each_s:.2g} s; must be at most {most}")
 
             def plan() -> np.ndarray:
                 for row in range(len(state)):

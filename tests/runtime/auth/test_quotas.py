@@ -56,7 +56,7 @@ def test_a_refusal_names_the_caller_and_the_limit() -> None:
         share.take_rows(1, 0, 0.0)
     share.open_stream()
     share.open_stream()
-    with pytest.raises(LimitReached, match="arm has 2 Control streams open"):
+    with pytest.raises(LimitReached, match=r"arm has as many Control streams open as one caller may \(2\)"):
         share.open_stream()
     share.close_stream()
     share.open_stream()
