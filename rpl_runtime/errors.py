@@ -44,6 +44,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib.metadata import requires
 from types import ModuleType
+from typing import Self
 
 _LONGEST = 2000  # [characters] of a text from elsewhere
 
@@ -54,6 +55,15 @@ class RelayError(Exception):
     status = "INTERNAL"
     # 2 bad input, 3 an unusable bundle, 4 no server, robot or free port, 5 no permission, 6 a robot stopped, 1 other
     exit_code = 1
+
+    def as_reply(self) -> Self:
+        """The same error without the frames it came through.
+
+        They hold whoever keeps the error, a circle that only the garbage collector opens; it stops every robot's step
+        meanwhile.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class InvalidInput(RelayError):

@@ -485,7 +485,7 @@ class RelayLoop:
                 self._spec.state.check("state", state)
                 seen.add(robot)
             except RelayError as error:
-                found[row] = error.with_traceback(None)  # which would hold what is found
+                found[row] = error.as_reply()
         return found
 
     def _next_subgoals(self, runs: list[Run], states: np.ndarray) -> tuple[dict[int, np.ndarray], dict[int, ArrayLike]]:
@@ -569,7 +569,7 @@ class RelayLoop:
                     run.asked = None
                     return None
                 case _:  # the question stays, so that every later step is refused too
-                    raise error.with_traceback(None) from None
+                    raise error.as_reply() from None
 
     def ask_after(self, robot: str, step: int, state: np.ndarray) -> None:
         """Ask a planner for what a step in a state (n,), decided with the old subgoal, found to be due."""

@@ -221,7 +221,7 @@ class Session:
             decision = self.loop.step(robots, steps, states)
         except RelayError as error:
             if len(rows) == 1:
-                return [(robots[0], error)]
+                return [(robots[0], error.as_reply())]
             faults = self.loop.faults(robots, steps, states)
             if not faults:  # the policy failed on the batch: try row by row
                 singly: list[tuple[str, Reply]] = []
@@ -307,7 +307,7 @@ class Session:
                 case Observation():
                     raise AssertionError("observations are decided as a batch")
         except RelayError as error:
-            return error
+            return error.as_reply()
 
     def _let_go(self, robots: Sequence[str], now_ns: int) -> None:
         """Hand robots back whose operators have not been heard for too long."""

@@ -5,6 +5,7 @@ Everything runs as if in one thread, that of the event loop (transport.py).
 
 import asyncio
 import contextlib
+import gc
 import ctypes
 import os
 import threading
@@ -84,8 +85,13 @@ def serve(bundles: Bundles, config: ServerConfig, on_ready: Callable[[str], None
     """
 
     stop = Stop()
+
+    def begun(address: str) -> None:
+        gc.freeze()  # what the server is made of stays; a full collection is 15 ms shorter without it
+        on_ready(address)
+
     with stopped_by_signals(stop.request, config.drain_s + _END_S):
-        run(_serve(bundles, config, on_ready, stop))
+        run(_serve(bundles, config, begun, stop))
         Workers.join()
 
 

@@ -109,7 +109,7 @@ def unpack_rows(message: Message) -> list[tuple[str, Request | RelayError]]:
             else:
                 rows.append((robot, HandBack() if kind == "hand_back" else Finish()))
         except RelayError as error:
-            rows.append((robot, error.with_traceback(None)))  # which would hold these rows, and them the message
+            rows.append((robot, error.as_reply()))
     return rows
 
 

@@ -1,5 +1,6 @@
 """A message has the same reply, and leaves its run in the same state, on both paths of a conversation."""
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -408,6 +409,32 @@ def test_a_handle_of_nobody_and_a_robot_named_twice_are_refused_alone(both: Both
     found = both.step("nobody", "a", "b", "b")
     assert list(found.columns.apart) == [0, 2, 3]
     assert [row.WhichOneof("kind") for row in found.rows] == ["refusal", "action", "refusal"]
+
+
+REFUSED = {
+    "a robot without a run": [("nobody", see(0)[1])] * 3,
+    "one among good ones": [("a", see(0)[1]), ("nobody", see(0)[1])],
+    "a start again": [("a", Start(DOOR, STATE))],
+    "an unknown goal": [("c", Start(("window",), STATE))],
+    "an end of nobody": [("nobody", Finish())],
+    "not a number": [("a", see(0, STATE * np.nan)[1])],
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_leaves_nothing_to_the_garbage_collector(case: str, both: Both) -> None:
+    """A caller that is refused without end would let it run, and it stops every robot's step for a tenth of a second."""
+    both.ask(*((robot, Start(DOOR, STATE)) for robot in "ab"))
+    raw = codec.pack_request(REFUSED[case])
+    both.conversation.answer(raw, 7)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            both.conversation.answer(raw, 7)
+        assert gc.collect() < 20  # a circle for each message would be many more
+    finally:
+        gc.enable()
 
 
 WRONG = {
