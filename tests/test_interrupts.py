@@ -5,10 +5,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -164,22 +164,31 @@ def hears(process: subprocess.Popen[bytes]) -> bool:
     return bool(int(caught.split()[1], 16) & 1 << signal.SIGTERM - 1)
 
 
-@pytest.mark.parametrize(("arguments", "signals"), list(zip(COMMANDS, itertools.cycle((1, 2)), strict=False)))
-def test_a_command_ends_whenever_it_is_interrupted(
-    arguments: str, signals: int, places: dict[str, Any], tmp_path: Path
-) -> None:
-    interrupt(arguments, places, tmp_path, np.random.default_rng(len(arguments) + signals), signals, SHORT_S)
+def faults_of(tries: Sequence[tuple[str, int, int]], places: dict[str, Any], folder: Path, span_s: float) -> list[str]:
+    """What went wrong in tries (arguments, signals, seed); two are under way at a time, since most of it is waiting."""
+
+    def fault(number: int, arguments: str, signals: int, seed: int) -> str | None:
+        own = folder / str(number)
+        own.mkdir()
+        try:
+            interrupt(arguments, places, own, np.random.default_rng(seed), signals, span_s)
+        except (AssertionError, subprocess.TimeoutExpired) as found:
+            return f"{arguments}: {found}"
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(filter(None, pool.map(fault, itertools.count(), *zip(*tries, strict=True))))
+
+
+def test_every_command_ends_whenever_it_is_interrupted(places: dict[str, Any], tmp_path: Path) -> None:
+    tries = [
+        (arguments, signals, len(arguments) + signals)
+        for arguments, signals in zip(COMMANDS, itertools.cycle((1, 2)), strict=False)
+    ]
+    assert faults_of(tries, places, tmp_path, SHORT_S) == []
 
 
 @pytest.mark.long
 def test_two_hundred_interruptions(places: dict[str, Any], tmp_path: Path) -> None:
-    faults = []
-    for number in range(200):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        try:
-            interrupt(COMMANDS[number % len(COMMANDS)], places, folder, np.random.default_rng(number), 2, LONG_S)
-        except (AssertionError, subprocess.TimeoutExpired) as fault:
-            faults.append(str(fault))
-            print(fault, file=sys.stderr, flush=True)
-    assert faults == []
+    tries = [(COMMANDS[number % len(COMMANDS)], 2, number) for number in range(200)]
+    assert faults_of(tries, places, tmp_path, LONG_S) == []

@@ -304,6 +304,7 @@ def test_a_factory_that_is_not_one(
 def test_the_command_exports_a_factory_and_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rpl_train.export.parity.ParityConfig", partial(ParityConfig, steps=SHORT.steps))
     bundle = tmp_path / "quadrotor"
     assert rpl(monkeypatch, "export", "--from", "examples.my_policy:make", str(bundle), "--json") == 0
     facts = json.loads(capsys.readouterr().out)
