@@ -203,11 +203,9 @@ def evaluate_command(
     from rpl_runtime.cli.run import read_calibration
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import Apart, EvaluateConfig, plan_trials
-    from rpl_runtime.evaluation.figures import check_suffix, draw_results, picture_suffixes
+    from rpl_runtime.evaluation.figures import check_suffix, picture_suffixes
     from rpl_runtime.evaluation.protocol import Hardship, ProtocolConfig, hazards_of
-    from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.files import alone_in
-    from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
     from rpl_runtime.robots.degraded import Conditions
     from rpl_runtime.server.subprocess import serve_in_process
     from rpl_runtime.tasks.load import load_task
@@ -302,18 +300,34 @@ def evaluate_command(
                 films[video] = partial(write_film, where, access, task, config, filmed, video=video)
             if sheet is not None:
                 films[sheet] = partial(write_film, where, access, task, config, filmed, sheet=sheet)
-        outputs: dict[Path, Callable[[], object]] = {}
-        if output is not None:
-            outputs[output / "evaluation.json"] = partial(write_json, output / "evaluation.json", content)
-        if write and bundle is not None:
-            outputs[bundle] = lambda: attach_evaluation(load_bundle(bundle), content)
-        for path in (picture, output and output / "results.png"):
-            if path is not None:
-                outputs[path] = partial(draw_results, content, path)
-        try:
-            show(as_json, content, lambda: print_results(content))
-        finally:  # a closed pipe must not lose a file
-            written = [_written(path, put) for path, put in (outputs | films).items()]
+        _deliver(content, as_json, output, picture, bundle if write else None, films)
+
+
+def _deliver(
+    content: JsonDict,
+    as_json: bool,
+    output: Path | None,
+    picture: Path | None,
+    bundle: Path | None,
+    films: dict[Path, Callable[[], object]],
+) -> None:
+    """Print an evaluation and write its files, into its bundle too; exits with 1 if one cannot be written."""
+    from rpl_runtime.evaluation.figures import draw_results
+    from rpl_runtime.evaluation.results import print_results
+    from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
+
+    outputs: dict[Path, Callable[[], object]] = {}
+    if output is not None:
+        outputs[output / "evaluation.json"] = partial(write_json, output / "evaluation.json", content)
+    if bundle is not None:
+        outputs[bundle] = lambda: attach_evaluation(load_bundle(bundle), content)
+    for path in (picture, output and output / "results.png"):
+        if path is not None:
+            outputs[path] = partial(draw_results, content, path)
+    try:
+        show(as_json, content, lambda: print_results(content))
+    finally:  # a closed pipe must not lose a file
+        written = [_written(path, put) for path, put in (outputs | films).items()]
     if not all(written):
         raise typer.Exit(1)
 
