@@ -99,6 +99,7 @@ def test_a_motion_that_another_proved_goes_on_as_if_the_filter_had_commanded_it(
     np.testing.assert_array_equal(resumed.position[:7], commanded[-1, :7])
     np.testing.assert_array_equal(resumed.resting_place[:7], way[-1, :7])
     first = resumed.stop()
+    assert first.limit_violations == ()
     np.testing.assert_array_equal(first.trajectory[:, :7], way[:80, :7])
     np.testing.assert_allclose(first.velocity[:7], (way[79] - way[78])[:7] / MS, atol=1e-9)
     commanded = np.vstack([commanded, first.trajectory])
