@@ -1,7 +1,7 @@
 """The project's own source, as tests of its layout read it."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -10,15 +10,17 @@ RUNTIME = ROOT / "rpl_runtime"
 MODULES = sorted(path for path in RUNTIME.rglob("*.py") if "_pb" not in path.parts)
 
 
-def imports(path: Path, top_level_only: bool = False) -> Iterator[str]:
+@cache
+def imports(path: Path, top_level_only: bool = False) -> list[str]:
     """The full names of what a module imports."""
-    tree = ast.parse(path.read_text())
+    tree, names = ast.parse(path.read_text()), list[str]()
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def packages(path: Path, top_level_only: bool = False) -> set[str]:
