@@ -34,8 +34,8 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.messages import ActionBatch, ModelInfo, Observation
+from rpl_runtime.server import server
 from rpl_runtime.server.server import serve_in_thread
-from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.wire import bundles as describe
 
 pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
@@ -430,15 +430,16 @@ with ExitStack() as stack:
     for number, control in enumerate(controls):
         control.start(f"robot-{number}", ["door"], state)
         control.step(f"robot-{number}", 0, state)
-    threading.Event().wait(7.0)  # [s] a ping after 3 s, and 3 s for its answer
+    threading.Event().wait(3.5)  # [s] a ping after 1.5 s, and 1.5 s for its answer
     print(sum(control.step(f"robot-{number}", 1, state).age for number, control in enumerate(controls)))
 """
 
 
 def test_robots_that_are_silent_for_longer_than_a_server_waits_for_its_pings_keep_their_streams(
-    tiny_bundle: Bundle,
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many, each with a connection of its own, in a process in which nothing else reads them."""
-    with serve_in_process(tiny_bundle.path) as address:
+    monkeypatch.setattr(server, "_SILENCE_S", 1.5)
+    with serve_in_thread(tiny_bundle) as address:
         ran = subprocess.run([sys.executable, "-c", SILENT, address], capture_output=True, text=True, check=False)
     assert ran.stdout == "64\n", ran.stderr

@@ -283,7 +283,7 @@ def test_the_shipped_bundles_pass(name: str) -> None:
 def test_a_server_of_a_graph_that_never_answers_hears_a_signal(own_bundle: Bundle) -> None:
     bundle = policies.rewritten(own_bundle, "low", slow(3000, 100))
     command = [sys.executable, "-c", "from rpl_runtime.cli import main; main()", "serve", str(bundle.path)]
-    with started([*command, "--address", "127.0.0.1:0"], stderr=subprocess.DEVNULL) as process:
+    with started([*command, "--address", "127.0.0.1:0", "--drain", "0"], stderr=subprocess.DEVNULL) as process:
         while not any(task.read_text() for task in Path(f"/proc/{process.pid}/task").glob("*/children")):
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
