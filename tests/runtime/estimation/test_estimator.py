@@ -155,8 +155,7 @@ def episode(robot: DegradedRobot, client: Client, made: Estimator | None, steps:
         return run(robot, control, config, kept.append, made), kept
 
 
-@pytest.mark.parametrize("name", ["kitchen", "play"])
-@pytest.mark.parametrize("profile", ["own", "fr3"])
+@pytest.mark.parametrize(("name", "profile"), [("kitchen", "fr3"), ("play", "own")])
 def test_in_a_perfect_kitchen_whole_episodes_are_the_same_to_the_bit(
     kitchen: SimulatedRobot, name: str, profile: str
 ) -> None:
