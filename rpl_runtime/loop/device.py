@@ -112,9 +112,10 @@ class DevicePilot:
         pressed, self._pressed = self._pressed - {self._layout.back}, set()
         touched = bool(pressed or self._twist.any())
         self._rested = self._rested or not touched
+        if seen.target is not None:  # also for who takes over in its place, when the policy asks for help
+            self._closed = bool(seen.target[_JOINTS:].sum() < np.sum(seen.bounds, axis=0)[_JOINTS:].sum() / 2)
         if seen.target is None or self._gone_s is not None or not (touched and self._rested):
             return None
-        self._closed = bool(seen.target[_JOINTS:].sum() < np.sum(seen.bounds, axis=0)[_JOINTS:].sum() / 2)
         self._pressed = pressed
         return f"the {self.name} was touched"
 

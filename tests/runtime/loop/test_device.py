@@ -9,7 +9,7 @@ import pytest
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.loop import device
 from rpl_runtime.loop.device import GAMEPAD, SPACEMOUSE, DevicePilot, Layout
-from rpl_runtime.loop.pilot import Pilot, Seen, load_pilot
+from rpl_runtime.loop.pilot import ASKED, OnHelp, Pilot, Seen, load_pilot
 from rpl_runtime.safety.kinematics import flange_pose
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 
@@ -166,6 +166,14 @@ def test_closed_fingers_stay_closed_when_the_arm_is_taken(pad: Hand) -> None:
     assert pad.asked()
     assert pad.led()
     np.testing.assert_array_equal(pad.at[7:], 0.0)
+
+
+def test_an_arm_that_asks_for_help_is_held_for_the_person_with_what_it_has_in_its_fingers(pad: Hand) -> None:
+    pad.at = np.append(TARGET[:7], [0.0, 0.0]).astype(np.float32)
+    pad.pilot = OnHelp(pad.pilot)
+    assert pad.pilot.takes_over(pad.seen()._replace(help=True)) == ASKED
+    assert pad.led(5)
+    np.testing.assert_allclose(pad.at, np.append(TARGET[:7], [0.0, 0.0]), atol=1e-6)
 
 
 def test_a_spacemouse_is_silent_while_it_is_at_rest(mouse: Hand) -> None:
