@@ -38,13 +38,10 @@ class Controls:
         self._shares: dict[str, float] = {}  # element -> share of the way to its goal that somebody set
         self._turned: dict[int, float] = {}  # dimension of the target -> value that somebody set
         self._in_hand = ""  # the robot whose target the sliders of the hand show
-        self._ticked = False  # somebody changed the goal
-        self._goal: bytes = b""  # mask of the goal that is shown
+        self._goal = b""  # mask of the goal that was shown; whoever ticks something changes that
         self._tabs = gui.add_tab_group()
         with self._tabs.add_tab("Goal"):
             self._ticks = {name: gui.add_checkbox(name, False) for name in spec.elements}
-            for tick in self._ticks.values():
-                tick.on_update(self._tick)
             self._button(gui, SEND, "Give the robot this goal in place of its own.", act)
         with self._tabs.add_tab("Subgoal"):
             sliding = () if rest is None else spec.elements
@@ -82,7 +79,6 @@ class Controls:
     def click(self, element: str) -> None:
         """Tick an element, or take its tick away."""
         self._ticks[element].value = not self._ticks[element].value
-        self._ticked = True
 
     def subgoal(self, planned: np.ndarray) -> np.ndarray:
         """A subgoal (n,) with the sliders' changes."""
@@ -115,9 +111,7 @@ class Controls:
                     slider.value = float(wanted[dim])
         mask = np.array(robot.mask, dtype=np.float32)
         if mask.tobytes() != self._goal:
-            self._goal, self._ticked = mask.tobytes(), False
-        if not self._ticked:
-            asked = self._spec.asked(mask)
+            self._goal, asked = mask.tobytes(), self._spec.asked(mask)
             for name, tick in self._ticks.items():
                 tick.value = name in asked
         if robot.subgoal:
@@ -134,18 +128,11 @@ class Controls:
         """Show the target of the robot in hand again."""
         self._in_hand = ""
 
-    def forget_goal(self) -> None:
-        """Follow the robot's goal again."""
-        self._ticked = False
-
     def _share(self, element: ElementSpec, state: np.ndarray) -> float:
         """The share of the way from rest to an element's goal at which a state (n,) is, from 0 to 1."""
         dims = list(element.dims)
         way = np.array(element.goal) - self._rest[dims]
         return float(np.clip((state[dims] - self._rest[dims]) @ way / max(way @ way, 1e-9), 0.0, 1.0))
-
-    def _tick(self, event: Any) -> None:
-        self._ticked |= event.client_id is not None  # and not by `follow`
 
     def _slide(self, name: str, event: Any) -> None:
         if event.client_id is not None:

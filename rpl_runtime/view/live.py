@@ -89,7 +89,6 @@ class _Operator:
         try:
             if what == controls.SEND:
                 self._admin.set_goal(name, chosen.elements)
-                chosen.forget_goal()
             elif what == controls.PIN:
                 self._admin.pin(name, chosen.subgoal(subgoal).tolist())
                 chosen.settle()

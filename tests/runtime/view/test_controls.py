@@ -1,0 +1,33 @@
+"""The controls of a page, by the server's side of it: what a robot's state shows, and what somebody set."""
+
+import numpy as np
+import pytest
+
+from policies import tiny_spec
+from rpl_runtime.relay.messages import StageTimes
+from rpl_runtime.view.controls import Controls
+from rpl_runtime.view.gate import page_server
+from rpl_runtime.wire.admin import RobotStatus
+
+pytest.importorskip("viser", reason="needs the view extra")
+
+SPEC = tiny_spec()
+
+
+def asked_for(element: str) -> RobotStatus:
+    mask = np.zeros(SPEC.state.dim)
+    mask[list(SPEC.elements[element].dims)] = 1
+    times = StageTimes(1.0, 20.0, 30.0, 60.0)
+    return RobotStatus("cart", "tiny", "d" * 64, "ipv4:1", 1, 7, 3, (), 0.1, times, mask=tuple(mask.tolist()))
+
+
+def test_a_tick_stays_however_many_pictures_come_until_the_robot_has_another_goal() -> None:
+    with page_server(0, "a page") as (server, _):
+        controls = Controls(server.gui, SPEC, None, lambda what, viewer: None)
+        controls.follow(asked_for("door"), None)
+        assert controls.elements == ("door",)
+        controls._ticks["lamp"].value = True  # as a viewer's message does, before anybody hears of it
+        controls.follow(asked_for("door"), None)
+        assert controls.elements == ("door", "lamp")
+        controls.follow(asked_for("dock"), None)
+        assert controls.elements == ("dock",)
