@@ -30,10 +30,10 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from benchmarks.common import PROGRESS, Json, Saved, circumstances, show, table, verdict
+from benchmarks.common import PROGRESS, Given, Json, Saved, circumstances, obtained, show, table, verdict
 from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.client import Access, Client
-from rpl_runtime.files import JsonDict, write_json
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.subprocess import serve_in_process
@@ -46,7 +46,7 @@ SHARE, RATIO, FIRST_S = 0.2, 1.1, 5.0  # at most: of a core, of p99 without a pa
 
 
 def main(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder.")] = None,
+    bundle: Given = None,
     saved: Saved = None,
     setting: Annotated[list[str] | None, typer.Option(help="ROBOTS,VIEWERS; repeatable. By default all.")] = None,
     seconds: Annotated[float, typer.Option(min=1.0, help="Duration of each run.")] = 10.0,
@@ -55,23 +55,19 @@ def main(
     as_json: Json = False,
 ) -> None:
     """Measure what a page costs."""
-    if (bundle is None) == (saved is None):
-        raise typer.BadParameter("give either BUNDLE or --from")
     known = {f"{robots},{viewers}": (robots, viewers) for robots, viewers in SETTINGS}
     if unknown := set(setting or ()) - set(known):
         raise typer.BadParameter(f"--setting {', '.join(unknown)} is unknown; must be one of {' '.join(known)}")
     settings = [known[name] for name in setting or known]
-    if saved is not None:
-        content = json.loads(saved.read_text())
-    else:
+
+    def beside(path: Path) -> JsonDict:
         with PROGRESS.status("measuring"):
-            content = measure(Path(bundle or ""), settings, seconds, pairs)
-    if output is not None:
-        if output.exists():
-            rows = {(row["robots"], row["viewers"]): row for row in json.loads(output.read_text())["rows"]}
-            rows |= {(row["robots"], row["viewers"]): row for row in content["rows"]}
-            content["rows"] = [rows[one] for one in SETTINGS if one in rows]
-        write_json(output, content)
+            content = measure(path, settings, seconds, pairs)
+        before = json.loads(output.read_text())["rows"] if output and output.exists() else []
+        rows = {(row["robots"], row["viewers"]): row for row in [*before, *content["rows"]]}
+        return content | {"rows": [rows[one] for one in SETTINGS if one in rows]}
+
+    content = obtained(bundle, saved, beside, output)
     show(content, as_json, shown(content))
     raise typer.Exit(0 if all(row["met"] for row in content["rows"]) else 1)
 
