@@ -159,6 +159,15 @@ class Stream:
                     self._waits_s = plan_s
         return self._converse(codec.pack_request(rows), lambda raw: self._replies(rows, raw), plan_s)
 
+    def step(self, robot: str, seen: messages.Observation) -> messages.Reply:
+        """`exchange` of one observation, in half its time.
+
+        Raises:
+            As `exchange`.
+        """
+        self._group = None
+        return self._converse(codec.pack_step(robot, seen), lambda raw: self._stepped(robot, seen, raw), self._waits_s)
+
     def step_columns(self, robots: list[str], seen: messages.Observations) -> messages.ActionBatch | None:
         """One step of each robot as columns; seen.handles is filled in here. None: a robot was not started here.
 
@@ -204,6 +213,24 @@ class Stream:
             self._checked(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)
         ]
 
+    def _stepped(self, robot: str, seen: messages.Observation, raw: bytes) -> messages.Reply:
+        action = codec.unpack_step(raw, robot, self._subgoals.get(robot, messages.NOTHING))
+        if action is None:
+            return self._replies([(robot, seen)], raw)[0]
+        self._accept(robot, seen, action)
+        return action
+
+    def _accept(self, robot: str, seen: messages.Observation, action: messages.Action) -> None:
+        """Note the subgoal that a robot follows from an action on.
+
+        Raises:
+            ProtocolViolation: the action answers another observation.
+        """
+        if action.valid_until_ns != messages.valid_until_ns(seen.observed_ns, self._period_ns):
+            raise ProtocolViolation(f"the server answered step {seen.step} with the action of another step")
+        if action.replanned:
+            self._subgoals[robot] = action.subgoal
+
     def _batch(self, group: "_Group", seen: messages.Observations, raw: bytes) -> messages.ActionBatch:
         actions, replies, times = codec.unpack_columns_reply(raw, seen.states.shape[1])
         count, apart = len(group.robots), actions.apart
@@ -244,12 +271,10 @@ class Stream:
         if isinstance(request, messages.Applied) and cast(messages.Noted, reply).step != request.step:
             raise ProtocolViolation(f"the server answered step {request.step} by hand with another step")
         if isinstance(request, messages.Observation) and isinstance(reply, messages.Action):
-            if reply.valid_until_ns != messages.valid_until_ns(request.observed_ns, self._period_ns):
-                raise ProtocolViolation(f"the server answered step {request.step} with the action of another step")
+            self._accept(robot, request, reply)
             if not reply.replanned:
                 # `_replace` takes twice as long.
                 return messages.Action(reply.target, self._subgoals.get(robot, messages.NOTHING), *reply[2:])
-            self._subgoals[robot] = reply.subgoal
         return reply
 
 

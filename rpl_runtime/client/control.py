@@ -17,6 +17,7 @@ from rpl_runtime.relay.plans import PlanRules
 from rpl_runtime.wire.control import MAX_ROWS
 
 Rows = Sequence[tuple[str, messages.Request]]
+Step = Callable[[str, messages.Observation], messages.Reply]  # a line may have `step`, faster than `exchange`
 Columns = Callable[[list[str], messages.Observations], messages.ActionBatch | None]  # a line may have `step_columns`
 
 _Reply = TypeVar("_Reply", bound=messages.Reply)
@@ -52,6 +53,7 @@ class Control:
     def __init__(self, model: messages.ModelInfo, line: Line) -> None:
         self.model = model
         self.line = line
+        self._step: Step | None = getattr(line, "step", None)
         self._columns: Columns | None = getattr(line, "step_columns", None)
 
     def __enter__(self) -> Self:
@@ -98,7 +100,11 @@ class Control:
             PlannerLost: no usable plan came in time, and the run has nothing else to follow.
             RelayError: the action is outside the range of the policy's spec.
         """
-        action = self._ask(robot, messages.Observation(step, _vector(state), time.monotonic_ns()), messages.Action)
+        seen = messages.Observation(step, _vector(state), time.monotonic_ns())
+        reply = self.line.exchange([(robot, seen)])[0] if self._step is None else self._step(robot, seen)
+        if isinstance(reply, RelayError):
+            raise reply
+        action = cast(messages.Action, reply)
         if fault := self._fault(action):
             raise fault
         return action

@@ -239,6 +239,37 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
         raise InvalidInput(f"the request cannot be sent: {error}") from error
 
 
+def pack_step(robot: str, seen: Observation) -> bytes:
+    """`pack_request` of one observation, in half its time.
+
+    Raises:
+        InvalidInput: a value does not fit its field.
+    """
+    message = TWINS["ControlRequest"]()
+    row = message.rows.add(robot=robot)
+    fields = row.observation
+    try:
+        fields.step, fields.state, fields.observed_ns = seen.step, _packed(seen.state), seen.observed_ns
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(f"the request cannot be sent: {error}") from error
+    return message.SerializeToString()
+
+
+def unpack_step(raw: bytes, robot: str, followed: np.ndarray) -> Action | None:
+    """The action that a reply holds for one robot, which follows a subgoal (n,); None: it holds anything else.
+
+    Raises:
+        ProtocolViolation: the bytes are not a ControlReply.
+    """
+    message = parse("ControlReply", raw, ProtocolViolation)
+    rows, times = message.rows, message.times
+    if len(rows) != 1 or (row := rows[0]).robot != robot or not row.HasField("action"):
+        return None
+    return _unpack_action(
+        row.action, StageTimes(times.decode_us, times.plan_us, times.act_us, times.total_us), followed
+    )
+
+
 def unpack_reply(raw: bytes) -> list[tuple[str, Reply]]:
     """The rows of one reply of a Control stream.
 
@@ -254,23 +285,7 @@ def unpack_reply(raw: bytes) -> list[tuple[str, Reply]]:
 def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
     match row.WhichOneof("kind"):
         case "action":
-            action = row.action
-            replanned, upcoming = action.replanned, action.upcoming
-            return Action(  # by names it takes twice as long
-                _vector(action.target).copy(),  # the robot's loop may change it
-                _vector(action.subgoal) if replanned else NOTHING,
-                action.age,
-                replanned,
-                action.valid_until_ns,
-                _vector(upcoming) if upcoming else None,
-                times,
-                action.novelty if action.HasField("novelty") else None,
-                _unpack_override(action.override, ProtocolViolation),
-                _unpack_resolved(action.goal) if action.HasField("goal") else None,
-                action.help,
-                _unpack_origin(action.origin) if action.HasField("origin") else None,
-                action.author,
-            )
+            return _unpack_action(row.action, times, NOTHING)
         case "started":
             started = row.started
             goal = _unpack_resolved(started.goal)
@@ -292,6 +307,25 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
             return error_named(row.refusal.reason)(printable(row.refusal.message))
         case _:
             raise ProtocolViolation(f"the server's reply to robot {row.robot!r} has no kind that this client knows")
+
+
+def _unpack_action(action: Message, times: StageTimes, followed: np.ndarray) -> Action:
+    replanned, upcoming = action.replanned, action.upcoming
+    return Action(  # by names it takes twice as long
+        _vector(action.target).copy(),  # the robot's loop may change it
+        _vector(action.subgoal) if replanned else followed,
+        action.age,
+        replanned,
+        action.valid_until_ns,
+        _vector(upcoming) if upcoming else None,
+        times,
+        action.novelty if action.HasField("novelty") else None,
+        _unpack_override(action.override, ProtocolViolation),
+        _unpack_resolved(action.goal) if action.HasField("goal") else None,
+        action.help,
+        _unpack_origin(action.origin) if action.HasField("origin") else None,
+        action.author,
+    )
 
 
 def _unpack_start(start: Message) -> Start:
