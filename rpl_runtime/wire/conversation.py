@@ -267,10 +267,14 @@ class Conversation:
             (acted_ns - began_ns) / 1e3,
             (perf_counter_ns() - received_ns) / 1e3,
         )
-        scores = (
-            {} if novelty is None else dict(zip(np.arange(len(steps))[rows].tolist(), novelty.tolist(), strict=True))
-        )
-        told = [(group.robots[row], int(steps[row]), scores.get(row)) for row in new]
+        told = [
+            (
+                group.robots[row],
+                int(steps[row]),
+                None if novelty is None else float(novelty[np.count_nonzero(plain[:row])]),
+            )
+            for row in new
+        ]
         far = 0 if novelty is None else int(np.count_nonzero(novelty > FLAGGED))
         self.said = [PlainSteps(len(targets), told, far, times)]
         stages = reply.times
