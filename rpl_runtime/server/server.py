@@ -5,8 +5,8 @@ Everything runs as if in one thread, that of the event loop (transport.py).
 
 import asyncio
 import contextlib
-import gc
 import ctypes
+import gc
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence

@@ -423,7 +423,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refusal_leaves_nothing_to_the_garbage_collector(case: str, both: Both) -> None:
-    """A caller that is refused without end would let it run, and it stops every robot's step for a tenth of a second."""
+    """A caller refused without end would let it run, and it stops every robot's step for a tenth of a second."""
     both.ask(*((robot, Start(DOOR, STATE)) for robot in "ab"))
     raw = codec.pack_request(REFUSED[case])
     both.conversation.answer(raw, 7)
