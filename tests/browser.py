@@ -25,6 +25,7 @@ _OPTIONS = (
     "--use-angle=swiftshader",  # GL in software
     "--enable-unsafe-swiftshader",
 )
+_ROUGH = ("--webgl-antialiasing-mode=none",)  # which software draws sooner, unless pictures are kept
 
 
 class Browser:
@@ -129,7 +130,8 @@ def open_browser(width: int = 1000, height: int = 700, options: tuple[str, ...] 
         pytest.skip(_MISSING)
     settings = webdriver.ChromeOptions()
     settings.binary_location = chromium
-    for option in (*_OPTIONS, f"--window-size={width},{height}", *options):
+    drawn = () if os.environ.get(PICTURES) else _ROUGH
+    for option in (*_OPTIONS, f"--window-size={width},{height}", *drawn, *options):
         settings.add_argument(option)
     with TemporaryDirectory() as folder:  # chromium leaves files behind
         driver = webdriver.Chrome(settings, Service(chromedriver, env=os.environ | {"TMPDIR": folder}))
