@@ -283,6 +283,26 @@ def test_the_arm_never_jumps_whoever_has_it(steps: set[int], places: list[list[f
     assert [author == "script" for author in result.run.authors] == [step in steps for step in range(12)]
 
 
+@pytest.mark.parametrize("bound", [0, 1])
+def test_a_live_arm_never_jumps_when_an_operator_of_the_server_leads_it(bound: int) -> None:
+    """To either end of its range, in one step of the operator's."""
+    clock = FakeClock()
+    line = Line(clock)
+
+    def on_step(step: Step) -> None:
+        [robot] = line.session.loop.robots
+        if step.step == 2:
+            line.session.steer(robot, "anna").target = SPEC.action.bounds[bound]
+        elif step.step == 14:
+            line.session.loop.let_go(robot)
+
+    nobody = Script(set(), lambda seen: np.zeros(9))
+    result = driven(nobody, line, FakeArm(clock), clock, on_step=on_step)
+    assert (result.stop, result.held) == (None, 0)
+    assert list(result.run.authors) == [POLICY] * 3 + ["anna"] * 12 + [POLICY] * 5
+    assert [event.kind for event in result.events] == ["armed", "taken over", "handed back"]
+
+
 def test_a_pilot_needs_no_server_and_the_server_is_told_afterwards() -> None:
     """It is away while the robot is in hand, and counts every step when it is back."""
     clock = FakeClock()
