@@ -33,17 +33,18 @@ class AggregateConfig:
         InvalidInput: a number is out of its range.
     """
 
-    rounds: int = 3  # in which the policy drives, after the first
+    rounds: int = 7  # in which the policy drives, after the first
     first: int = 60  # shifts that the demonstrator works alone
-    shifts: int = 40  # of each later round
+    shifts: int = 45  # of each later round
+    last: int = 20_000  # optimiser steps of each level in the last round, whose policy is the one that is kept
     imitate: ImitateConfig = field(  # of each round; its networks are those of the first weights
         default_factory=lambda: ImitateConfig(
-            steps=6_000, pool=PoolConfig(named_goals=0.7, end_goals=0.15, counterfactual=0.3)
+            steps=5_000, pool=PoolConfig(named_goals=0.7, end_goals=0.15, counterfactual=0.3)
         )
     )
 
     def __post_init__(self) -> None:
-        for name, low in (("rounds", 0), ("first", 1), ("shifts", 1)):
+        for name, low in (("rounds", 0), ("first", 1), ("shifts", 1), ("last", 1)):
             if not low <= (value := getattr(self, name)) <= 1_000_000:
                 raise InvalidInput(f"{name} of aggregation is {value}; must be {low} to 1000000")
 
@@ -80,8 +81,9 @@ def aggregate(
         write_json(run / "curve.json", curve)
         demonstrations = load_demonstrations([*paths, *worked], task)
         folder = run / f"round-{round_}"
-        losses = _losses(progress, round_, imitation.steps)
-        trained = imitate(demonstrations, task, folder, imitation, losses, before)
+        learning = replace(imitation, steps=config.last) if round_ == config.rounds else imitation
+        losses = _losses(progress, round_, learning.steps)
+        trained = imitate(demonstrations, task, folder, learning, losses, before)
         before = folder
     assert trained is not None
     return trained

@@ -131,7 +131,7 @@ def test_the_kitchens_recipe_exports_what_learned_in_the_last_round(tmp_path):
         name="shifts",
         play=PlayConfig(sequences=1),
         imitate=IMITATION,
-        aggregate=AggregateConfig(rounds=1, first=1, shifts=1, imitate=IMITATION),
+        aggregate=AggregateConfig(rounds=1, first=1, shifts=1, last=4, imitate=IMITATION),
         parity=PARITY,
     )
     result = train(config, lambda *report: None)
@@ -144,6 +144,8 @@ def test_the_kitchens_recipe_exports_what_learned_in_the_last_round(tmp_path):
     for before, after in (("", "round-0"), ("round-0", "round-1")):  # each goes on from the weights before it
         initial = read_run(tmp_path / "run" / after).provenance.settings["initial"]
         assert initial == weights_digest(load_run(tmp_path / "run" / before).policy)
+    steps = [read_run(tmp_path / "run" / f"round-{n}").provenance.settings["steps"] for n in (0, 1)]
+    assert steps == [IMITATION.steps, 4]  # the last one learns for longer
     driver = json.loads((tmp_path / "run" / "shifts-1" / "play.json").read_text())["driver"]
     assert driver == weights_digest(load_run(tmp_path / "run" / "round-0").policy)
     first, second = json.loads((tmp_path / "run" / "curve.json").read_text())
