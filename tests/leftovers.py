@@ -23,8 +23,7 @@ WAIT_S = 5.0  # [s] for what is on its way out, such as the socket of a closed c
 
 # What one test starts and the whole session keeps.
 KEPT_PROCESSES = ("multiprocessing.resource_tracker",)
-# Of the executor of a server of the session, of half of a batch, and of progress bars.
-KEPT_THREADS = re.compile("asyncio_|rpl-inference|tqdm_monitor")
+KEPT_THREADS = re.compile("asyncio_|tqdm_monitor")  # the executor of a server of the session; of progress bars
 KEPT_FILES = re.compile("torchinductor_")  # torch's cache
 KEPT_FOLDERS = {".git", ".venv", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
 

@@ -3,8 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
@@ -17,10 +16,6 @@ from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
 CPU = "CPU"
 _PROVIDER = "ExecutionProvider"  # the end of each one's name in ONNX Runtime
 PLANS_S = 2.0  # [s] for the largest batch of plans: it holds up other batches, and shutdown
-# Rows of a batch that two threads share. To wake the second one costs as much as some rows, and others would wait for
-# it while it computed a larger batch.
-_SHARED_ROWS = range(48, 257)
-_HELPER, _HELPER_FREE = ThreadPoolExecutor(1, "rpl-inference"), threading.Lock()
 _TRIES, _TRYING_S = 3, 1.0  # runs of which the fastest counts, and [s] after which one is enough
 
 
@@ -150,7 +145,7 @@ class Graph(threading.local):
     ) -> None:
         self._session = session
         self._names = tuple(inputs)
-        self._shares = session.get_providers()[0] == CPU + _PROVIDER and (os.cpu_count() or 1) > 1
+        self._outputs = [output]
         self.inputs = tuple(np.zeros((1, size), dtype=np.float32) for size in inputs.values())  # of a batch of one
         self.output = np.zeros((1, output_dim), dtype=np.float32)  # of the same, filled by `run_one`
         self._binding = session.io_binding()
@@ -161,38 +156,16 @@ class Graph(threading.local):
 
     def run(self, *batches: np.ndarray) -> np.ndarray:
         """The output (B, dim) for the inputs (B, dim), in their order."""
-        rows = len(batches[0])
-        if self._shares and rows in _SHARED_ROWS and _HELPER_FREE.acquire(blocking=False):
-            # Each row is computed by itself, so its bits do not depend on where the batch is cut.
-            first, second = (self._fed([batch[part] for batch in batches]) for part in _halves(rows))
-            try:
-                later = _HELPER.submit(_compute, self._session, second)
-                done = _compute(self._session, first)
-                # A helper that still waits for a processor is not waited for.
-                return np.concatenate([done, _compute(self._session, second) if later.cancel() else later.result()])
-            finally:
-                _HELPER_FREE.release()
-        if rows != 1:
-            return _compute(self._session, self._fed(batches))
+        if len(batches[0]) != 1:
+            return self._session.run(self._outputs, dict(zip(self._names, batches, strict=True)))[0]  # type: ignore[return-value]
         for row, batch in zip(self.inputs, batches, strict=True):
             row[:] = batch
         self.run_one()
         return self.output.copy()
 
-    def _fed(self, batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self._names, batches, strict=True))
-
     def run_one(self) -> None:
         """Fill `output` from `inputs`."""
         self._session.run_with_iobinding(self._binding)
-
-
-def _halves(rows: int) -> tuple[slice, slice]:
-    return slice(rows // 2), slice(rows // 2, None)
-
-
-def _compute(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    return session.run(None, feeds)[0]  # type: ignore[return-value]
 
 
 def graph_metadata(bundle: Bundle, name: str) -> JsonDict:

@@ -17,7 +17,6 @@ from onnx.external_data_helper import set_external_data
 
 import policies
 from rpl_runtime.errors import BundleError, InvalidInput, MismatchedPair
-from rpl_runtime.policy import graphs
 from rpl_runtime.policy.bundle import LOW, Bundle, load_bundle, write_bundle
 from rpl_runtime.policy.graphs import OnnxPolicy, graph_metadata
 
@@ -48,16 +47,6 @@ def test_rows_of_a_batch_do_not_touch_each_other(tiny_bundle: Bundle, batch: int
     last = {name: value[-1:] for name, value in inputs.items()}
     np.testing.assert_allclose(policy.plan(**last), subgoal[-1:], atol=1e-6)
     np.testing.assert_allclose(policy.act(last["state"], subgoal[-1:], last["noise"][:, :2]), action[-1:], atol=1e-6)
-
-
-@pytest.mark.parametrize("batch", [48, 65, 256])
-def test_a_batch_that_two_threads_share_has_the_same_bits(
-    tiny_bundle: Bundle, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy, inputs = OnnxPolicy(tiny_bundle), rows(tiny_bundle, batch)
-    shared = policy.plan(**inputs)
-    monkeypatch.setattr(graphs, "_SHARED_ROWS", range(0))
-    np.testing.assert_array_equal(policy.plan(**inputs), shared)
 
 
 def test_every_input_reaches_the_output(tiny_bundle: Bundle) -> None:
