@@ -21,6 +21,7 @@ from source import PACKAGES, ROOT
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+SHIPPED = ("kitchen", "play", "shift")
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 FOLDERS = (*PACKAGES, "benchmarks", "examples", "proto", "deploy", "docs/site")  # whose files the architecture names
 
@@ -259,6 +260,20 @@ def nearest() -> list[str]:
     return cells
 
 
+def test_every_figure_of_the_readmes_shifts_is_that_of_its_file() -> None:
+    shifts = [
+        json.loads((DOCS / "data" / "results" / "hard" / f"{name}.json").read_text())["conditions"]["shift of ten goals"]
+        for name in (*SHIPPED, "replay")
+    ]
+    said = re.search(r"Of the (\d+) in (\d+) shifts it does (\d+);\s", text := README.read_text())
+    others = re.search(r"of\s+(\d+) the others do (\d+) and (\d+), replay (\d+)", text)
+    assert said is not None
+    assert others is not None
+    kitchen, play, shift, replay = shifts
+    assert tuple(map(int, said.groups())) == (shift["asked"], shift["episodes"], shift["reached"])
+    assert tuple(map(int, others.groups())) == (kitchen["asked"], *(each["reached"] for each in (kitchen, play, replay)))
+
+
 def test_every_figure_of_the_readme_is_that_of_its_file() -> None:
     rows = [
         [cell.strip().strip("*") for cell in line.strip("|").split("|")]
@@ -270,10 +285,12 @@ def test_every_figure_of_the_readme_is_that_of_its_file() -> None:
     assert [row[1:] for row in rows[1:]] == [
         shipped("kitchen"),
         shipped("play"),
+        shipped("shift"),
         [f"~{published.success} %", f"~{published.steps}", "", ""],
         nearest(),
     ]
-    assert ["models/kitchen" in rows[1][0], "models/play" in rows[2][0], "replay" in rows[4][0]] == [True] * 3
+    assert [rows[at + 1][0].split(",")[0] for at in range(3)] == [f"`models/{name}`" for name in SHIPPED]
+    assert "replay" in rows[5][0]
 
 
 def test_every_number_of_the_readmes_text_is_that_of_the_protocol() -> None:

@@ -234,7 +234,7 @@ def train_command(
         typer.Option(
             help="imitate: imitation alone, minutes. relay: then fine-tune each goal of the task's first group and "
             "distil them into one policy, hours; models/kitchen was made so. kitchen: learn from shifts in which the "
-            "policy drives more and more, an hour; models/shift was made so."
+            "policy drives more and more, two hours; models/shift was made so."
         ),
     ] = Recipe.IMITATE,
     task_name: TaskName = "kitchen",
