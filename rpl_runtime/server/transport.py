@@ -168,6 +168,7 @@ class _Server:
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
         self._over: asyncio.Future[Any] = self.loop.create_future()
+        self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="rpl-serving", daemon=True)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -191,6 +192,7 @@ class _Server:
         """Take no more calls; those that are open may go on for a time [s]."""
         if not self._thread.is_alive():
             return
+        self._stopping = True
         self._server.shutdown(self._queue, lambda event: self.soon(self._over.set_result, None))
         await asyncio.wait((self._over,), timeout=grace)
         self._server.cancel_all_calls()
@@ -218,6 +220,8 @@ class _Server:
             del event  # it may hold the last reference to a call
 
     def _accept(self) -> None:
+        if self._stopping:  # a call that came just before is still answered
+            return
         self._server.request_call(self._queue, self._queue, lambda event: self.soon(self._begin, event))
 
     def _begin(self, event: Any) -> None:

@@ -99,6 +99,37 @@ def serving() -> Iterator[tuple[Handlers, grpc.Channel]]:
         thread.join()
 
 
+def test_a_call_that_comes_as_the_server_stops_is_ended_without_a_fault() -> None:
+    """The event loop is busy when the call comes, and stops the server before it looks at it."""
+    faults: list[Any] = []
+    answered: Future[grpc.Future] = Future()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: faults.append(what))
+        server = new_server([])
+        methods = {"Say": grpc.unary_unary_rpc_method_handler(Handlers().Say)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            say = channel.unary_unary("/test.Test/Say")
+            await asyncio.to_thread(say, b"", metadata=(("key", "value"),))  # connected
+            coming, came = getattr(server, "soon", None), threading.Event()
+            if coming is not None:
+                server.soon = lambda *call: (coming(*call), came.set())
+                call = say.future(b"", metadata=(("key", "value"),))
+                came.wait(30.0)
+                answered.set_result(call)
+            await server.stop(10.0)
+            if coming is not None:
+                await asyncio.to_thread(call.exception)
+
+    run(main())
+    assert faults == []
+    if answered.done():
+        assert answered.result().result() == b"value"
+
+
 def test_calls_of_every_kind_are_answered() -> None:
     with serving() as (_, channel):
         assert channel.unary_unary("/test.Test/Say")(b"x", metadata=(("key", "value"),)) == b"valuex"
