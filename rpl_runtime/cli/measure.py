@@ -320,7 +320,13 @@ def _deliver(
     if output is not None:
         outputs[output / "evaluation.json"] = partial(write_json, output / "evaluation.json", content)
     if bundle is not None:
-        outputs[bundle] = lambda: attach_evaluation(load_bundle(bundle), content)
+
+        def attach() -> None:
+            loaded = load_bundle(bundle)
+            hard = (loaded.evaluation or {}).get("hard")  # of the other protocol
+            attach_evaluation(loaded, content if hard is None else content | {"hard": hard})
+
+        outputs[bundle] = attach
     for path in (picture, output and output / "results.png"):
         if path is not None:
             outputs[path] = partial(draw_results, content, path)

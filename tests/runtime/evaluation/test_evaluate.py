@@ -25,7 +25,7 @@ from rpl_runtime.evaluation.evaluate import (
     plan_trials,
 )
 from rpl_runtime.evaluation.results import Episode
-from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.bundle import Bundle, attach_evaluation, load_bundle
 from rpl_runtime.robots.degraded import Conditions, DegradedRobot
 from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.server.server import serve_in_thread
@@ -225,12 +225,14 @@ def test_a_saved_evaluation_is_printed_and_drawn_again(evaluated: Evaluation, tm
 
 def test_the_command_writes_into_the_bundle_and_a_folder(tmp_path: Path):
     bundle, output = policies.kitchen_bundle(tmp_path / "bundle"), tmp_path / "out"
+    attach_evaluation(bundle, {"bundle_digest": bundle.digest, "hard": {"undo": "kept"}})
     options = ["--goals", "kettle", "--episodes", "1", "--start", "nominal", "--jobs", "1", "--write", "--json"]
     options += ["--steps", "20", "--profile", "fr3", "--object-noise", "0.01", "0.02", "--object-dropout", "0.1"]
     result = CliRunner().invoke(app, ["evaluate", str(bundle.path), "--output", str(output), *options])
     assert result.exit_code == 0, result.output
     attached = load_bundle(bundle.path).evaluation
     assert attached is not None
+    assert attached.pop("hard") == {"undo": "kept"}  # of the other protocol
     assert attached == json.loads((output / "evaluation.json").read_text()) == json.loads(result.stdout)
     assert (attached["protocol"]["goals"], attached["protocol"]["steps"]) == (["k"], 20)
     assert Conditions(**attached["protocol"]["robot"]) == Conditions("fr3", 0.01, 0.02, object_dropout=0.1)
