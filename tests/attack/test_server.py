@@ -68,11 +68,14 @@ def test_hostile_messages_get_the_right_status_and_change_no_bit_of_a_run_beside
 @each_way
 @pytest.mark.parametrize("name", EACH_FLOOD)
 def test_no_caller_holds_up_another_or_the_end(name: str, kitchen: Bundle, tmp_path: Path) -> None:
-    """And SIGTERM ends the server during the flood. The bound is for a busy machine; without turns it is 50 times."""
+    """And SIGTERM ends the server during the flood.
+
+    The bound is for two cores that another test keeps busy; without turns it is 50 times.
+    """
     with served(kitchen, tmp_path) as server:
         alone = np.median(latencies(server, 25, PACE_S))
         with flood(name, server):
-            assert np.median(latencies(server, 50, PACE_S)) < 10 * alone
+            assert np.median(latencies(server, 50, PACE_S)) < 25 * alone
             assert server.stop() < DRAIN_S + STOP_S
             assert server.process.exitcode == 0
 

@@ -174,12 +174,12 @@ def test_a_calibration_is_measured_by_the_command_and_used_by_the_next(kitchen_a
 @pytest.fixture
 def pilot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of one that holds the robot still."""
-    (tmp_path / "my_pilots.py").write_text(
+    (tmp_path / "my_lockstep_pilots.py").write_text(
         "class Still:\n    name = 'still'\n    def takes_over(self, seen): return None\n"
         "    def target(self, seen): return seen.target\n"
     )
     monkeypatch.chdir(tmp_path)
-    return "my_pilots:Still"
+    return "my_lockstep_pilots:Still"
 
 
 def test_a_run_with_a_pilot_is_logged_with_its_authors_and_replayed_to_the_bit(
