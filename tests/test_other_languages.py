@@ -32,7 +32,9 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "node":
         if not (shutil.which("node") and shutil.which("npm")):
             pytest.skip("node and npm are not installed")
-        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
+        install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        if subprocess.run(install, cwd=folder).returncode:
+            pytest.skip("npm cannot install the client's packages, as without a network")
         return ["node", str(folder / "client.js")]
     if not (GRPC.exists() and shutil.which("cmake") and shutil.which("grpc_cpp_plugin")):
         pytest.skip("gRPC for C++ is not installed; apt-get install cmake g++ libgrpc++-dev protobuf-compiler-grpc")
