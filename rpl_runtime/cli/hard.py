@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from rpl_runtime.cli.options import show
+from rpl_runtime.cli.report import filming, written
 from rpl_runtime.client import Access, Client
 from rpl_runtime.console import progress
 from rpl_runtime.errors import InvalidInput, hint
@@ -78,7 +80,10 @@ def read_states(task: Task, path: Path) -> tuple[tuple[float, ...], ...]:
 
 
 def evaluate_hard(options: HardOptions) -> None:
-    """Run the conditions, print their table beside those of other systems, and write the results."""
+    """Run the conditions, print their table beside those of other systems, write the results, and film an episode.
+
+    Exits with 1 if a film cannot be written; the results are then already.
+    """
     beside = [
         check_content(read_json(path, "a hard.json of `rpl evaluate` or `rpl demos hard`")) for path in options.beside
     ]
@@ -91,7 +96,6 @@ def evaluate_hard(options: HardOptions) -> None:
         model = client.describe()
         check_policy(model.spec, options.task)
         total, done = len(options.hardships) * options.config.episodes, list[Outcome]()
-        report = stack.enter_context(progress())
 
         def estimator(robot: Conditions) -> Callable[[], Estimator | None]:
             calibration = calibration_of(options.task, replace(options.senses, robot=robot), model.spec)
@@ -103,24 +107,28 @@ def evaluate_hard(options: HardOptions) -> None:
 
         identity: JsonDict = {"bundle_digest": model.digest, "estimate": options.senses.estimate}
         journal = None if options.output is None else options.output / "episodes.jsonl"
-        outcomes = run_protocol(
-            *(options.task, client.control, estimator, options.hardships, options.config),
-            *(identity, journal, on_outcome),
-        )
-        for video, sheet in ((options.video, None), (None, options.sheet)):
-            if video or sheet:
-                name, hardship = next(iter(options.hardships.items()))
-                filming = partial(report, f"filming {name}")
-                filming(0, None)  # until the episode has ended
-                seed = options.config.seed
-                film_condition(options.task, client.control, estimator, name, hardship, seed, video, sheet, filming)
-    estimated = options.senses.estimate
-    name = options.name or model.spec.name
-    content = content_of(name, model.digest, options.hardships, options.config, options.task, estimated, outcomes)
-    write_results(content, beside, options.output, options.picture, options.as_json)
-    if options.write and options.bundle is not None:
-        bundle = load_bundle(options.bundle)
-        attach_evaluation(bundle, (bundle.evaluation or {}) | {"hard": content["conditions"]})
+        with progress() as report:
+            outcomes = run_protocol(
+                *(options.task, client.control, estimator, options.hardships, options.config),
+                *(identity, journal, on_outcome),
+            )
+        name, estimated = options.name or model.spec.name, options.senses.estimate
+        content = content_of(name, model.digest, options.hardships, options.config, options.task, estimated, outcomes)
+        write_results(content, beside, options.output, options.picture, options.as_json)
+        if options.write and options.bundle is not None:
+            bundle = load_bundle(options.bundle)
+            attach_evaluation(bundle, (bundle.evaluation or {}) | {"hard": content["conditions"]})
+
+        def film(video: Path | None, sheet: Path | None) -> None:
+            condition, hardship = next(iter(options.hardships.items()))
+            with filming(condition) as on_frame:
+                where = (options.task, client.control, estimator, condition, hardship, options.config.seed)
+                film_condition(*where, video, sheet, on_frame)
+
+        filmed = [written(path, partial(film, path, None)) for path in (options.video,) if path]
+        filmed += [written(path, partial(film, None, path)) for path in (options.sheet,) if path]
+    if not all(filmed):
+        raise typer.Exit(1)
 
 
 def write_results(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from rpl_runtime.cli.options import (
     BundleFolder,
@@ -23,7 +22,6 @@ from rpl_runtime.cli.options import (
     show,
 )
 from rpl_runtime.console import Console, progress, say
-from rpl_runtime.errors import MissingExtra, RelayError
 from rpl_runtime.files import JsonDict, read_json, write_json
 
 if TYPE_CHECKING:
@@ -312,6 +310,7 @@ def _deliver(
     films: dict[Path, Callable[[], object]],
 ) -> None:
     """Print an evaluation and write its files, into its bundle too; exits with 1 if one cannot be written."""
+    from rpl_runtime.cli.report import written
     from rpl_runtime.evaluation.figures import draw_results
     from rpl_runtime.evaluation.results import print_results
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
@@ -333,22 +332,9 @@ def _deliver(
     try:
         show(as_json, content, lambda: print_results(content))
     finally:  # a closed pipe must not lose a file
-        written = [_written(path, put) for path, put in (outputs | films).items()]
-    if not all(written):
+        done = [written(path, put) for path, put in (outputs | films).items()]
+    if not all(done):
         raise typer.Exit(1)
-
-
-def _written(path: Path, put: Callable[[], object]) -> bool:
-    """Write one output. Returns whether that worked; if not, stderr says why."""
-    try:
-        put()
-    except (OSError, RelayError) as error:
-        # A failed encoder adds its whole command after the first line.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
-        message = escape(f"{path} was not written: {reason}")
-        Console(stderr=True).print("[bold red]error:[/]", message, highlight=False, soft_wrap=True)
-        return False
-    return True
 
 
 def _evaluate(
@@ -384,16 +370,11 @@ def write_film(
     sheet: Path | None = None,
 ) -> None:
     """Film an episode with a progress bar. If rendering is not possible, stderr says what to install."""
+    from rpl_runtime.cli.report import filming
     from rpl_runtime.evaluation.film import film
 
-    try:
-        with progress() as report:
-            on_frame = partial(report, f"filming {trial.goal}")
-            on_frame(0, None)  # until the episode has ended
-            film(address, task, trial, video, sheet, config, on_frame, access)
-    except MissingExtra as error:
-        console = Console(stderr=True)
-        console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+    with filming(trial.goal) as on_frame:
+        film(address, task, trial, video, sheet, config, on_frame, access)
 
 
 def bench_command(

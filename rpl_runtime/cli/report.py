@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rpl_runtime.console import Console, count, progress
-from rpl_runtime.errors import MissingExtra
+from rpl_runtime.errors import MissingExtra, RelayError
 from rpl_runtime.estimation.body import Body
 from rpl_runtime.estimation.calibration import NOISE_FLOOR, Calibration, NoiseWatch
 from rpl_runtime.files import JsonDict
@@ -66,6 +67,32 @@ def run_recorder(path: Path, config: RunConfig, model: ModelInfo, task: Task) ->
         console.print(f"log {escape(str(path))}: control steps {steps}, dropped {dropped}")
         if fault:
             console.print("[bold yellow]the log is incomplete:[/]", escape(fault))
+
+
+def written(path: Path, put: Callable[[], object]) -> bool:
+    """Write one output. Returns whether that worked; if not, stderr says why."""
+    try:
+        put()
+    except (OSError, RelayError) as error:
+        # A failed encoder adds its whole command after the first line.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+        message = escape(f"{path} was not written: {reason}")
+        Console(stderr=True).print("[bold red]error:[/]", message, highlight=False, soft_wrap=True)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def filming(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar of pictures; if none can be drawn here, stderr says what to install."""
+    try:
+        with progress() as report:
+            on_frame = partial(report, f"filming {what}")
+            on_frame(0, None)  # until the episode has ended
+            yield on_frame
+    except MissingExtra as error:
+        console = Console(stderr=True)
+        console.print("[bold yellow]no video:[/]", escape(str(error)), highlight=False, soft_wrap=True)
 
 
 def noise_notice(body: Body) -> Callable[[Step], None]:

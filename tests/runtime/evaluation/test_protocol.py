@@ -265,6 +265,25 @@ def test_a_condition_is_filmed(kitchen_bundle: Bundle, tmp_path: Path) -> None:
         assert tiles.size == (4 * picture.width, picture.height)
 
 
+def test_a_film_that_cannot_be_made_loses_no_result(
+    kitchen_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, out = tmp_path / "film.webp", tmp_path / "out"
+    command = ["evaluate", str(kitchen_bundle.path), "--episodes", "1", "--jobs", "1", "--goals", "k", "--steps", "2"]
+    command += ["--jolt", "0.1", "--video", str(video), "--output", str(out)]
+    monkeypatch.setenv("MUJOCO_GL", "none")  # draws nothing
+    blind = CliRunner().invoke(app, command)
+    assert (blind.exit_code, "no video: " in blind.stderr, video.exists()) == (0, True, False)
+    assert (out / "hard.json").exists()
+    (out / "hard.json").unlink()
+    monkeypatch.delenv("MUJOCO_GL")
+    video.mkdir()  # a folder where the file should go
+    full = CliRunner().invoke(app, command)
+    if "apt-get" not in full.stderr:
+        assert (full.exit_code, f"{video} was not written" in full.stderr) == (1, True)
+    assert (out / "hard.json").exists()
+
+
 def test_a_condition_that_is_not_there_is_one_sentence(kitchen_bundle: Bundle) -> None:
     ran = CliRunner().invoke(app, ["evaluate", str(kitchen_bundle.path), "--protocol", "hard", "--condition", "rain"])
     assert isinstance(ran.exception, InvalidInput)
