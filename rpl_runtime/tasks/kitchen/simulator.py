@@ -6,11 +6,13 @@ threads.
 
 import contextlib
 import ctypes.util
+import importlib.util
 import io
 import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,19 +150,32 @@ def new_environment() -> Any:
     """FrankaKitchen-v1 itself, whose episodes do not end when its tasks are done.
 
     MuJoCo reads MUJOCO_GL on import, and fails if it names a library that the system lacks; a simulator that draws
-    nothing needs none. The package prints a notice about other environments on import.
+    nothing needs none. GLFW asks each of its libraries in a process of its own, which Ctrl-C would end with a
+    traceback, unless PYGLFW_LIBRARY names one. The package prints a notice about other environments on import.
     """
-    wanted = os.environ.get("MUJOCO_GL", "")
-    missing = wanted.lower() in GL_LIBRARIES and not ctypes.util.find_library(GL_LIBRARIES[wanted.lower()])
     with _IMPORTING, contextlib.redirect_stderr(io.StringIO()):
-        if missing:
-            os.environ["MUJOCO_GL"] = "disable"
+        wanted = os.environ.get("MUJOCO_GL", "")
+        given = {"PYGLFW_LIBRARY": glfw} if (glfw := _glfw_library()) else {}
+        if wanted.lower() in GL_LIBRARIES and not ctypes.util.find_library(GL_LIBRARIES[wanted.lower()]):
+            given["MUJOCO_GL"] = "disable"
+        before = {name: os.environ.get(name) for name in given}
+        os.environ |= given
         try:
             module = require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "sim")
         finally:
-            if missing:
-                os.environ["MUJOCO_GL"] = wanted
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
     return module.KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
+
+
+def _glfw_library() -> str:
+    """The file of the library inside the GLFW package, or "" where there is none or the environment names another."""
+    found = importlib.util.find_spec("glfw")
+    if found is None or found.origin is None or any(name.startswith("PYGLFW_LIBRARY") for name in os.environ):
+        return ""
+    return str(next(Path(found.origin).parent.glob("x11/libglfw*.so*"), ""))
 
 
 def _state(observation: dict[str, np.ndarray]) -> np.ndarray:

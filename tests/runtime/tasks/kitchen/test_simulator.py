@@ -1,5 +1,8 @@
 """The kitchen simulator: exact targets, seeds, threads."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -93,3 +96,19 @@ def test_a_bad_target_is_refused_and_moves_nothing(kitchen, target):
     with pytest.raises(InvalidInput, match="9 finite numbers"):
         kitchen.step(target)
     assert np.array_equal(kitchen.qpos, before)
+
+
+def test_a_first_kitchen_starts_no_process_and_leaves_the_environment_alone():
+    # GLFW would start one for each of its libraries, deaf to whoever ends the command.
+    program = """
+import os, sys
+started = []
+sys.addaudithook(lambda event, arguments: started.append(arguments[1]) if event == "subprocess.Popen" else None)
+from rpl_runtime.tasks.kitchen.simulator import open_kitchen
+before = dict(os.environ)
+with open_kitchen():
+    print(started, dict(os.environ) == before, "glfw" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYGLFW")}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split("\n")[-2:] == ["[] True True", ""]
