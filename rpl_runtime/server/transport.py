@@ -13,6 +13,7 @@ import logging
 import os
 import selectors
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -42,6 +43,7 @@ _NAMES = (
     "Server",
 )
 _LOCK: ContextVar["_FairLock"] = ContextVar("_LOCK")  # of the running event loop
+_UNREAD_S, _CONNECTIONS = 0.005, 8  # [s] until the network is read again; connections of which each time one is read
 SERVING_THREAD, PUBLIC = "serving thread", "public"
 
 
@@ -167,6 +169,7 @@ class _Server:
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
+        self._look = cygrpc.CompletionQueue()  # always empty: to wait for its next event is to read the network
         self._over: asyncio.Future[Any] = self.loop.create_future()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="rpl-serving", daemon=True)
@@ -204,6 +207,7 @@ class _Server:
         self._server.destroy()
         self._queue.shutdown()
         await asyncio.to_thread(self._thread.join)
+        self._look.shutdown()
 
     def soon(self, call: Callable[..., object], *arguments: object) -> None:
         """Have the event loop call something; for the serving thread."""
@@ -212,12 +216,18 @@ class _Server:
 
     def _serve(self) -> None:
         assert cygrpc is not None
+        looked = time.monotonic()
         while (event := self._queue.poll()).completion_type != cygrpc.CompletionType.queue_shutdown:
             try:
                 event.tag(event)  # each batch of operations has its continuation as its tag
             except Exception:
                 _LOG.exception("an event of gRPC was not handled")
             del event  # it may hold the last reference to a call
+            # A queue with an event in it is not polled. Whoever keeps it full would keep all others from being read.
+            if time.monotonic() > looked + _UNREAD_S:
+                for _ in range(_CONNECTIONS):
+                    self._look.poll(deadline=0)
+                looked = time.monotonic()
 
     def _accept(self) -> None:
         if self._stopping:  # a call that came just before is still answered

@@ -80,6 +80,14 @@ def test_no_caller_holds_up_another_or_the_end(name: str, kitchen: Bundle, tmp_p
             assert server.process.exitcode == 0
 
 
+def test_a_robot_that_is_seldom_heard_is_heard_beside_a_caller_that_believes_itself_alone(
+    kitchen: Bundle, tmp_path: Path
+) -> None:
+    """Until its message is read, the other may take all the time: 3 s, until the robot's connection counts as lost."""
+    with served(kitchen, tmp_path) as server, flood("refused rows", server):
+        assert latencies(server, 12, 0.7).max() < 1.5
+
+
 @each_way
 @pytest.mark.parametrize("name", ["endless names", "garbage", "large batches"])
 def test_a_flood_of_large_messages_is_not_kept(name: str, kitchen: Bundle) -> None:
