@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event, Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from rpl_runtime.errors import InvalidInput, JobsFailed, RelayError, ServerUnavailable, require
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
@@ -23,22 +23,23 @@ Executor = Literal["local", "ray"]
 _ATTEMPTS = 3  # of a job whose worker is killed
 _ANSWER_S = 5.0  # [s] for a cluster to answer
 _NAMED = 5  # jobs that failed for one reason, and reasons, that a message names
+_T = TypeVar("_T")  # the result of a job
 
 
-class Job(NamedTuple):
+class Job(NamedTuple, Generic[_T]):
     """A call to make in another process."""
 
     name: str  # in messages
-    call: Callable[..., Any]  # a function of a module, or a partial of one
+    call: Callable[..., _T]  # a function of a module, or a partial of one
     arguments: tuple[Any, ...] = ()
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Job[_T]],
     executor: Executor = "local",
     workers: int | None = None,
-    progress: Callable[[Job, Any], None] = lambda job, result: None,
-) -> list[Any]:
+    progress: Callable[[Job[_T], _T], None] = lambda job, result: None,
+) -> list[_T]:
     """Run all jobs and return their results. A worker computes with one thread.
 
     Args:
@@ -55,7 +56,7 @@ def run_jobs(
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if executor not in _EXECUTORS or workers < 1:
         raise InvalidInput(f"got executor {executor!r} with {workers} workers; must be local or ray, with 1 or more")
-    results: list[Any] = [None] * len(jobs)
+    results: dict[int, _T] = {}
     failures: dict[str, BaseException] = {}
     with _EXECUTORS[executor](min(workers, len(jobs) or 1)) as submit:
         running = {submit(job): at for at, job in enumerate(jobs)}
@@ -72,18 +73,22 @@ def run_jobs(
             reasons.setdefault(_reason(failure), []).append(name)
         told = _listed([f"{_listed(names)}: {reason}" for reason, names in reasons.items()], "; ")
         raise JobsFailed(f"{len(failures)} of {len(jobs)} jobs failed: {told}") from next(iter(failures.values()))
-    return results
+    return [results[at] for at in range(len(jobs))]
+
+
+class _Submit(Protocol):
+    def __call__(self, job: Job[_T], /) -> Future[_T]: ...
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
+def _local(workers: int) -> Iterator[_Submit]:
     """Each worker is a pool of one process, since a pool that loses a process fails all of its jobs."""
     idle: SimpleQueue[_Worker] = SimpleQueue()
     stopping, beginning = Event(), Lock()
     for _ in range(workers):
         idle.put(_Worker(stopping, beginning))
 
-    def run(job: Job) -> Any:
+    def run(job: Job[_T]) -> _T:
         worker = idle.get()
         try:
             return worker.run(job)
@@ -113,7 +118,7 @@ class _Worker:
     def _start() -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, mp_context=CONTEXT, initializer=_prepare)
 
-    def run(self, job: Job) -> Any:
+    def run(self, job: Job[_T]) -> _T:
         for _ in range(_ATTEMPTS):
             try:
                 with self._beginning:
@@ -133,7 +138,7 @@ class _Worker:
 
 
 @contextmanager
-def _ray(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
+def _ray(workers: int) -> Iterator[_Submit]:
     ray = require("ray", "ray")
     ours = not ray.is_initialized()
     if ours:
@@ -151,7 +156,7 @@ def _ray(workers: int) -> Iterator[Callable[[Job], Future[Any]]]:
     task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1, runtime_env=found)(_call_in)
     begun = []
 
-    def submit(job: Job) -> Future[Any]:
+    def submit(job: Job[_T]) -> Future[_T]:
         begun.append(task.remote(os.getcwd(), job))
         return begun[-1].future()
 
@@ -174,13 +179,13 @@ def _prepare() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # for libraries that a job loads; Ray sets it itself
 
 
-def _call(job: Job) -> Any:
+def _call(job: Job[_T]) -> _T:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     return job.call(*job.arguments)
 
 
-def _call_in(folder: str, job: Job) -> Any:
+def _call_in(folder: str, job: Job[_T]) -> _T:
     os.chdir(folder)
     return _call(job)
 

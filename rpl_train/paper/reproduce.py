@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rpl_runtime.client import Access
 from rpl_runtime.errors import InvalidInput, hint
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
-from rpl_runtime.files import staged
+from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import compound_goal, kitchen_spec
@@ -37,6 +37,7 @@ from rpl_train.runs import TrainedRun, load_run
 from rpl_train.tasks.kitchen.task import KITCHEN
 
 SHOWN = "demonstrations"  # key of a trial's evaluation: the digest of the demonstrations
+_T = TypeVar("_T")  # the result of a job
 _GATE = ParityConfig(episodes=1, steps=90)  # short, since all graphs of the table have the same structure
 
 
@@ -79,7 +80,7 @@ class TrialResult(NamedTuple):
     goals: tuple[str, ...]
     seed: int
     curve: tuple[Point, ...]
-    evaluation: dict[str, Any]
+    evaluation: JsonDict
 
 
 class RowResult(NamedTuple):
@@ -152,14 +153,14 @@ def _in_order(method: Method, results: Sequence[TrialResult]) -> tuple[TrialResu
 
 def _run(
     what: str,
-    jobs: list[Job],
+    jobs: list[Job[_T]],
     config: PaperConfig,
     progress: Callable[[str, int, int], None],
-    finish: Callable[[Job, Any], None] = lambda job, result: None,
+    finish: Callable[[Job[_T], _T], None] = lambda job, result: None,
 ) -> None:
     finished = count(1)
 
-    def on_job(job: Job, result: Any) -> None:
+    def on_job(job: Job[_T], result: _T) -> None:
         finish(job, result)
         progress(what, next(finished), len(jobs))
 
@@ -240,7 +241,7 @@ def _protocol(trial: Trial, config: PaperConfig) -> EvaluateConfig:
     return EvaluateConfig(trial.goals, config.episodes, jobs=1)
 
 
-def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[], JsonDict]) -> JsonDict:
     """The cached evaluation of a folder; measured again if the protocol or the demonstrations changed."""
     path = run / "evaluation.json"
     asked = {"goals": list(protocol.goals), "episodes": protocol.episodes, "steps": protocol.of(KITCHEN).steps}
@@ -256,7 +257,7 @@ def _kept(run: Path, protocol: EvaluateConfig, shown: str, measure: Callable[[],
     return json.loads(path.read_text())
 
 
-def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> dict[str, Any]:
+def _evaluate(trained: TrainedRun, trial: Trial, protocol: EvaluateConfig) -> JsonDict:
     """Evaluate a policy by the protocol, through a server of its bundle."""
     spec = trained.record.spec.model_copy(update={"library": {goal: compound_goal(goal) for goal in trial.goals[:1]}})
     with tempfile.TemporaryDirectory() as folder:
