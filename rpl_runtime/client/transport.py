@@ -21,6 +21,10 @@ try:
 except ImportError:
     cygrpc = None
 
+# cygrpc is compiled and untyped; the names of its types.
+_Operation = Any  # cygrpc.Operation
+_Status = Any  # cygrpc.ReceiveStatusOnClientOperation, or _Interrupted
+
 _NAMES = (
     "ReceiveInitialMetadataOperation",
     "ReceiveMessageOperation",
@@ -81,7 +85,7 @@ class _CallingThread:
         assert cygrpc is not None
         self._timeout_s = timeout_s
         self._deadline = float("inf")  # [s] monotonic; while a reply is awaited
-        self._status: Any = None  # of the ended call
+        self._status: _Status = None  # of the ended call
         self._over = threading.Event()
         self._due = {"begin", "headers", "status"}  # operations under way
         self._turn = threading.Lock()  # of the thread that reads
@@ -138,7 +142,7 @@ class _CallingThread:
         while self._due:
             self._await(next(iter(self._due)))
 
-    def _started(self, tag: str, *operations: Any) -> bool:
+    def _started(self, tag: str, *operations: _Operation) -> bool:
         """Begin operations under a tag; False: the call has ended."""
         self._due.add(tag)
         if self._status is None and self._call.operate(operations, tag):
@@ -188,7 +192,7 @@ class _Interrupted:
 class _Failed(grpc.RpcError):
     """The status of a failed call, as `Connection.translate` reads it."""
 
-    def __init__(self, status: Any) -> None:
+    def __init__(self, status: _Status) -> None:
         self._status = status
 
     def code(self) -> grpc.StatusCode:
@@ -210,7 +214,7 @@ class _Public:
         self._timeout_s = timeout_s
         self._deadline = float("inf")  # [s] monotonic; while a reply is awaited
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._call: Any = channel.stream_stream(method)(self._outgoing(), metadata=metadata)
+        self._call = channel.stream_stream(method)(self._outgoing(), metadata=metadata)
         if not self._call.add_callback(self._end):
             self._end()
 

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from rpl_runtime.server.admission import Admission
 
+_Request = health_pb2.HealthCheckRequest
 _Reply = health_pb2.HealthCheckResponse
 
 
@@ -36,13 +37,13 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def Check(self, request: _Request, context: grpc.aio.ServicerContext) -> _Reply:
         async with self._admission.open_call(context):
             if request.service not in self._statuses:
                 await context.abort(grpc.StatusCode.NOT_FOUND)
             return _Reply(status=self._statuses[request.service])
 
-    async def Watch(self, request: Any, context: grpc.aio.ServicerContext) -> None:
+    async def Watch(self, request: _Request, context: grpc.aio.ServicerContext) -> None:
         told = None
         async with self._admission.open_call(context):
             while True:
@@ -62,11 +63,11 @@ class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):
         self._admission = admission
 
     async def ServerReflectionInfo(
-        self, request_iterator: AsyncIterator[Any], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[Any]:
+        self, request_iterator: AsyncIterator[object], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[object]:
         async with self._admission.open_call(context) as turn:
 
-            async def in_turn() -> AsyncIterator[Any]:
+            async def in_turn() -> AsyncIterator[object]:
                 async for request in request_iterator:
                     await turn.wait()
                     yield request

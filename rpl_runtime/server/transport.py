@@ -32,6 +32,10 @@ try:
 except ImportError:
     cygrpc = None
 
+# cygrpc is compiled and untyped; the names of its types.
+_Event = Any  # cygrpc.RequestCallEvent or cygrpc.BatchOperationEvent
+_Operation = Any  # cygrpc.Operation
+
 _LOG = logging.getLogger(__name__)
 _NAMES = (
     "CompletionQueue",
@@ -43,6 +47,7 @@ _NAMES = (
     "Server",
 )
 _LOCK: ContextVar["_FairLock"] = ContextVar("_LOCK")  # of the running event loop
+_Metadata = tuple[tuple[str, str | bytes], ...]  # of a call
 _UNREAD_S, _CONNECTIONS = 0.005, 8  # [s] until the network is read again; connections of which each time one is read
 SERVING_THREAD, PUBLIC = "serving thread", "public"
 
@@ -53,7 +58,7 @@ def way_to_serve() -> str:
     return SERVING_THREAD if found and not os.environ.get(PUBLIC_TRANSPORT) else PUBLIC
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[object, object, None]) -> None:
     """Run a server's coroutine in an event loop of its own."""
     lock = _FairLock()
     _LOCK.set(lock)
@@ -147,13 +152,13 @@ class _Details(NamedTuple):
     """A `grpc.HandlerCallDetails`."""
 
     method: str
-    invocation_metadata: Any
+    invocation_metadata: _Metadata
 
 
 class _Aborted(Exception):
     """A handler ends its call with a status."""
 
-    def __init__(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str, trailing_metadata: _Metadata) -> None:
         self.status = code.value[0], details, trailing_metadata
 
 
@@ -170,7 +175,7 @@ class _Server:
         self._server = cygrpc.Server(tuple(options), False)
         self._server.register_completion_queue(self._queue)
         self._look = cygrpc.CompletionQueue()  # always empty: to wait for its next event is to read the network
-        self._over: asyncio.Future[Any] = self.loop.create_future()
+        self._over: asyncio.Future[None] = self.loop.create_future()
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="rpl-serving", daemon=True)
 
@@ -234,7 +239,7 @@ class _Server:
             return
         self._server.request_call(self._queue, self._queue, lambda event: self.soon(self._begin, event))
 
-    def _begin(self, event: Any) -> None:
+    def _begin(self, event: _Event) -> None:
         if not event.success:
             return  # the server stops
         self._accept()
@@ -256,7 +261,7 @@ class _Server:
 class _Call:
     """The part of grpc.aio's context that this project uses, and `converse`."""
 
-    def __init__(self, server: _Server, event: Any, handler: grpc.RpcMethodHandler) -> None:
+    def __init__(self, server: _Server, event: _Event, handler: grpc.RpcMethodHandler) -> None:
         self._server = server
         self._call = event.call
         self._metadata = event.invocation_metadata
@@ -266,7 +271,7 @@ class _Call:
     def ends_with(self, task: "asyncio.Task[None]") -> None:
         """Cancel a task if the client goes away."""
 
-        def closed(event: Any) -> None:
+        def closed(event: _Event) -> None:
             if event.batch_operations[0].cancelled():
                 self._server.soon(task.cancel)
 
@@ -298,23 +303,23 @@ class _Call:
         end = cygrpc.SendStatusFromServerOperation(trailing, code, details.encode(), 0)  # type: ignore[union-attr]
         self._call.start_server_batch((*self._opening(), *last, end), _ignore)
 
-    def invocation_metadata(self) -> Any:
+    def invocation_metadata(self) -> _Metadata:
         return self._metadata
 
     def peer(self) -> str:
         return self._call.peer().decode()
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: _Metadata = ()) -> None:
         raise _Aborted(code, details, trailing_metadata)
 
-    async def read(self) -> Any:
+    async def read(self) -> object:
         operations = await self._batch(cygrpc.ReceiveMessageOperation(0))  # type: ignore[union-attr]
         message, parse = operations[0].message(), self._handler.request_deserializer
         if message is None:
             return grpc.aio.EOF  # type: ignore[attr-defined]
         return message if parse is None else parse(message)
 
-    async def write(self, reply: Any) -> None:
+    async def write(self, reply: object) -> None:
         await self._batch(*self._opening(), self._message(reply))
 
     async def converse(
@@ -334,7 +339,7 @@ class _Call:
             ended, fault = True, error
             self._server.soon(settle)
 
-        def received(event: Any) -> None:
+        def received(event: _Event) -> None:
             request = event.batch_operations[-1].message()
             with self._server.lock:
                 if ended:
@@ -389,22 +394,22 @@ class _Call:
                 waiting.cancel()
                 waiting = None
 
-    def _opening(self) -> tuple[Any, ...]:
+    def _opening(self) -> tuple[_Operation, ...]:
         headers, self._headers = self._headers, ()
         return headers
 
-    def _message(self, reply: Any) -> Any:
+    def _message(self, reply: object) -> _Operation:
         write = self._handler.response_serializer
         return cygrpc.SendMessageOperation(reply if write is None else write(reply), 0)  # type: ignore[union-attr]
 
-    async def _requests(self) -> AsyncIterator[Any]:
+    async def _requests(self) -> AsyncIterator[object]:
         while (request := await self.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
             yield request
 
-    def _batch(self, *operations: Any) -> "asyncio.Future[Any]":
+    def _batch(self, *operations: _Operation) -> "asyncio.Future[tuple[_Operation, ...]]":
         done = self._server.loop.create_future()
 
-        def settle(event: Any) -> None:
+        def settle(event: _Event) -> None:
             if not done.done():
                 done.set_result(event.batch_operations)
 
@@ -412,5 +417,5 @@ class _Call:
         return done
 
 
-def _ignore(event: Any) -> None:
+def _ignore(event: _Event) -> None:
     """Nothing waits for these operations."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -41,7 +40,7 @@ def serve(path: Path, on_ready: Callable[[str], None]) -> None:
 
 
 async def _serve(on_ready: Callable[[str], None]) -> None:
-    async def echo(_: object, context: Any) -> None:
+    async def echo(_: object, context: grpc.aio.ServicerContext) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
             await context.write(request)
 
