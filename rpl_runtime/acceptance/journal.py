@@ -6,13 +6,13 @@ The file is the acceptance's report as JSON, and what a repeated command goes on
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rpl_runtime import provenance
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.files import read, write_json
+from rpl_runtime.files import JsonDict, read, write_json
 
 FILE = "acceptance.json"
 _MOST_BYTES = 1 << 26
@@ -197,7 +197,7 @@ class Journal(_Model):
 
     def write(self, folder: Path) -> None:
         """Write the file, whole or not at all."""
-        content: dict[str, Any] = {"verdict": self.verdict.name.lower(), "sentence": self.sentence}
+        content: JsonDict = {"verdict": self.verdict.name.lower(), "sentence": self.sentence}
         write_json(folder / FILE, content | self.model_dump(mode="json"))
 
 

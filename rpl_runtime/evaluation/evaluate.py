@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, NoneType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rpl_runtime.client import Access, Client, Control
 from rpl_runtime.client.on_robot import cached_bundle
@@ -398,7 +398,7 @@ def content_of(
     }
 
 
-def _described(start: Any) -> Any:
+def _described(start: object) -> object:
     """A start as JSON."""
     if is_dataclass(start) and not isinstance(start, type):
         return asdict(start)

@@ -49,7 +49,7 @@ class Hardship:
 
     goals: tuple[str, ...] = ()  # as `rpl evaluate` takes them, in turn; none: the task's first group
     steps: int | None = None  # [control steps], of each goal where there are two; None: an episode of the task
-    start: Any = None  # as one of the task's; None: its last
+    start: object = None  # as one of the task's; None: its last
     jolt: float = 0.0  # [rad] largest displacement of each joint
     jolt_at: tuple[int, ...] = (40, 110)  # [control steps]
     push: float = 0.0  # [m] by which an object slides; 0: it is not pushed
@@ -92,7 +92,7 @@ class Hardship:
         return replace(self, **own | {name: value for name, value in given.items() if value not in (None, ())})
 
 
-def hazards_of(task: Task) -> Hazards:
+def hazards_of(task: Task) -> Hazards[Any]:
     """What can happen to a task's world.
 
     Raises:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -90,7 +89,7 @@ def content_of(
     }
 
 
-def check_content(content: Any) -> JsonDict:
+def check_content(content: object) -> JsonDict:
     """
     Raises:
         InvalidInput: it is not the content of a file of the hard protocol.

@@ -181,7 +181,7 @@ def _group(value: Any) -> str | None:
     )
 
 
-def _paths(values: JsonDict, above: str = "") -> Iterator[tuple[str, Any]]:
+def _paths(values: JsonDict, above: str = "") -> Iterator[tuple[str, object]]:
     """Every setting by its path, such as npg.damping."""
     for key, value in values.items():
         if isinstance(value, dict):

@@ -15,9 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 from time import process_time
-from typing import Any
 
 from rpl_runtime.errors import BundleError, RelayError, error_named
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
 from rpl_runtime.policy.graphs import CPU, OnnxPolicy
 from rpl_runtime.policy.manifest import Manifest
@@ -80,7 +80,7 @@ def _try(bundle: Bundle) -> None:
 def _main() -> None:
     """Try the bundle on stdin, and print null or the error."""
     head, _, graphs = sys.stdin.buffer.read().partition(b"\n")
-    about: dict[str, Any] = json.loads(head)
+    about: JsonDict = json.loads(head)
     _limit(about["parent"], about["cpu_s"], len(graphs))
     files = {HIGH: graphs[: about["high_bytes"]], LOW: graphs[about["high_bytes"] :]}
     bundle = Bundle(Path(about["path"]), Manifest.model_validate(about["manifest"]), "", None, files)

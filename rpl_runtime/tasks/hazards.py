@@ -7,9 +7,11 @@ another one in some elements only.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+
+_W = TypeVar("_W")  # a world of the task
 
 
 class Disturbance(Protocol):
@@ -27,20 +29,20 @@ class Disturbance(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hazards:
+class Hazards(Generic[_W]):
     """The hazards of a task whose worlds can start in any configuration (n,), their `truth`, by `restore`."""
 
     # Settings of the protocol's conditions by name: the fields of `Hardship`, and of `Conditions` under "robot".
     conditions: Mapping[str, Mapping[str, Any]]
     steps_an_element: int  # [control steps] of each element in a goal of a shift
-    start: Callable[[float, float], Any]  # a start whose joints and objects are off by up to distances [rad], [m]
+    start: Callable[[float, float], object]  # a start whose joints and objects are off by up to distances [rad], [m]
     # A disturbance of a world, its size, the control steps at which it begins, and what draws it.
-    jolt: Callable[[Any, float, Sequence[int], np.random.Generator], Disturbance]
-    push: Callable[[Any, float, Sequence[int], np.random.Generator], Disturbance]
-    put_back: Callable[[Any, int, Sequence[str]], Disturbance]  # of the first of some elements, [control steps] later
-    calm: Callable[[Any], None]  # removes the forces of the last control period from a world
+    jolt: Callable[[_W, float, Sequence[int], np.random.Generator], Disturbance]
+    push: Callable[[_W, float, Sequence[int], np.random.Generator], Disturbance]
+    put_back: Callable[[_W, int, Sequence[str]], Disturbance]  # of the first of some elements, [control steps] later
+    calm: Callable[[_W], None]  # removes the forces of the last control period from a world
     # A configuration (n,) with elements at their goal, or where they are in another configuration (n,).
     with_elements: Callable[[np.ndarray, Sequence[str], np.ndarray | None], np.ndarray]
     # A whole goal (n,) at which the world can stay; InvalidGoal if it cannot.
-    check_reachable: Callable[[Any, np.ndarray], np.ndarray]
+    check_reachable: Callable[[_W, np.ndarray], np.ndarray]
     fallen: Callable[[np.ndarray, np.ndarray], bool]  # whether an object is out of reach that was not before, (n,) each

@@ -154,7 +154,7 @@ class Gym:
 
     id: str
     entry_point: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     # From states (T, n) and actions (T, m) of the task to the environment's actions in [-1, 1]; None: they are the same
     own_actions: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
@@ -178,18 +178,18 @@ class Task:
     spec: PolicySpec  # of its policies, with the horizon H
     open_world: Callable[[], World]
     episode_steps: int  # [control steps]
-    starts: Mapping[str, Any]  # by name; each value is what `World.reset` takes. Training uses the last
+    starts: Mapping[str, object]  # by name; each value is what `World.reset` takes. Training uses the last
     goals: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by name; default: the spec's, each element
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of goals to evaluate; first: default
     selections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # more of them, which tables do not name
     subgoal_dims: tuple[int, ...] = ()  # the dimensions of a subgoal that the low level sees; none given: all
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of training, by dotted name, in place of its defaults
+    settings: Mapping[str, object] = field(default_factory=dict)  # of training, by dotted name, in place of defaults
     sight: Sight | None = None  # None: its observations cannot be degraded
     body: Body | None = None  # as the state estimator needs it; None: states are taken as they are observed
     limited: Callable[[World, str, float | None], Limited] | None = None  # by profile and time of a hand's command [s]
     open_renderer: Callable[[World], Renderer] | None = None  # None: no pictures
     scenery: Callable[[], Scenery] | None = None  # for a page that shows its robots; None: the page has no picture
-    hazards: Hazards | None = None  # of the hard protocol; None: the task has none
+    hazards: Hazards[Any] | None = None  # of the hard protocol; None: the task has none
     open_fast: Callable[[], World] | None = None  # worlds for training: the same states, sooner, without a renderer
     demonstrator: Demonstrator | None = None
     read: Callable[[Path], tuple[list[Any], list[str]] | None] | None = None  # recordings of others (rpl_train/data)
