@@ -2,12 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpl_runtime.policy.spec import ElementSpec, PolicySpec
 from rpl_runtime.wire.admin import RobotStatus
+
+if TYPE_CHECKING:
+    import viser
 
 SEND, HOLD, PIN, RELEASE, VETO = "Send goal", "Hold", "Pin", "Release", "Veto"
 TAKE, BACK, TURN = "Take over", "Hand back", "Slider"
@@ -33,7 +36,9 @@ class Controls:
         act: called with one of the names above and the number of the viewer who asks for it.
     """
 
-    def __init__(self, gui: Any, spec: PolicySpec, rest: np.ndarray | None, act: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, gui: "viser.GuiApi", spec: PolicySpec, rest: np.ndarray | None, act: Callable[[str, int], None]
+    ) -> None:
         self._spec, self._rest = spec, np.zeros(spec.state.dim) if rest is None else rest
         self._shares: dict[str, float] = {}  # element -> share of the way to its goal that somebody set
         self._turned: dict[int, float] = {}  # dimension of the target -> value that somebody set
@@ -134,15 +139,15 @@ class Controls:
         way = np.array(element.goal) - self._rest[dims]
         return float(np.clip((state[dims] - self._rest[dims]) @ way / max(way @ way, 1e-9), 0.0, 1.0))
 
-    def _slide(self, name: str, event: Any) -> None:
+    def _slide(self, name: str, event: "viser.GuiEvent[viser.GuiSliderHandle]") -> None:
         if event.client_id is not None:
             self._shares[name] = event.target.value / 100
 
-    def _turn(self, dim: int, act: Callable[[str, int], None], event: Any) -> None:
+    def _turn(self, dim: int, act: Callable[[str, int], None], event: "viser.GuiEvent[viser.GuiSliderHandle]") -> None:
         if event.client_id is not None:
             self._turned[dim] = event.target.value
             act(TURN, event.client_id + 1)
 
-    def _button(self, gui: Any, name: str, hint: str, act: Callable[[str, int], None]) -> None:
+    def _button(self, gui: "viser.GuiApi", name: str, hint: str, act: Callable[[str, int], None]) -> None:
         button = gui.add_button(name, hint=hint, color="blue" if name in (SEND, PIN, TAKE) else "gray")
-        button.on_click(lambda event: act(name, event.client_id + 1))
+        button.on_click(lambda event: act(name, event.client_id + 1))  # type: ignore[operator]  # a browser's

@@ -9,9 +9,14 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rpl_runtime.errors import AddressInUse, require
+
+if TYPE_CHECKING:
+    import viser
+    from websockets.asyncio.server import ServerConnection
+    from websockets.http11 import Request, Response
 
 _LOOPBACK = "127.0.0.1"
 _NO_PICTURE = b"""<script>
@@ -23,7 +28,7 @@ _REFUSED = "This page needs the whole address that `rpl view` printed: the last 
 
 
 @contextlib.contextmanager
-def page_server(port: int, label: str) -> Iterator[tuple[Any, str]]:
+def page_server(port: int, label: str) -> Iterator[tuple["viser.ViserServer", str]]:
     """A viser server for the length of a block, and the address at which a browser finds it.
 
     Args:
@@ -64,7 +69,7 @@ def _guarded(listener: socket.socket, secret: str) -> Iterator[None]:
     serve = module.serve
 
     def guarded(handler: Any, host: str, port: int, *, process_request: Any, **options: Any) -> Any:
-        def admit(connection: Any, request: Any) -> Any:
+        def admit(connection: "ServerConnection", request: "Request") -> "Response | None":
             _, shown, *rest = (request.path.partition("?")[0] + "/").split("/", 2)
             if not hmac.compare_digest(shown.encode(), secret.encode()):
                 return connection.respond(http.HTTPStatus.FORBIDDEN, _REFUSED)

@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from rpl_runtime.relay.messages import StageTimes
 from rpl_runtime.view.gate import page_server
 from rpl_runtime.view.page import TRAIL, Page
 from rpl_runtime.wire.admin import RobotStatus
+
+if TYPE_CHECKING:
+    import viser
 
 _LOOK_S = 0.02  # [s] between two looks at the timeline
 _MARKS = 12  # on the timeline, at most
@@ -54,7 +57,7 @@ def view_log(on_ready: Callable[[str], None], path: Path, port: int) -> None:
 class _Timeline:
     """A slider over the steps of a log, and a button that plays them in real time."""
 
-    def __init__(self, gui: Any, log: Log) -> None:
+    def __init__(self, gui: "viser.GuiApi", log: Log) -> None:
         self._period_s, self._last = log.header.spec.period_s, len(log.steps) - 1
         self._playing, self._moved_s = False, 0.0
         self._slider = gui.add_slider("timeline", 0, max(self._last, 1), 1, 0, marks=_marks(log), order=3)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.panel import Panel
 from rpl_runtime.view.stage import Actor, Stage
 from rpl_runtime.wire.admin import RobotStatus
+
+if TYPE_CHECKING:
+    import viser
 
 TRAIL = 120  # control steps of the flange's way that are drawn
 
@@ -31,7 +34,7 @@ class Page:
         act: does what somebody asks for by a control; None: the page has no controls.
     """
 
-    def __init__(self, server: Any, spec: PolicySpec, act: Act | None = None) -> None:
+    def __init__(self, server: "viser.ViserServer", spec: PolicySpec, act: Act | None = None) -> None:
         self._server, self._spec, self._act = server, spec, act
         self._panel = Panel(server, self._choose)
         self.tell = self._panel.tell

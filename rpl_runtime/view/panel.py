@@ -4,7 +4,7 @@ import html
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +12,12 @@ from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.wire.admin import RobotStatus
 
+if TYPE_CHECKING:
+    import viser
+
 _SILENT_S = 1.0  # [s] without a message after which a robot is marked
 _TOLD = 6  # sentences that are kept in view
+_NOBODY: tuple[str, ...] = ("",)  # to choose from
 _CSS = """<style>
 .rpl {font-size: 13px; line-height: 1.6; padding: 0.2em 0.9em}
 .rpl table {width: 100%; border-spacing: 0}
@@ -36,13 +40,13 @@ class Panel:
         choose: called with the name of a robot that somebody chooses.
     """
 
-    def __init__(self, server: Any, choose: Callable[[str], None]) -> None:
+    def __init__(self, server: "viser.ViserServer", choose: Callable[[str], None]) -> None:
         gui = server.gui
         gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, control_width="large")
         gui.main_panel.dock_right()
         self._told: deque[str] = deque(maxlen=_TOLD)
-        self._robots = gui.add_dropdown("robot", ("",), visible=False, order=1)
-        self._robots.on_update(lambda event: event.client_id is not None and choose(event.target.value))
+        self._robots = gui.add_dropdown("robot", _NOBODY, visible=False, order=1)
+        self._robots.on_update(lambda event: None if event.client_id is None else choose(event.target.value))
         self._status = gui.add_html("", order=2)
         self._news = gui.add_html("", order=1e9)
 

@@ -5,16 +5,21 @@ is sent to the browsers.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from rpl_runtime.errors import require
 from rpl_runtime.tasks.scenery import OPACITY, Poser, Scenery
 
+if TYPE_CHECKING:
+    import trimesh
+    import viser
+
 TRAIL = (255, 214, 10)
 _FAR, _COARSE = 1.0, 1500  # [m] beyond which a mesh is drawn with about so many vertices
 _SPACING = 0.62  # of the extent of a model, between the places of two robots
+_Handle = TypeVar("_Handle")  # of viser
 
 
 class Actor(NamedTuple):
@@ -27,10 +32,10 @@ class Actor(NamedTuple):
     trail: np.ndarray  # (T, 3) [m] the way of the flange
 
 
-class _Part(NamedTuple):
+class _Part(NamedTuple, Generic[_Handle]):
     """A mesh of one body, with an instance for each robot."""
 
-    handle: Any
+    handle: _Handle
     body: int
 
 
@@ -45,12 +50,12 @@ class Stage:
         MissingExtra: mjviser is not installed.
     """
 
-    def __init__(self, server: Any, scenery: Scenery) -> None:
+    def __init__(self, server: "viser.ViserServer", scenery: Scenery) -> None:
         self._server, self._scenery, self._poses = server, scenery, Poser(scenery)
         self._names: list[str] = []
-        self._labels: list[Any] = []
-        self._real: list[_Part] = []
-        self._ghosts: list[_Part] = []
+        self._labels: list[viser.LabelHandle] = []
+        self._real: list[_Part[viser.BatchedGlbHandle]] = []
+        self._ghosts: list[_Part[viser.BatchedMeshHandle]] = []
         self._light()
         self._build()
         none = np.zeros((0, 2, 3), dtype=np.float32)
@@ -139,11 +144,11 @@ class Stage:
         """Add a mesh of each geometry, and its ghost where it can move."""
         shapes = require("mjviser.conversions", "view")
         model, scene = self._scenery.model, self._server.scene
-        still = {"batched_wxyzs": np.zeros((0, 4)), "batched_positions": np.zeros((0, 3))}
+        nowhere = np.zeros((0, 4)), np.zeros((0, 3))  # turns and positions of no instance
         for body, geoms in self._scenery.visible().items():
             for number, alike in enumerate(shapes.group_geoms_by_visual_compat(model, geoms)):
                 mesh = shapes.merge_geoms(model, alike)
-                handle = scene.add_batched_meshes_trimesh(f"/real/{body}/{number}", mesh, lod=_far(mesh), **still)
+                handle = scene.add_batched_meshes_trimesh(f"/real/{body}/{number}", mesh, *nowhere, lod=_far(mesh))
                 self._real.append(_Part(handle, body))
             if not shapes.is_fixed_body(model, body):
                 hulls = shapes.merge_geoms_hull(model, geoms)  # of its meshes
@@ -152,15 +157,15 @@ class Stage:
                     f"/ghost/{body}",
                     whole.vertices,
                     whole.faces,
+                    *nowhere,
                     opacity=OPACITY,
                     cast_shadow=False,
                     receive_shadow=False,
                     lod="off",
-                    **still,
                 )
                 self._ghosts.append(_Part(handle, body))
 
 
-def _far(mesh: Any) -> Any:
+def _far(mesh: "trimesh.Trimesh") -> "tuple[tuple[float, float], ...] | Literal['off']":
     """How a mesh is drawn from further away than a person would look at its details from."""
     return ((_FAR, _COARSE / len(mesh.vertices)),) if len(mesh.vertices) > 2 * _COARSE else "off"
