@@ -16,6 +16,10 @@ from rpl_runtime.errors import InvalidInput, require
 from rpl_runtime.loop.pilot import Pilot, Seen
 from rpl_runtime.safety.kinematics import flange_pose
 
+# evdev is optional and untyped; the names of its types.
+Device = Any  # evdev.InputDevice
+Event = Any  # evdev.InputEvent
+
 _SPEED, _TURN = 0.2, 0.8  # [m/s, rad/s] of the flange at full deflection
 _FASTEST = 1.0  # [rad/s] of a joint
 _DEAD = 0.15  # share of an axis around its middle that counts as rest
@@ -94,7 +98,7 @@ class DevicePilot:
         layout: of its axes and buttons.
     """
 
-    def __init__(self, name: str, device: Any, layout: Layout) -> None:
+    def __init__(self, name: str, device: Device, layout: Layout) -> None:
         self.name = name
         self._device, self._layout = device, layout
         self._codes = require("evdev", "gamepad").ecodes
@@ -167,7 +171,7 @@ class DevicePilot:
                 self._twist[dim] = 0.0
                 del self._moved_s[dim]
 
-    def _move(self, event: Any, now: float) -> None:
+    def _move(self, event: Event, now: float) -> None:
         relative = event.type == self._codes.EV_REL
         name = (self._codes.REL if relative else self._codes.ABS).get(event.code)
         if name not in self._layout.axes:
@@ -197,7 +201,7 @@ def _joint_step(joints: np.ndarray, twist: np.ndarray, lasts_s: float) -> np.nda
     return speed * min(1.0, _FASTEST / max(float(np.abs(speed).max()), 1e-9)) * lasts_s
 
 
-def _found(kind: str, button: str, axis: str) -> Any:
+def _found(kind: str, button: str, axis: str) -> Device:
     """The first device with a button and an axis of such names."""
     evdev = require("evdev", "gamepad")
     for path in evdev.list_devices():

@@ -5,7 +5,7 @@ Height fields are not drawn. A texture is drawn as its mean colour.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from rpl_runtime.errors import require
 from rpl_runtime.relay.loop import SubgoalOverride
-from rpl_runtime.tasks.scenery import OPACITY, OPERATOR, POLICY, Poser, Scenery
+from rpl_runtime.tasks.scenery import OPACITY, OPERATOR, POLICY, Model, Poser, Poses, Scenery
 
 _WORLD, _GHOST = "world", "subgoal/"  # the frame of what stands still; how the frames of ghosts begin
 _CELL, _COARSE, _NONE = 0.012, 0.025, 1e-7  # [m] vertices drawn as one: of a mesh, of its ghost, of other shapes
@@ -24,6 +24,7 @@ _SKIPPED = 101  # of so many pixels, one counts for a texture's mean colour
 _CHANNELS = ("red", "green", "blue", "alpha")
 _ROW: Any = np.dtype([*((axis, "<f4") for axis in "xyz"), *((name, "u1") for name in _CHANNELS)])
 
+_M = TypeVar("_M", bound=Message)
 Channels = dict[str, type[Message]]  # topic -> its messages' class
 
 
@@ -90,7 +91,7 @@ class Drawing:
         before, self._before[topic] = self._before.get(topic), shown
         return before != shown
 
-    def _transforms(self, poses: Any, prefix: str, at_ns: int) -> Message:
+    def _transforms(self, poses: Poses, prefix: str, at_ns: int) -> Message:
         pb, at = self._pb, _time(at_ns)
         return pb.FrameTransforms(
             transforms=[
@@ -193,7 +194,7 @@ def _ghostly(colour: tuple[int, int, int]) -> np.ndarray:
     return np.array([*(part / 255 for part in colour), OPACITY])
 
 
-def _fields(kind: Any, names: str, values: np.ndarray) -> Any:
+def _fields(kind: type[_M], names: str, values: np.ndarray) -> _M:
     return kind(**dict(zip(names, values.tolist(), strict=True)))
 
 
@@ -222,7 +223,7 @@ def _matrix(turn: np.ndarray) -> np.ndarray:
     )
 
 
-def _colour(model: Any, geom: int) -> np.ndarray:
+def _colour(model: Model, geom: int) -> np.ndarray:
     """(4,) of a geom, as MuJoCo draws it: its material's, times its texture's mean; without a material its own."""
     material = int(model.geom_matid[geom])
     if material < 0:
@@ -236,7 +237,7 @@ def _colour(model: Any, geom: int) -> np.ndarray:
     return colour
 
 
-def _shape(model: Any, geom: int, cell: float) -> tuple[np.ndarray, np.ndarray]:
+def _shape(model: Model, geom: int, cell: float) -> tuple[np.ndarray, np.ndarray]:
     """The surface of a geom in its own frame: points (V, 3) [m] and faces (F, 3).
 
     Args:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rpl_runtime import provenance
 from rpl_runtime._pb.rpl.v1 import log_pb2 as pb
+from rpl_runtime._pb.rpl.v1 import relay_pb2
 from rpl_runtime.console import count
 from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
@@ -271,7 +272,7 @@ def _log(path: Path, content: bytes) -> Log:
     return Log(header, steps, whole)
 
 
-def _records(path: Path, content: bytes) -> Iterator[Any]:
+def _records(path: Path, content: bytes) -> Iterator[object]:
     """The records of an MCAP file in order, up to the first incomplete one."""
     reader, errors = require("mcap.stream_reader", "record"), require("mcap.exceptions", "record")
     zstandard, chunk = require("zstandard", "record"), require("mcap.records", "record").Chunk
@@ -305,7 +306,7 @@ def _named(vector: VectorSpec, values: np.ndarray) -> list[pb.Named]:
     return [pb.Named(name=name, unit=unit, value=value) for name, unit, value in columns]
 
 
-def _origin(origin: Any) -> Origin:  # a message of relay.proto
+def _origin(origin: relay_pb2.Origin) -> Origin:
     confidence = origin.confidence if origin.HasField("confidence") else None
     return Origin(Source(origin.source), origin.waited, origin.lasts, confidence)
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from rpl_runtime.errors import require
 
+Model = Any  # mujoco.MjModel, which is compiled and untyped
+
 POLICY, OPERATOR = (0, 145, 255), (255, 140, 0)  # colours of a ghost: who set the subgoal
 OPACITY = 0.6  # of a ghost
 _GROUPS = 3  # geoms of groups 0, 1 and 2 are to be seen, as in MuJoCo's own viewers
@@ -17,7 +19,7 @@ _MOVED, _TURNED = 0.01, 0.05  # [m], [1] change of a quaternion
 class Scenery(NamedTuple):
     """A task that can be drawn."""
 
-    model: Any  # of MuJoCo
+    model: Model
     qpos: Callable[[np.ndarray], np.ndarray]  # state (n,) -> (nq,) configuration of the model
     rest: np.ndarray  # (n,) a state in which no element is done
     robot: frozenset[int]  # bodies of the robot

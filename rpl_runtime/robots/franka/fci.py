@@ -25,6 +25,7 @@ Motion = Any  # franky.JointWaypointMotion
 _DEADLINE_S = 2.0  # [s] for a call to return; libfranka gives a silent robot one second
 _FINISH_S = 0.5  # [s] for a call to return after Ctrl-C
 _T = TypeVar("_T")
+_Call = tuple[Callable[[], Any], Future[Any]]  # to make, and its value
 
 
 def franky() -> ModuleType:
@@ -49,7 +50,7 @@ class Calls:
     """
 
     def __init__(self, name: str) -> None:
-        self._calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]()
+        self._calls = queue.SimpleQueue[_Call | None]()
         self._hung: str | None = None
         self.close = weakref.finalize(self, self._calls.put, None)  # ends the thread
         threading.Thread(target=_make, args=(self._calls,), name=name, daemon=True).start()
@@ -74,7 +75,7 @@ class Calls:
         raise TimeoutError(self._hung)
 
 
-def _make(calls: "queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]") -> None:
+def _make(calls: "queue.SimpleQueue[_Call | None]") -> None:
     while (taken := calls.get()) is not None:
         call, made = taken
         try:

@@ -96,7 +96,7 @@ def _plant(robot: Any, faults: Faults) -> None:
     if faults.turned is not None:
         joint, home, kind = faults.turned, to_franka(HOME), type(robot)
 
-        def reported(self: Any) -> Any:
+        def reported(self: object) -> object:
             state = kind.state.fget(self)
             angles, speeds = np.array(state.q), np.array(state.dq)
             angles[joint], speeds[joint] = 2 * home[joint] - angles[joint], -speeds[joint]

@@ -8,6 +8,7 @@ import copy
 import ctypes.util
 import importlib
 import os
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rpl_runtime.errors import MissingExtra, require
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.simulator import GL_LIBRARIES
 from rpl_runtime.tasks.pictures import BACKGROUND, Frame
+from rpl_runtime.tasks.scenery import Model
 
 WIDTH, HEIGHT, CAPTION_HEIGHT = 640, 480, 48  # [px] multiples of 16 for video encoders
 _GHOST = (0.15, 0.75, 1.0, 0.38)  # red, green, blue, opacity
@@ -34,7 +36,7 @@ class Renderer:
         MissingExtra: no GL library, or not the `sim` extra, is installed.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self._mujoco = mujoco = require("mujoco", "sim")
         self._model = model = copy.copy(model)
         model.vis.quality.offsamples = 4  # half the model's own: a frame costs half the time and looks the same
@@ -108,7 +110,7 @@ class Renderer:
         return np.asarray(strip)
 
 
-def _open_gl(mujoco: Any, model: Any) -> tuple[Any, Any]:
+def _open_gl(mujoco: ModuleType, model: Model) -> tuple[Any, Any]:
     """An off-screen GL context: of MUJOCO_GL's kind if that is set, else of a kind whose library the system has."""
     installed = [kind for kind, library in GL_LIBRARIES.items() if ctypes.util.find_library(library)]
     kind = os.environ.get("MUJOCO_GL", "").lower() or next(iter(installed), "osmesa")
