@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import TrainingError
-from rpl_runtime.files import alone_in
+from rpl_runtime.files import JsonDict, alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.provenance import command, commit, versions
@@ -65,7 +65,7 @@ class DescentConfig:
     jobs: int = 2  # processes; with two or more the levels are trained side by side
     device: str = CPU  # of torch; another may change the last bits of the weights
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonDict:
         """Those with an effect on the weights, as provenance records them."""
         return noted(self)
 

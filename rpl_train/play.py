@@ -19,7 +19,7 @@ from rich.table import Table
 
 from rpl_runtime.console import Console
 from rpl_runtime.errors import DemonstrationError, InvalidInput
-from rpl_runtime.files import staged
+from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.task import Demonstrator, Performance, Task, World
@@ -102,7 +102,7 @@ class PlayResult:
             rows.append(ElementSummary(name, len(tried), done, float(np.median(spent)) if spent else None))
         return tuple(rows)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonDict:
         """The result, ready for JSON."""
         steps = [sequence.steps for sequence in self.sequences]
         return {
@@ -178,7 +178,7 @@ def trajectory_of(performance: Performance, source: str) -> Trajectory:
     return Trajectory(states, actions, elements, source, goal=goal, cut=cut, subgoals=subgoals)
 
 
-def settings_of(demonstrator: Demonstrator) -> dict[str, Any]:
+def settings_of(demonstrator: Demonstrator) -> JsonDict:
     """A demonstrator's settings, ready for JSON; it is a dataclass, and code is no setting."""
     assert is_dataclass(demonstrator)
     values = {field.name: getattr(demonstrator, field.name) for field in fields(demonstrator)}
@@ -186,7 +186,7 @@ def settings_of(demonstrator: Demonstrator) -> dict[str, Any]:
     return json.loads(json.dumps({name: value for name, value in plain.items() if not callable(value)}))
 
 
-def with_settings(demonstrator: Demonstrator, settings: dict[str, Any]) -> Demonstrator:
+def with_settings(demonstrator: Demonstrator, settings: JsonDict) -> Demonstrator:
     """A demonstrator with settings that `settings_of` returned, of which some may be missing.
 
     Raises:
@@ -255,7 +255,7 @@ def _perform_here(
     return perform(*_opened[wanted], config, index)
 
 
-def claim(settings: dict[str, Any], folder: Path) -> None:
+def claim(settings: JsonDict, folder: Path) -> None:
     """Write the settings to the folder, or check that they are the same.
 
     Raises:
@@ -278,7 +278,7 @@ def claim(settings: dict[str, Any], folder: Path) -> None:
     write(lambda: write_json(path, settings), path)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write a JSON file, whole or not at all."""
     with staged(path) as staging:
         staging.write_text(json.dumps(content, indent=2) + "\n")

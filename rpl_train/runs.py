@@ -20,7 +20,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from rpl_runtime.errors import RunNotFound, TrainingError
-from rpl_runtime.files import read, staged, translated
+from rpl_runtime.files import JsonDict, read, staged, translated
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.networks import CPU, CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
@@ -69,7 +69,7 @@ def build_policy(record: RunRecord) -> RelayPolicy:
     return RelayPolicy(build_level("high", record), build_level("low", record))
 
 
-def noted(settings: Any) -> dict[str, Any]:
+def noted(settings: Any) -> JsonDict:
     """A stage's dataclass of settings as a run's record has them: those that the weights depend on, ready for JSON."""
     found = json.loads(json.dumps(asdict(settings)))
     for name in (*_NO_EFFECT, *["device"] * (found["device"] == CPU)):

@@ -17,7 +17,7 @@ import numpy as np
 
 from rpl_runtime import provenance
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError, require
-from rpl_runtime.files import followed, read, translated
+from rpl_runtime.files import JsonDict, followed, read, translated
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.pictures import write_video
 from rpl_runtime.tasks.task import Task
@@ -106,7 +106,7 @@ def import_lerobot(folder: Path, spec: PolicySpec) -> list[Trajectory]:
     return found
 
 
-def _check(folder: Path, info: dict[str, Any], spec: PolicySpec) -> None:
+def _check(folder: Path, info: JsonDict, spec: PolicySpec) -> None:
     version, features = str(info["codebase_version"]), info["features"]
     if not version.startswith("v3."):
         raise DemonstrationError(f"{folder} is a LeRobot data set of version {version[:20]}; must be {_VERSION}")
@@ -230,7 +230,7 @@ def _column(pa: Any, values: np.ndarray) -> Any:
     )
 
 
-def _statistics(values: np.ndarray) -> dict[str, Any]:
+def _statistics(values: np.ndarray) -> JsonDict:
     rows = values.reshape(len(values), -1).astype(np.float64)
     figures = {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": rows.mean(axis=0), "std": rows.std(axis=0)}
     return {name: figure.tolist() for name, figure in figures.items()} | {"count": [len(rows)]}

@@ -3,10 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rpl_runtime.errors import DemonstrationError
-from rpl_runtime.files import read, translated
+from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.tasks.task import Task
 from rpl_train.data.lerobot import import_lerobot, is_lerobot
 from rpl_train.data.logs import import_logs, is_log
@@ -68,7 +67,7 @@ def load_demonstrations(paths: Sequence[Path], task: Task, bundle: str | None = 
     return Demonstrations(trajectories, sources)
 
 
-def _played(path: Path) -> dict[str, Any]:
+def _played(path: Path) -> JsonDict:
     """How a folder of play was played; empty for other demonstrations."""
     record = path / PLAY_SETTINGS
     if not record.is_file():

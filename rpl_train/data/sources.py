@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from rpl_runtime.files import JsonDict
 from rpl_train.data.trajectory import Trajectory
 
 PLAY_SETTINGS = "play.json"  # of the demonstrator and its seed, in a folder of play
@@ -16,12 +17,12 @@ class Demonstrations(NamedTuple):
     """
 
     trajectories: list[Trajectory]
-    sources: list[dict[str, Any]]
+    sources: list[JsonDict]
 
 
-def merged(*lists: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+def merged(*lists: Iterable[JsonDict]) -> tuple[JsonDict, ...]:
     """The sources of several lists, each digest once."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonDict] = {}
     for source in chain(*lists):
         found.setdefault(source["digest"], source)
     return tuple(found.values())

@@ -1,18 +1,19 @@
 """Counts of what demonstrations hold, as numbers and as tables."""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
 from rpl_runtime.console import Console, count
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.data.sources import Demonstrations
 
 
 class Summary(NamedTuple):
-    sources: list[dict[str, Any]]
+    sources: list[JsonDict]
     episodes: int
     steps: int
     length: dict[str, float]  # [steps] shortest, median and longest episode

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -30,6 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import Bundle, standing_at, write_bundle
 from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
@@ -51,7 +52,7 @@ class ExportResult:
     parity: Parity
     replaced: str | None  # name and short digest of the bundle that was there before
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonDict:
         """The result, ready for JSON."""
         return {
             "path": str(self.bundle.path),
@@ -212,7 +213,7 @@ def _strip(message: Message) -> None:
                 _strip(child)
 
 
-def _facts(signature: _Signature, module: nn.Module, spec: PolicySpec) -> dict[str, Any]:
+def _facts(signature: _Signature, module: nn.Module, spec: PolicySpec) -> JsonDict:
     """Metadata that make a graph's file readable without its bundle."""
     return {
         "level": signature.level,

@@ -6,7 +6,6 @@ goal is another demonstration, from its beginning.
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.errors import ProtocolViolation
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, Played, Trial, content_of, episode_of, plan_trials
 from rpl_runtime.evaluation.results import Episode
+from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.messages import (
     Action,
@@ -39,7 +39,7 @@ from rpl_train.data.trajectory import Trajectory
 _SPEC = kitchen_spec("kitchen")
 
 
-def evaluate_nearest(demonstrations: Demonstrations, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate_nearest(demonstrations: Demonstrations, config: EvaluateConfig) -> JsonDict:
     """Run the episodes of an evaluation, each with its nearest demonstration. Returns the evaluation's content."""
     steps = config.of(KITCHEN).steps or 0
     with open_kitchen() as kitchen:

@@ -8,14 +8,14 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.results import bootstrap_interval, check_evaluation
-from rpl_runtime.files import staged
+from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
 from rpl_train.paper.methods import DISTILLED, METHODS, REFERENCE, Method
 from rpl_train.paper.reproduce import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
@@ -34,7 +34,7 @@ class Trial(_Frozen):
     goals: tuple[str, ...]  # letters
     seed: int
     curve: tuple[Point, ...]  # empty without fine-tuning
-    evaluation: dict[str, Any]  # as `rpl evaluate` writes it
+    evaluation: JsonDict  # as `rpl evaluate` writes it
 
 
 class Row(_Frozen):
@@ -127,7 +127,7 @@ def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -
     return known
 
 
-def write_distilled(evaluation: dict[str, Any] | None, folder: Path) -> None:
+def write_distilled(evaluation: JsonDict | None, folder: Path) -> None:
     """Write RESULTS/distilled.json from the evaluation of the distilled bundle.
 
     Raises:
@@ -149,7 +149,7 @@ def write_distilled(evaluation: dict[str, Any] | None, folder: Path) -> None:
     _write(content, folder / f"{DISTILLED.name}.json")
 
 
-def _write(content: dict[str, Any], path: Path) -> None:
+def _write(content: JsonDict, path: Path) -> None:
     with staged(path) as staging:
         staging.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -185,7 +185,7 @@ def _read(path: Path) -> Row:
     return row
 
 
-def method_facts(method: Method) -> dict[str, Any]:
+def method_facts(method: Method) -> JsonDict:
     """A row of `METHODS` as plain data."""
     facts = dict(vars(method))
     return facts | {name: facts[name] and facts[name]._asdict() for name in ("imitation", "published")}

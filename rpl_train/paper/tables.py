@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.box import SIMPLE
 from rich.markup import escape
@@ -61,7 +61,7 @@ class _Block(NamedTuple):
     columns: dict[str, Callable[[Row, Sequence[str]], Score]]  # by heading
 
 
-def methods_facts() -> list[dict[str, Any]]:
+def methods_facts() -> list[JsonDict]:
     """Every row as plain data."""
     return [method_facts(method) for method in _methods()]
 

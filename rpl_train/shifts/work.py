@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rpl_runtime.console import Console
 from rpl_runtime.errors import DemonstrationError, InvalidInput
-from rpl_runtime.files import translated
+from rpl_runtime.files import JsonDict, translated
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.tasks.task import Driver, Shift, ShiftGoal, ShiftWorker, Task, World
@@ -59,7 +59,7 @@ class ShiftsResult:
         left = [goal.alone for goals in self.shifts for goal in goals if goal.alone is not None]
         return float(np.mean(left)) if left else None
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonDict:
         """The result, ready for JSON."""
         return {
             "folder": str(self.folder),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput, require
+from rpl_runtime.tasks.scenery import Model
 
 mujoco = require("mujoco", "sim")
 
@@ -30,7 +31,7 @@ _ACTUATED_SLACK = 0.1, 0.05
 _PASSIVE_SLACK = 0.5, 0.1
 
 
-def bounds(model: Any, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def bounds(model: Model, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bounds (nq,) [rad, m]: each joint's range and a share of its slack, infinite without a range."""
     low, high = np.full(model.nq, -np.inf), np.full(model.nq, np.inf)
     for joint in map(int, np.flatnonzero(_has_range(model))):
@@ -39,7 +40,7 @@ def bounds(model: Any, share: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def separate(model: Any) -> frozenset[tuple[int, int]]:
+def separate(model: Model) -> frozenset[tuple[int, int]]:
     """The pairs of geoms, the lower first, that MuJoCo would test and that never touch within `bounds(model)`."""
     low, high = bounds(model)
     data = mujoco.MjData(model)
@@ -57,7 +58,7 @@ def separate(model: Any) -> frozenset[tuple[int, int]]:
     return frozenset(pairs)
 
 
-def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
+def leave_out(model: Model, pairs: frozenset[tuple[int, int]]) -> None:
     """Change the model's masks so that these pairs are not tested any more, and all other pairs are.
 
     Geoms with a contype that collide with the same geoms share one bit of the masks.
@@ -86,7 +87,7 @@ def leave_out(model: Any, pairs: frozenset[tuple[int, int]]) -> None:
         np.bitwise_or.at(of_body, model.geom_bodyid, of_geom)
 
 
-def _tested_pairs(model: Any) -> list[tuple[int, int]]:
+def _tested_pairs(model: Model) -> list[tuple[int, int]]:
     """The pairs of geoms that MuJoCo tests when they are near: not welded, not parent and child, not masked."""
     weld = model.body_weldid[model.geom_bodyid]
     parent = model.body_weldid[model.body_parentid[weld]]
@@ -96,16 +97,16 @@ def _tested_pairs(model: Any) -> list[tuple[int, int]]:
     return [(int(first), int(second)) for first, second in np.argwhere(np.triu(tested))]
 
 
-def _has_range(model: Any) -> np.ndarray:
+def _has_range(model: Model) -> np.ndarray:
     return (model.jnt_limited != 0) & np.isin(model.jnt_type, (_HINGE, _SLIDE))  # (njnt,)
 
 
-def _slack(model: Any, joint: int) -> float:
+def _slack(model: Model, joint: int) -> float:
     actuated = joint in model.actuator_trnid[model.actuator_trntype == _JOINT, 0]
     return (_ACTUATED_SLACK if actuated else _PASSIVE_SLACK)[int(model.jnt_type[joint] == _SLIDE)]
 
 
-def _levers(model: Any, geom: int) -> np.ndarray:
+def _levers(model: Model, geom: int) -> np.ndarray:
     """The largest motion (njnt,) of the geom's points for a unit of each joint [m/rad, m/m]; 0 if it moves none.
 
     This holds in every posture: the lever of a hinge is the length of the chain from it to the geom's farthest point.
@@ -126,7 +127,7 @@ def _levers(model: Any, geom: int) -> np.ndarray:
 
 
 def _apart(
-    model: Any,
+    model: Model,
     data: Any,
     pair: tuple[int, int],
     at: np.ndarray,

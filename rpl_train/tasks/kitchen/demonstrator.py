@@ -9,12 +9,12 @@ ranges.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rpl_runtime.errors import InvalidGoal, require
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, TARGET_HIGH, TARGET_LOW
+from rpl_runtime.tasks.scenery import Model
 from rpl_train.tasks.kitchen.skills import SKILLS, Skill, Work, progress, skill_for
 
 mujoco = require("mujoco", "sim")
@@ -85,7 +85,7 @@ class Demonstrator:
     first moves straight back. Smooth functions of distances blend between these moves.
     """
 
-    def __init__(self, model: Any, style: Style | None = None) -> None:
+    def __init__(self, model: Model, style: Style | None = None) -> None:
         self.style = style or Style()
         self._model = model
         self._data = mujoco.MjData(model)

@@ -6,7 +6,7 @@ environment's bookkeeping. It cannot be rendered. Evaluation and serving use the
 
 import contextlib
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from rpl_runtime.tasks.kitchen.simulator import (
     drawn_start,
     new_environment,
 )
+from rpl_runtime.tasks.scenery import Model
 from rpl_train.tasks.kitchen.contacts import bounds, leave_out, separate
 
 mujoco = require("mujoco", "sim")
@@ -69,7 +70,7 @@ class FastKitchen(Kitchen):
         mujoco.mj_forward(self._sufficient_model(), self.data)
         return self._observe()
 
-    def _sufficient_model(self) -> Any:
+    def _sufficient_model(self) -> Model:
         """The whole model if a joint is so far past its stop that pairs that were left out might touch."""
         physics, qpos = self._physics, self.data.qpos
         within = ((qpos >= physics.low) & (qpos <= physics.high)).all()
@@ -87,8 +88,8 @@ class FastKitchen(Kitchen):
 class _Physics(NamedTuple):
     """Shared by all fast kitchens, and read from the environment."""
 
-    model: Any  # without pairs that never touch
-    whole: Any  # with all pairs, for joints that are forced past their stops
+    model: Model  # without pairs that never touch
+    whole: Model  # with all pairs, for joints that are forced past their stops
     low: np.ndarray  # (30,) [rad, m] a step that starts within these bounds ends within the proven ones
     high: np.ndarray  # (30,)
     nominal_qpos: np.ndarray  # (30,) [rad, m]
@@ -128,6 +129,6 @@ def _physics() -> _Physics:
     )
 
 
-def _clip(values: np.ndarray, low: Any, high: Any) -> np.ndarray:
+def _clip(values: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """np.clip, without its overhead for few values."""
     return np.minimum(np.maximum(values, low), high)

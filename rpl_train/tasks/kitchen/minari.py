@@ -10,12 +10,12 @@ the same step. The sets that `rpl` writes hold the 30 positions, and the targets
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, require
-from rpl_runtime.files import read, translated
+from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.recording.hdf5 import numbers, opened_hdf5, text_attribute, within
 from rpl_runtime.recording.minari import EPISODES, METADATA
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, PERIOD, ROBOT_DIM, STATE_DIM, completed_in_order
@@ -89,7 +89,7 @@ def _named(name: str) -> Path:
     return folder / "data"
 
 
-def _check_environment(where: Path, metadata: dict[str, Any]) -> None:
+def _check_environment(where: Path, metadata: JsonDict) -> None:
     spec = json.loads(metadata.get("env_spec") or '{"id": "no environment", "kwargs": {}}')
     if metadata.get("data_format", "hdf5") != "hdf5":
         raise DemonstrationError(f"the Minari data set {where} is not in HDF5, the one format that can be read")
