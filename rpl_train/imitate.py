@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from rpl_runtime.errors import TrainingError
@@ -170,7 +170,7 @@ def _imitate_level(
     level: LevelName,
     progress: Progress,
 ) -> None:
-    def prepare() -> tuple[Any, Loss]:
+    def prepare() -> tuple[nn.Module, Loss]:
         pool = Pool(demonstrations, record.spec, config.pool)
         draw = pool.high_batch if level == "high" else pool.low_batch
         with torch.random.fork_rng():
@@ -188,7 +188,11 @@ def _imitate_level(
 
 
 def train_level(
-    level: LevelName, run: Path, config: DescentConfig, prepare: Callable[[], tuple[Any, Loss]], progress: Progress
+    level: LevelName,
+    run: Path,
+    config: DescentConfig,
+    prepare: Callable[[], tuple[nn.Module, Loss]],
+    progress: Progress,
 ) -> None:
     """Train a level into its run, or go on where an earlier call was interrupted.
 

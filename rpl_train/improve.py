@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.files import alone_in
@@ -136,7 +136,7 @@ def improve(
 def _improve_level(
     parts: Parts, record: RunRecord, run: Path, config: ImproveConfig, level: LevelName, progress: Progress
 ) -> None:
-    def prepare() -> tuple[Any, Loss]:
+    def prepare() -> tuple[nn.Module, Loss]:
         pool = Pool(list(itertools.chain(*parts)), record.spec, config.pool)
         draw: Callable[..., Sequence[np.ndarray]] = pool.high_batch if level == "high" else pool.low_batch
         module = build_level(level, record)

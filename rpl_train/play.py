@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import TypeVar, get_type_hints
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -223,7 +223,7 @@ def perform_all(
     run_jobs(jobs, config.executor, config.jobs, lambda job, result: finished(job.arguments[-1], result))
 
 
-def _changed(task: Task) -> dict[str, Any]:
+def _changed(task: Task) -> dict[str, object]:
     """The settings of the task's demonstrator that differ from those which another process loads with the task."""
     there = load_task(task.reference).demonstrator
     ours = [field.name for field in fields(task.demonstrator)]  # type: ignore[arg-type]  # it is a dataclass
@@ -240,7 +240,7 @@ _opened: dict[str, tuple[Task, World]] = {}  # at most one, of this worker proce
 def _perform_here(
     perform: Callable[[Task, World, PlayConfig, int], Result],
     reference: str,
-    changed: dict[str, Any],
+    changed: dict[str, object],
     config: PlayConfig,
     index: int,
 ) -> Result:

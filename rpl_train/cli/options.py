@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print all setti
 
 
 def chosen(
-    task: "Task", config: Path | None, texts: list[str] | None, given: Mapping[str, Any], show: bool
+    task: "Task", config: Path | None, texts: list[str] | None, given: Mapping[str, object], show: bool
 ) -> "Settings":
     """The settings of a command; prints them and exits if that is asked for."""
     from rpl_train.cli.settings import settings_of, shown

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.files import JsonDict
 from rpl_runtime.tasks.task import Task
 from rpl_train.distill import DistillConfig
 from rpl_train.export.parity import ParityConfig
@@ -48,7 +49,7 @@ class Settings:
     parity: ParityConfig = field(default_factory=ParityConfig)
 
     @property
-    def task_settings(self) -> dict[str, Any]:
+    def task_settings(self) -> JsonDict:
         """All of them as nested values, as a TOML file has them."""
         found = {each.name: asdict(getattr(self, each.name)) for each in fields(self) if getattr(self, each.name)}
         del found["finetune"]["goal"]
@@ -56,7 +57,7 @@ class Settings:
 
 
 def settings_of(
-    task: Task, file: Path | None = None, texts: Iterable[str] = (), given: Mapping[str, Any] | None = None
+    task: Task, file: Path | None = None, texts: Iterable[str] = (), given: Mapping[str, object] | None = None
 ) -> Settings:
     """The settings of a task's training.
 
@@ -77,7 +78,7 @@ def settings_of(
     return settings
 
 
-def changed(config: Config, path: list[str], value: Any, name: str) -> Config:
+def changed(config: Config, path: list[str], value: object, name: str) -> Config:
     """A configuration with one setting, at a path of fields, replaced.
 
     Raises:
@@ -109,7 +110,7 @@ def shown(settings: Settings) -> str:
     """Settings as TOML. A setting without a value, which the task decides, is a comment."""
     lines: list[str] = []
 
-    def table(values: Mapping[str, Any], name: str) -> None:
+    def table(values: Mapping[str, object], name: str) -> None:
         lines.extend(("", f"[{name}]"))
         for key, value in values.items():
             if not isinstance(value, dict) and not callable(value):
@@ -123,7 +124,7 @@ def shown(settings: Settings) -> str:
     return "\n".join(lines).strip()
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     match value:
         case bool():
             return str(value).lower()
@@ -135,7 +136,7 @@ def _toml(value: Any) -> str:
             return f'"{value}"'
 
 
-def _fitting(kind: Any, value: Any, name: str) -> Any:
+def _fitting(kind: Any, value: object, name: str) -> object:
     if isinstance(value, bool) and kind is not bool:
         raise InvalidInput(f"the setting {name} is {str(value).lower()}; must be {_named(kind)}")
     try:
@@ -145,11 +146,11 @@ def _fitting(kind: Any, value: Any, name: str) -> Any:
         raise InvalidInput(f"the setting {name} is {value!r}; must be {reason}") from error
 
 
-def _named(kind: Any) -> str:
+def _named(kind: object) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _pair(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InvalidInput(f"{text!r} is not a setting; must be NAME=VALUE, such as imitate.steps=6000")
@@ -159,16 +160,16 @@ def _pair(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, object]:
     try:
         return _flat(tomllib.loads(file.read_text()))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(f"{file} cannot be read as TOML: {error}") from error
 
 
-def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+def _flat(values: Mapping[str, object], place: str = "") -> dict[str, object]:
     """Nested values by dotted name."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in values.items():
         found |= _flat(value, f"{place}{name}.") if isinstance(value, Mapping) else {place + name: value}
     return found

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def _check(folder: Path, info: JsonDict, spec: PolicySpec) -> None:
         raise DemonstrationError(f"{folder} has {info['fps']} steps a second; must be {1 / spec.period_s:g}")
 
 
-def _rows(parquet: Any, paths: list[Path], columns: list[str] | None) -> dict[str, list[Any]]:
+def _rows(parquet: ModuleType, paths: list[Path], columns: list[str] | None) -> dict[str, list[Any]]:
     """The columns of several Parquet files, one after the other; all but those of statistics if none are named."""
     if not paths:
         raise ValueError("its Parquet files are not there")
@@ -222,7 +223,7 @@ def _write(task: Task, trajectories: Sequence[Trajectory], folder: Path, licence
     )
 
 
-def _column(pa: Any, values: np.ndarray) -> Any:
+def _column(pa: ModuleType, values: np.ndarray) -> Any:
     """One number a row, or one list of a fixed size; LeRobot keeps a vector of one number as a number."""
     flat = pa.array(values.ravel())
     return (
@@ -236,7 +237,7 @@ def _statistics(values: np.ndarray) -> JsonDict:
     return {name: figure.tolist() for name, figure in figures.items()} | {"count": [len(rows)]}
 
 
-def _write_tasks(pa: Any, parquet: Any, path: Path, tasks: list[str]) -> None:
+def _write_tasks(pa: ModuleType, parquet: ModuleType, path: Path, tasks: list[str]) -> None:
     """The tasks as LeRobot reads them: a data frame of pandas whose index is their text."""
     table = pa.table({"task_index": np.arange(len(tasks)), "task": tasks})
     described = [
