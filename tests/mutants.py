@@ -51,6 +51,8 @@ MODULES = {
     "rpl_runtime/relay/loop.py": ["tests/runtime/relay"],
     "rpl_runtime/safety/filter.py": ["tests/runtime/safety"],
     "rpl_runtime/wire/control.py": ["tests/runtime/wire"],
+    "rpl_runtime/wire/columns.py": ["tests/runtime/wire"],
+    "rpl_runtime/wire/packed.py": ["tests/runtime/wire"],
 }
 # Imported once, before the fork for each mutant: slow to import, and started by no thread of their own.
 HEAVY = ("numpy", "torch", "grpc", "onnxruntime", "mujoco", "pydantic", "hypothesis", "hypothesis.extra.numpy", "onnx")

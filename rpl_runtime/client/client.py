@@ -26,6 +26,7 @@ from rpl_runtime.policy.bundle import Bundle, store_files
 from rpl_runtime.relay import messages
 from rpl_runtime.relay.loop import TakeOver
 from rpl_runtime.wire import bundles as describe
+from rpl_runtime.wire import columns, levels
 from rpl_runtime.wire import control as codec
 
 _FETCH_TIMEOUT_S = 300.0
@@ -87,13 +88,15 @@ class Client(Connection):
 
     def plan(self, state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The high level once: state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n)."""
-        return codec.unpack_subgoals(
-            self._call("Plan", codec.pack_plan_request(state, goal, mask, noise)), batch=len(state)
+        return levels.unpack_subgoals(
+            self._call("Plan", levels.pack_plan_request(state, goal, mask, noise)), batch=len(state)
         )
 
     def act(self, state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The low level once: state, subgoal (B, n) and noise (B, low_noise) -> action (B, m)."""
-        return codec.unpack_actions(self._call("Act", codec.pack_act_request(state, subgoal, noise)), batch=len(state))
+        return levels.unpack_actions(
+            self._call("Act", levels.pack_act_request(state, subgoal, noise)), batch=len(state)
+        )
 
     def control(self) -> Control:
         """A stream on which robots run; a context manager."""
@@ -185,7 +188,7 @@ class Stream:
                     subgoals[row] = followed
             group = self._group = _Group(robots, np.array(handles, np.uint32), subgoals)
         seen = seen._replace(handles=group.handles)
-        return self._converse(codec.pack_columns(seen), lambda raw: self._batch(group, seen, raw), self._waits_s)
+        return self._converse(columns.pack_columns(seen), lambda raw: self._batch(group, seen, raw), self._waits_s)
 
     def _converse(self, request: bytes, read: Callable[[bytes], _T], plan_s: float) -> _T:
         """What is read from the reply to a message, which may wait for plans [s]; any fault closes the stream."""
@@ -232,7 +235,7 @@ class Stream:
             self._subgoals[robot] = action.subgoal
 
     def _batch(self, group: "_Group", seen: messages.Observations, raw: bytes) -> messages.ActionBatch:
-        actions, replies, times = codec.unpack_columns_reply(raw, seen.states.shape[1])
+        actions, replies, times = columns.unpack_columns_reply(raw, seen.states.shape[1])
         count, apart = len(group.robots), actions.apart
         answered = np.ones(count, dtype=bool)
         if len(apart) and apart.max() < count:

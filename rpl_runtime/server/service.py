@@ -24,7 +24,7 @@ from rpl_runtime.server.streams import Streams
 from rpl_runtime.server.transport import converse
 from rpl_runtime.server.turns import Turn, Workers
 from rpl_runtime.telemetry.observer import CallObserver
-from rpl_runtime.wire import bundles, control
+from rpl_runtime.wire import bundles, levels
 
 _INLINE_ROWS = 64  # a larger or slower batch of Plan or Act runs in a thread, so that no robot waits for it
 
@@ -84,7 +84,7 @@ class Service:
         async with self.admission.policy_call("Plan", context) as call:
             policy, spec = call.model.policy, call.model.bundle.spec
             with call.turn:
-                state, goal, mask, noise = control.unpack_plan_request(request, spec)
+                state, goal, mask, noise = levels.unpack_plan_request(request, spec)
                 call.turn.share.take_rows(len(state), len(request), time.monotonic())
                 if len(state) > policy.most_plans():
                     got, most = len(state), policy.most_plans()
@@ -99,14 +99,14 @@ class Service:
                 return policy.plan(state, goal, mask, noise)
 
             inline = len(state) <= _INLINE_ROWS and policy.plan_time_s() <= FAST_S
-            return control.pack_subgoals(await self._run(plan, inline, call.turn))
+            return levels.pack_subgoals(await self._run(plan, inline, call.turn))
 
     async def Act(self, request: bytes, context: Context) -> bytes:
         """The low level once."""
         async with self.admission.policy_call("Act", context) as call:
             policy, spec = call.model.policy, call.model.bundle.spec
             with call.turn:
-                state, subgoal, noise = control.unpack_act_request(request, spec)
+                state, subgoal, noise = levels.unpack_act_request(request, spec)
                 call.turn.share.take_rows(len(state), len(request), time.monotonic())
 
             def act() -> np.ndarray:
@@ -116,7 +116,7 @@ class Service:
                 _check_noise(noise)
                 return checked(policy.act(state, subgoal, noise), spec.action)
 
-            return control.pack_actions(await self._run(act, len(state) <= _INLINE_ROWS, call.turn))
+            return levels.pack_actions(await self._run(act, len(state) <= _INLINE_ROWS, call.turn))
 
     async def _run(self, level: Callable[[], np.ndarray], inline: bool, turn: Turn) -> np.ndarray:
         if not inline:

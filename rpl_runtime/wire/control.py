@@ -1,4 +1,4 @@
-"""Control, Plan and Act: messages to bytes and back, with numpy arrays in place of protobuf's vectors.
+"""Control: its messages to bytes and back, row by row, with numpy arrays in place of protobuf's vectors.
 
 Parsing checks the form of a message only: whether it is one of rpl.v1, and whether each row names its robot and its
 kind. The policy's spec checks the values. A fault in one row of Control comes back as an error in that row's place, so
@@ -6,23 +6,17 @@ that the other rows go on.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named, printable
-from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
+from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
-    Actions,
     Applied,
     Finish,
     Finished,
@@ -32,7 +26,6 @@ from rpl_runtime.relay.messages import (
     HandedBack,
     Noted,
     Observation,
-    Observations,
     Reply,
     Request,
     SetGoal,
@@ -42,6 +35,7 @@ from rpl_runtime.relay.messages import (
     TakenOver,
 )
 from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Origin, PlanRules, Source
+from rpl_runtime.wire.packed import TWINS, Message, packed, parse, vector
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
 MODEL_KEY = "rpl-model"  # metadata of a call: name of the model that must answer
@@ -52,9 +46,6 @@ MAX_ROWS = 256  # of a message of Control: it blocks the server for some millise
 MAX_ROBOT_NAME = 128  # [characters]
 MAX_ELEMENTS = 256  # of a goal
 _FALLBACKS = (None, *Fallback)  # in the order of their numbers on the wire
-
-_FLOATS, _COUNTS = np.dtype("<f4"), np.dtype("<u4")  # packed vectors on the wire
-Message = Any  # a twin of a message (see the end of this file); its class is made at import, so it has no static type
 
 
 def status_of(error: RelayError) -> grpc.StatusCode:
@@ -96,14 +87,14 @@ def unpack_rows(message: Message) -> list[tuple[str, Request | RelayError]]:
         try:
             if kind == "observation":
                 seen = row.observation
-                rows.append((robot, Observation(seen.step, _vector(seen.state), seen.observed_ns)))
+                rows.append((robot, Observation(seen.step, vector(seen.state), seen.observed_ns)))
             elif kind == "start":
                 rows.append((robot, _unpack_start(row.start)))
             elif kind == "set_goal":
-                rows.append((robot, SetGoal(_unpack_goal(row.set_goal.goal), _vector(row.set_goal.state))))
+                rows.append((robot, SetGoal(_unpack_goal(row.set_goal.goal), vector(row.set_goal.state))))
             elif kind == "applied":
                 applied = row.applied
-                rows.append((robot, Applied(applied.step, _vector(applied.state), _vector(applied.target))))
+                rows.append((robot, Applied(applied.step, vector(applied.state), vector(applied.target))))
             elif kind == "take_over":
                 rows.append((robot, TakeOver(row.take_over.by, row.take_over.why)))
             else:
@@ -129,14 +120,14 @@ def fill_rows(message: Message, rows: Sequence[tuple[str, Reply]]) -> None:
         match reply:
             case Action():  # filled in place: assembling a message from parts copies each part
                 action = row.action
-                action.target = _packed(reply.target)
+                action.target = packed(reply.target)
                 action.age = reply.age
                 action.valid_until_ns = reply.valid_until_ns
                 if reply.replanned:
                     action.replanned = True
-                    action.subgoal = _packed(reply.subgoal)
+                    action.subgoal = packed(reply.subgoal)
                 if reply.upcoming is not None:
-                    action.upcoming = _packed(reply.upcoming)
+                    action.upcoming = packed(reply.upcoming)
                 if reply.novelty is not None:
                     action.novelty = reply.novelty
                 if reply.override:
@@ -196,11 +187,11 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                 case Observation():
                     seen = row.observation
                     seen.step = request.step
-                    seen.state = _packed(request.state)
+                    seen.state = packed(request.state)
                     seen.observed_ns = request.observed_ns
                 case Start():
                     row.start.plan_lead = request.plan_lead
-                    row.start.state = _packed(request.state)
+                    row.start.state = packed(request.state)
                     _fill_goal(row.start.goal, request.goal)
                     if request.seed is not None:
                         row.start.seed = request.seed
@@ -208,9 +199,9 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                         point = row.start.resume
                         point.step, point.age, point.override = resume.step, resume.age, resume.override
                         point.lasts = resume.lasts
-                        point.subgoal = _packed(resume.subgoal)
+                        point.subgoal = packed(resume.subgoal)
                         if resume.upcoming is not None:
-                            point.upcoming = _packed(resume.upcoming)
+                            point.upcoming = packed(resume.upcoming)
                         if resume.hand is not None:
                             point.hand.by, point.hand.why = resume.hand
                             point.hand.SetInParent()
@@ -220,7 +211,7 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                         plans.wait, plans.deadline_s = rules.wait, rules.deadline_s or 0.0
                         plans.fallback = 0 if rules.fallback is None else _FALLBACKS.index(rules.fallback)
                 case SetGoal():
-                    row.set_goal.state = _packed(request.state)
+                    row.set_goal.state = packed(request.state)
                     _fill_goal(row.set_goal.goal, request.goal)
                 case TakeOver():
                     row.take_over.by, row.take_over.why = request
@@ -228,7 +219,7 @@ def pack_request(rows: Sequence[tuple[str, Request]]) -> bytes:
                 case Applied():
                     applied = row.applied
                     applied.step = request.step
-                    applied.state, applied.target = _packed(request.state), _packed(request.target)
+                    applied.state, applied.target = packed(request.state), packed(request.target)
                     applied.SetInParent()
                 case HandBack():
                     row.hand_back.SetInParent()
@@ -249,7 +240,7 @@ def pack_step(robot: str, seen: Observation) -> bytes:
     row = message.rows.add(robot=robot)
     fields = row.observation
     try:
-        fields.step, fields.state, fields.observed_ns = seen.step, _packed(seen.state), seen.observed_ns
+        fields.step, fields.state, fields.observed_ns = seen.step, packed(seen.state), seen.observed_ns
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"the request cannot be sent: {error}") from error
     return message.SerializeToString()
@@ -279,10 +270,10 @@ def unpack_reply(raw: bytes) -> list[tuple[str, Reply]]:
     message = parse("ControlReply", raw, ProtocolViolation)
     stages = message.times
     times = StageTimes(stages.decode_us, stages.plan_us, stages.act_us, stages.total_us)
-    return [(row.robot, _unpack_reply_row(row, times)) for row in message.rows]
+    return [(row.robot, unpack_reply_row(row, times)) for row in message.rows]
 
 
-def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
+def unpack_reply_row(row: Message, times: StageTimes) -> Reply:
     match row.WhichOneof("kind"):
         case "action":
             return _unpack_action(row.action, times, NOTHING)
@@ -312,12 +303,12 @@ def _unpack_reply_row(row: Message, times: StageTimes) -> Reply:
 def _unpack_action(action: Message, times: StageTimes, followed: np.ndarray) -> Action:
     replanned, upcoming = action.replanned, action.upcoming
     return Action(  # by names it takes twice as long
-        _vector(action.target).copy(),  # the robot's loop may change it
-        _vector(action.subgoal) if replanned else followed,
+        vector(action.target).copy(),  # the robot's loop may change it
+        vector(action.subgoal) if replanned else followed,
         action.age,
         replanned,
         action.valid_until_ns,
-        _vector(upcoming) if upcoming else None,
+        vector(upcoming) if upcoming else None,
         times,
         action.novelty if action.HasField("novelty") else None,
         _unpack_override(action.override, ProtocolViolation),
@@ -334,16 +325,16 @@ def _unpack_start(start: Message) -> Start:
         point = start.resume
         if point.step >= 2**31:  # a run from there could outgrow its field
             raise InvalidInput(f"a resume names step {point.step}; must be 1 to {2**31 - 1}")
-        upcoming = _vector(point.upcoming) if point.upcoming else None
+        upcoming = vector(point.upcoming) if point.upcoming else None
         override = _unpack_override(point.override, InvalidInput)
         hand = TakeOver(point.hand.by, point.hand.why) if point.HasField("hand") else None
-        resume = Resume(point.step, _vector(point.subgoal), point.age, upcoming, override, hand, point.lasts)
+        resume = Resume(point.step, vector(point.subgoal), point.age, upcoming, override, hand, point.lasts)
     goal = _unpack_goal(start.goal)
     if resume is not None and not isinstance(goal, ResolvedGoal):
         raise InvalidInput("a resume needs the resolved goal of its run, as Started returned it")
     rules = _unpack_rules(start.plans) if start.HasField("plans") else PlanRules()
     seed = start.seed if start.HasField("seed") else None
-    return Start(goal, _vector(start.state), seed, start.plan_lead, resume, rules)
+    return Start(goal, vector(start.state), seed, start.plan_lead, resume, rules)
 
 
 def _unpack_rules(rules: Message) -> PlanRules:
@@ -371,7 +362,7 @@ def _fill_goal(field: Message, goal: Goal) -> None:
         _fill_resolved(field.resolved, goal)
     elif isinstance(goal, np.ndarray):
         field.state.SetInParent()
-        field.state.values = _packed(goal)
+        field.state.values = packed(goal)
     else:
         field.elements.SetInParent()
         field.elements.names.extend(goal)
@@ -402,7 +393,7 @@ def _unpack_goal(goal: Message) -> Goal:
                 raise InvalidGoal(f"the goal names {len(names)} elements; must be 1 to {MAX_ELEMENTS}")
             return tuple(names)
         case "state":
-            return _vector(goal.state.values)
+            return vector(goal.state.values)
         case "resolved":
             return _unpack_resolved(goal.resolved)
         case _:
@@ -411,11 +402,11 @@ def _unpack_goal(goal: Message) -> Goal:
 
 def _fill_resolved(field: Message, goal: ResolvedGoal) -> None:
     field.SetInParent()
-    field.state, field.mask = _packed(goal.state), _packed(goal.mask)
+    field.state, field.mask = packed(goal.state), packed(goal.mask)
 
 
 def _unpack_resolved(goal: Message) -> ResolvedGoal:
-    return ResolvedGoal(_vector(goal.state), _vector(goal.mask))
+    return ResolvedGoal(vector(goal.state), vector(goal.mask))
 
 
 def _unpack_override(number: int, error: type[RelayError]) -> SubgoalOverride:
@@ -426,200 +417,3 @@ def _unpack_override(number: int, error: type[RelayError]) -> SubgoalOverride:
     except ValueError:
         known = ", ".join(f"{override.value} {override.name}" for override in SubgoalOverride)
         raise error(f"a subgoal override has the number {number}; must be one of {known}") from None
-
-
-# ---------------------------------------------------------------------------------------- steps in columns
-
-
-def pack_columns(seen: Observations) -> bytes:
-    """One message of a Control stream: a step of each of B robots."""
-    message = TWINS["ControlRequest"]()
-    columns = message.columns
-    columns.handles, columns.steps = _packed(seen.handles, _COUNTS), _packed(seen.steps, _COUNTS)
-    columns.states, columns.observed_ns = _packed(seen.states), seen.observed_ns
-    return message.SerializeToString()
-
-
-def unpack_columns(columns: Message, width: int) -> Observations:
-    """The steps (B,) with states (B, width) of a message, parsed: views of it.
-
-    Raises:
-        InvalidInput: the columns differ in length, or are too long.
-    """
-    handles, steps = _vector(columns.handles, _COUNTS), _vector(columns.steps, _COUNTS)
-    states, count = _vector(columns.states), len(handles)
-    if not 1 <= count <= MAX_ROWS or len(steps) != count or len(states) != count * width:
-        got = f"{count} handles, {len(steps)} steps and {len(states)} numbers of states"
-        raise InvalidInput(f"the columns have {got}; must be 1 to {MAX_ROWS}, as many, and {width} for each")
-    return Observations(handles, steps, states.reshape(count, width), columns.observed_ns)
-
-
-def fill_columns(message: Message, actions: Actions) -> None:
-    """Write actions into a reply."""
-    columns = message.columns
-    columns.targets, columns.ages = _packed(actions.targets), _packed(actions.ages, _COUNTS)
-    columns.subgoals, columns.apart = _packed(actions.subgoals), _packed(actions.apart, _COUNTS)
-    if len(actions.help):
-        columns.help = _packed(actions.help, _COUNTS)
-    if actions.novelty is not None:
-        columns.novelty = _packed(actions.novelty)
-    columns.valid_until_ns = actions.valid_until_ns
-
-
-def unpack_columns_reply(raw: bytes, width: int) -> tuple[Actions, list[Reply], StageTimes]:
-    """Actions with subgoals (K, width), the replies of the robots apart, and the server's times.
-
-    Raises:
-        ProtocolViolation: the bytes are not such a reply.
-    """
-    message = parse("ControlReply", raw, ProtocolViolation)
-    columns, times = message.columns, message.times
-    stages = StageTimes(times.decode_us, times.plan_us, times.act_us, times.total_us)
-    try:
-        ages = _vector(columns.ages, _COUNTS)
-        actions = Actions(
-            _vector(columns.targets)
-            .reshape(len(ages), -1 if len(ages) else 0)
-            .copy(),  # the robots' loop may change them
-            ages,
-            _vector(columns.subgoals).reshape(-1, width),
-            _vector(columns.novelty) if columns.novelty else None,
-            columns.valid_until_ns,
-            _vector(columns.apart, _COUNTS),
-            _vector(columns.help, _COUNTS),
-        )
-    except (InvalidInput, ValueError):
-        raise ProtocolViolation(f"the server answered with columns of {len(raw)} bytes that do not match") from None
-    return actions, [_unpack_reply_row(row, stages) for row in message.rows], stages
-
-
-# ------------------------------------------------------------------------------------------- Plan and Act
-
-
-def pack_plan_request(state: np.ndarray, goal: np.ndarray, mask: np.ndarray, noise: np.ndarray) -> bytes:
-    """state, goal, mask (B, n) and noise (B, high_noise)."""
-    vectors = {"state": _packed(state), "goal": _packed(goal), "mask": _packed(mask), "noise": _packed(noise)}
-    return TWINS["PlanRequest"](batch=len(state), **vectors).SerializeToString()
-
-
-def unpack_plan_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """state, goal, mask (B, n) and noise (B, high_noise).
-
-    Raises:
-        InvalidInput: the bytes are not a PlanRequest, or the size of a matrix does not match the policy.
-    """
-    request, n = parse("PlanRequest", raw, InvalidInput), spec.state.dim
-    state, goal, mask = (_matrix(request, name, n) for name in ("state", "goal", "mask"))
-    return state, goal, mask, _matrix(request, "noise", spec.high_noise)
-
-
-def pack_act_request(state: np.ndarray, subgoal: np.ndarray, noise: np.ndarray) -> bytes:
-    """state, subgoal (B, n) and noise (B, low_noise)."""
-    vectors = {"state": _packed(state), "subgoal": _packed(subgoal), "noise": _packed(noise)}
-    return TWINS["ActRequest"](batch=len(state), **vectors).SerializeToString()
-
-
-def unpack_act_request(raw: bytes, spec: PolicySpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """state, subgoal (B, n) and noise (B, low_noise).
-
-    Raises:
-        InvalidInput: the bytes are not an ActRequest, or the size of a matrix does not match the policy.
-    """
-    request, n = parse("ActRequest", raw, InvalidInput), spec.state.dim
-    return _matrix(request, "state", n), _matrix(request, "subgoal", n), _matrix(request, "noise", spec.low_noise)
-
-
-def pack_subgoals(subgoal: np.ndarray) -> bytes:
-    """The reply of Plan: subgoal (B, n)."""
-    return TWINS["PlanReply"](subgoal=_packed(subgoal)).SerializeToString()
-
-
-def unpack_subgoals(raw: bytes, batch: int) -> np.ndarray:
-    """Subgoal (B, n).
-
-    Raises:
-        ProtocolViolation: the bytes are not a PlanReply, or it does not have `batch` rows.
-    """
-    return _reply_rows(parse("PlanReply", raw, ProtocolViolation).subgoal, batch)
-
-
-def pack_actions(action: np.ndarray) -> bytes:
-    """The reply of Act: action (B, m)."""
-    return TWINS["ActReply"](action=_packed(action)).SerializeToString()
-
-
-def unpack_actions(raw: bytes, batch: int) -> np.ndarray:
-    """Action (B, m).
-
-    Raises:
-        ProtocolViolation: the bytes are not an ActReply, or it does not have `batch` rows.
-    """
-    return _reply_rows(parse("ActReply", raw, ProtocolViolation).action, batch)
-
-
-def _matrix(request: Message, name: str, width: int) -> np.ndarray:
-    values, batch = _vector(getattr(request, name)), request.batch
-    if batch < 1 or len(values) != batch * width:
-        got = f"the {name} has {len(values)} numbers for a batch of {batch}"
-        raise InvalidInput(f"{got}; must be {width} for each row, and at least one row")
-    return values.reshape(batch, width)
-
-
-def _reply_rows(raw: bytes, batch: int) -> np.ndarray:
-    values = _vector(raw)
-    if not len(values) or len(values) % batch:
-        raise ProtocolViolation(f"the server answered a batch of {batch} with {len(values)} numbers")
-    return values.reshape(batch, -1)
-
-
-# -------------------------------------------------------------------------------- vectors, and twins of the messages
-# Python reads a field `repeated float` one number at a time, which would cost several times the rest of a step. In a
-# message's twin, vectors are fields `bytes`, with the same bytes on the wire, and numpy reads them as they are.
-
-
-def _packed(values: np.ndarray, kind: np.dtype = _FLOATS) -> bytes:
-    """A vector, or a matrix row after row."""
-    return np.asarray(values, kind).tobytes()
-
-
-def _vector(raw: bytes, kind: np.dtype = _FLOATS) -> np.ndarray:
-    """The numbers of a packed vector, a read-only view of the message."""
-    if len(raw) % kind.itemsize:
-        raise InvalidInput(f"a vector has {len(raw)} bytes; must be {kind.itemsize} for each of its numbers")
-    return np.frombuffer(raw, kind)
-
-
-def parse(name: str, raw: bytes, error: type[RelayError]) -> Message:
-    """The twin of the message that bytes hold, whichever library wrote them."""
-    twin = TWINS[name]
-    try:
-        message = twin.FromString(raw)
-        # Protobuf also allows a vector number by number, or in several parts. A twin leaves those bytes unread, and
-        # the original reads them.
-        message.DiscardUnknownFields()
-        if message.ByteSize() != len(raw):
-            message = twin.FromString(getattr(pb, name).FromString(raw).SerializeToString())
-        return message
-    except DecodeError:
-        raise error(f"{len(raw)} bytes came that are not a {pb.DESCRIPTOR.package}.{name}") from None
-
-
-def _make_twins() -> dict[str, Message]:
-    package, original, file = "rpl.v1.packed", f".{pb.DESCRIPTOR.package}.", FileDescriptorProto()
-    pb.DESCRIPTOR.CopyToProto(file)
-    file.name, file.package = "rpl/v1/packed.proto", package
-    file.ClearField("service")
-    for field in (field for message in file.message_type for field in message.field):
-        if field.HasField("type_name"):
-            field.type_name = field.type_name.replace(original, f".{package}.")
-        if field.type in (field.TYPE_FLOAT, field.TYPE_FIXED32) and field.label == field.LABEL_REPEATED:
-            field.type, field.label = FieldDescriptorProto.TYPE_BYTES, FieldDescriptorProto.LABEL_OPTIONAL
-    pool = DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return {
-        message.name: GetMessageClass(pool.FindMessageTypeByName(f"{package}.{message.name}"))
-        for message in file.message_type
-    }
-
-
-TWINS = _make_twins()

@@ -21,18 +21,9 @@ from rpl_runtime.relay.loop import Run
 from rpl_runtime.relay.messages import NOTHING, Actions, Observation, Observations, StageTimes, valid_until_ns
 from rpl_runtime.relay.plans import Coming
 from rpl_runtime.relay.session import Answer, Answering, PlainSteps, Rows, Session
-from rpl_runtime.wire.control import (
-    TWINS,
-    Message,
-    fill_columns,
-    fill_rows,
-    pack_reply,
-    parse,
-    unpack_columns,
-    unpack_rows,
-)
-
-_FLOATS = np.dtype("<f4")
+from rpl_runtime.wire.columns import fill_columns, unpack_columns
+from rpl_runtime.wire.control import fill_rows, pack_reply, unpack_rows
+from rpl_runtime.wire.packed import FLOATS, TWINS, Message, parse
 
 
 class Later(NamedTuple):
@@ -56,7 +47,7 @@ class Conversation:
         self._count = count
         self._policy = policy
         self._spec = spec = policy.spec
-        self._state_bytes = spec.state.dim * _FLOATS.itemsize
+        self._state_bytes = spec.state.dim * FLOATS.itemsize
         self._modes = np.zeros((1, spec.high_noise), np.float32), np.zeros(spec.low_noise, np.float32)
         self._sampled: Run | None = None  # the run of the last message, if its next step needs noise
         self._group: _Group | None = None  # of the last message in columns
@@ -112,7 +103,7 @@ class Conversation:
             if subgoal is None or run.answered() or (asks and run.rules.wait):
                 return None  # the step needs an answer, or has one
             if asks:
-                self._due = robot, step, np.frombuffer(state_bytes, _FLOATS)
+                self._due = robot, step, np.frombuffer(state_bytes, FLOATS)
         else:
             replans = subgoal is None or (left <= 0 and run.upcoming is None)
             if not replans and (left <= 0 or left == run.lead):
@@ -120,7 +111,7 @@ class Conversation:
 
         low = policy.low
         state, followed, noise = low.inputs
-        state[0] = np.frombuffer(state_bytes, _FLOATS)
+        state[0] = np.frombuffer(state_bytes, FLOATS)
         if not spec.state.accepts(state):
             return None
         decoded_ns = planned_ns = perf_counter_ns()
@@ -152,7 +143,7 @@ class Conversation:
             run.follow(subgoal)
         run.step = step + 1
         session.heard_ns[robot] = received_ns
-        session.states[robot] = np.frombuffer(state_bytes, _FLOATS)
+        session.states[robot] = np.frombuffer(state_bytes, FLOATS)
         novelty = None if session.score is None else session.score(state)[0].item()
         if novelty is not None:
             session.novelty[robot] = novelty
@@ -160,12 +151,12 @@ class Conversation:
 
         reply = TWINS["ControlReply"]()
         action = reply.rows.add(robot=robot).action
-        action.target = low.output.astype(_FLOATS, copy=False).tobytes()
+        action.target = low.output.astype(FLOATS, copy=False).tobytes()
         action.age = age
         action.valid_until_ns = valid_until_ns(seen.observed_ns, session.period_ns)
         if replans:
             action.replanned = True
-            action.subgoal = followed.astype(_FLOATS, copy=False).tobytes()
+            action.subgoal = followed.astype(FLOATS, copy=False).tobytes()
         if novelty is not None:
             action.novelty = novelty
         if asks:

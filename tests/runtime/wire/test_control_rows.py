@@ -38,6 +38,7 @@ from rpl_runtime.relay.messages import (
 from rpl_runtime.relay.plans import Fallback, Origin, PlanRules, Source
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
+from rpl_runtime.wire import levels
 
 TIMES = StageTimes(1.0, 2.0, 3.0, 8.0)
 
@@ -194,10 +195,10 @@ def test_arbitrary_bytes_are_a_value_or_an_error_of_ours(raw: bytes) -> None:
     for unpack in (
         codec.unpack_request,
         codec.unpack_reply,
-        lambda raw: codec.unpack_plan_request(raw, spec),
-        lambda raw: codec.unpack_act_request(raw, spec),
-        lambda raw: codec.unpack_subgoals(raw, 1),
-        lambda raw: codec.unpack_actions(raw, 1),
+        lambda raw: levels.unpack_plan_request(raw, spec),
+        lambda raw: levels.unpack_act_request(raw, spec),
+        lambda raw: levels.unpack_subgoals(raw, 1),
+        lambda raw: levels.unpack_actions(raw, 1),
         describe.unpack_model,
         describe.unpack_chunk,
     ):
@@ -307,17 +308,17 @@ def test_matrices_come_out_as_they_went_in(batch: int, seed: int) -> None:
         return rng.normal(size=(batch, width)).astype(np.float32)
 
     plan, act = (matrix(5), matrix(5), matrix(5), matrix(3)), (matrix(5), matrix(5), matrix(2))
-    assert same(codec.unpack_plan_request(codec.pack_plan_request(*plan), spec), plan)
-    assert same(codec.unpack_act_request(codec.pack_act_request(*act), spec), act)
-    assert same(codec.unpack_subgoals(codec.pack_subgoals(plan[0]), batch), plan[0])
-    assert same(codec.unpack_actions(codec.pack_actions(act[2]), batch), act[2])
+    assert same(levels.unpack_plan_request(levels.pack_plan_request(*plan), spec), plan)
+    assert same(levels.unpack_act_request(levels.pack_act_request(*act), spec), act)
+    assert same(levels.unpack_subgoals(levels.pack_subgoals(plan[0]), batch), plan[0])
+    assert same(levels.unpack_actions(levels.pack_actions(act[2]), batch), act[2])
 
 
 @pytest.mark.parametrize("change", [{"batch": 0}, {"batch": 3}, {"state": [0.0] * 9}, {"noise": []}])
 def test_a_matrix_of_another_size_names_what_is_allowed(change: dict) -> None:
     sound = {"batch": 2, "state": [0.0] * 10, "subgoal": [0.0] * 10, "noise": [0.0] * 4}
     with pytest.raises(InvalidInput, match=r"for each row"):
-        codec.unpack_act_request(pb.ActRequest(**(sound | change)).SerializeToString(), policies.tiny_spec())
+        levels.unpack_act_request(pb.ActRequest(**(sound | change)).SerializeToString(), policies.tiny_spec())
 
 
 @pytest.mark.parametrize("make", [policies.tiny_spec, lambda: policies.kitchen_spec("kitchen", 30, 4, 9)])

@@ -29,6 +29,7 @@ from rpl_runtime.relay.messages import (
 )
 from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
+from rpl_runtime.wire.columns import pack_columns
 from rpl_runtime.wire.conversation import Conversation
 
 STALL = Stall(limit=1.5, rate=0.1, episodes=9)
@@ -117,7 +118,7 @@ class Both:
         handles = [numbers.get(robot, 999) for robot in robots]
         steps, states = [rows[robot][0] for robot in robots], [rows[robot][1] for robot in robots]
         seen = Observations(np.array(handles), np.array(steps), np.array(states), 1000)
-        raw = codec.pack_columns(seen)
+        raw = pack_columns(seen)
         found = pb.ControlReply.FromString(self.conversation.answer(raw, received_ns=7))
         self.conversation.prepare()
         assert self.counted[-1] == (len(robots), len(raw))
@@ -451,11 +452,11 @@ def test_columns_of_different_lengths_fail_as_a_whole(case: str, both: Both) -> 
     handles, steps, numbers = WRONG[case]
     seen = Observations(np.zeros(handles), np.zeros(steps), np.zeros(numbers), 0)
     with pytest.raises(InvalidInput, match="the columns have"):
-        both.conversation.answer(codec.pack_columns(seen), 7)
+        both.conversation.answer(pack_columns(seen), 7)
 
 
 def test_a_message_has_rows_or_columns(both: Both) -> None:
-    seen = codec.pack_columns(Observations(np.ones(1), np.zeros(1), STATE, 0))
+    seen = pack_columns(Observations(np.ones(1), np.zeros(1), STATE, 0))
     with pytest.raises(ProtocolViolation, match="rows and columns"):
         both.conversation.answer(sick() + seen, 7)
 
