@@ -26,7 +26,7 @@ from rpl_runtime.files import alone_in
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.provenance import command, commit, versions
-from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.tasks.task import Task
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.recordings import load_demonstrations

@@ -31,8 +31,8 @@ from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.pilot import OnHelp, Pilot
 from rpl_runtime.policy.bundle import load_bundle
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process

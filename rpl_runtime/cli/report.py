@@ -21,9 +21,9 @@ from rpl_runtime.loop.realtime import DriveResult
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import ModelInfo
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.tasks.task import Task
 
 

@@ -7,8 +7,8 @@ from rpl_runtime.client.client import Client
 from rpl_runtime.client.control import Control
 from rpl_runtime.client.on_robot import on_robot_control
 from rpl_runtime.client.reconnect import ReconnectConfig, lasting_control
-from rpl_runtime.relay.loop import Resume
 from rpl_runtime.relay.messages import Action, Started
+from rpl_runtime.relay.run_state import Resume
 
 __all__ = [
     "Access",

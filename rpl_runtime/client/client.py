@@ -24,7 +24,7 @@ from rpl_runtime.client.transport import Transport, open_call
 from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle, store_files
 from rpl_runtime.relay import messages
-from rpl_runtime.relay.loop import TakeOver
+from rpl_runtime.relay.run_state import TakeOver
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import columns, levels
 from rpl_runtime.wire import control as codec

@@ -12,8 +12,8 @@ import numpy as np
 from rpl_runtime.errors import InvalidGoal, InvalidInput, RelayError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay import messages
-from rpl_runtime.relay.loop import Resume, TakeOver
 from rpl_runtime.relay.plans import PlanRules
+from rpl_runtime.relay.run_state import Resume, TakeOver
 from rpl_runtime.wire.control import MAX_ROWS
 
 Rows = Sequence[tuple[str, messages.Request]]

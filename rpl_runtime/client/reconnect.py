@@ -28,7 +28,7 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.relay import messages
-from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
+from rpl_runtime.relay.run_state import Resume, SubgoalOverride, TakeOver
 
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.02  # [s] between the first two tries, doubled from one to the next

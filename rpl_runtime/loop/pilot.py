@@ -14,8 +14,8 @@ from rpl_runtime.errors import InvalidInput
 from rpl_runtime.factories import call_factory
 from rpl_runtime.loop.watchdog import Event
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import POLICY, TakeOver
 from rpl_runtime.relay.messages import NOTHING, Action, Applied, HandBack, Noted, Request
+from rpl_runtime.relay.run_state import POLICY, TakeOver
 
 ASKED = "the policy asks for help"
 DEVICES = ("gamepad", "spacemouse")  # factories of device.py

@@ -29,10 +29,10 @@ from rpl_runtime.loop.pilot import Helm, Pilot
 from rpl_runtime.loop.watchdog import Command, Event, Stop, Watchdog
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.process import AGAIN, interruptible
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, Noted, Request, Started
 from rpl_runtime.relay.plans import PlanRules
 from rpl_runtime.relay.run import RunConfig, RunResult, Step, run_result
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.robots import LiveRobot
 from rpl_runtime.safety.filter import reading_fault
 from rpl_runtime.wire.control import MAX_ROWS

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from rpl_runtime.errors import require
-from rpl_runtime.relay.loop import SubgoalOverride
+from rpl_runtime.relay.run_state import SubgoalOverride
 from rpl_runtime.tasks.scenery import OPACITY, OPERATOR, POLICY, Model, Poser, Poses, Scenery
 
 _WORLD, _GHOST = "world", "subgoal/"  # the frame of what stands still; how the frames of ghosts begin

@@ -26,9 +26,9 @@ from rpl_runtime.errors import InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, read, translated
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal, VectorSpec
 from rpl_runtime.recording.drawing import Drawing
-from rpl_runtime.relay.loop import POLICY, SubgoalOverride
 from rpl_runtime.relay.plans import Origin, Source
 from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run_state import POLICY, SubgoalOverride
 from rpl_runtime.tasks.scenery import Scenery
 
 _CHANNELS = {

@@ -18,9 +18,9 @@ from rpl_runtime.client.client import Control
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.recording.mcap import Log, LoggedStep
-from rpl_runtime.relay.loop import POLICY, Resume
 from rpl_runtime.relay.messages import NOTHING
 from rpl_runtime.relay.plans import PlanRules
+from rpl_runtime.relay.run_state import POLICY, Resume
 
 _RULES = PlanRules(wait=True)  # a slow high level plans again at the steps at which it did
 

@@ -8,8 +8,8 @@ import numpy as np
 from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.plans import Origin, PlanRules
+from rpl_runtime.relay.run_state import Resume, SubgoalOverride, TakeOver
 
 Goal = Sequence[str] | np.ndarray | ResolvedGoal  # element names, a whole goal state (n,), or a resolved goal
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from rpl_runtime.policy.spec import ResolvedGoal
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, Goal, Started
 from rpl_runtime.relay.plans import PlanRules
+from rpl_runtime.relay.run_state import POLICY
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.policy.spec import ResolvedGoal, VectorSpec
 from rpl_runtime.policy.stall import StallDetector
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Levels, RelayLoop, Steering, SubgoalOverride, TakeOver
+from rpl_runtime.relay.loop import Levels, RelayLoop
 from rpl_runtime.relay.messages import (
     Action,
     Applied,
@@ -42,6 +42,7 @@ from rpl_runtime.relay.messages import (
     valid_until_ns,
 )
 from rpl_runtime.relay.plans import Coming, Fallback, PlannerPort, PlanRules
+from rpl_runtime.relay.run_state import Steering, SubgoalOverride, TakeOver
 
 Rows = Sequence[tuple[str, Request | RelayError]]
 _T = TypeVar("_T")

@@ -7,8 +7,8 @@ of the server is logged as an error.
 import logging
 
 from rpl_runtime.errors import RelayError
-from rpl_runtime.relay.loop import TakeOver
 from rpl_runtime.relay.messages import Action, Finished, HandedBack, ModelInfo, Start, Started, TakenOver
+from rpl_runtime.relay.run_state import TakeOver
 from rpl_runtime.relay.session import Answer, Rows
 from rpl_runtime.telemetry.observer import CallObserver, Metadata
 

@@ -12,8 +12,8 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from rpl_runtime.errors import AddressInUse, InvalidInput, RelayError
-from rpl_runtime.relay.loop import SubgoalOverride
 from rpl_runtime.relay.messages import Action, ModelInfo, StageTimes
+from rpl_runtime.relay.run_state import SubgoalOverride
 from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.telemetry.observer import CallObserver
 

@@ -14,8 +14,8 @@ from time import time_ns
 from typing import TYPE_CHECKING
 
 from rpl_runtime.errors import InvalidInput, RelayError, require
-from rpl_runtime.relay.loop import SubgoalOverride
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Started
+from rpl_runtime.relay.run_state import SubgoalOverride
 from rpl_runtime.relay.session import Answer, PlainSteps, Rows
 from rpl_runtime.telemetry.observer import CallObserver, Metadata, Observer
 from rpl_runtime.wire import admin, control

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpl_runtime.recording.mcap import Log, LoggedStep, read_log
-from rpl_runtime.relay.loop import POLICY, SubgoalOverride
 from rpl_runtime.relay.messages import StageTimes
+from rpl_runtime.relay.run_state import POLICY, SubgoalOverride
 from rpl_runtime.view.gate import page_server
 from rpl_runtime.view.page import TRAIL, Page
 from rpl_runtime.wire.admin import RobotStatus

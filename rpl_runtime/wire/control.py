@@ -13,7 +13,6 @@ import numpy as np
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, error_named, printable
 from rpl_runtime.policy.spec import ResolvedGoal
-from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -35,6 +34,7 @@ from rpl_runtime.relay.messages import (
     TakenOver,
 )
 from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Origin, PlanRules, Source
+from rpl_runtime.relay.run_state import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.wire.packed import TWINS, Message, packed, parse, vector
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name

@@ -17,9 +17,9 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Run
 from rpl_runtime.relay.messages import NOTHING, Actions, Observation, Observations, StageTimes, valid_until_ns
 from rpl_runtime.relay.plans import Coming
+from rpl_runtime.relay.run_state import Run
 from rpl_runtime.relay.session import Answer, Answering, PlainSteps, Rows, Session
 from rpl_runtime.wire.columns import fill_columns, unpack_columns
 from rpl_runtime.wire.control import fill_rows, pack_reply, unpack_rows

@@ -18,7 +18,8 @@ import numpy as np
 from rpl_runtime.errors import ParityError
 from rpl_runtime.policy.graphs import CPU
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Decision, Levels, RelayLoop
+from rpl_runtime.relay.loop import Levels, RelayLoop
+from rpl_runtime.relay.run_state import Decision
 from rpl_runtime.tasks.task import Task
 from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_worlds, rollout
 

@@ -8,7 +8,7 @@ import pytest
 import drawers
 from demonstrations import drawer_demonstrations
 from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
-from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.relay.run_state import POLICY
 from rpl_train.augment import Pool
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory, digest

@@ -22,9 +22,9 @@ from rpl_runtime.loop.pilot import ASKED, Between, Helm, Holding, OnHelp, Pilot,
 from rpl_runtime.loop.realtime import DriveResult, drive
 from rpl_runtime.loop.watchdog import Event
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, Applied, HandBack, ModelInfo, Noted, Reply, valid_until_ns
 from rpl_runtime.relay.run import RunConfig, RunResult, Step
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.relay.session import Session
 from rpl_runtime.tasks.kitchen.elements import PERIOD, kitchen_spec
 

@@ -13,9 +13,9 @@ from mcap.reader import make_reader
 import policies
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
-from rpl_runtime.relay.loop import SubgoalOverride
 from rpl_runtime.relay.messages import Action
 from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run_state import SubgoalOverride
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
 from rpl_runtime.tasks.kitchen.scenery import scenery as kitchen
 from rpl_runtime.tasks.scenery import Scenery

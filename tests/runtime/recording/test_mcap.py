@@ -20,9 +20,9 @@ from faults import no_file_longer_than
 from rpl_runtime.errors import InvalidInput, RecordingError
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.recording.mcap import Event, LogHeader, LogWriter, read_log
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action, StageTimes
 from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run_state import POLICY
 
 SPEC = policies.tiny_spec()
 HEADER = LogHeader(robot="cart", seed=7, plan_lead=2, digest="d" * 64, spec=SPEC, command="test", commit="none")

@@ -19,7 +19,7 @@ from rpl_runtime.errors import InvalidInput, RobotLeased
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
-from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.wire import admin as admin_wire
 

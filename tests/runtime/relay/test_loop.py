@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 import policies
 from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, StepOutOfOrder
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
-from rpl_runtime.relay.loop import Decision, RelayLoop, Resume, Standing, SubgoalOverride
+from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.noise import NoiseSource, robot_key
+from rpl_runtime.relay.run_state import Decision, Resume, Standing, SubgoalOverride
 
 SPEC = policies.tiny_spec()
 N, M = SPEC.state.dim, SPEC.action.dim

@@ -13,7 +13,6 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Resume
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -28,6 +27,7 @@ from rpl_runtime.relay.messages import (
     Start,
     Started,
 )
+from rpl_runtime.relay.run_state import Resume
 from rpl_runtime.relay.session import Session
 from rpl_runtime.wire import control as codec
 

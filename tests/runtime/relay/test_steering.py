@@ -10,8 +10,9 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import RelayLoop, Steering, SubgoalOverride, TakeOver
+from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.messages import Action, Applied, HandBack, HandedBack, Observation, Request, Start, TakenOver
+from rpl_runtime.relay.run_state import Steering, SubgoalOverride, TakeOver
 from rpl_runtime.relay.session import Session
 
 SPEC = policies.tiny_spec()

@@ -10,7 +10,7 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, Robo
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import RelayLoop, Resume, SubgoalOverride, TakeOver
+from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -28,6 +28,7 @@ from rpl_runtime.relay.messages import (
     Started,
     TakenOver,
 )
+from rpl_runtime.relay.run_state import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.session import Session
 
 SPEC = policies.tiny_spec()

@@ -25,8 +25,9 @@ from rpl_runtime.errors import (
 )
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
-from rpl_runtime.relay.loop import RelayLoop, Resume, SubgoalOverride
+from rpl_runtime.relay.loop import RelayLoop
 from rpl_runtime.relay.messages import Action
+from rpl_runtime.relay.run_state import Resume, SubgoalOverride
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
 pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take

@@ -14,8 +14,8 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.view.log import view_log
 

@@ -14,7 +14,6 @@ import policies
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidGoal, InvalidInput, ProtocolViolation, RelayError, RobotLeased, StepOutOfOrder
 from rpl_runtime.policy.spec import ResolvedGoal
-from rpl_runtime.relay.loop import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     NOTHING,
     Action,
@@ -36,6 +35,7 @@ from rpl_runtime.relay.messages import (
     TakenOver,
 )
 from rpl_runtime.relay.plans import Fallback, Origin, PlanRules, Source
+from rpl_runtime.relay.run_state import Resume, SubgoalOverride, TakeOver
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire import levels

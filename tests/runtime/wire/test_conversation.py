@@ -16,7 +16,6 @@ from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.manifest import Stall
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.loop import Resume, Run, SubgoalOverride, TakeOver
 from rpl_runtime.relay.messages import (
     Applied,
     Finish,
@@ -27,6 +26,7 @@ from rpl_runtime.relay.messages import (
     SetGoal,
     Start,
 )
+from rpl_runtime.relay.run_state import Resume, Run, SubgoalOverride, TakeOver
 from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire.columns import pack_columns

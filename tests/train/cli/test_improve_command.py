@@ -11,9 +11,9 @@ from demonstrations import drawer_demonstrations
 from rpl_runtime.cli.app import main
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action
 from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run_state import POLICY
 from rpl_train.data.recordings import load_demonstrations
 from rpl_train.export.export import export
 from rpl_train.export.parity import ParityConfig

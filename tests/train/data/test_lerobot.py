@@ -11,7 +11,7 @@ import pytest
 import drawers
 from processes import rpl
 from rpl_runtime.errors import DemonstrationError, InvalidInput, MissingExtra
-from rpl_runtime.relay.loop import POLICY
+from rpl_runtime.relay.run_state import POLICY
 from rpl_train.data.lerobot import export_lerobot, import_lerobot
 from rpl_train.data.trajectory import Trajectory, digest, save_folder
 from rpl_train.tasks import load_task

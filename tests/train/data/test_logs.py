@@ -12,9 +12,9 @@ from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
-from rpl_runtime.relay.loop import POLICY
 from rpl_runtime.relay.messages import Action
 from rpl_runtime.relay.run import RunConfig, Step
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.server import serve_in_thread
 from rpl_train.data.logs import import_logs
