@@ -1,6 +1,7 @@
 """The operator's controls of one robot: a goal to tick, sliders to pin a subgoal, and sliders to lead it by hand."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,10 @@ class Controls:
         self, gui: "viser.GuiApi", spec: PolicySpec, rest: np.ndarray | None, act: Callable[[str, int], None]
     ) -> None:
         self._spec, self._rest = spec, np.zeros(spec.state.dim) if rest is None else rest
-        self._shares: dict[str, float] = {}  # element -> share of the way to its goal that somebody set
         self._turned: dict[int, float] = {}  # dimension of the target -> value that somebody set
         self._in_hand = ""  # the robot whose target the sliders of the hand show
+        self._shown: dict[str, int] = {}  # element -> value of its slider that the page, and not a viewer, set last
+        self._turn_to_show = threading.Lock()  # viewers act in threads of their own
         self._goal = b""  # mask of the goal that was shown; whoever ticks something changes that
         self._tabs = gui.add_tab_group()
         with self._tabs.add_tab("Goal"):
@@ -51,8 +53,7 @@ class Controls:
         with self._tabs.add_tab("Subgoal"):
             sliding = () if rest is None else spec.elements
             self._sliders = {name: gui.add_slider(name, 0, 100, 1, 0) for name in sliding}
-            for name, slider in self._sliders.items():
-                slider.on_update(functools.partial(self._slide, name))
+            self.settle()
             for name, hint in _SUBGOAL_ACTS.items():
                 self._button(gui, name, hint, act)
         with self._tabs.add_tab("Hand"):
@@ -79,7 +80,7 @@ class Controls:
     @property
     def changed(self) -> bool:
         """Whether a slider was moved."""
-        return bool(self._shares)
+        return bool(self._moved())
 
     def click(self, element: str) -> None:
         """Tick an element, or take its tick away."""
@@ -88,7 +89,7 @@ class Controls:
     def subgoal(self, planned: np.ndarray) -> np.ndarray:
         """A subgoal (n,) with the sliders' changes."""
         subgoal = planned.copy()
-        for name, share in self._shares.items():
+        for name, share in self._moved().items():
             element = self._spec.elements[name]
             dims = list(element.dims)
             subgoal[dims] = self._rest[dims] + share * (np.array(element.goal) - self._rest[dims])
@@ -121,27 +122,31 @@ class Controls:
                 tick.value = name in asked
         if robot.subgoal:
             subgoal = np.array(robot.subgoal, dtype=np.float32)
-            for name, slider in self._sliders.items():
-                if name not in self._shares:
-                    slider.value = round(100 * self._share(self._spec.elements[name], subgoal))
+            moved = self._moved()
+            with self._turn_to_show:
+                for name, slider in self._sliders.items():
+                    if name not in moved:
+                        self._shown[name] = round(100 * self._share(self._spec.elements[name], subgoal))
+                        slider.value = self._shown[name]
 
     def settle(self) -> None:
         """Forget the sliders' changes."""
-        self._shares = {}
+        self._shown = {name: slider.value for name, slider in self._sliders.items()}
 
     def let_go(self) -> None:
         """Show the target of the robot in hand again."""
         self._in_hand = ""
+
+    def _moved(self) -> dict[str, float]:
+        """Element -> share of the way to its goal, of each slider that somebody has moved."""
+        with self._turn_to_show:
+            return {name: one.value / 100 for name, one in self._sliders.items() if one.value != self._shown[name]}
 
     def _share(self, element: ElementSpec, state: np.ndarray) -> float:
         """The share of the way from rest to an element's goal at which a state (n,) is, from 0 to 1."""
         dims = list(element.dims)
         way = np.array(element.goal) - self._rest[dims]
         return float(np.clip((state[dims] - self._rest[dims]) @ way / max(way @ way, 1e-9), 0.0, 1.0))
-
-    def _slide(self, name: str, event: "viser.GuiEvent[viser.GuiSliderHandle]") -> None:
-        if event.client_id is not None:
-            self._shares[name] = event.target.value / 100
 
     def _turn(self, dim: int, act: Callable[[str, int], None], event: "viser.GuiEvent[viser.GuiSliderHandle]") -> None:
         if event.client_id is not None:

@@ -14,11 +14,11 @@ pytest.importorskip("viser", reason="needs the view extra")
 SPEC = tiny_spec()
 
 
-def asked_for(element: str) -> RobotStatus:
+def asked_for(element: str, subgoal: tuple[float, ...] = ()) -> RobotStatus:
     mask = np.zeros(SPEC.state.dim)
     mask[list(SPEC.elements[element].dims)] = 1
     times = StageTimes(1.0, 20.0, 30.0, 60.0)
-    return RobotStatus("cart", "tiny", "d" * 64, "ipv4:1", 1, 7, 3, (), 0.1, times, mask=tuple(mask.tolist()))
+    return RobotStatus("cart", "tiny", "d" * 64, "ipv4:1", 1, 7, 3, subgoal, 0.1, times, mask=tuple(mask.tolist()))
 
 
 def test_a_tick_stays_however_many_pictures_come_until_the_robot_has_another_goal() -> None:
@@ -31,3 +31,19 @@ def test_a_tick_stays_however_many_pictures_come_until_the_robot_has_another_goa
         assert controls.elements == ("door", "lamp")
         controls.follow(asked_for("dock"), None)
         assert controls.elements == ("dock",)
+
+
+def test_a_slider_stays_where_a_viewer_put_it_until_the_change_is_used() -> None:
+    closed, half_open = (0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.75, 0.0)
+    with page_server(0, "a page") as (server, _):
+        controls = Controls(server.gui, SPEC, np.zeros(SPEC.state.dim), lambda what, viewer: None)
+        controls.follow(asked_for("door", half_open), None)
+        assert not controls.changed
+        controls._sliders["door"].value = 100  # as a viewer's message does, before anybody hears of it
+        controls.follow(asked_for("door", closed), None)
+        assert controls.changed
+        assert controls.subgoal(np.array(closed))[3] == SPEC.elements["door"].goal[0]
+        controls.settle()
+        controls.follow(asked_for("door", closed), None)
+        assert not controls.changed
+        assert controls.subgoal(np.array(closed))[3] == 0.0
