@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+_USUAL = (".png", ".svg", ".pdf", ".jpg", ".mp4", ".mov", ".webp")  # of the many suffixes that can be written
 
 
 def picture_suffixes() -> list[str]:
@@ -46,7 +47,8 @@ def check_suffix(path: Path, suffixes: Collection[str]) -> None:
         InvalidInput: the path has another suffix.
     """
     if path.suffix.lower() not in suffixes:
-        raise InvalidInput(f"{path} has the suffix {path.suffix!r}; it must be one of {', '.join(suffixes)}")
+        usual = ", ".join(suffix for suffix in _USUAL if suffix in suffixes)
+        raise InvalidInput(f"{path} has the suffix {path.suffix!r}; must be one that can be written, such as {usual}")
 
 
 def draw_results(evaluation: JsonDict, path: Path) -> None:
