@@ -99,16 +99,18 @@ class Admin(Connection):
                 yield request
 
         call = self.channel.stream_stream(f"/{codec.SERVICE}/WatchRobots")(outgoing(), metadata=self.metadata)
-        request = codec.pack_request("WatchRobots")
+        request, due = codec.pack_request("WatchRobots"), time.monotonic()
         try:
             while True:
-                began = asked = time.monotonic()
+                asked = time.monotonic()
                 to_send.put(request)
                 with self.translated(self._timeout_s):
                     reply = codec.unpack_reply(codec.pb.ListRobotsReply, next(call))
                 asked = float("inf")
                 yield [codec.robot_status(robot) for robot in reply.robots]
-                time.sleep(max(0.0, every_s - (time.monotonic() - began)))
+                now = time.monotonic()
+                due = max(due + every_s, now)
+                time.sleep(due - now)
         finally:
             to_send.put(None)
             call.cancel()

@@ -1,8 +1,10 @@
 """What viewers see of the robots of a running server, and a goal that an operator sends."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +56,23 @@ def test_a_viewer_that_is_slow_to_ask_gets_the_latest_and_nothing_in_between(add
             control.step("a", step, STATES[step])
         assert [robot.step for robot in next(views)] == [12]
         views.close()
+
+
+def test_a_viewer_that_sleeps_too_long_makes_up_for_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    every_s, late_s, asked_s = 0.2, 0.05, list[float]()
+
+    def sleep(seconds: float) -> None:
+        asked_s.append(seconds)
+        time.sleep(seconds + late_s)
+
+    monkeypatch.setattr("rpl_runtime.client.admin.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    with Admin(address) as admin:
+        views = admin.watch(every_s)
+        for _ in range(5):
+            next(views)
+        views.close()
+    assert asked_s[0] <= every_s
+    assert max(asked_s[1:]) <= every_s - late_s
 
 
 def test_all_robots_are_seen_by_all_viewers(address: str) -> None:

@@ -1,6 +1,8 @@
 """The page of a server, in a real browser, where something is amiss. The policy is for a task that cannot be drawn."""
 
 import itertools
+import multiprocessing
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -168,6 +170,14 @@ def test_a_browser_that_draws_nothing_says_so(tiny_bundle: Bundle) -> None:
     ):
         browser.driver.get(page)
         browser.until_text("This browser cannot draw the robots: it has no WebGL 2, or it is switched off.")
+
+
+def test_a_page_gives_way_to_the_server_and_the_robots_of_its_machine(tiny_bundle: Bundle) -> None:
+    with serve_in_thread(tiny_bundle) as address, own_process(view_server, address, Access(), 0):
+        (page,) = multiprocessing.active_children()
+        threads = [int(thread) for thread in os.listdir(f"/proc/{page.pid}/task")]
+        assert len(threads) > 1
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
 
 
 def test_a_page_without_a_server_or_a_right_does_not_begin(tiny_bundle: Bundle, tmp_path: Path) -> None:
