@@ -26,6 +26,7 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.pilot import load_pilot
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.relay.run import RunConfig
 from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
@@ -64,16 +65,16 @@ def main(
 
     def measured(path: Path) -> JsonDict:
         old = load_bundle(path)
-        by_hand = record(old, work / "logs", episodes, episode_steps, pilot)
-        return {"by_hand": by_hand, "episodes": episodes} | measure(old, demos or [], work, seeds, steps, pairs)
+        record(old, work / "logs", episodes, episode_steps, pilot)
+        return {"episodes": episodes} | measure(old, demos or [], work, seeds, steps, pairs)
 
     content = obtained(bundle, saved, measured, output)
     show(content, as_json, shown(content))
 
 
-def record(bundle: Bundle, folder: Path, episodes: int, steps: int, reference: str = PILOT) -> float:
-    """Write the logs that are missing. Returns the share of the steps by hand, of those that were played now."""
-    task, pilot, hand, played = wide(), load_pilot(reference), 0, 0
+def record(bundle: Bundle, folder: Path, episodes: int, steps: int, reference: str = PILOT) -> None:
+    """Write the logs that are missing."""
+    task, pilot = wide(), load_pilot(reference)
     with (
         serve_in_process(bundle.path) as address,
         Client(address, access=Access()) as client,
@@ -90,21 +91,20 @@ def record(bundle: Bundle, folder: Path, episodes: int, steps: int, reference: s
             goal = compound_goal(PAPER_GOALS[number % len(PAPER_GOALS)])
             config = RunConfig(goal, steps, name, start_seed=number)
             with client.control() as control:
-                result = run(
+                run(
                     *(robot, control, config),
                     lambda step, writer=writer: writer.write_step(step, step.action.valid_until_ns),
                     pilot=pilot,
                 )
             writer.close(dropped=0)
             unfinished.rename(path)
-            hand += sum(author == pilot.name for author in result.authors)
-            played += len(result.authors)
-    return hand / max(1, played)
 
 
 def measure(bundle: Bundle, demos: Sequence[Path], work: Path, seeds: int, steps: int, pairs: int) -> JsonDict:
     """Improve the policy with each seed, and compare."""
     logs = load_demonstrations([work / "logs"], KITCHEN, bundle.digest)
+    authors = [author for trajectory in logs.trajectories for author in trajectory.authors]
+    by_hand = sum(author != POLICY for author in authors) / len(authors)
     taught = load_demonstrations(demos, KITCHEN)
     check_sources(bundle, taught)
     before, rows = evaluated(bundle.path, work / "old", pairs), []
@@ -118,7 +118,7 @@ def measure(bundle: Bundle, demos: Sequence[Path], work: Path, seeds: int, steps
         new = work / f"improved-{seed}"
         export(policy, spec, found.provenance, new, found.statistics, task=KITCHEN)
         rows.append({"seed": seed, "starts": compare(before, evaluated(new, folder, pairs))})
-    return {"bundle_digest": bundle.digest, "steps": steps, "rows": rows, **circumstances(PACKAGES)}
+    return {"bundle_digest": bundle.digest, "by_hand": by_hand, "steps": steps, "rows": rows, **circumstances(PACKAGES)}
 
 
 def evaluated(bundle: Path, folder: Path, episodes: int) -> list[Episode]:
