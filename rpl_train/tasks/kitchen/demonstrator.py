@@ -22,7 +22,9 @@ mujoco = require("mujoco", "sim")
 _ARM = slice(0, 7)
 _FINGERS = slice(7, 9)
 _OPEN = 0.04  # [m] a finger's position when the gripper is open
-_KETTLE_Z = 25
+_KETTLE_XY, _KETTLE_Z = slice(23, 25), 25
+_CLEAR = (-0.29, 0.25), (-0.15, 0.77)  # [m] lowest and highest x, y of a kettle on the stove, clear of the microwave
+_BESIDE, _BEFORE = 0.16, 0.11  # [m] from the gripper to the kettle's handle, within which a finger may be inside of it
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
@@ -110,11 +112,7 @@ class Demonstrator:
             view = self._view(here, work)
             move = self._move(here, view, work)
             opening = _smooth(view.distance, 0.02, 0.045)
-        self._place(here.qpos)
-        target = here.qpos[:ROBOT_DIM].copy()
-        target[_ARM] += _scaled(move / _REACHED + self._gravity() / _KP, MAX_TARGET_STEP)
-        target[_FINGERS] = _OPEN * opening
-        return np.clip(target, TARGET_LOW, TARGET_HIGH)
+        return self._target(here, move, _OPEN * opening)
 
     def finished(self, state: np.ndarray, work: Work) -> bool:
         """Whether a work is finished in a state (30,): done with a margin, and set down."""
@@ -125,6 +123,38 @@ class Demonstrator:
         else:
             done = ELEMENTS[work.element].distance(state) < skill.finished
         return bool(lowered and done)
+
+    def free(self, state: np.ndarray, holds: float, lower: bool) -> np.ndarray | None:
+        """The target (9,) [rad, m] that gets the gripper out of the kettle's handle; None: it is out, or holds it well.
+
+        A kettle that hangs on a finger goes wherever the arm goes, and off the stove. So it is first set down, and then
+        the gripper turns in line with the handle's opening and moves back through it. The fingers stay as they are:
+        one that opens would press on the kettle, and take it along.
+
+        Args:
+            holds: [m] distance from the right place within which the gripper holds the kettle well.
+            lower: whether it may set the kettle down; what does not sink leans on something.
+        """
+        here = self._look(np.asarray(state, dtype=np.float64))
+        distance = self._view(here, Work("kettle")).distance
+        self._place(here.qpos)
+        apart = self._data.site(SKILLS["kettle"].site).xpos - here.hand
+        pointing = here.rotation[:, 2]
+        gap = float(apart @ pointing)
+        if distance < holds or abs(gap) > _BEFORE or np.linalg.norm(apart - gap * pointing) > _BESIDE:
+            return None
+        if lower and here.qpos[_KETTLE_Z] > _STOVE + 0.025:
+            aside = np.clip(here.qpos[_KETTLE_XY], *_CLEAR) - here.qpos[_KETTLE_XY]
+            twist = np.array([*_capped(0.5 * aside, 0.02), -0.02, 0.0, 0.0, 0.0])
+        else:
+            yaw = 2 * np.arctan2(here.qpos[29], here.qpos[26])
+            along, through = np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.array([-np.sin(yaw), np.cos(yaw), 0.0])
+            through *= np.sign(through @ pointing)
+            turn = (pointing[0] * through[1] - pointing[1] * through[0]) / max(float(np.hypot(*pointing[:2])), 0.1)
+            velocity = np.clip(0.3 * float(apart @ along), -0.01, 0.01) * along - 0.025 * through
+            twist = np.array([*velocity, 0.0, 0.0, np.clip(0.3 * turn, -0.1, 0.1)])
+        move = self._limited(self._solve(here.qpos, here.jacobian, twist, np.zeros(7)))
+        return self._target(here, move, here.qpos[_FINGERS])
 
     def _move(self, here: _Here, view: _View, work: Work) -> np.ndarray:
         """Joint step (7,) [rad]: travel, go in, avoid the furniture, leave other elements; later ones override."""
@@ -195,6 +225,14 @@ class Demonstrator:
         freed = _smooth(here.width, 0.022, 0.032) * (1 - 0.5 * _smooth(off, 0.004, 0.015))
         centre = _capped(0.9 * obstacle.aside, 0.03) if off < 0.06 else np.zeros(3)
         return (1 - _smooth(obstacle.gap, 0.06, 0.09)) * (centre - 0.025 * freed * here.rotation[:, 2])
+
+    def _target(self, here: _Here, move: np.ndarray, fingers: np.ndarray | float) -> np.ndarray:
+        """The target (9,) [rad, m] of a joint step (7,) [rad] and the fingers' positions (2,) [m]."""
+        self._place(here.qpos)
+        target = here.qpos[:ROBOT_DIM].copy()
+        target[_ARM] += _scaled(move / _REACHED + self._gravity() / _KP, MAX_TARGET_STEP)
+        target[_FINGERS] = fingers
+        return np.clip(target, TARGET_LOW, TARGET_HIGH)
 
     def _look(self, qpos: np.ndarray) -> _Here:
         self._place(qpos)

@@ -17,7 +17,11 @@ from rpl_train.tasks.kitchen.skills import Work
 
 _NEARER = 0.02  # [rad, m] by which an element must come nearer to its goal to be progress
 _NOVEL, _NOVEL_STEPS = 2.0, 5  # a state this far from the training data, for so many steps, is an accident
-_TRY, _LEAVE, _BACK = 90, 10, 30  # [steps] without progress, of letting go, of leading back
+_TRY, _LEAVE, _BACK = 60, 10, 30  # [steps] without progress, of letting go, of leading back
+_SETTLED = 15  # [steps] without progress after which an element that is done, if barely, is left as it is
+_FREE, _LOWER = 40, 20  # [steps] of getting out of the kettle's handle at most, and of setting it down meanwhile
+_LIFTED = 1.655  # [m] the height of a kettle that is off the stove
+_HOLDS, _CARRIES = 0.03, 0.06  # [m] from the right place within which it holds the kettle well, and while it carries it
 
 
 def demonstrator() -> "KitchenPilot":
@@ -35,8 +39,8 @@ class KitchenPilot:
 
     It works on the elements of the goal that are not done, in the order of human demonstrators, and hands back when one
     is finished; when it takes over again in the same run, not before all are. The demonstrator has no memory, so it may
-    be caught where a policy has left things. After some time without progress it lets go, leads the element back for a
-    while, and tries the next one.
+    be caught where a policy has left things: it first gets out of the handle of a kettle that hangs on a finger. After
+    some time without progress it lets go, leads the element back for a while, and tries the next one.
 
     Args:
         stall: [steps] without progress after which it takes over by itself, as it does where the states are far from
@@ -57,6 +61,7 @@ class KitchenPilot:
         self._turns = 0  # times that it took over in this run
         self._work: Work | None = None
         self._until = 0  # step at which the next try begins
+        self._caught, self._freed = False, 0  # whether the kettle may hang on a finger; [steps] of getting out of it
 
     def takes_over(self, seen: Seen) -> str | None:
         self._look(seen)
@@ -72,19 +77,40 @@ class KitchenPilot:
         self._look(seen)
         if self._tries is None:
             self._tries, self._work, self._until, self._turns = self._all_tries(), None, seen.step, self._turns + 1
-        finished = self._work is not None and self._demonstrator.finished(seen.state, self._work)
-        back = self._work is not None and self._work.back
-        if not self._left or (finished and not back and self._turns == 1):
+        work = self._work
+        finished = work is not None and (self._demonstrator.finished(seen.state, work) or self._settled(seen))
+        forward = work is not None and not work.back
+        if not self._left or (finished and forward and self._turns == 1):
             self._tries = None
             return None
-        if finished and not back:
-            self._tries = self._all_tries()
+        if finished and forward:
+            self._tries = itertools.chain([(None, _LEAVE)], self._all_tries())
         if seen.step >= self._until or finished:
             self._work, steps = next(self._tries)
             self._until = seen.step + steps
-        elif self._progress == seen.step and not back:
+            self._caught, self._freed = True, 0
+        elif self._progress == seen.step and forward:
             self._until = seen.step + _TRY
-        return self._demonstrator.act(seen.state, self._work)
+        free = self._free(seen.state)
+        return self._demonstrator.act(seen.state, self._work) if free is None else free
+
+    def _settled(self, seen: Seen) -> bool:
+        """Whether the element in work is done, stands, and comes no nearer: a twisted kettle would take for ever."""
+        work = self._work
+        if work is None or work.back or work.element in self._left or _lifted(seen.state):
+            return False
+        return seen.step - self._progress >= _SETTLED
+
+    def _free(self, state: np.ndarray) -> np.ndarray | None:
+        """The target (9,) that gets out of the kettle's handle, at the start of a try and where the kettle hangs."""
+        target = None
+        if (self._caught or _lifted(state)) and self._freed < _FREE:
+            holds = _HOLDS if self._caught else _CARRIES
+            target = self._demonstrator.free(state, holds, lower=self._freed < _LOWER)
+        self._caught = target is not None
+        self._freed += self._caught
+        self._until += self._caught
+        return target
 
     def _all_tries(self) -> Iterator[tuple[Work | None, int]]:
         """What to do, one after the other, and for how many steps at most."""
@@ -104,6 +130,11 @@ class KitchenPilot:
             if distance < self._nearest.get(name, np.inf) - _NEARER:
                 self._nearest[name], self._progress = distance, seen.step
         self._left = [name for name in wanted(seen.goal) if not ELEMENTS[name].is_done(seen.state)]
+
+
+def _lifted(state: np.ndarray) -> bool:
+    """Whether the kettle is off the stove."""
+    return bool(state[25] > _LIFTED)
 
 
 def wanted(goal: ResolvedGoal) -> tuple[str, ...]:
