@@ -86,10 +86,8 @@ def test_it_takes_a_kettle_from_where_a_policy_got_stuck_with_it(where: str) -> 
         qpos[:9], qpos[23:30] = LEFT[where]
         state = kitchen.restore(qpos, seed=0)
         goal = SPEC.resolve(["kettle", *ALONE], state)
-        for step in range(100, 190):
-            target = pilot.target(Seen(step, state, goal, None, True, None, SPEC.action.bounds))
-            if target is None:
-                break
-            state = kitchen.step(target)
-        assert step < 189, f"it still works on a kettle that {where}"
+        seen = Seen(100, state, goal, None, True, None, SPEC.action.bounds)
+        while (target := pilot.target(seen)) is not None:
+            assert seen.step < 190, f"it still works on a kettle that {where}"
+            seen = seen._replace(step=seen.step + 1, state=kitchen.step(target))
         assert kitchen.done() == {"kettle"}
