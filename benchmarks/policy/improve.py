@@ -26,8 +26,8 @@ from rpl_runtime.loop.lockstep import run
 from rpl_runtime.loop.pilot import load_pilot
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
-from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
