@@ -18,6 +18,7 @@ from rpl_runtime.view.page import Page
 from rpl_runtime.wire.admin import RobotStatus
 
 EVERY_S = 0.04  # [s] between two pictures
+_FEW = 4  # robots; of more, every second picture is left out
 _AGAIN_S = 1.0  # [s] until a server that is gone is tried again
 
 
@@ -51,8 +52,9 @@ def view_server(on_ready: Callable[[str], None], address: str, access: Access | 
         on_ready(where)
         while True:
             try:
-                for robots in admin.watch(EVERY_S):
-                    page.show(robots, specs.of(robots), wanted=operator.hands.wanted)
+                for number, robots in enumerate(admin.watch(EVERY_S)):
+                    if number % 2 == 0 or len(robots) <= _FEW:
+                        page.show(robots, specs.of(robots), wanted=operator.hands.wanted)
                     operator.notice(robots)
                     operator.hands.steer(page.viewers, {robot.robot: specs[robot.digest] for robot in robots})
             except RelayError as error:

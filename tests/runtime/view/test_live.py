@@ -24,7 +24,10 @@ from rpl_runtime.errors import PermissionDenied, ProtocolViolation, ServerUnavai
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
+from rpl_runtime.view import live
 from rpl_runtime.view.live import view_server
+from rpl_runtime.view.page import Page
+from rpl_runtime.wire.admin import RobotStatus
 
 pytest.importorskip("viser", reason="needs the view extra")
 
@@ -178,6 +181,26 @@ def test_a_page_gives_way_to_the_server_and_the_robots_of_its_machine(tiny_bundl
         threads = [int(thread) for thread in os.listdir(f"/proc/{page.pid}/task")]
         assert len(threads) > 1
         assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
+
+
+def test_of_many_robots_every_second_picture_is_left_out(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+    with serve_in_thread(tiny_bundle) as address, Client(address) as client, client.control() as control:
+        for number in range(5):
+            control.start(f"cart-{number}", ["door"], STATE)
+        with Admin(address) as admin:
+            robots = admin.robots()
+
+        def watched(*_: object) -> Iterator[list[RobotStatus]]:
+            yield from [robots] * 10 + [robots[:4]] * 10
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(live, "give_way", lambda: None)  # this process goes on
+        monkeypatch.setattr(Admin, "watch", watched)
+        monkeypatch.setattr(Page, "show", lambda _, robots, *__, **___: shown.append(len(robots)))
+        with pytest.raises(KeyboardInterrupt):
+            view_server(lambda _: None, address, Access(), 0)
+    assert shown == [5] * 5 + [4] * 10
 
 
 def test_a_page_without_a_server_or_a_right_does_not_begin(tiny_bundle: Bundle, tmp_path: Path) -> None:
