@@ -36,7 +36,7 @@ from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.client import Access, Client
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.bundle import load_bundle
-from rpl_runtime.process import own_process
+from rpl_runtime.process import give_way, own_process
 from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.view.live import view_server
 
@@ -179,7 +179,7 @@ def watch(on_ready: Callable[[str], None], page: str, received: Any) -> None:
         waiting = set(range(len(received)))
         await asyncio.gather(*(view(number, waiting) for number in range(len(received))))
 
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    give_way()
     asyncio.run(crowd())
 
 

@@ -1,6 +1,5 @@
 """The page of a running server: it watches robots and acts on them by the admin service alone."""
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ import numpy as np
 from rpl_runtime.auth.client import Access
 from rpl_runtime.client.admin import Admin, Specs
 from rpl_runtime.errors import PermissionDenied, RelayError
+from rpl_runtime.process import give_way
 from rpl_runtime.view import controls
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.gate import page_server
@@ -19,7 +19,6 @@ from rpl_runtime.wire.admin import RobotStatus
 
 EVERY_S = 0.04  # [s] between two pictures
 _FEW = 4  # robots; of more, every second picture is left out
-_NICE = 10  # a page gives way to the server and the robots of its machine
 _AGAIN_S = 1.0  # [s] until a server that is gone is tried again
 
 
@@ -41,7 +40,7 @@ def view_server(on_ready: Callable[[str], None], address: str, access: Access | 
     with ExitStack() as stack:
         admin = stack.enter_context(Admin(address, access=access))
         admin.robots()  # raises here if there is no server, or no right to watch
-        os.nice(_NICE)
+        give_way()
         server, where = stack.enter_context(page_server(port, "Relay policy"))
         specs = Specs(address, access)
         refusal = _refusal(admin)

@@ -24,11 +24,13 @@ from rpl_runtime.errors import PermissionDenied, ProtocolViolation, ServerUnavai
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
+from rpl_runtime.view import live
 from rpl_runtime.view.live import view_server
 from rpl_runtime.view.page import Page
 from rpl_runtime.wire.admin import RobotStatus
 
 pytest.importorskip("viser", reason="needs the view extra")
+pytestmark = pytest.mark.alone  # a page gives way to all other processes, such as another test's
 
 STATE = np.zeros(5, dtype=np.float32)
 HOME_KEY = "\ue011"  # of the keyboard, as WebDriver writes it: the lowest value
@@ -177,8 +179,9 @@ def test_a_browser_that_draws_nothing_says_so(tiny_bundle: Bundle) -> None:
 def test_a_page_gives_way_to_the_server_and_the_robots_of_its_machine(tiny_bundle: Bundle) -> None:
     with serve_in_thread(tiny_bundle) as address, own_process(view_server, address, Access(), 0):
         (page,) = multiprocessing.active_children()
-        assert page.pid is not None
-        assert os.getpriority(os.PRIO_PROCESS, page.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+        threads = [int(thread) for thread in os.listdir(f"/proc/{page.pid}/task")]
+        assert len(threads) > 1
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}
 
 
 def test_of_many_robots_every_second_picture_is_left_out(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +196,7 @@ def test_of_many_robots_every_second_picture_is_left_out(tiny_bundle: Bundle, mo
             yield from [robots] * 10 + [robots[:4]] * 10
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(os, "nice", lambda _: 0)  # this process goes on
+        monkeypatch.setattr(live, "give_way", lambda: None)  # this process goes on
         monkeypatch.setattr(Admin, "watch", watched)
         monkeypatch.setattr(Page, "show", lambda _, robots, *__, **___: shown.append(len(robots)))
         with pytest.raises(KeyboardInterrupt):
