@@ -15,7 +15,7 @@ A batch depends on nothing but the generator that draws it. Each augmentation is
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,8 @@ class Pool:
         demonstrations = [each for each in demonstrations if each.subgoals is None]
         self.timeline = lay_out(demonstrations, spec, self.config.hold or 0)
         self.tuples = self.timeline.tuples(config.relabelling, self.config.low_window or 0, config.high_window)
-        self._nameable = ~np.any(self.timeline.begun & ~self.timeline.asked, axis=1)  # (E,) nothing is led back
+        # (E,) something is asked for, and nothing is led back
+        self._nameable = self.timeline.asked.any(1) & ~np.any(self.timeline.begun & ~self.timeline.asked, axis=1)
         self._dims = [np.array(element.dims) for element in spec.elements.values()]
         self._goals = [np.array(element.goal, dtype=np.float32) for element in spec.elements.values()]
         scale, commanded = np.maximum(self.timeline.states.std(0), STD_FLOOR), list(spec.commanded)
@@ -92,6 +93,11 @@ class Pool:
     def statistics(self) -> Statistics:
         """Of the states, for networks and manifest; not computed for every process that draws."""
         return state_statistics(self.timeline.states)
+
+    def count(self, level: Literal["high", "low"], among: slice) -> int:
+        """The number of a level's tuples of the demonstrations `among` all; the high level has none of short ones."""
+        first, end = (self.tuples.high if level == "high" else self.tuples.low).span(*self._steps(among))
+        return end - first
 
     def low_batch(self, rng: np.random.Generator, size: int, among: slice = slice(None)) -> LowBatch:
         """Draw `size` tuples for the low level, of the demonstrations `among` all."""

@@ -25,6 +25,7 @@ from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.files import alone_in
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.manifest import Provenance
+from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.provenance import command, commit, versions
 from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.tasks.task import Task
@@ -72,19 +73,34 @@ class Parts(NamedTuple):
     own: list[Trajectory]
 
 
-def split(trajectories: Sequence[Trajectory]) -> Parts:
-    """Split robots' runs where their author changes; demonstrations have none. A part of one step is left out."""
+def split(trajectories: Sequence[Trajectory], spec: PolicySpec) -> Parts:
+    """Split robots' runs where their author changes; demonstrations have none. A part of one step is left out.
+
+    A part that ends before the elements asked for are done is cut: nobody came to rest there. A hand went to them.
+    """
     parts = Parts([], [], [])
     for whole in trajectories:
         if not whole.authors:
             parts.demonstrations.append(whole)
             continue
         changes = [at for at, (one, other) in enumerate(itertools.pairwise(whole.authors), 1) if one != other]
+        done = bool(whole.elements) and set(whole.elements) <= spec.done(whole.states[-1])
         for first, end in itertools.pairwise([0, *changes, len(whole)]):
-            if end - first > 1:
-                cut = slice(first, end)
-                piece = replace(whole, states=whole.states[cut], targets=whole.targets[cut], authors=whole.authors[cut])
-                (parts.own if whole.authors[first] == POLICY else parts.hand).append(piece)
+            if end - first < 2:
+                continue
+            steps = slice(first, end)
+            piece = replace(
+                whole,
+                states=whole.states[steps],
+                targets=whole.targets[steps],
+                authors=whole.authors[steps],
+                cut=not (done and end == len(whole)),
+            )
+            if whole.authors[first] == POLICY:
+                parts.own.append(piece)
+            else:
+                goal = spec.resolve(whole.elements, piece.states[0]).state if whole.elements else None
+                parts.hand.append(replace(piece, goal=goal))
     return parts
 
 
@@ -105,10 +121,10 @@ def improve(
         InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
     """
-    parts = split([*demonstrations.trajectories, *logs.trajectories])
+    spec, old = base.record.spec, base.record.provenance
+    parts = split([*demonstrations.trajectories, *logs.trajectories], spec)
     if not (parts.demonstrations or parts.hand):
         raise DemonstrationError("the policy decided every step; needs demonstrations, or steps that a pilot decided")
-    spec, old = base.record.spec, base.record.provenance
     settings = config.settings() | {"task": task.reference or task.name, "improved": old.settings}
     settings |= {DEMONSTRATIONS: digest(demonstrations.trajectories), "logs": digest(logs.trajectories)}
     provenance = Provenance(
@@ -142,11 +158,11 @@ def _improve_level(
         module = build_level(level, record)
         load_weights(run / _START.format(level), module)
         module.to(config.device)
-        drawn = _drawn(parts, config)
-        own = drawn[-1][0] if parts.own else 0
+        drawn = _drawn(parts, config, lambda among: pool.count(level, among) > 0)
+        own = drawn["own"][0] if "own" in drawn else 0
 
         def loss(rng: np.random.Generator) -> Tensor:
-            batches = [draw(rng, count, among) for count, among in drawn]
+            batches = [draw(rng, count, among) for count, among in drawn.values()]
             batch = (np.concatenate(columns) for columns in zip(*batches, strict=True))
             likelihood = module.log_prob(*tensors(module, *batch))  # type: ignore[operator]
             others = likelihood[: len(likelihood) - own]
@@ -158,13 +174,16 @@ def _improve_level(
     train_level(level, run, config, prepare, progress)
 
 
-def _drawn(parts: Parts, config: ImproveConfig) -> list[tuple[int, slice]]:
-    """How many tuples of a batch are drawn from each part that there is, and which demonstrations those are."""
-    shares = (1 - config.hand - config.own, config.hand, config.own)
-    ends = np.cumsum([len(part) for part in parts]).tolist()
-    there = [(share, slice(end - len(part), end)) for share, part, end in zip(shares, parts, ends, strict=True) if part]
-    whole = sum(share for share, _ in there)
-    return [(max(1, round(config.batch * share / whole)), among) for share, among in there]
+def _drawn(parts: Parts, config: ImproveConfig, holds: Callable[[slice], bool]) -> dict[str, tuple[int, slice]]:
+    """How many tuples of a batch are drawn from each part that holds some, and which demonstrations those are."""
+    shares = {"demonstrations": 1 - config.hand - config.own, "hand": config.hand, "own": config.own}
+    there, end = dict[str, slice](), 0
+    for name, part in parts._asdict().items():
+        among = slice(end, end := end + len(part))
+        if part and holds(among):
+            there[name] = among
+    whole = sum(shares[name] for name in there)
+    return {name: (max(1, round(config.batch * shares[name] / whole)), among) for name, among in there.items()}
 
 
 def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Callable[[int, int], None]) -> list[Path]:

@@ -223,6 +223,15 @@ def test_a_goal_that_leads_back_is_given_as_a_whole_state():
     assert (there.goal == closing().goal).all()
 
 
+def test_what_reaches_nothing_that_has_a_name_is_given_as_a_whole_state():
+    """Named goals without a name would say that nothing is to be done where the robot moves."""
+    opened = drawer_demonstration(np.random.default_rng(0), opens=(0,))
+    half = Trajectory(opened.states[:7], opened.targets[:7], cut=True)
+    there = Pool([half], drawer_spec(), replace(PLAIN, named_goals=1.0)).high_batch(np.random.default_rng(0), 50)
+    assert (there.mask == [0, 1, 1]).all()
+    assert (there.goal == half.states[-1]).all()
+
+
 def test_what_is_done_before_is_named_half_of_the_time():
     opened = drawer_demonstration(np.random.default_rng(0), opens=(0,))
     states = opened.states + np.array([0, 0, 1], np.float32)  # the second drawer is open all the time

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import drawers
-from demonstrations import drawer_demonstrations
+from demonstrations import STEPS, drawer_demonstrations
 from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
 from rpl_runtime.relay.run_state import POLICY
 from rpl_train.augment import Pool
@@ -19,15 +19,19 @@ from rpl_train.runs import weights_digest
 from rpl_train.tasks.kitchen.play import KitchenPlay
 
 TASK, SMALL = drawers.TASK, NetworkConfig((8,), (8,))
+BOTH = tuple(TASK.spec.elements)
 CONFIG = ImproveConfig(steps=6, batch=20, jobs=1, checkpoint_every=2, report_every=1, pool=drawers.POOL)
 
 
-def runs(*authors: str, seed: int = 1) -> Demonstrations:
-    """Two runs with these authors, a letter for each step: p for the policy, h for a hand."""
+def runs(*authors: str, elements: tuple[str, ...] = ()) -> Demonstrations:
+    """Runs with these authors, a letter for each step: p for the policy, h for a hand. The first one opens both."""
     made = []
-    for each, whole in zip(authors, drawer_demonstrations(len(authors), seed).trajectories, strict=True):
+    for each, whole in zip(authors, drawer_demonstrations(len(authors), 1).trajectories, strict=True):
         by = tuple({"p": POLICY, "h": "gamepad"}[letter] for letter in each)
-        made.append(replace(whole, states=whole.states[: len(by)], targets=whole.targets[: len(by)], authors=by))
+        steps = slice(len(by))
+        made.append(
+            replace(whole, states=whole.states[steps], targets=whole.targets[steps], elements=elements, authors=by)
+        )
     return Demonstrations(made, [{"name": "logs", "digest": digest(made), "episodes": len(made), "steps": 0}])
 
 
@@ -38,13 +42,38 @@ def quiet(level: str, step: int, loss: float | None) -> None:
 def test_a_run_is_split_where_its_author_changes() -> None:
     [demonstration] = drawer_demonstrations(1).trajectories
     logs = runs("pppphhhhpph", "hhpp").trajectories
-    parts = split([demonstration, *logs])
+    parts = split([demonstration, *logs], TASK.spec)
     assert parts.demonstrations == [demonstration]
     assert [set(part.authors) for part in parts.hand] == [{"gamepad"}] * 2
     assert [len(part) for part in parts.hand] == [4, 2]  # the last step by hand stands alone
     assert [len(part) for part in parts.own] == [4, 2, 2]
     assert np.array_equal(parts.hand[0].states, logs[0].states[4:8])
     assert np.array_equal(parts.own[1].targets, logs[0].targets[8:10])
+
+
+def test_only_what_ends_with_the_goal_reached_comes_to_rest() -> None:
+    """Where an author changes the robot is in the middle of something: no steps in which it rests may follow."""
+    for last, done in ((STEPS, True), (14, False)):
+        [run] = runs("p" * 10 + "h" * (last - 10), elements=BOTH).trajectories
+        assert (set(BOTH) <= TASK.spec.done(run.states[-1])) is done
+        parts = split([run], TASK.spec)
+        assert [part.cut for part in (*parts.own, *parts.hand)] == [True, not done]
+
+
+def test_a_hand_went_to_what_was_asked_for_and_the_policy_to_where_it_came() -> None:
+    [run] = runs("ppppphhhhh", elements=BOTH).trajectories
+    parts = split([run], TASK.spec)
+    assert np.array_equal(parts.hand[0].goal, TASK.spec.resolve(BOTH, run.states[5]).state)
+    assert parts.own[0].goal is None
+
+
+def test_hands_too_short_for_the_high_level_teach_the_low_one_alone(tmp_path) -> None:
+    base = drawers.imitated(tmp_path / "base", 2, SMALL)
+    pool = Pool(split(runs("pph" + "h").trajectories, TASK.spec).hand, TASK.spec, drawers.POOL)
+    assert pool.count("high", slice(None)) == 0 < pool.count("low", slice(None))
+    taught = drawer_demonstrations(4)
+    better = improve(TASK, base, "b" * 64, taught, runs("pph" + "h"), tmp_path / "run", CONFIG, quiet)
+    assert weights_digest(better.policy) != weights_digest(base.policy)
 
 
 @pytest.mark.parametrize("level", ["low", "high"])
@@ -91,7 +120,7 @@ def test_what_a_hand_did_where_the_policy_failed_is_learned(tmp_path) -> None:
     shown = runs("p" * 12 + "h" * 12, "p" * 12 + "h" * 12)
     config = replace(CONFIG, steps=300, batch=64, learning_rate=1e-3, checkpoint_every=1000)
     better = improve(TASK, base, "b" * 64, opens_first, shown, tmp_path / "run", config, quiet)
-    by_hand = split(shown.trajectories).hand[0]
+    by_hand = split(shown.trajectories, TASK.spec).hand[0]
     states, goals = by_hand.states[:-4], by_hand.states[4:]
     noise = np.zeros((len(states), 1), np.float32)
     old, new = (abs(each.policy.act(states, goals, noise) - by_hand.targets[:-4]).mean() for each in (base, better))
