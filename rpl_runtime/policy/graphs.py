@@ -89,13 +89,15 @@ class OnnxPolicy:
 
     def most_plans(self) -> int:
         """Rows that the high level may be given at once: as many as it can plan in PLANS_S, and at least one."""
-        return max(1, int(PLANS_S / max(self.plan_time_s(), 1e-6)))  # a clock may stand still meanwhile
+        most = max(1, int(PLANS_S / max(self.plan_time_s(), 1e-6)))  # a clock may stand still meanwhile
+        return 1 << most.bit_length() - 1  # so that no rows are added to them
 
     def warm_up(self, request_bytes: int = 0) -> None:
         """Run both levels once, so that the first robot pays for no lazy initialisation and meets no broken graph.
 
         Args:
-            request_bytes: as many rows as fit into so many bytes, at least one; of the high level at most `most_plans`.
+            request_bytes: with each number of rows that `Graph.run` gives them for as many as fit into so many bytes,
+                at least one; the high level with at most `most_plans`.
 
         Raises:
             BundleError: a level fails, or its output is not finite.
@@ -103,13 +105,15 @@ class OnnxPolicy:
         spec = self.spec
         high, low = self._example(1)
         plans, acts = (max(1, request_bytes // sum(row.nbytes for row in rows)) for rows in (high, low))
+        plans = min(plans, self.most_plans()) if plans > 1 else 1
+        answers: list[tuple[str, np.ndarray]] = []
         try:
-            rows = min(plans, self.most_plans()) if plans > 1 else 1
-            plan = np.empty(0) if self.high is None else self.plan(*self._example(rows)[0])
-            action = self.act(*self._example(acts)[1])
+            if self.high is not None:
+                answers += [("high", self.plan(*self._example(rows)[0])) for rows in _numbers_up_to(plans)]
+            answers += [("low", self.act(*self._example(rows)[1])) for rows in _numbers_up_to(acts)]
         except Exception as error:  # onnxruntime's exceptions share no base class but this one
             raise BundleError(f"the policy {spec.name} fails when it is run: {error}") from error
-        for level, answer in (("high", plan), ("low", action)):
+        for level, answer in answers:
             if not np.isfinite(answer).all():
                 raise BundleError(f"the {level} level of {spec.name} answers with a number that is not finite")
 
@@ -122,6 +126,16 @@ class OnnxPolicy:
         levels = (state, goal.state, goal.mask, noises[0]), (state, state, noises[1])
         high, low = ([np.tile(row, (rows, 1)) for row in inputs] for inputs in levels)
         return high, low
+
+
+def _number_for(rows: int) -> int:
+    """The number of rows with which a graph runs that is given so many: the next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _numbers_up_to(rows: int) -> list[int]:
+    """All of these numbers, up to that for so many rows."""
+    return [1 << power for power in range(_number_for(rows).bit_length())]
 
 
 def _fastest_s(run: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -155,9 +169,14 @@ class Graph(threading.local):
         self._binding.bind_output(output, "cpu", 0, np.float32, shape, address)
 
     def run(self, *batches: np.ndarray) -> np.ndarray:
-        """The output (B, dim) for the inputs (B, dim), in their order."""
-        if len(batches[0]) != 1:
-            return self._session.run(self._outputs, dict(zip(self._names, batches, strict=True)))[0]  # type: ignore[return-value]
+        """The output (B, dim) for the inputs (B, dim), in their order.
+
+        The last row is repeated up to a number of rows that was tried (trial.py). What another costs, nobody knows.
+        """
+        if (rows := len(batches[0])) != 1:
+            if more := _number_for(rows) - rows:
+                batches = tuple(np.concatenate([batch, np.repeat(batch[-1:], more, axis=0)]) for batch in batches)
+            return self._session.run(self._outputs, dict(zip(self._names, batches, strict=True)))[0][:rows]  # type: ignore[index, return-value]
         for row, batch in zip(self.inputs, batches, strict=True):
             row[:] = batch
         self.run_one()

@@ -1,15 +1,13 @@
 """The operators that a bundle's graphs must keep to, checked in their bytes before anything runs them.
 
 A graph is a program. Here every node runs once in each call, on arrays whose sizes follow from constants and from the
-number of rows, and never fall as rows are added. So one run with a single row and one with as many rows as a request
-holds show what serving costs, whatever the states. Loops, branches, functions, other domains, random numbers and files
-beside the graph are refused.
+number of rows. So one run with each number of rows that a server may give it (graphs.py) shows what serving costs,
+whatever the states. Loops, branches, functions, other domains, random numbers and files beside the graph are refused.
 
 The bytes are read as protobuf's wire format with the field numbers of onnx.proto3; the `onnx` package is for training.
 """
 
 from collections.abc import Iterator
-from enum import IntEnum
 
 from rpl_runtime.errors import BundleError
 
@@ -23,32 +21,13 @@ _PLAIN = """
     RMSNormalization RNN Reciprocal Relu Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Softmax
     Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Transpose Trilu Where Xor
 """
-# Operators with inputs whose values decide the output's size. These may hold the number of rows, ...
-_SIZED_BY_ROWS = "ConstantOfShape Expand Reshape"
-# ... and these must be constants.
+# Operators with inputs whose values decide the output's size, which no state may.
 _SIZED = """
-    OneHot Pad Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-    ReduceSumSquare Slice Split Squeeze Tile TopK Unsqueeze
+    ConstantOfShape Expand OneHot Pad Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Slice Split Squeeze Tile TopK Unsqueeze
 """
 _FIRST_SIZING = {"ConstantOfShape": 0, "Range": 0}  # operator -> the first such input; the second of all others
-# These only pick, order or retype numbers, so that the number of rows stays what it is.
-_CARRYING = "Cast Concat Gather Identity Reshape Slice Squeeze Unsqueeze"
-
-
-class _From(IntEnum):
-    """Where a value comes from."""
-
-    CONSTANTS = 0
-    ROWS = 1  # the number of rows, or constants
-    DATA = 2
-
-
-# Operator -> where the values that decide its output's size may come from.
-_SIZING = (
-    dict.fromkeys(_PLAIN.split(), _From.DATA)
-    | dict.fromkeys(_SIZED_BY_ROWS.split(), _From.ROWS)
-    | dict.fromkeys(_SIZED.split(), _From.CONSTANTS)
-)
+_PLAIN_OPERATORS, _SIZED_OPERATORS = set(_PLAIN.split()), set(_SIZED.split())
 
 
 def check_operators(graph: bytes, where: str) -> None:
@@ -74,7 +53,7 @@ class _Refused(Exception):
 
 def _check_model(model: memoryview) -> None:
     nodes: list[memoryview] = []
-    come: dict[bytes, _From] = {}
+    known: dict[bytes, bool] = {}  # whether a value is the same whatever the states
     for field, content in _fields(model):
         if field in (20, 25):
             raise _Refused("training steps" if field == 20 else "functions")
@@ -85,35 +64,30 @@ def _check_model(model: memoryview) -> None:
                 nodes.append(value)
             elif part == 5:
                 _check_tensor(value)
-                come[_text(value, 8)] = _From.CONSTANTS
+                known[_text(value, 8)] = True
             elif part == 15:
                 raise _Refused("sparse weights")
     for node in nodes:
-        _check_node(node, come)
+        _check_node(node, known)
 
 
-def _check_node(node: memoryview, come: dict[bytes, _From]) -> None:
-    """Check a node, and note where its outputs come from. A name that was not seen before counts as data."""
-    name, inputs, outputs = _text(node, 4), list[_From](), list[bytes]()
+def _check_node(node: memoryview, known: dict[bytes, bool]) -> None:
+    """Check a node, and note whether its outputs are known without the states. A name that was not seen is not."""
+    name, inputs, outputs = _text(node, 4), list[bool](), list[bytes]()
     for field, value in _fields(node):
         if field == 1:
-            inputs.append(come.get(bytes(value), _From.DATA) if value else _From.CONSTANTS)
+            inputs.append(not value or known.get(bytes(value), False))
         elif field == 2:
             outputs.append(bytes(value))
         elif field == 5:
             _check_attribute(value, name)
     operator = name.decode(errors="replace")
-    if _text(node, 7) not in (b"", b"ai.onnx") or operator not in _SIZING:
+    if _text(node, 7) not in (b"", b"ai.onnx") or operator not in _PLAIN_OPERATORS | _SIZED_OPERATORS:
         raise _Refused(f"the operator {_shown(name)}")
-    if any(source > _SIZING[operator] for source in inputs[_FIRST_SIZING.get(operator, 1) :]):
+    if operator in _SIZED_OPERATORS and not all(inputs[_FIRST_SIZING.get(operator, 1) :]):
         raise _Refused(f"a node {operator} whose output's size depends on its data")
-    found = max(inputs, default=_From.CONSTANTS)
-    if operator in ("Shape", "Size"):
-        found = _From.ROWS
-    elif found is _From.ROWS and operator not in _CARRYING.split():
-        found = _From.DATA  # of arithmetic with the number of rows, which may fall as rows are added
-    for output in outputs:
-        come[output] = max(found, come.get(output, found))
+    found = operator in ("Shape", "Size") or all(inputs)
+    known.update({output: found and known.get(output, True) for output in outputs})
 
 
 def _check_attribute(attribute: memoryview, operator: bytes) -> None:

@@ -1,9 +1,9 @@
 """A bundle's graphs are tried in a process of their own before this one opens them.
 
-The graphs of a stranger are programs. The trial loads them, checks them against the manifest, and runs them with one
-row and with as many rows as a request holds, within limits of memory and processor time. A slow high level is tried
-with fewer rows. `operators.py` holds the
-graphs to operators whose cost depends on nothing else, so a graph that passes costs no more while it serves.
+The graphs of a stranger are programs. The trial loads them, checks them against the manifest, and runs them with each
+number of rows that they are given while they serve, 1, 2, 4, up to as many as a request holds, within limits of memory
+and processor time. A slow high level is tried with fewer rows. `operators.py` holds the graphs to operators whose cost
+depends on nothing else, so a graph that passes costs no more while it serves.
 """
 
 import ctypes
