@@ -35,7 +35,7 @@ from rpl_runtime.relay.messages import (
 )
 from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Origin, PlanRules, Source
 from rpl_runtime.relay.run_state import Resume, SubgoalOverride, TakeOver
-from rpl_runtime.wire.packed import TWINS, Message, packed, parse, vector
+from rpl_runtime.wire.packed import TWINS, Message, has_more_fields, packed, parse, vector
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RelayPolicy"].full_name
 MODEL_KEY = "rpl-model"  # metadata of a call: name of the model that must answer
@@ -43,6 +43,7 @@ PUBLIC_TRANSPORT = "RPL_PUBLIC_TRANSPORT"  # environment: set to use only gRPC's
 DIGEST_KEY = "rpl-digest"  # metadata of a call: digest of the bundle that must answer
 MAX_MESSAGE_BYTES = 1 << 20  # of a request: thousands of rows of Plan or Act
 MAX_ROWS = 256  # of a message of Control: it blocks the server for some milliseconds
+_SHORT = 1 << 14  # [bytes] of a message that is parsed at once, however many rows it has
 MAX_ROBOT_NAME = 128  # [characters]
 MAX_ELEMENTS = 256  # of a goal
 _FALLBACKS = (None, *Fallback)  # in the order of their numbers on the wire
@@ -60,7 +61,18 @@ def unpack_request(raw: bytes) -> list[tuple[str, Request | RelayError]]:
         InvalidInput: the bytes are not a ControlRequest, it has too many rows, or a robot id is not acceptable.
         ProtocolViolation: there is no row, or a row names no robot or no kind.
     """
-    return unpack_rows(parse("ControlRequest", raw, InvalidInput))
+    return unpack_rows(parse_request(raw))
+
+
+def parse_request(raw: bytes) -> Message:
+    """The message of a Control stream that bytes hold.
+
+    Raises:
+        InvalidInput: the bytes are not a ControlRequest, or are of half a million empty rows, which take long to parse.
+    """
+    if len(raw) > _SHORT and has_more_fields(raw, MAX_ROWS):
+        raise InvalidInput(f"the message has more than {MAX_ROWS} rows; must be 1 to {MAX_ROWS}")
+    return parse("ControlRequest", raw, InvalidInput)
 
 
 def unpack_rows(message: Message) -> list[tuple[str, Request | RelayError]]:

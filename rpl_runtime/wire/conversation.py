@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
+from rpl_runtime.errors import ProtocolViolation, RelayError
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.novelty import FLAGGED
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
@@ -22,8 +22,8 @@ from rpl_runtime.relay.plans import Coming
 from rpl_runtime.relay.run_state import Run
 from rpl_runtime.relay.session import Answer, Answering, PlainSteps, Rows, Session
 from rpl_runtime.wire.columns import fill_columns, unpack_columns
-from rpl_runtime.wire.control import fill_rows, pack_reply, unpack_rows
-from rpl_runtime.wire.packed import FLOATS, TWINS, Message, parse
+from rpl_runtime.wire.control import fill_rows, pack_reply, parse_request, unpack_rows
+from rpl_runtime.wire.packed import FLOATS, TWINS, Message
 
 
 class Later(NamedTuple):
@@ -61,7 +61,7 @@ class Conversation:
             InvalidInput, ProtocolViolation: the message cannot be read, as `control.unpack_request` says.
             LimitReached: there are too many of them.
         """
-        message = parse("ControlRequest", raw, InvalidInput)
+        message = parse_request(raw)
         if message.HasField("columns"):
             return self._steps(message, len(raw), received_ns)
         self._count(len(message.rows), len(raw))

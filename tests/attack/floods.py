@@ -99,6 +99,12 @@ def _refused(attack: Attack, begun: Callable[[], None]) -> None:
     _streams(attack, [iter(lambda: message, None) for _ in range(16)], begun)
 
 
+def _empty(attack: Attack, begun: Callable[[], None]) -> None:
+    """Messages of nearly a MiB with half a million rows that hold nothing."""
+    message = pb.ControlRequest(rows=[pb.RequestRow()] * 500_000).SerializeToString()
+    _streams(attack, [iter(lambda: message, None) for _ in range(8)], begun)
+
+
 def _names(attack: Attack, begun: Callable[[], None]) -> None:
     """Messages of nearly a MiB with very many fields."""
     goal = pb.Goal(elements=pb.ElementSet(names=["\x01"] * 300_000))
@@ -140,6 +146,7 @@ FLOODS: dict[str, Callable[[Attack, Callable[[], None]], None]] = {
     "240 streams of 4 rows": lambda attack, begun: _rows(attack, begun, 240, 4),
     "8 streams of 256 rows": lambda attack, begun: _rows(attack, begun, 8, 256),
     "refused rows": _refused,
+    "empty rows": _empty,
     "endless names": _names,
     "garbage": _garbage,
     "large batches": _batches,

@@ -233,6 +233,15 @@ def test_a_message_without_meaning_is_refused_whole(rows: Sequence[pb.RequestRow
         codec.unpack_request(pb.ControlRequest(rows=rows).SerializeToString())
 
 
+def test_more_rows_than_may_be_are_refused_before_they_are_parsed() -> None:
+    """To parse a MiB of empty rows would hold up every robot."""
+    row = pb.RequestRow(robot="a" * 100, finish=pb.Finish())
+    most = pb.ControlRequest(rows=[row] * codec.MAX_ROWS).SerializeToString()
+    assert len(codec.unpack_request(most)) == codec.MAX_ROWS
+    with pytest.raises(InvalidInput, match="more than 256 rows"):
+        codec.unpack_request(b"\x0a\x00" * 10_000 + b"\xff" * 10)  # nobody saw that it is no message
+
+
 @pytest.mark.parametrize("robot", ["a" * 129, "a\nb", "\x1b[2J"])
 def test_a_robot_id_that_nobody_should_read_is_not_said_again(robot: str) -> None:
     raw = pb.ControlRequest(rows=[row("b", finish=pb.Finish()), row(robot, finish=pb.Finish())]).SerializeToString()

@@ -12,7 +12,7 @@ from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.relay.messages import Observation
 from rpl_runtime.wire import control as codec
-from rpl_runtime.wire.packed import parse
+from rpl_runtime.wire.packed import has_more_fields, parse
 
 KINDS = ("ControlRequest", "ControlReply", "PlanRequest", "PlanReply", "ActRequest", "ActReply")
 floats = st.lists(st.floats(width=32), max_size=5)
@@ -69,3 +69,23 @@ def test_a_vector_of_broken_numbers_is_refused_in_its_row() -> None:
     raw = nested(1, nested(1, b"a") + nested(3, nested(2, b"xyz")))
     [(_, error)] = codec.unpack_request(raw)
     assert "3 bytes" in str(error)
+
+
+GROUP = field(3, 3, b"") + field(1, 0, b"\x05") + field(3, 4, b"")
+PARTS = {
+    "texts": [nested(1, b""), nested(1, b"x" * 100)] * 2,
+    "numbers": [field(2, 0, b"\x80\x80\x01"), field(2, 1, b"12345678"), field(2, 5, b"1234"), field(2, 0, b"\x00")],
+    "a group": [GROUP[:1], GROUP[1:3], GROUP[3:], nested(1, b"")],
+}
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_fields_are_counted_without_a_look_at_the_rest(parts: list[bytes]) -> None:
+    raw = b"".join(parts)
+    assert [has_more_fields(raw, most) for most in range(6)] == [True] * 4 + [False] * 2
+    assert has_more_fields(raw[:-1] + b"\xff" * 20, 3)
+
+
+@given(st.binary(max_size=40), st.integers(0, 9))
+def test_what_is_no_message_has_no_more_fields_than_it_may(raw: bytes, most: int) -> None:
+    assert not has_more_fields(raw, most) or len(raw) > most
