@@ -1,5 +1,7 @@
 """The calls that anybody may make: health checks, reflection, and calls of names that do not exist.
 
+They take raw bytes, so that a malformed request waits for its turn and gets a status of ours.
+
 grpc_health's own servicer holds a lock while it writes to a watcher, and sets a status under the same lock: a watcher
 that takes no reply would keep the server from changing a status, and so from stopping.
 """
@@ -10,16 +12,18 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.server.admission import Admission
+from rpl_runtime.wire.packed import read_as
 
 _Request = health_pb2.HealthCheckRequest
 _Reply = health_pb2.HealthCheckResponse
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health:
     """The standard health check: answers what was last set, and tells watchers of changes.
 
     Args:
@@ -37,43 +41,56 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(self, request: _Request, context: grpc.aio.ServicerContext) -> _Reply:
-        async with self._admission.open_call(context):
-            if request.service not in self._statuses:
-                await context.abort(grpc.StatusCode.NOT_FOUND)
-            return _Reply(status=self._statuses[request.service])
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """A handler for each call."""
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(self.Check),
+            "Watch": grpc.unary_stream_rpc_method_handler(self.Watch),
+        }
 
-    async def Watch(self, request: _Request, context: grpc.aio.ServicerContext) -> None:
+    async def Check(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async with self._admission.open_call(context):
+            service = read_as(_Request, request, InvalidInput).service
+            if service not in self._statuses:
+                await context.abort(grpc.StatusCode.NOT_FOUND)
+            return _Reply(status=self._statuses[service]).SerializeToString()
+
+    async def Watch(self, request: bytes, context: grpc.aio.ServicerContext) -> None:
         told = None
         async with self._admission.open_call(context):
+            service = read_as(_Request, request, InvalidInput).service
             while True:
                 changed = self._changed
-                status = self._statuses.get(request.service, _Reply.SERVICE_UNKNOWN)
+                status = self._statuses.get(service, _Reply.SERVICE_UNKNOWN)
                 if status != told:
-                    await context.write(_Reply(status=status))
+                    await context.write(_Reply(status=status).SerializeToString())
                     told = status
                 await changed.wait()
 
 
-class _Reflection(reflection_pb2_grpc.ServerReflectionServicer):
+class _Reflection:
     """Reflection whose requests wait for their turn."""
 
     def __init__(self, names: Sequence[str], admission: Admission) -> None:
         self._answers: Any = reflection.aio.ReflectionServicer(names)  # type: ignore[attr-defined]
         self._admission = admission
 
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """A handler for its call."""
+        return {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self.ServerReflectionInfo)}
+
     async def ServerReflectionInfo(
-        self, request_iterator: AsyncIterator[object], context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[object]:
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[bytes]:
         async with self._admission.open_call(context) as turn:
 
             async def in_turn() -> AsyncIterator[object]:
-                async for request in request_iterator:
+                async for request in requests:
                     await turn.wait()
-                    yield request
+                    yield read_as(reflection_pb2.ServerReflectionRequest, request, InvalidInput)
 
             async for reply in self._answers.ServerReflectionInfo(in_turn(), context):
-                yield reply
+                yield reply.SerializeToString()
 
 
 class _Unknown(grpc.GenericRpcHandler):
@@ -94,8 +111,10 @@ def add_public(
     server: grpc.aio.Server, admission: Admission, checks: Health, services: Sequence[str], reflected: bool
 ) -> None:
     """Add these calls to a server, after all others; reflection, if wanted, tells of the services."""
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    handlers = {health.SERVICE_NAME: checks.handlers()}
     if reflected:
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(names, admission), server)
+        handlers[reflection.SERVICE_NAME] = _Reflection(names, admission).handlers()
+    for name, calls in handlers.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, calls),))
     server.add_generic_rpc_handlers((_Unknown(admission),))

@@ -182,9 +182,6 @@ class _Server:
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._handlers += handlers
 
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, grpc.RpcMethodHandler]) -> None:
-        """Generated code gives every handler a second time here, for a faster look-up."""
-
     def add_insecure_port(self, address: str) -> int:
         return self._bound(self._server.add_http2_port(address.encode()))
 
@@ -243,7 +240,7 @@ class _Server:
         if not event.success:
             return  # the server stops
         self._accept()
-        details = _Details(event.call_details.method.decode(), event.invocation_metadata)
+        details = _Details(event.call_details.method.decode(errors="replace"), event.invocation_metadata)
         handler = next(filter(None, (handlers.service(details) for handlers in self._handlers)))  # type: ignore[arg-type]
         call = _Call(self, event, handler)
         task = self.loop.create_task(call.run())

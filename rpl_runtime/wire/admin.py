@@ -5,14 +5,15 @@ Server and client use the generated messages (`pb`) as values. A client's user g
 
 from typing import NamedTuple, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from rpl_runtime._pb.rpl.v1 import admin_pb2 as pb
 from rpl_runtime._pb.rpl.v1 import relay_pb2
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
+from rpl_runtime.errors import InvalidInput, ProtocolViolation
 from rpl_runtime.relay.messages import Goal, StageTimes
 from rpl_runtime.wire.control import pack_goal
+from rpl_runtime.wire.packed import read_as
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["RelayAdmin"]
 SERVICE: str = _SERVICE.full_name
@@ -102,7 +103,7 @@ def unpack_request(method: str, raw: bytes) -> Message:
     Raises:
         InvalidInput: the bytes are not such a request, or a name in it is empty.
     """
-    request = _parse(REQUESTS[method], raw, InvalidInput)
+    request = read_as(REQUESTS[method], raw, InvalidInput)
     for field in request.DESCRIPTOR.fields:
         if field.type == field.TYPE_STRING and not getattr(request, field.name):
             raise InvalidInput(f"the request names no {field.name}; it needs one")
@@ -115,11 +116,4 @@ def unpack_reply(kind: type[_M], raw: bytes) -> _M:
     Raises:
         ProtocolViolation: the bytes are not such a reply.
     """
-    return _parse(kind, raw, ProtocolViolation)
-
-
-def _parse(kind: type[_M], raw: bytes, error: type[RelayError]) -> _M:
-    try:
-        return kind.FromString(raw)
-    except DecodeError:
-        raise error(f"{len(raw)} bytes came that are not a {kind.DESCRIPTOR.full_name}") from None
+    return read_as(kind, raw, ProtocolViolation)

@@ -4,9 +4,10 @@ Python reads a field `repeated float` one number at a time, which would cost sev
 message's twin, vectors are fields `bytes`, with the same bytes on the wire, and numpy reads them as they are.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf import message as protobuf
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
@@ -16,6 +17,7 @@ from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RelayError
 
 FLOATS, COUNTS = np.dtype("<f4"), np.dtype("<u4")  # packed vectors on the wire
+_M = TypeVar("_M", bound=protobuf.Message)
 Message = Any  # a twin of a message; its class is made at import, so it has no static type
 
 
@@ -44,6 +46,44 @@ def parse(name: str, raw: bytes, error: type[RelayError]) -> Message:
         return message
     except DecodeError:
         raise error(f"{len(raw)} bytes came that are not a {pb.DESCRIPTOR.package}.{name}") from None
+
+
+def read_as(kind: type[_M], raw: bytes, error: type[RelayError]) -> _M:
+    """The message of a kind that bytes hold.
+
+    Raises:
+        RelayError: as `error` says, the bytes are not such a message.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise error(f"{len(raw)} bytes came that are not a {kind.DESCRIPTOR.full_name}") from None
+
+
+def has_more_fields(raw: bytes, most: int) -> bool:
+    """Whether a message has more than so many fields. Reads no more of them; what is no message has no more."""
+    at = 0
+    try:
+        for _ in range(most):
+            if at >= len(raw):
+                return False
+            tag, at = _number(raw, at)
+            kind = tag & 7
+            size, at = _number(raw, at) if kind in (0, 2) else ({1: 8, 5: 4}.get(kind, 0), at)  # a group has no size
+            at += size if kind else 0
+    except ValueError:
+        return False
+    return at < len(raw)
+
+
+def _number(raw: bytes, at: int) -> tuple[int, int]:
+    """The varint at a place, and the place after it."""
+    value = 0
+    for index, byte in enumerate(raw[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, at + index + 1
+    raise ValueError("no varint")
 
 
 def _make_twins() -> dict[str, Message]:

@@ -127,5 +127,5 @@ def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
 
 def _text(text: str) -> bytes:
     """A string of HPACK, of less than 255 bytes."""
-    raw = text.encode()
+    raw = text.encode(errors="surrogateescape")
     return (bytes([len(raw)]) if len(raw) < 127 else bytes([127, len(raw) - 127])) + raw

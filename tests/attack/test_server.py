@@ -29,6 +29,7 @@ PACE_S = 0.02  # [s] between the steps of the robot beside an attack
 SHORT = (
     "240 streams of 4 rows",
     "8 streams of 256 rows",
+    "empty rows",
     "endless names",
     "large batches",
     "watchers without a window",
@@ -63,6 +64,42 @@ def test_hostile_messages_get_the_right_status_and_change_no_bit_of_a_run_beside
     assert tally.wrong == []
     assert different == 0
     assert kept_mb < KEPT_MB
+
+
+@each_way
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_garbage_in_the_calls_that_anybody_may_make_gets_a_status_and_no_traceback(
+    path: str, tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with served(tiny_bundle) as server, Http2(server.address) as caller:
+        assert ends(caller, path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_path_that_is_no_text_gets_a_status_and_no_traceback(
+    tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """grpc.aio, the other way, would end its server."""
+    with served(tiny_bundle) as server, Http2(server.address) as caller:
+        assert ends(caller, "/\udcff")
+        targets(server)
+    assert capfd.readouterr().err == ""
+
+
+def ends(caller: Http2, path: str) -> bool:
+    """Whether a call of garbage ends."""
+    caller.hear(5.0)
+    stream = caller.call(path)
+    assert stream is not None
+    caller.send(stream, b"\xff" * 9, last=True)
+    return not wait_for(lambda: (caller.hear(0.1), stream in caller)[1], lambda still_open: not still_open, 10.0)
 
 
 @each_way
