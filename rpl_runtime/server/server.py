@@ -251,6 +251,9 @@ def _options(quotas: QuotaConfig) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", control.MAX_MESSAGE_BYTES),
         # Of one connection. Further calls wait at the client, so short calls need room beside the streams.
         ("grpc.max_concurrent_streams", quotas.streams + _SHORT_CALLS),
+        # Of each stream, 64 KiB and a message are read ahead. By default it is as much as comes in a round trip: the
+        # streams of one caller would hold gigabytes.
+        ("grpc.http2.bdp_probe", 0),
         # If a robot's machine vanishes, its lease must end soon enough for the robot to resume.
         ("grpc.keepalive_time_ms", silence_ms),
         ("grpc.keepalive_timeout_ms", silence_ms),

@@ -99,6 +99,14 @@ def _refused(attack: Attack, begun: Callable[[], None]) -> None:
     _streams(attack, [iter(lambda: message, None) for _ in range(16)], begun)
 
 
+def _sizes(attack: Attack, begun: Callable[[], None]) -> None:
+    """Messages of very different sizes on many streams, some of which end a stream."""
+    row, rng = attack.observation("nobody", 0), random.Random(0)
+    messages = [pb.ControlRequest(rows=[row] * rows).SerializeToString() for rows in (1, 3, 17, 100, 256)]
+    messages.append(pb.ControlRequest(rows=[pb.RequestRow()] * 100_000).SerializeToString())
+    _streams(attack, [iter(lambda: rng.choice(messages), None) for _ in range(200)], begun)
+
+
 def _empty(attack: Attack, begun: Callable[[], None]) -> None:
     """Messages of nearly a MiB with half a million rows that hold nothing."""
     message = pb.ControlRequest(rows=[pb.RequestRow()] * 500_000).SerializeToString()
@@ -146,6 +154,7 @@ FLOODS: dict[str, Callable[[Attack, Callable[[], None]], None]] = {
     "240 streams of 4 rows": lambda attack, begun: _rows(attack, begun, 240, 4),
     "8 streams of 256 rows": lambda attack, begun: _rows(attack, begun, 8, 256),
     "refused rows": _refused,
+    "rows of all sizes": _sizes,
     "empty rows": _empty,
     "endless names": _names,
     "garbage": _garbage,

@@ -136,6 +136,15 @@ def test_a_flood_of_large_messages_is_not_kept(name: str, kitchen: Bundle) -> No
 
 
 @each_way
+def test_little_is_read_ahead_of_what_is_answered(kitchen: Bundle, tmp_path: Path) -> None:
+    with served(kitchen, tmp_path) as server:
+        idle_mb = server.memory_mb()
+        with flood("rows of all sizes", server):
+            latencies(server, 200, PACE_S)
+            assert server.memory_mb() - idle_mb < KEPT_MB
+
+
+@each_way
 @pytest.mark.long
 @pytest.mark.parametrize("tokens", [True, False])
 @pytest.mark.parametrize("name", FLOODS)
