@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from rpl_runtime.errors import InvalidInput, RelayError
 
 JsonDict = dict[str, Any]  # a JSON object
+_MOST = 64 << 20  # [bytes] of a file of settings or results
 _SHOWN = 300  # [characters] of a foreign error in a message
 
 
@@ -127,7 +128,7 @@ def opened(path: Path, most: int) -> Iterator[BinaryIO]:
         os.close(number)
 
 
-def read(path: Path, most: int) -> bytes:
+def read(path: Path, most: int = _MOST) -> bytes:
     """The content of a file that somebody else may have made.
 
     Raises:
@@ -144,11 +145,13 @@ def read_json(path: Path, wanted: str) -> Any:
     """What a JSON file holds; `wanted` is what the file must be, for the message.
 
     Raises:
-        InvalidInput: it is not JSON.
+        InvalidInput: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(read(path))
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error.strerror}); must be {wanted}") from error
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is not JSON ({error}); must be {wanted}") from error
 
 

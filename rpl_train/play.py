@@ -19,7 +19,7 @@ from rich.table import Table
 
 from rpl_runtime.console import Console
 from rpl_runtime.errors import DemonstrationError, InvalidInput
-from rpl_runtime.files import JsonDict, staged
+from rpl_runtime.files import JsonDict, read_json, staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.tasks.task import Demonstrator, Performance, Task, World
@@ -264,10 +264,7 @@ def claim(settings: JsonDict, folder: Path) -> None:
     """
     path = folder / PLAY_SETTINGS
     if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"{path} is damaged; must hold the settings of play: {error}") from error
+        found = read_json(path, "the settings of play")
         differing = sorted(key for key in settings if not isinstance(found, dict) or found.get(key) != settings[key])
         if differing:
             raise InvalidInput(

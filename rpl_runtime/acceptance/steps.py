@@ -19,7 +19,7 @@ from rpl_runtime.client import Access, ReconnectConfig, TimeBudget, lasting_cont
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
-from rpl_runtime.files import write_json
+from rpl_runtime.files import read, write_json
 from rpl_runtime.loop.calibrate import UNHURRIED, calibrate
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
@@ -364,7 +364,7 @@ def _estimator(site: Site) -> Estimator | None:
     path, body = site.folder / SENSES, site.task.body
     if body is None or not path.exists():
         return None
-    found = Calibration.model_validate_json(path.read_bytes()).checked(site.bundle.spec.state.names)
+    found = Calibration.model_validate_json(read(path)).checked(site.bundle.spec.state.names)
     return Estimator(body, found, site.bundle.manifest.statistics, site.bundle.spec.period_s)
 
 

@@ -19,6 +19,7 @@ import grpc
 
 from rpl_runtime.auth.tokens import Grant, Right, find, read_grants, read_private
 from rpl_runtime.errors import InvalidInput, PermissionDenied, RelayError, Unauthenticated
+from rpl_runtime.files import read
 
 _LOG = logging.getLogger(__name__)
 _DATES = ("notBefore", "notAfter")  # between which a certificate is valid
@@ -221,6 +222,6 @@ def read_public(path: Path) -> bytes:
         InvalidInput: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read(path)
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error

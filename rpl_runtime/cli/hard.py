@@ -1,6 +1,5 @@
 """The work of `rpl evaluate` by the hard protocol, or by one condition put together from options."""
 
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -70,8 +69,9 @@ def read_states(task: Task, path: Path) -> tuple[tuple[float, ...], ...]:
         InvalidInput: the file holds something else.
     """
     dim = task.spec.state.dim
+    content = read_json(path, f"JSON lists of {dim} numbers")
     try:
-        states = np.atleast_2d(np.array(json.loads(path.read_text()), dtype=np.float64))
+        states = np.atleast_2d(np.array(content, dtype=np.float64))
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"{path} does not hold states ({error}); must be JSON lists of {dim} numbers") from error
     if states.ndim != 2 or states.shape[1] != dim or not np.isfinite(states).all():

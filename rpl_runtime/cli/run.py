@@ -31,7 +31,7 @@ from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.evaluate import check_policy
 from rpl_runtime.evaluation.film import Film
 from rpl_runtime.factories import call_factory
-from rpl_runtime.files import write_json
+from rpl_runtime.files import read, write_json
 from rpl_runtime.loop.calibrate import calibrate
 from rpl_runtime.loop.clock import MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
@@ -243,7 +243,7 @@ def read_calibration(path: Path) -> Calibration:
         InvalidInput: `rpl run --calibrate` did not write it.
     """
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        return Calibration.model_validate_json(read(path))
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise InvalidInput(

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.files import JsonDict
+from rpl_runtime.files import JsonDict, read
 from rpl_runtime.tasks.task import Task
 from rpl_train.distill import DistillConfig
 from rpl_train.export.parity import ParityConfig
@@ -162,8 +162,8 @@ def _pair(text: str) -> tuple[str, object]:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        return _flat(tomllib.loads(file.read_text()))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return _flat(tomllib.loads(read(file).decode()))
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput(f"{file} cannot be read as TOML: {error}") from error
 
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,9 @@ _EPISODES, _DATA = "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/f
 _CAMERA = "observation.images.scene"
 _VIDEO = f"videos/{_CAMERA}/chunk-000/file-000.mp4"
 _PATTERN = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-_MOST_META, _MOST_STEPS = 16 << 20, 20_000_000  # [bytes], [control steps] of a data set that is read
+# Of a data set that is read: [bytes] of its description and of each file, values in all and for each byte, characters.
+_MOST_META, _MOST_FILE = 16 << 20, 4 << 30
+_MOST_VALUES, _PACKING, _MOST_CHARACTERS = 400_000_000, 1000, 64 << 20
 _STATE, _ACTION = "observation.state", "action"
 _INDICES = ("frame_index", "episode_index", "index", "task_index")
 
@@ -88,7 +91,9 @@ def import_lerobot(folder: Path, spec: PolicySpec) -> list[Trajectory]:
     with translated(folder, DemonstrationError, f"a LeRobot data set {_VERSION}"):
         info = json.loads(read(folder / _INFO, _MOST_META))
         _check(folder, info, spec)
-        episodes = _rows(parquet, sorted(folder.glob("meta/episodes/*/*.parquet")), None)
+        episodes = _rows(
+            parquet, sorted(folder.glob("meta/episodes/*/*.parquet")), ["episode_index", "source", "elements"]
+        )
         columns = [_STATE, _ACTION, "episode_index", *(["author"] if "author" in info["features"] else [])]
         frames = _rows(parquet, sorted(folder.glob("data/*/*.parquet")), columns)
         if sorted(episodes["episode_index"]) != list(range(len(episodes["episode_index"]))):
@@ -120,18 +125,42 @@ def _check(folder: Path, info: JsonDict, spec: PolicySpec) -> None:
         raise DemonstrationError(f"{folder} has {info['fps']} steps a second; must be {1 / spec.period_s:g}")
 
 
-def _rows(parquet: ModuleType, paths: list[Path], columns: list[str] | None) -> dict[str, list[Any]]:
-    """The columns of several Parquet files, one after the other; all but those of statistics if none are named."""
+def _rows(parquet: ModuleType, paths: list[Path], columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Those of some columns that there are in several Parquet files, one file after the other.
+
+    Parquet holds a repeated value once: a few bytes unpack to any number of values, and of characters.
+    """
     if not paths:
         raise ValueError("its Parquet files are not there")
-    if sum(parquet.read_metadata(path).num_rows for path in paths) > _MOST_STEPS:
-        raise ValueError(f"it holds more than {_MOST_STEPS:,} rows")
     rows: dict[str, list[Any]] = {}
+    values = size = characters = 0
     for path in paths:
-        names = columns or [name for name in parquet.read_schema(path).names if not name.startswith("stats/")]
-        for name, values in parquet.read_table(path, columns=names).to_pydict().items():
-            rows.setdefault(name, []).extend(values)
+        content = read(path, _MOST_FILE)
+        about = parquet.read_metadata(BytesIO(content))
+        leaves = [about.row_group(i).column(j) for i in range(about.num_row_groups) for j in range(about.num_columns)]
+        leaves = [leaf for leaf in leaves if leaf.path_in_schema.startswith(tuple(columns))]
+        values, size = values + sum(leaf.num_values for leaf in leaves), size + len(content)
+        if values > min(_MOST_VALUES, _PACKING * size):
+            raise ValueError(f"it unpacks to {values:,} values; must be {_MOST_VALUES:,}, {_PACKING} a byte, or less")
+        texts = {leaf.path_in_schema for leaf in leaves if leaf.physical_type.endswith("BYTE_ARRAY")}
+        file = parquet.ParquetFile(BytesIO(content), read_dictionary=sorted(texts))  # so that they stay packed
+        table = file.read(columns=[name for name in columns if name in file.schema_arrow.names])
+        characters += sum(_characters(chunk) for column in table.columns for chunk in column.chunks)
+        if characters > _MOST_CHARACTERS:
+            raise ValueError(f"its texts have {characters:,} characters; must be {_MOST_CHARACTERS:,} or less")
+        for name, found in table.to_pydict().items():
+            rows.setdefault(name, []).extend(found)
     return rows
+
+
+def _characters(values: Any) -> int:
+    """How many characters an array of packed texts, or of lists of them, has; 0 for others."""
+    compute = require("pyarrow.compute", "lerobot")
+    while hasattr(values, "values"):
+        values = values.flatten()
+    if not hasattr(values, "dictionary"):
+        return 0
+    return compute.sum(compute.binary_length(values.dictionary).take(values.indices)).as_py() or 0
 
 
 def _write(task: Task, trajectories: Sequence[Trajectory], folder: Path, licence: str, video: bool) -> None:

@@ -1,6 +1,5 @@
 """The paper's systems and their results as tables, in a terminal and in a page of the documentation."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from rpl_runtime.console import Console
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.protocol_results import NOTE, check_content, table_rows
-from rpl_runtime.files import JsonDict, staged
+from rpl_runtime.files import JsonDict, read_json, staged
 from rpl_train.paper.methods import DISTILLED, METHODS, Method, Published
 from rpl_train.paper.reproduce import plan
 from rpl_train.paper.results import Row, Score, exploring, method_facts, names, read_rows, score, shared_goals
@@ -145,12 +144,7 @@ def read_hard(folder: Path) -> list[JsonDict]:
     """
     contents = []
     for path in sorted((folder / HARD).glob("*.json")):
-        try:
-            contents.append(check_content(json.loads(path.read_text())))
-        except ValueError as error:
-            raise InvalidInput(
-                f"{path} is not JSON ({error}); must be a file of `rpl evaluate --protocol hard`"
-            ) from error
+        contents.append(check_content(read_json(path, "a file of `rpl evaluate --protocol hard`")))
     return sorted(contents, key=lambda content: not content["bundle_digest"])
 
 

@@ -1,5 +1,6 @@
 """Sound small files of every format that a command reads, and ways to spoil them."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,13 +14,19 @@ from torch import nn
 import policies
 from demonstrations import drawer_spec
 from rpl_runtime.auth.tokens import read_grants
+from rpl_runtime.cli.hard import read_states
+from rpl_runtime.cli.run import read_calibration
+from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.results import Episode
+from rpl_runtime.files import read_json
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.recording.mcap import LogHeader, LogWriter, read_log
 from rpl_runtime.relay.messages import Action, StageTimes
 from rpl_runtime.relay.run import Step
+from rpl_train.cli.settings import settings_of
+from rpl_train.data.lerobot import export_lerobot, import_lerobot
 from rpl_train.data.minari import export_minari
 from rpl_train.data.trajectory import Trajectory, load, save
 from rpl_train.networks import NetworkConfig, TargetStatistics
@@ -91,6 +98,36 @@ def _episodes(folder: Path) -> Format:
 def _metadata(folder: Path) -> Format:
     found = _data_set(folder)
     return Format(found / "data" / "metadata.json", lambda: import_minari(found))
+
+
+def _lerobot(name: str) -> Callable[[Path], Format]:
+    def make(folder: Path) -> Format:
+        shown = Trajectory(_numbers(5, 30), _numbers(5, 9), ("kettle",), "here#0")
+        export_lerobot(KITCHEN, [shown], folder / "set", "none")
+        return Format(folder / "set" / name, lambda: import_lerobot(folder / "set", KITCHEN.spec))
+
+    return make
+
+
+def _result(folder: Path) -> Format:
+    (folder / "evaluation.json").write_text('{"a": [1, {"b": "c"}]}')
+    return Format(folder / "evaluation.json", lambda: read_json(folder / "evaluation.json", "an evaluation.json"))
+
+
+def _states(folder: Path) -> Format:
+    (folder / "states.json").write_text(json.dumps(_numbers(2, 30).tolist()))
+    return Format(folder / "states.json", lambda: read_states(KITCHEN, folder / "states.json"))
+
+
+def _calibration(folder: Path) -> Format:
+    made = Calibration(names=("x", "y"), rest=(0.0, 1.5), sigma=(0.01, 0.0), arm_age_s=0.1, hand_s=0.5)
+    (folder / "senses.json").write_text(made.model_dump_json())
+    return Format(folder / "senses.json", lambda: read_calibration(folder / "senses.json"))
+
+
+def _settings(folder: Path) -> Format:
+    (folder / "settings.toml").write_text("[imitate]\nsteps = 6000\nlearning_rate = 1e-3\n")
+    return Format(folder / "settings.toml", lambda: settings_of(KITCHEN, folder / "settings.toml"))
 
 
 def _journal(folder: Path) -> Format:
@@ -169,6 +206,13 @@ FORMATS: dict[str, Callable[[Path], Format]] = {
     "demonstration": _demonstration,
     "episodes": _episodes,
     "metadata": _metadata,
+    "parquet": _lerobot("data/chunk-000/file-000.parquet"),
+    "parquet of episodes": _lerobot("meta/episodes/chunk-000/file-000.parquet"),
+    "description": _lerobot("meta/info.json"),
+    "result": _result,
+    "states": _states,
+    "calibration": _calibration,
+    "settings": _settings,
     "journal": _journal,
     "progress": _progress,
     "run": _run,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import zstandard
 from mcap.writer import CompressionType, Writer
@@ -19,9 +21,11 @@ from processes import rpl
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RelayError
 from rpl_runtime.recording.mcap import read_log
 from rpl_train.data import trajectory
+from rpl_train.data.lerobot import _ACTION, _STATE, import_lerobot
 from rpl_train.data.trajectory import Trajectory, load, save_folder
 from rpl_train.tasks.kitchen.d4rl import import_d4rl
 from rpl_train.tasks.kitchen.minari import import_minari
+from rpl_train.tasks.kitchen.task import KITCHEN
 
 KEPT_MB = 200.0  # [MB] that reading hostile files may keep
 
@@ -173,6 +177,40 @@ def test_a_demonstration_that_unpacks_without_end_is_refused(tmp_path: Path, mon
     assert (tmp_path / "a.npz").stat().st_size < 1 << 20
     with pytest.raises(DemonstrationError, match="it unpacks to"):
         load(tmp_path / "a.npz")
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    sound = FORMATS["result"](tmp_path)
+    sound.file.write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match="is not JSON"):
+        sound.read()
+
+
+def _one_long_text(rows: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * 100_000]))
+
+
+def _many_numbers(rows: int) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(30_000 * rows, np.float32)), 30_000)
+
+
+@pytest.mark.parametrize(
+    ("column", "made", "sentence"),
+    [
+        ("source", lambda: _one_long_text(1000), "its texts have 100,000,000 characters"),
+        ("elements", lambda: pa.ListArray.from_arrays(range(1001), _one_long_text(1000)), "its texts have 100,000,000"),
+        (_STATE, lambda: _many_numbers(1000), "it unpacks to 30,00[0-9],000 values"),
+    ],
+)
+def test_parquet_that_unpacks_without_end_is_refused(
+    column: str, made: Callable[[], pa.Array], sentence: str, tmp_path: Path
+) -> None:
+    file = FORMATS["parquet" if column == _STATE else "parquet of episodes"](tmp_path).file
+    columns = {"episode_index": np.zeros(1000, np.int64)} | ({_ACTION: np.zeros(1000)} if column == _STATE else {})
+    parquet.write_table(pa.table(columns | {column: made()}), file)
+    assert file.stat().st_size < 20_000
+    with pytest.raises(DemonstrationError, match=sentence):
+        import_lerobot(tmp_path / "set", KITCHEN.spec)
 
 
 SOURCES = ["a#../../outside", "../../a#1", "/etc/a#/etc/b", "#", "a#" + "9" * 500, "a#\0", "#.."]
