@@ -74,8 +74,7 @@ def written(path: Path, put: Callable[[], object]) -> bool:
     try:
         put()
     except (OSError, RelayError) as error:
-        # A failed encoder adds its whole command after the first line.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
         message = escape(f"{path} was not written: {reason}")
         Console(stderr=True).print("[bold red]error:[/]", message, highlight=False, soft_wrap=True)
         return False

@@ -19,6 +19,7 @@ from rpl_runtime.cli.report import (
     run_facts,
     run_progress,
     run_recorder,
+    written,
 )
 from rpl_runtime.cli.view import print_page
 from rpl_runtime.client import Access, Control, ReconnectConfig, TimeBudget, lasting_control, on_robot_control
@@ -112,14 +113,16 @@ def run_simulated(
         spec = control.model.spec
         facts = run_facts(result, elements, spec)
         show(options.as_json, facts, lambda: print_run(facts, spec.period_s))
+        filmed = True
         if film and options.video:
             with progress() as report:
-                film.write_video(options.video, partial(report, f"filming {options.goal}"))
+                on_frame = partial(report, f"filming {options.goal}")
+                filmed = written(options.video, partial(film.write_video, options.video, on_frame))
     if record_to:
         source = f"{spec.name}, bundle {result.digest[:12]}, seed {config.seed}"
         about = {"description": f"Runs of served policies in {task.environment}.", "algorithm_name": spec.name}
         record(task, [recording_of(result, elements, source)], record_to, about)
-    return 0 if facts["success"] else 1
+    return 0 if facts["success"] and filmed else 1
 
 
 def run_franka(

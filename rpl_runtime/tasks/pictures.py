@@ -61,11 +61,15 @@ def write_video(path: Path, images: Iterable[np.ndarray], period_s: float) -> No
             first, *others = map(require("PIL.Image", "sim").fromarray, images)
             first.save(staging, save_all=True, append_images=others, duration=1000 * period_s, loop=0, quality=60)
             return
-        writer = require("imageio.v2", "sim").get_writer(staging, fps=1 / period_s, codec="libx264", quality=7)
+        options = {"codec": "libx264", "quality": 7, "ffmpeg_log_level": "quiet"}
+        writer = require("imageio.v2", "sim").get_writer(staging, fps=1 / period_s, **options)
         made = 0
         with writer:
             for image in images:
-                writer.append_data(image)
+                try:
+                    writer.append_data(image)
+                except OSError as error:  # whose text is the encoder's whole command
+                    raise OSError(f"the encoder ended at picture {made + 1}; is the disk full?") from error
                 made += 1
         # imageio does not notice an encoder that fails after its last picture, for example on a full disk.
         try:

@@ -112,11 +112,15 @@ def test_an_episode_becomes_a_video_and_a_sheet(kitchen_bundle: Bundle, tmp_path
 
 @pytest.mark.usefixtures("renderer")
 def test_a_run_is_filmed_step_by_step(kitchen_bundle: Bundle, tmp_path: Path):
-    video = tmp_path / "run.mp4"
+    video, folder = tmp_path / "run.mp4", tmp_path / "folder.mp4"
+    folder.mkdir()
     with serve_in_thread(kitchen_bundle) as address:
         ran = rpl("run", "--address", address, "--goal", "mkbs", "--steps", "3", "--video", video)
+        lost = rpl("run", "--address", address, "--goal", "mkbs", "--steps", "3", "--video", folder)
     assert (ran.returncode, "no success: 0 of 4 elements done" in ran.stdout) == (1, True), ran.stderr
     assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == 3
+    assert f"error: {folder} was not written: " in lost.stderr
+    assert "0 of 4 elements done" in lost.stdout
     wrong = rpl("run", "--address", "127.0.0.1:1", "--goal", "mkbs", "--video", tmp_path / "run.xyz")
     assert (wrong.returncode, "has the suffix '.xyz'" in wrong.stderr) == (2, True)  # before a server is looked for
 
@@ -143,7 +147,10 @@ def test_a_video_may_have_every_suffix_that_is_named(tmp_path: Path, suffix: str
     assert shape[-3:] == (HEIGHT, WIDTH, 3)
 
 
-def test_a_video_that_the_disk_does_not_take_is_an_error_and_leaves_nothing(tmp_path: Path):
+@pytest.mark.parametrize(("pictures", "said"), [(3, "the encoder kept 0 of 3 pictures"), (900, "the encoder ended at")])
+def test_a_video_that_the_disk_does_not_take_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, pictures: int, said: str
+):
     # In a process of its own, whose files have a largest size. The encoder writes most of a short video at its end.
     script = """
 import resource, sys
@@ -151,16 +158,16 @@ from pathlib import Path
 import numpy as np
 from rpl_runtime.tasks.pictures import Frame, video_suffixes, write_sheet, write_video
 from rpl_runtime.tasks.pictures import write_video
-images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+images = np.random.default_rng(0).integers(0, 255, (int(sys.argv[2]), 64, 64, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     write_video(Path(sys.argv[1]), images, 0.08)
 except OSError as error:
     print(error)
 """
-    command = [sys.executable, "-c", script, str(tmp_path / "video.mp4")]
+    command = [sys.executable, "-c", script, str(tmp_path / "video.mp4"), str(pictures)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "the encoder kept 0 of 3 pictures" in ran.stdout
+    assert (ran.stdout.startswith(said), ran.stdout.count("\n"), ran.stderr) == (True, 1, "")
     assert not list(tmp_path.iterdir())
 
 
