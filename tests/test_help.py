@@ -52,6 +52,12 @@ def test_no_text_of_an_option_is_taken_for_markup(path: tuple[str, ...], command
     assert [text for text in texts if text.replace("`", "") not in shown] == []
 
 
+@pytest.mark.parametrize(("path", "command"), EVERY)
+def test_nothing_is_cut_off_at_80_columns(path: tuple[str, ...], command: Any) -> None:
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+    assert [line for line in shown.splitlines() if len(line) > 80 or "…" in line] == []
+
+
 def test_the_options_of_access_stand_before_the_command_or_after_it() -> None:
     for words in (("--ca", "/no/file", "health"), ("health", "--ca", "/no/file")):
         refused = rpl(*words, "--address", "127.0.0.1:1")

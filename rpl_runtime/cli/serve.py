@@ -97,9 +97,12 @@ def serve_command(
         LogFormat.TEXT
     ),
     reflection: Annotated[
-        bool | None,
-        typer.Option(help="Describe the service to tools such as grpcurl; default: only to this machine."),
-    ] = None,
+        bool,
+        typer.Option("--reflection", help="Describe the service to tools such as grpcurl, also to other machines."),
+    ] = False,
+    no_reflection: Annotated[
+        bool, typer.Option("--no-reflection", help="Describe it to nobody; default: only to this machine.")
+    ] = False,
 ) -> None:
     """Serve bundles over gRPC until Ctrl-C or SIGTERM.
 
@@ -127,7 +130,7 @@ def serve_command(
         providers=providers,
         metrics=metrics,
         traces=traces,
-        reflection=reflection,
+        reflection=not no_reflection if reflection or no_reflection else None,
         planning=PlanningConfig(
             planner, planner_deadline, Fallback(planner_fallback), Where(high_level), access_of(context)
         ),

@@ -17,7 +17,7 @@ ConfigFile = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as imitate.pool.named_goals=0.8. Repeatable."),
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as imitate.steps=5000. Repeatable."),
 ]
 Device = Annotated[
     str | None,
