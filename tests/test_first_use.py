@@ -31,6 +31,7 @@ def test_the_doctor_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
     well = rpl("doctor", COLUMNS="80")
     assert well.stdout.splitlines()[-1] == "everything installed works"
     assert max(map(len, well.stdout.splitlines())) <= 80
+    assert "…" not in rpl("doctor", COLUMNS="50").stdout  # no path is cut
     monkeypatch.setattr("rpl_runtime.shipped._root", lambda: Path("nowhere"))
     ill = json.loads(rpl("doctor", "--json").stdout)
     assert ill["works"] is False

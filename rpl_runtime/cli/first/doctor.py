@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rpl_runtime.cli.options import ADDRESS, Json, show
 from rpl_runtime.console import Console
@@ -120,7 +120,7 @@ def _port(address: str) -> Finding:
 def _print(findings: list[Finding], broken: list[str]) -> None:
     console = Console(highlight=False)
     colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table("what", "", "", box=None, show_header=False)
+    table = Table("what", "", Column("", overflow="fold"), box=None, show_header=False)
     for what, verdict, detail in findings:
         table.add_row(what, f"[{colours[verdict]}]{verdict}[/]", escape(detail))
     console.print(table)
