@@ -95,7 +95,7 @@ def open_run(run: Path, record: RunRecord) -> None:
     different += [key for key, value in asked.items() if noted.get(key) != value]
     if different:
         raise TrainingError(
-            f"{run} holds a run with other settings ({', '.join(different)}); continue it with its own "
+            f"{run} holds a run with other settings ({', '.join(dict.fromkeys(different))}); continue it with its own "
             "settings or choose another folder"
         )
 

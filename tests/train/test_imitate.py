@@ -87,6 +87,9 @@ def test_a_folder_keeps_one_run(tmp_path):
     imitate(demonstrations, task, tmp_path, SMALL, quiet)
     with pytest.raises(TrainingError, match=r"other settings \(.*seed"):
         imitate(demonstrations, task, tmp_path, replace(SMALL, seed=1), quiet)
+    wider = replace(SMALL, networks=replace(SMALL.networks, low_hidden=(8,)))
+    with pytest.raises(TrainingError, match=r"other settings \(networks\)"):
+        imitate(demonstrations, task, tmp_path, wider, quiet)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
