@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,12 @@ def test_the_doctor_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
     well = rpl("doctor", COLUMNS="80")
     assert well.stdout.splitlines()[-1] == "everything installed works"
     assert max(map(len, well.stdout.splitlines())) <= 80
-    assert "…" not in rpl("doctor", COLUMNS="50").stdout  # no path is cut
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setattr("rpl_runtime.cli.first.doctor.ADDRESS", taken)
+        narrow = rpl("doctor", COLUMNS="50").stdout
+    assert "…" not in narrow  # no path is cut
+    assert f"{taken}: Address already in use; a" in " ".join(narrow.split())
     monkeypatch.setattr("rpl_runtime.shipped._root", lambda: Path("nowhere"))
     ill = json.loads(rpl("doctor", "--json").stdout)
     assert ill["works"] is False

@@ -113,7 +113,8 @@ def _port(address: str) -> Finding:
         with socket.create_server((host, int(port))):
             return Finding("port", "ok", f"{address} is free for `rpl serve`")
     except OSError as error:
-        detail = f"{address}: {error.strerror}; a server may run there: `rpl health`. If not, `rpl serve --address`"
+        reason = os.strerror(error.errno or 0)  # Python's own text names the address once more
+        detail = f"{address}: {reason}; a server may run there: `rpl health`. If not, `rpl serve --address`"
         return Finding("port", "absent", detail)
 
 
