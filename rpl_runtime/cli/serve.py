@@ -152,6 +152,9 @@ def print_serving(
     need += " and a certificate of the client CA" if security.client_ca else ""
     run = [f'rpl run --address {address} --goal "{",".join(list(spec.elements)[:2])}"']
     access = ["--ca CA.pem"] * bool(security.tls_cert) + ["--token-file TOKEN"] * bool(security.tokens)
+    access += ["--cert CERT.pem --key KEY.pem"] * bool(security.client_ca)
+    client = [f'rpl_runtime.client.Client("{address}"']
+    client += ["access=rpl_runtime.client.Access.from_environment()"] if access else []
     run += [" ".join(access)] if access else []
     rows = {
         "policy": f"{spec.name}  {spec.description}",
@@ -163,11 +166,11 @@ def print_serving(
         "planner": planner or "",
         "address": f"{address}  rpl.v1.RelayPolicy over {protocol}; callers need {need}",
         "kitchen": " \\\n".join(run) if spec.state.names == load_task(DEFAULT).spec.state.names else "",
-        "python": f'rpl_runtime.client.Client("{address}")',
+        "python": ", \n".join(client) + ")",
         "look": "" if security.tls_cert else f"grpcurl -plaintext {address} describe rpl.v1.RelayPolicy",
         "stop": "Ctrl-C, or SIGTERM",
     }
-    code = {"kitchen", "python", "look"}  # to be copied, so broken only where a shell reads it as one line
+    code = {"kitchen", "python", "look"}  # to be copied, so broken only where it is read as one line
     console = Console(soft_wrap=True, highlight=False)
     for name, value in rows.items():
         if value:

@@ -55,12 +55,14 @@ def test_the_process_serves_until_it_is_told_to_stop(own_bundle: Bundle, number:
 
 
 def test_the_hint_for_a_kitchen_shows_how_to_get_in(kitchen_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    print_serving(
-        [kitchen_bundle], "robots:50051", SecurityConfig(Path("cert.pem"), Path("key.pem"), None, Path("tokens"))
-    )
+    secret = SecurityConfig(Path("cert.pem"), Path("key.pem"), Path("ca.pem"), Path("tokens"))
+    print_serving([kitchen_bundle], "robots:50051", secret)
     shown = capsys.readouterr().out
     hint = 'rpl run --address robots:50051 --goal "microwave,kettle" --ca CA.pem --token-file TOKEN'
-    assert hint in " ".join(shown.replace("\\\n", " ").split())  # as a shell reads it
+    hint += " --cert CERT.pem --key KEY.pem"
+    read = " ".join(shown.replace("\\\n", " ").split())  # as a shell reads it
+    assert hint in read
+    assert 'Client("robots:50051", access=rpl_runtime.client.Access.from_environment())' in read
     assert max(map(len, shown.splitlines())) <= 80
     assert "over TLS; callers need a token" in shown
     assert "grpcurl -plaintext" not in shown
