@@ -87,8 +87,8 @@ class Controls:
         self._ticks[element].value = not self._ticks[element].value
 
     def subgoal(self, planned: np.ndarray) -> np.ndarray:
-        """A subgoal (n,) with the sliders' changes."""
-        subgoal = planned.copy()
+        """A subgoal (n,) with the sliders' changes, in the range of a state, which a plan may leave and a pin not."""
+        subgoal = np.clip(planned, *self._spec.state.bounds)
         for name, share in self._moved().items():
             element = self._spec.elements[name]
             dims = list(element.dims)

@@ -42,7 +42,9 @@ def test_a_slider_stays_where_a_viewer_put_it_until_the_change_is_used() -> None
         controls._sliders["door"].value = 100  # as a viewer's message does, before anybody hears of it
         controls.follow(asked_for("door", closed), None)
         assert controls.changed
-        assert controls.subgoal(np.array(closed))[3] == SPEC.elements["door"].goal[0]
+        changed = controls.subgoal(np.array(closed))
+        assert changed[3] == SPEC.elements["door"].goal[0]
+        SPEC.state.check("far plan", controls.subgoal(np.array([-9.0, 0.0, 0.0, 0.0, 9.0])))  # as a pin must pass
         controls.settle()
         controls.follow(asked_for("door", closed), None)
         assert not controls.changed
