@@ -26,8 +26,10 @@ MAX_STEP = 0.16  # [rad, m] FrankaKitchen-v1 moves a set-point by action * 2 rad
 
 def generate(folder: str) -> tuple[Any, Any]:
     """Generate the stubs into a folder and import them: (messages, service)."""
-    from grpc_tools import protoc
-
+    try:
+        from grpc_tools import protoc
+    except ImportError:
+        raise SystemExit(f"this needs grpcio-tools: {sys.executable} -m pip install grpcio-tools") from None
     arguments = ["protoc", f"-I{PROTOS}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
     if protoc.main([*arguments, "rpl/v1/relay.proto"]) != 0:
         raise SystemExit("protoc failed")
@@ -80,7 +82,7 @@ def run_episode(pb: Any, stub: Any, goal: list[str], steps: int, by_hand: range)
     for step in range(steps):
         if step == by_hand.start and by_hand:
             robot.ask(take_over=pb.TakeOver(by="example", why="to show how"))
-            target = state[:9]
+            target = np.clip(state[:9], spec.action.low, spec.action.high)
         if step == by_hand.stop and by_hand:
             robot.ask(hand_back=pb.HandBack())
         if step in by_hand:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.server.server import serve_in_thread
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "proto_only_client.py"
@@ -26,6 +26,21 @@ def test_it_runs_an_episode(kitchen_bundle: Bundle) -> None:
         refused = run_example(address, "--goal", "toaster")
         assert refused.returncode == 1
         assert "InvalidGoal: unknown element 'toaster'; must be one of microwave" in refused.stderr
+
+
+def test_what_it_needs_is_one_sentence() -> None:
+    hide = "import runpy, sys; sys.modules['grpc_tools'] = None; "
+    run = "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    command = [sys.executable, "-c", hide + run, str(EXAMPLE), "--goal", "microwave"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    assert "pip install grpcio-tools" in ran.stderr
+
+
+def test_the_command_of_the_page_takes_the_shipped_policy_over() -> None:
+    with serve_in_thread(load_bundle(EXAMPLE.parents[1] / "models" / "kitchen")) as address:
+        ran = run_example(address, "--goal", "microwave", "--by-hand", "20", "60")
+    assert (ran.returncode, ran.stdout) == (0, "microwave: done\n"), ran.stderr
 
 
 def test_it_imports_nothing_of_this_project() -> None:
