@@ -25,6 +25,7 @@ _OPTIONS = (
     "--use-angle=swiftshader",  # GL in software
     "--enable-unsafe-swiftshader",
 )
+TEXT = ("--disable-gpu-compositing",)  # for a page on which nothing is drawn, where it halves the work
 _ROUGH = ("--webgl-antialiasing-mode=none",)  # which software draws sooner, unless pictures are kept
 
 
@@ -81,9 +82,14 @@ class Browser:
             self.driver.execute_script("arguments[0].click()", control)
 
     def slide(self, name: str, keys: str) -> None:
-        """Press keys on the slider with this name."""
+        """Press keys on the slider with this name, when it is there."""
         path = f"//label[normalize-space(.)={name!r}]/ancestor::*[.//*[@role='slider']][1]//*[@role='slider']"
-        self.driver.find_element("xpath", path).send_keys(keys)
+
+        def shown() -> list[Any]:
+            return [slider for slider in self.driver.find_elements("xpath", path) if slider.is_displayed()]
+
+        self.until(lambda: len(shown()) == 1, f"one slider named {name}")
+        shown()[0].send_keys(keys)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         """Wait until a condition holds."""

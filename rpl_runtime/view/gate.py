@@ -82,6 +82,7 @@ def _guarded(listener: socket.socket, secret: str) -> Iterator[None]:
                 response.body = response.body.replace(b"</body>", _NO_PICTURE)
                 del response.headers["Content-Length"]
                 response.headers["Content-Length"] = str(len(response.body))
+                response.headers["Cache-Control"] = "no-store"  # a browser would keep a page that was left connected
             return response
 
         return serve(handler, sock=listener, process_request=admit, **options)

@@ -19,6 +19,7 @@ def test_only_the_whole_address_opens_the_page() -> None:
     with page_server(0, "a page") as (_, address):
         with urllib.request.urlopen(address) as page:
             assert page.headers["Content-Type"].startswith("text/html")
+            assert page.headers["Cache-Control"] == "no-store"  # one that is left is closed, and lets go of a robot
         place, _, secret = address.rpartition("/")
         for wrong in (place, f"{place}/", f"{place}/{secret}x", f"{place}/{secret[:-1]}", f"{place}/index.html"):
             with pytest.raises(urllib.error.HTTPError) as refused:

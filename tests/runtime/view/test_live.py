@@ -4,15 +4,15 @@ import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
-from browser import Browser, open_browser
+from browser import TEXT, Browser, open_browser
 from faults import free_port
 from processes import rpl
 from rpl_runtime.auth.client import Access
@@ -30,10 +30,14 @@ from rpl_runtime.view.page import Page
 from rpl_runtime.wire.admin import RobotStatus
 
 pytest.importorskip("viser", reason="needs the view extra")
-pytestmark = pytest.mark.alone  # a page gives way to all other processes, such as another test's
-
 STATE = np.zeros(5, dtype=np.float32)
 HOME_KEY = "\ue011"  # of the keyboard, as WebDriver writes it: the lowest value
+
+
+def eager_page(on_ready: Callable[[str], None], *arguments: Any) -> None:
+    """A page that does not give way to all other processes, such as another test's."""
+    live.give_way = lambda: None
+    view_server(on_ready, *arguments)
 
 
 class Running:
@@ -67,7 +71,7 @@ class Running:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    with open_browser(800, 600) as browser:
+    with open_browser(800, 600, TEXT) as browser:
         yield browser
 
 
@@ -76,7 +80,7 @@ def test_a_task_without_a_model_is_told_of(browser: Browser, tiny_bundle: Bundle
         serve_in_thread(tiny_bundle) as address,
         Client(address) as client,
         client.control() as control,
-        own_process(view_server, address, Access(), 0) as page,
+        own_process(eager_page, address, Access(), 0) as page,
     ):
         browser.driver.get(page)
         browser.until_text("No robot runs on this server. `rpl run` starts one.")
@@ -99,7 +103,7 @@ def test_a_robot_is_led_by_one_hand_at_a_time_and_handed_back(browser: Browser, 
         serve_in_thread(tiny_bundle) as address,
         Running(address) as robot,
         Admin(address) as admin,
-        own_process(view_server, address, Access(), 0) as page,
+        own_process(eager_page, address, Access(), 0) as page,
     ):
         browser.driver.get(page)
         browser.until_text("control step")
@@ -124,7 +128,7 @@ def test_a_robot_is_led_by_one_hand_at_a_time_and_handed_back(browser: Browser, 
 
         browser.press("Take over")
         browser.until_text("in the hand of viewer 1")
-        with open_browser(800, 600) as other:
+        with open_browser(800, 600, TEXT) as other:
             other.driver.get(page)
             other.until_text("in the hand of viewer 1")
             other.press("Hand")
@@ -146,7 +150,7 @@ def test_a_token_that_may_only_watch_finds_no_controls(browser: Browser, tiny_bu
     config = ServerConfig(address="127.0.0.1:0", security=SecurityConfig(tokens=file))
     with (
         serve_in_thread(tiny_bundle, config) as address,
-        own_process(view_server, address, Access(token="watching"), 0) as page,
+        own_process(eager_page, address, Access(token="watching"), 0) as page,
     ):
         browser.driver.get(page)
         browser.until_text("this page can only watch: token viewer has no right to administer; it may watch")
@@ -158,7 +162,7 @@ def test_a_server_that_goes_away_is_waited_for(browser: Browser, tiny_bundle: Bu
     config = ServerConfig(address=f"127.0.0.1:{free_port()}")
     with ExitStack() as stack:
         with serve_in_thread(tiny_bundle, config) as address:
-            page = stack.enter_context(own_process(view_server, address, Access(), 0))
+            page = stack.enter_context(own_process(eager_page, address, Access(), 0))
             browser.driver.get(page)
             browser.until_text("No robot runs")
         browser.until_text("trying again")
@@ -169,7 +173,7 @@ def test_a_server_that_goes_away_is_waited_for(browser: Browser, tiny_bundle: Bu
 def test_a_browser_that_draws_nothing_says_so(tiny_bundle: Bundle) -> None:
     with (
         serve_in_thread(tiny_bundle) as address,
-        own_process(view_server, address, Access(), 0) as page,
+        own_process(eager_page, address, Access(), 0) as page,
         open_browser(800, 600, ("--disable-3d-apis",)) as browser,
     ):
         browser.driver.get(page)

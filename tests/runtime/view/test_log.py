@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser import Browser, open_browser, policy_ghost
+from browser import TEXT, Browser, open_browser, policy_ghost
 from processes import rpl
 from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
@@ -49,7 +49,7 @@ def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    with open_browser(800, 560) as browser:
+    with open_browser(800, 560, TEXT) as browser:
         yield browser
 
 
@@ -81,13 +81,13 @@ def test_a_log_that_is_cut_off_says_so_and_shows_the_rest(browser: Browser, log:
         browser.until_text("control step 0")
 
 
-def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal(browser: Browser, tmp_path: Path) -> None:
+def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal(tmp_path: Path) -> None:
     for module in ("mjviser", "gymnasium_robotics"):
         pytest.importorskip(module, reason="needs the view and sim extras")
     log = tmp_path / "run.mcap"
     ran = rpl("run", "--bundle", KITCHEN, "--goal", "microwave", "--steps", "60", "--log", log)
     assert ran.returncode == 0, ran.stderr
-    with own_process(view_log, log, 0) as page:
+    with own_process(view_log, log, 0) as page, open_browser(800, 560) as browser:
         browser.driver.get(page)
         browser.until_text("control step 0")
         browser.slide("timeline", 20 * RIGHT_KEY)
