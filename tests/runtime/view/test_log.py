@@ -87,10 +87,10 @@ def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal(tmp_path: Path) -> None:
     log = tmp_path / "run.mcap"
     ran = rpl("run", "--bundle", KITCHEN, "--goal", "microwave", "--steps", "60", "--log", log)
     assert ran.returncode == 0, ran.stderr
-    with own_process(view_log, log, 0) as page, open_browser(800, 560) as browser:
+    with own_process(view_log, log, 0) as page, open_browser(600, 400) as browser:
         browser.driver.get(page)
         browser.until_text("control step 0")
-        browser.slide("timeline", 20 * RIGHT_KEY)
-        browser.until_text("control step 20")
+        browser.slide("timeline", 5 * RIGHT_KEY)
+        browser.until_text("control step 5")
         browser.until(lambda: policy_ghost(browser) > 0.003, "the ghost")
         browser.keep("log")
