@@ -74,11 +74,11 @@ class Mortal:
             self._ready.set()  # or the test would wait for a server that failed to start
 
     def _begin_anew(self) -> None:
-        spare = self._prepare()
-        while not self._over.is_set():
-            # The next process imports while this one serves.
-            self._now, spare = spare, self._prepare()
+        spare: subprocess.Popen[bytes] | None = self._prepare()
+        while spare is not None and not self._over.is_set():
             death = next(self._deaths, None)
+            # The next process imports while this one serves.
+            self._now, spare = spare, None if death is None else self._prepare()
             order = {"bundle": str(self._bundle), "address": self.address}
             inside = death._asdict() if isinstance(death, Inside) else None
             assert self._now.stdin is not None
@@ -93,8 +93,9 @@ class Mortal:
             assert self._now.wait() == -signal.SIGKILL
             self._now.communicate()
             self.died += death is not None and not self._over.is_set()
-        spare.kill()
-        spare.communicate()
+        if spare is not None:
+            spare.kill()
+            spare.communicate()
 
     @staticmethod
     def _prepare() -> subprocess.Popen[bytes]:

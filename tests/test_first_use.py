@@ -39,11 +39,11 @@ def test_the_doctor_says_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "…" not in narrow  # no path is cut
     assert f"{taken}: Address already in use; a" in " ".join(narrow.split())
     monkeypatch.setattr("rpl_runtime.shipped._root", lambda: Path("nowhere"))
-    ill = json.loads(rpl("doctor", "--json").stdout)
-    assert ill["works"] is False
+    told = rpl("doctor", "--json")
+    ill = json.loads(told.stdout)
+    assert (told.returncode, ill["works"]) == (1, False)
     [broken] = [finding for finding in ill["findings"] if finding["verdict"] == "broken"]
     assert (broken["what"], "did not come with this installation" in broken["detail"]) == ("policy", True)
-    assert rpl("doctor").returncode == 1
 
 
 def test_every_page_can_be_read() -> None:
