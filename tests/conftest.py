@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import grpc.aio
@@ -42,6 +43,16 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, g
     """The way that the bytes of Control streams take: what is found to be the fastest, or gRPC's public API."""
     monkeypatch.setenv(PUBLIC_TRANSPORT, "1" if request.param == "public" else "")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def one_table_of_operators() -> Iterator[None]:
+    """torch makes its table of ONNX operators anew for each graph, which takes half a second; here once."""
+    registration = pytest.importorskip("torch.onnx._internal.exporter._registration", reason="needs the train extra")
+    with pytest.MonkeyPatch.context() as patch:
+        made = staticmethod(cache(registration.ONNXRegistry.from_torchlib))
+        patch.setattr(registration.ONNXRegistry, "from_torchlib", made)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from rpl_train.rl.finetune import FinetuneConfig, finetune
 from rpl_train.runs import load_run, read_run
 from source import ROOT
 
+pytestmark = pytest.mark.usefixtures("one_table_of_operators")
+
 DRAWERS = "drawers:make"
 SMALL = ("--set", "imitate.networks.low_hidden=[32]", "--set", "imitate.networks.high_hidden=[32]")
 

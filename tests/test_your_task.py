@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 
+import pytest
+
 from benchmarks.training import tasks
 from processes import rpl
 from rpl_runtime.policy.bundle import load_bundle
@@ -12,6 +14,7 @@ from source import ROOT
 PAGE = (ROOT / "docs" / "your-task.md").read_text()
 
 
+@pytest.mark.usefixtures("one_table_of_operators")
 def test_the_tutorial_ends_with_an_evaluated_policy(tmp_path, monkeypatch):
     [module] = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "my_task.py").write_text(module)
