@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
 from rpl_runtime.auth.quotas import QuotaConfig, Quotas
-from rpl_runtime.server.transport import converse, new_server, run, way_to_serve
+from rpl_runtime.server.transport import SERVING_THREAD, converse, new_server, run, way_to_serve
 from rpl_runtime.server.turns import Turns
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -128,6 +129,48 @@ def test_a_call_that_comes_as_the_server_stops_is_ended_without_a_fault() -> Non
     assert faults == []
     if answered.done():
         assert answered.result().result() == b"value"
+
+
+def test_the_network_is_read_while_the_queue_is_never_empty() -> None:
+    """Whether gRPC reads it by itself then is a matter of chance: see `seldom_heard` in tests/attack/test_server.py."""
+    if way_to_serve() != SERVING_THREAD:
+        pytest.skip("grpc.aio's own thread reads")
+    events, reads = 0, 0
+
+    async def main() -> None:
+        server, over = new_server([]), asyncio.Event()
+        look = server._look
+
+        def poll(deadline: float) -> None:
+            nonlocal reads
+            reads += 1
+            look.poll(deadline=deadline)
+
+        server._look = SimpleNamespace(poll=poll, shutdown=look.shutdown)
+
+        async def fill(request: bytes, context: Any) -> bytes:
+            def again(_: object) -> None:
+                nonlocal events
+                events += 1
+                if events < 500_000 and reads < 100:
+                    context._call.start_server_batch((), again)  # an event that is there at once
+                else:
+                    server.soon(over.set)
+
+            context._call.start_server_batch((), again)
+            await over.wait()
+            return b""
+
+        methods = {"Fill": grpc.unary_unary_rpc_method_handler(fill)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", methods),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await asyncio.to_thread(channel.unary_unary("/test.Test/Fill"), b"")
+        await server.stop(10.0)
+
+    run(main())
+    assert reads >= 100
 
 
 def test_calls_of_every_kind_are_answered() -> None:
