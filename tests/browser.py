@@ -88,7 +88,7 @@ class Browser:
         def shown() -> list[Any]:
             return [slider for slider in self.driver.find_elements("xpath", path) if slider.is_displayed()]
 
-        self.until(lambda: len(shown()) == 1, f"one slider named {name}")
+        self.until(lambda: bool(shown()), f"a slider named {name}")
         shown()[0].send_keys(keys)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
