@@ -15,6 +15,8 @@ view: $(VENV)/.view
 	$(BIN)/rpl run --bundle models/shift --goal microwave --steps 7500 --view
 
 # Files go to the processes in the order of the folders: by default those of few tests come last, and they are slow.
+# The suite starts hundreds of processes, which find what Python compiled for the first.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev lint
 	@sh .ci/install-system libosmesa6 chromium chromium-driver || true
 	@sh .ci/install-system cmake g++ libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc || true
