@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from rpl_runtime.errors import TrainingError
+from rpl_runtime.errors import InvalidInput, TrainingError
 from rpl_runtime.files import JsonDict, alone_in
 from rpl_runtime.policy.manifest import Provenance
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
@@ -54,7 +54,11 @@ Loss = Callable[[np.random.Generator], Tensor]  # of a batch that the generator 
 
 @dataclass(frozen=True, kw_only=True)
 class DescentConfig:
-    """How both levels descend their loss."""
+    """How both levels descend their loss.
+
+    Raises:
+        InvalidInput: a number is out of its range.
+    """
 
     steps: int = 20_000  # optimiser steps of each level
     batch: int = 512
@@ -64,6 +68,14 @@ class DescentConfig:
     report_every: int = 100  # [steps]
     jobs: int = 2  # processes; with two or more the levels are trained side by side
     device: str = CPU  # of torch; another may change the last bits of the weights
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "checkpoint_every", "report_every", "jobs"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} of the training is {getattr(self, name)}; must be at least 1")
+        if not 0 <= self.learning_rate < math.inf:
+            got = f"learning_rate of the training is {self.learning_rate}"
+            raise InvalidInput(f"{got}; must be a finite number from 0 on")
 
     def settings(self) -> JsonDict:
         """Those with an effect on the weights, as provenance records them."""

@@ -195,6 +195,10 @@ def evaluate_command(
         raise typer.BadParameter(
             "--video-goal is for the standard protocol; of the hard one, the first --condition is filmed"
         )
+    if video_goal and video is None and sheet is None:
+        raise typer.BadParameter("--video-goal says which goal to film; it needs --video or --sheet")
+    if saved is not None and (video or sheet):
+        raise typer.BadParameter("--from has nothing to film: it draws an evaluation that was made before")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
     from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
