@@ -180,6 +180,7 @@ def faults_of(tries: Sequence[tuple[str, int, int]], places: dict[str, Any], fol
         return list(filter(None, pool.map(fault, itertools.count(), *zip(*tries, strict=True))))
 
 
+@pytest.mark.alone  # two seconds are little for a process that loads torch beside others
 def test_every_command_ends_whenever_it_is_interrupted(places: dict[str, Any], tmp_path: Path) -> None:
     tries = [
         (arguments, signals, len(arguments) + signals)
