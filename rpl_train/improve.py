@@ -175,13 +175,19 @@ def _improve_level(
 
 
 def _drawn(parts: Parts, config: ImproveConfig, holds: Callable[[slice], bool]) -> dict[str, tuple[int, slice]]:
-    """How many tuples of a batch are drawn from each part that holds some, and which demonstrations those are."""
+    """How many tuples of a batch are drawn from each part that holds some, and which demonstrations those are.
+
+    Raises:
+        DemonstrationError: only the policy's own part holds any.
+    """
     shares = {"demonstrations": 1 - config.hand - config.own, "hand": config.hand, "own": config.own}
     there, end = dict[str, slice](), 0
     for name, part in parts._asdict().items():
         among = slice(end, end := end + len(part))
         if part and holds(among):
             there[name] = among
+    if not there.keys() - {"own"}:
+        raise DemonstrationError("what a pilot decided is too short; needs demonstrations, or more steps of a pilot")
     whole = sum(shares[name] for name in there)
     return {name: (max(1, round(config.batch * shares[name] / whole)), among) for name, among in there.items()}
 

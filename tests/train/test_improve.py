@@ -74,6 +74,9 @@ def test_hands_too_short_for_the_high_level_teach_the_low_one_alone(tmp_path) ->
     taught = drawer_demonstrations(4)
     better = improve(TASK, base, "b" * 64, taught, runs("pph" + "h"), tmp_path / "run", CONFIG, quiet)
     assert weights_digest(better.policy) != weights_digest(base.policy)
+    nothing, logs = Demonstrations([], []), runs("p" * 12 + "hh")
+    with pytest.raises(DemonstrationError, match="what a pilot decided is too short"):
+        improve(TASK, base, "b" * 64, nothing, logs, tmp_path / "short", CONFIG, quiet)
 
 
 @pytest.mark.parametrize("level", ["low", "high"])

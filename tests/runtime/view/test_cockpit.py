@@ -115,9 +115,8 @@ def test_a_hold_pins_the_state_as_it_is(browser: Browser, admin: Admin) -> None:
     browser.press("Hold")
     browser.until_text("operator: subgoal pinned")
     held = np.array(admin.robot("kitchen").subgoal)[:7]
-    browser.until(
-        lambda: np.abs(held - admin.robot("kitchen").state[:7]).max() < 0.5, "the arm where it was held"
-    )  # [rad]
+    within = 0.5  # [rad]
+    browser.until(lambda: np.abs(held - admin.robot("kitchen").state[:7]).max() < within, "the arm where it was held")
     admin.release("kitchen")
 
 
