@@ -10,6 +10,7 @@ The bytes are read as protobuf's wire format with the field numbers of onnx.prot
 from collections.abc import Iterator
 
 from rpl_runtime.errors import BundleError
+from rpl_runtime.wireformat import CONTENT, GROUP, fields
 
 # Operators whose output's size follows from the sizes of their inputs.
 _PLAIN = """
@@ -43,7 +44,7 @@ def check_operators(graph: bytes, where: str) -> None:
         _check_model(memoryview(graph))
     except _Refused as refused:
         raise BundleError(f"{where} holds {refused}; docs/security.md says what a graph must keep to") from None
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise BundleError(f"{where} is not a graph that ONNX Runtime loads: {error}") from error
 
 
@@ -109,34 +110,14 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """The number and content of each field with content of a protobuf message; fields that hold a number are skipped.
 
     Raises:
-        ValueError, IndexError: the bytes are not a message.
+        ValueError: the bytes are not a message.
     """
-    at = 0
-    while at < len(message):
-        tag, at = _number(message, at)
-        kind = tag & 7
-        if tag >> 32 or not tag >> 3 or kind not in (0, 1, 2, 5):
+    for tag, content in fields(message):
+        number, kind = tag >> 3, tag & 7
+        if not number or tag >> 32 or kind in GROUP:
             raise ValueError("a field has an impossible number or kind")
-        # Kind 0 is a varint, 2 a length and its content; the others have fixed sizes.
-        size, at = _number(message, at) if kind in (0, 2) else ({1: 8, 5: 4}[kind], at)
-        if kind == 0:
-            continue
-        if at + size > len(message):
-            raise ValueError("it ends within a field")
-        if kind == 2:
-            yield tag >> 3, message[at : at + size]
-        at += size
-
-
-def _number(message: memoryview, at: int) -> tuple[int, int]:
-    """The varint at a place, and the place after it."""
-    value = 0
-    for index in range(10):
-        byte = message[at + index]
-        value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return value, at + index + 1
-    raise ValueError("a number has more than ten bytes")
+        if kind == CONTENT:
+            yield number, content
 
 
 def _text(message: memoryview, wanted: int) -> bytes:

@@ -4,6 +4,7 @@ Python reads a field `repeated float` one number at a time, which would cost sev
 message's twin, vectors are fields `bytes`, with the same bytes on the wire, and numpy reads them as they are.
 """
 
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
 from rpl_runtime.errors import InvalidInput, RelayError
+from rpl_runtime.wireformat import fields
 
 FLOATS, COUNTS = np.dtype("<f4"), np.dtype("<u4")  # packed vectors on the wire
 _M = TypeVar("_M", bound=protobuf.Message)
@@ -62,28 +64,10 @@ def read_as(kind: type[_M], raw: bytes, error: type[RelayError]) -> _M:
 
 def has_more_fields(raw: bytes, most: int) -> bool:
     """Whether a message has more than so many fields. Reads no more of them; what is no message has no more."""
-    at = 0
     try:
-        for _ in range(most):
-            if at >= len(raw):
-                return False
-            tag, at = _number(raw, at)
-            kind = tag & 7
-            size, at = _number(raw, at) if kind in (0, 2) else ({1: 8, 5: 4}.get(kind, 0), at)  # a group has no size
-            at += size if kind else 0
+        return next(islice(fields(raw), most, None), None) is not None
     except ValueError:
         return False
-    return at < len(raw)
-
-
-def _number(raw: bytes, at: int) -> tuple[int, int]:
-    """The varint at a place, and the place after it."""
-    value = 0
-    for index, byte in enumerate(raw[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return value, at + index + 1
-    raise ValueError("no varint")
 
 
 def _make_twins() -> dict[str, Message]:
