@@ -186,10 +186,12 @@ def test_every_command_ends_whenever_it_is_interrupted(places: dict[str, Any], t
         (arguments, signals, len(arguments) + signals)
         for arguments, signals in zip(COMMANDS, itertools.cycle((1, 2)), strict=False)
     ]
-    assert faults_of(tries, places, tmp_path, SHORT_S) == []
+    faults = faults_of(tries, places, tmp_path, SHORT_S)
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.long
 def test_two_hundred_interruptions(places: dict[str, Any], tmp_path: Path) -> None:
     tries = [(COMMANDS[number % len(COMMANDS)], 2, number) for number in range(200)]
-    assert faults_of(tries, places, tmp_path, LONG_S) == []
+    faults = faults_of(tries, places, tmp_path, LONG_S)
+    assert not faults, "\n".join(faults)

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from rpl_runtime.errors import require
 from rpl_runtime.relay.run_state import SubgoalOverride
+from rpl_runtime.tasks.mujoco import load_mujoco
 from rpl_runtime.tasks.scenery import OPACITY, OPERATOR, POLICY, Model, Poser, Poses, Scenery
 
 _WORLD, _GHOST = "world", "subgoal/"  # the frame of what stands still; how the frames of ghosts begin
@@ -243,7 +244,7 @@ def _shape(model: Model, geom: int, cell: float) -> tuple[np.ndarray, np.ndarray
     Args:
         cell: [m] within which the vertices of a mesh are drawn as one.
     """
-    kinds, kind, size = require("mujoco", "sim").mjtGeom, model.geom_type[geom], model.geom_size[geom]
+    kinds, kind, size = load_mujoco().mjtGeom, model.geom_type[geom], model.geom_size[geom]
     polar = np.linspace(0.0, np.pi, _RINGS)
     ball, can = np.stack([np.sin(polar), np.cos(polar)], axis=1), np.array([[0, 1], [1, 1], [1, -1], [0, -1]])
     if kind == kinds.mjGEOM_MESH:

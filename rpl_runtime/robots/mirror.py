@@ -8,11 +8,11 @@ joints.
 
 import numpy as np
 
-from rpl_runtime.errors import require
 from rpl_runtime.robots.franka.objects import Seen
 from rpl_runtime.tasks.kitchen.elements import OBJECT_DIMS, PERIOD, ROBOT_DIM
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, setpoint
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
+from rpl_runtime.tasks.mujoco import load_mujoco
 
 
 class KitchenMirror:
@@ -24,7 +24,7 @@ class KitchenMirror:
 
     def __init__(self) -> None:
         self.simulator = Kitchen()  # public for rendering
-        self._mujoco = require("mujoco", "sim")
+        self._mujoco = load_mujoco()
         self._substeps = round(PERIOD / self.simulator.model.opt.timestep)
         self._robot = np.zeros(ROBOT_DIM)  # (9,) [rad, m] the arm's last target
 

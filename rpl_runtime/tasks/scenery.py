@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rpl_runtime.errors import require
+from rpl_runtime.tasks.mujoco import load_mujoco
 
 Model = Any  # mujoco.MjModel, which is compiled and untyped
 
@@ -52,7 +52,7 @@ class Poser:
     """
 
     def __init__(self, scenery: Scenery) -> None:
-        self._scenery, self._mujoco = scenery, require("mujoco", "sim")
+        self._scenery, self._mujoco = scenery, load_mujoco()
         self._data = self._mujoco.MjData(scenery.model)
 
     def __call__(self, states: Sequence[np.ndarray]) -> Poses:

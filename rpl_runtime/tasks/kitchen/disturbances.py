@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidGoal, require
+from rpl_runtime.errors import InvalidGoal
 from rpl_runtime.tasks.hazards import Hazards
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, PAPER_GOALS, PERIOD, ROBOT_DIM, STATE_NAMES
 from rpl_runtime.tasks.kitchen.servo import ARM_DIM, RATE, STIFFNESS
 from rpl_runtime.tasks.kitchen.simulator import Kitchen, StartNoise
+from rpl_runtime.tasks.mujoco import load_mujoco
 
 _JOLT = 2  # [periods] for which a jolt's torque lasts
 _GRAVITY = 9.81  # [m/s^2] and the kettle's coefficient of friction is 1
@@ -79,7 +80,7 @@ class Push:
     def __init__(self, kitchen: Kitchen, distance: float, at: Sequence[int], rng: np.random.Generator) -> None:
         self.redrawn = Counter[str]()
         self._kitchen, self._distance, self._at, self._rng = kitchen, distance, frozenset(at), rng
-        self._mujoco = require("mujoco", "sim")
+        self._mujoco = load_mujoco()
         self._dof = kitchen.model.nv - 6  # the first of the kettle's
 
     def act(self, step: int, done: frozenset[str]) -> bool:
@@ -186,7 +187,7 @@ def check_reachable(kitchen: Kitchen, goal: np.ndarray) -> np.ndarray:
     kitchen.restore(goal, seed=0)
     start, data = kitchen.qpos, kitchen.data
     data.ctrl[:] = start[:ROBOT_DIM]
-    require("mujoco", "sim").mj_step(kitchen.model, data, nstep=round(_SETTLE_S / kitchen.model.opt.timestep))
+    load_mujoco().mj_step(kitchen.model, data, nstep=round(_SETTLE_S / kitchen.model.opt.timestep))
     away = abs(kitchen.qpos - start)[ROBOT_DIM:]
     if not away.max() <= _SETTLED:
         name = STATE_NAMES[ROBOT_DIM + int(np.argmax(away))]

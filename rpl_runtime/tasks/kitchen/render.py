@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rpl_runtime.errors import MissingExtra, require
+from rpl_runtime.errors import MissingExtra
 from rpl_runtime.tasks.kitchen.elements import PERIOD, ROBOT_DIM
-from rpl_runtime.tasks.kitchen.simulator import GL_LIBRARIES
+from rpl_runtime.tasks.mujoco import GL_LIBRARIES, load_mujoco
 from rpl_runtime.tasks.pictures import BACKGROUND, Frame
 from rpl_runtime.tasks.scenery import Model
 
@@ -37,7 +37,7 @@ class Renderer:
     """
 
     def __init__(self, model: Model) -> None:
-        self._mujoco = mujoco = require("mujoco", "sim")
+        self._mujoco = mujoco = load_mujoco()
         self._model = model = copy.copy(model)
         model.vis.quality.offsamples = 4  # half the model's own: a frame costs half the time and looks the same
         self._real, self._ghost = mujoco.MjData(model), mujoco.MjData(model)

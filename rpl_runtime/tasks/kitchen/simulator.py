@@ -5,19 +5,15 @@ threads.
 """
 
 import contextlib
-import ctypes.util
-import importlib.util
 import io
-import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput, require
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.tasks.kitchen.elements import (
     ELEMENTS,
     MAX_TARGET_STEP,
@@ -26,8 +22,8 @@ from rpl_runtime.tasks.kitchen.elements import (
     TARGET_HIGH,
     TARGET_LOW,
 )
+from rpl_runtime.tasks.mujoco import load_mujoco
 
-GL_LIBRARIES = {"osmesa": "OSMesa", "egl": "EGL"}  # value of MUJOCO_GL -> its system library
 _KETTLE_XY = slice(23, 25)
 
 
@@ -143,39 +139,17 @@ def open_kitchen() -> contextlib.closing[Kitchen]:
     return contextlib.closing(Kitchen())
 
 
-_IMPORTING = threading.Lock()  # stderr and the environment must not be swapped by two threads at once
+_IMPORTING = threading.Lock()  # stderr must not be swapped by two threads at once
 
 
 def new_environment() -> Any:
     """FrankaKitchen-v1 itself, whose episodes do not end when its tasks are done.
 
-    MuJoCo reads MUJOCO_GL on import, and fails if it names a library that the system lacks; a simulator that draws
-    nothing needs none. GLFW asks each of its libraries in a process of its own, which Ctrl-C would end with a
-    traceback, unless PYGLFW_LIBRARY names one. The package prints a notice about other environments on import.
+    Its package prints a notice about other environments on import.
     """
     with _IMPORTING, contextlib.redirect_stderr(io.StringIO()):
-        wanted = os.environ.get("MUJOCO_GL", "")
-        given = {"PYGLFW_LIBRARY": glfw} if (glfw := _glfw_library()) else {}
-        if wanted.lower() in GL_LIBRARIES and not ctypes.util.find_library(GL_LIBRARIES[wanted.lower()]):
-            given["MUJOCO_GL"] = "disable"
-        before = {name: os.environ.get(name) for name in given}
-        os.environ |= given
-        try:
-            module = require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "sim")
-        finally:
-            for name, value in before.items():
-                del os.environ[name]
-                if value is not None:
-                    os.environ[name] = value
+        module = load_mujoco("gymnasium_robotics.envs.franka_kitchen.kitchen_env")
     return module.KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
-
-
-def _glfw_library() -> str:
-    """The file of the library inside the GLFW package, or "" where there is none or the environment names another."""
-    found = importlib.util.find_spec("glfw")
-    if found is None or found.origin is None or any(name.startswith("PYGLFW_LIBRARY") for name in os.environ):
-        return ""
-    return str(next(Path(found.origin).parent.glob("x11/libglfw*.so*"), ""))
 
 
 def _state(observation: dict[str, np.ndarray]) -> np.ndarray:

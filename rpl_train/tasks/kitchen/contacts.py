@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput, require
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.tasks.mujoco import load_mujoco
 from rpl_runtime.tasks.scenery import Model
 
-mujoco = require("mujoco", "sim")
+mujoco = load_mujoco()
 
 _JOINTS = 3  # each one multiplies the number of boxes
 _BUDGET = 3000  # boxes per pair

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidGoal, require
+from rpl_runtime.errors import InvalidGoal
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, MAX_TARGET_STEP, ROBOT_DIM, TARGET_HIGH, TARGET_LOW
+from rpl_runtime.tasks.mujoco import load_mujoco
 from rpl_runtime.tasks.scenery import Model
 from rpl_train.tasks.kitchen.skills import SKILLS, Skill, Work, progress, skill_for
 
-mujoco = require("mujoco", "sim")
+mujoco = load_mujoco()
 
 _ARM = slice(0, 7)
 _FINGERS = slice(7, 9)

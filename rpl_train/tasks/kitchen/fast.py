@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rpl_runtime.errors import require
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, ROBOT_DIM, STATE_DIM
 from rpl_runtime.tasks.kitchen.simulator import (
     NOMINAL,
@@ -20,10 +19,11 @@ from rpl_runtime.tasks.kitchen.simulator import (
     drawn_start,
     new_environment,
 )
+from rpl_runtime.tasks.mujoco import load_mujoco
 from rpl_runtime.tasks.scenery import Model
 from rpl_train.tasks.kitchen.contacts import bounds, leave_out, separate
 
-mujoco = require("mujoco", "sim")
+mujoco = load_mujoco()
 
 _DRAWS = STATE_DIM + 29  # noise of the robot's 9 positions and 9 velocities, then of the objects' 21 and 20
 _POSITIONS = np.r_[:ROBOT_DIM, 2 * ROBOT_DIM : ROBOT_DIM + STATE_DIM]  # the draws that are part of a state
