@@ -111,7 +111,7 @@ def measure(
     authors = [author for trajectory in logs.trajectories for author in trajectory.authors]
     by_hand = sum(author != POLICY for author in authors) / len(authors)
     taught = load_demonstrations(demos, KITCHEN)
-    check_sources(bundle, taught)
+    check_sources(bundle.path, bundle.manifest.provenance, taught)
     before, rows = evaluated(bundle.path, wide, work / "old", pairs), []
     for seed in range(seeds):
         config, folder = ImproveConfig(seed=seed, steps=steps), work / f"seed-{seed}"

@@ -33,6 +33,7 @@ def bundle_facts(bundle: Bundle) -> JsonDict:
         },
         "planner": manifest.planner,
         "parity": manifest.parity,
+        "quantized": manifest.quantized,
         "provenance": manifest.provenance.model_dump(mode="json"),
         "statistics": manifest.statistics and manifest.statistics.model_dump(mode="json"),
         "evaluation": bundle.evaluation,

@@ -31,6 +31,11 @@ def render_card(manifest: Manifest, digest: str, evaluation: JsonDict | None) ->
             f"{parity['max_abs_target_difference']:.2g} in the action's units; the export requires at most "
             f"{parity.get('tolerance', float('nan')):.2g}."
         )
+    if manifest.quantized is not None:
+        fidelity += (
+            f" The products of the low level's inner layers are computed in {manifest.quantized}: with one fixed scale "
+            "for each layer's inputs, so that a row's answer depends on that row alone."
+        )
     sections = (
         [
             f"# {spec.name}",

@@ -91,6 +91,8 @@ class Manifest(BaseModel):
     files: dict[str, str]  # name -> SHA-256
     parity: dict[str, float] = {}  # measured when the graphs were exported
     statistics: Statistics | None = None
+    # How the products of the low level's inner layers are computed, if not in float32.
+    quantized: Literal["int8"] | None = None
     stall: Stall | None = None  # None: the policy never asks for help
     # The service that plans for a low level alone, in states of the spec's names and units; None: there is a high level
     planner: Literal["rpl.v1.Planner"] | None = None

@@ -18,15 +18,16 @@ _PLAIN = """
     Clip Concat Constant Conv Cos Cosh CumSum Div Dropout Einsum Elu Equal Erf Exp Flatten Floor GRU Gather
     GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization
     HardSigmoid HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LSTM LayerNormalization LeakyRelu Less
-    LessOrEqual Log LogSoftmax LpNormalization MatMul Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pow
-    RMSNormalization RNN Reciprocal Relu Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Softmax
-    Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Transpose Trilu Where Xor
+    LessOrEqual Log LogSoftmax LpNormalization MatMul MatMulInteger Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu
+    Pow RMSNormalization RNN Reciprocal Relu Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size
+    Softmax Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Transpose Trilu Where Xor
 """
 # Operators with inputs whose values decide the output's size, which no state may.
 _SIZED = """
     ConstantOfShape Expand OneHot Pad Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
     ReduceMin ReduceProd ReduceSum ReduceSumSquare Reshape Slice Split Squeeze Tile TopK Unsqueeze
 """
+_ROUNDS = "QuantizeLinear"  # with a scale of the rows at hand ("dynamic") a row would depend on its neighbours
 _FIRST_SIZING = {"ConstantOfShape": 0, "Range": 0}  # operator -> the first such input; the second of all others
 _PLAIN_OPERATORS, _SIZED_OPERATORS = set(_PLAIN.split()), set(_SIZED.split())
 
@@ -83,10 +84,12 @@ def _check_node(node: memoryview, known: dict[bytes, bool]) -> None:
         elif field == 5:
             _check_attribute(value, name)
     operator = name.decode(errors="replace")
-    if _text(node, 7) not in (b"", b"ai.onnx") or operator not in _PLAIN_OPERATORS | _SIZED_OPERATORS:
+    if _text(node, 7) not in (b"", b"ai.onnx") or operator not in _PLAIN_OPERATORS | _SIZED_OPERATORS | {_ROUNDS}:
         raise _Refused(f"the operator {_shown(name)}")
     if operator in _SIZED_OPERATORS and not all(inputs[_FIRST_SIZING.get(operator, 1) :]):
         raise _Refused(f"a node {operator} whose output's size depends on its data")
+    if operator == _ROUNDS and not all(inputs[1:]):
+        raise _Refused(f"a node {operator} whose scale or zero point depends on its data")
     found = operator in ("Shape", "Size") or all(inputs)
     known.update({output: found and known.get(output, True) for output in outputs})
 

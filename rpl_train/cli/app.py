@@ -4,9 +4,10 @@ Commands import what they need when they run, so a missing extra is one sentence
 """
 
 import json
+import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,10 +16,13 @@ from rpl_runtime.errors import require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, Recordings, Seed
-from rpl_train.cli.improve import improve_command
+from rpl_train.cli.improve import evaluated, improve_command
 from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, check_place, chosen, require_exporter
 
 if TYPE_CHECKING:
+    from rpl_runtime.files import JsonDict
+    from rpl_runtime.policy.bundle import Bundle
+    from rpl_runtime.tasks.task import Task
     from rpl_train.export.export import ExportResult
 
 COMPONENTS = "imitate.networks.high_components"
@@ -87,7 +91,11 @@ def imitate_command(
 
 def export_command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="[RUN] BUNDLE", help="The run (not with --from), and the bundle to write.")
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] BUNDLE",
+            help="The run, or a bundle that was exported from one (neither with --from), and the bundle to write.",
+        ),
     ],
     factory: Annotated[
         str | None,
@@ -106,6 +114,20 @@ def export_command(
             "--low-only", help="Write the low level alone, to be served with a planner (`rpl docs two-rates`)."
         ),
     ] = False,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(
+            help="Compute the inner layers of the low level in 8-bit integers, scaled by the states of --demos. "
+            "Then both low levels play the same episodes."
+        ),
+    ] = None,
+    demos: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --quantize: what the run learned from, as for `rpl imitate`. Repeat for several."),
+    ] = None,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="With --quantize: of each goal from each start, by each low level.")
+    ] = 20,
     providers: Providers = "CPU",
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -120,14 +142,25 @@ def export_command(
     if len(paths) != (1 if factory else 2):
         wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
         raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
+    if (quantize is None) != (demos is None):
+        raise typer.BadParameter("--quantize needs --demos, to scale integers by them, and nothing else does")
+    if quantize and (low_only or (factory and not task_name)):
+        raise typer.BadParameter("--quantize plays episodes of the --task with both levels; not with --low-only")
     require_exporter()
     bundle = paths[-1]
     check_place(bundle, force)
     from rpl_runtime.console import Console
     from rpl_runtime.evaluation.evaluate import check_policy
+    from rpl_runtime.evaluation.paired import comparison_table
+    from rpl_runtime.policy.bundle import MANIFEST, load_bundle
+    from rpl_train.augment import Pool, PoolConfig
+    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.export.export import export
     from rpl_train.export.factory import load_factory
+    from rpl_train.export.novelty import check_sources
     from rpl_train.export.parity import ParityConfig
+    from rpl_train.export.quantize import calibration
+    from rpl_train.export.restore import restore
     from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
 
@@ -135,7 +168,8 @@ def export_command(
         policy, spec, provenance = load_factory(factory)
         statistics = None
     else:
-        policy, record = load_run(paths[0])
+        whole = (paths[0] / MANIFEST).exists()
+        policy, record = restore(load_bundle(paths[0]), task_name or "kitchen") if whole else load_run(paths[0])
         spec, provenance, statistics = record.spec, record.provenance, record.statistics
         task_name = task_name or record.task
         name = name or _folder_name(bundle)
@@ -144,11 +178,41 @@ def export_command(
         task = load_task(task_name) if task_name else None
         if task:
             check_policy(spec, task)
-        result = export(policy, spec, provenance, bundle, statistics, ParityConfig(providers=providers), task, low_only)
+        tuples = None
+        if task and demos:
+            taught = load_demonstrations(demos, task)
+            check_sources(paths[0], provenance, taught)
+            tuples = calibration(Pool(taught.trajectories, spec, PoolConfig()))
+        parity = ParityConfig(providers=providers)
+        result = export(policy, spec, provenance, bundle, statistics, parity, task, low_only, tuples)
+    facts, beside = result.facts(), None
+    if task and quantize:
+        with tempfile.TemporaryDirectory() as scratch:
+            plain = export(policy, spec, provenance, Path(scratch) / "float32", statistics, parity, task).bundle
+            facts["beside_float32"] = beside = _played_by_both(plain, result.bundle, task, episodes, Path(scratch))
     if as_json:
-        typer.echo(json.dumps(result.facts(), indent=1))
-    else:
-        _print_export(result)
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    _print_export(result)
+    if beside:
+        Console().print(comparison_table(beside))
+        typer.echo(f"new is {bundle}; old is the same with its low level in float32")
+
+
+def _played_by_both(old: "Bundle", new: "Bundle", task: "Task", episodes: int, work: Path) -> "JsonDict":
+    """The same episodes by two bundles, compared; the new one keeps its own as its evaluation."""
+    from rpl_runtime.console import progress
+    from rpl_runtime.evaluation.evaluate import EvaluateConfig
+    from rpl_runtime.evaluation.paired import compare
+    from rpl_runtime.policy.bundle import attach_evaluation
+
+    config = EvaluateConfig(episodes=episodes)
+    with progress(stays=True) as report:
+        before = evaluated("old", old.path, task, config, work, report)
+        after = evaluated("new", new.path, task, config, work, report)
+    comparison = compare(before.episodes, after.episodes)
+    attach_evaluation(new, after.content | {"beside_float32": comparison})
+    return comparison
 
 
 def _folder_name(bundle: Path) -> str:

@@ -94,15 +94,15 @@ def improve_command(
             old, task, work / "play", tuning.jobs, lambda done, total: report("sequences", done, total)
         )
         taught = load_demonstrations(paths, task)
-        check_sources(old, taught)
+        check_sources(bundle, old.manifest.provenance, taught)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
         if stall := old.manifest.stall:
             add_stall(load_bundle(new), task, StallConfig(rate=stall.rate))
         protocol = EvaluateConfig(episodes=episodes, jobs=tuning.jobs)
-        before = _evaluated("old", bundle, task, protocol, work, report)
-        after = _evaluated("new", new, task, protocol, work, report)
+        before = evaluated("old", bundle, task, protocol, work, report)
+        after = evaluated("new", new, task, protocol, work, report)
     attach_evaluation(load_bundle(new), after.content)
     comparison = compare(before.episodes, after.episodes)
     write_json(work / "comparison.json", comparison)
@@ -113,7 +113,7 @@ def improve_command(
         typer.echo(f"{new} is written, and {bundle} is as it was")
 
 
-def _evaluated(
+def evaluated(
     name: str, bundle: Path, task: "Task", config: "EvaluateConfig", work: Path, report: "Report"
 ) -> "Evaluation":
     """The episodes of a policy, kept in a journal of its own."""

@@ -16,7 +16,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -36,11 +36,14 @@ from rpl_runtime.policy.manifest import Manifest, Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.policy.trial import open_policy
 from rpl_runtime.tasks.task import Task
+from rpl_train.augment import LowBatch
 from rpl_train.export.parity import Parity, ParityConfig, check_parity
+from rpl_train.export.quantize import quantize
 from rpl_train.networks import RelayPolicy
 
 OPSET = 18  # the exporter's native one
 IR_VERSION = 10  # ONNX Runtime 1.18 and later
+INT8_TOLERANCE = 0.1  # [rad], or the action's unit; success says what it costs
 _BATCH = torch.export.Dim("batch")
 
 
@@ -73,13 +76,15 @@ def export(
     config: ParityConfig = ParityConfig(),
     task: Task | None = None,
     low_only: bool = False,
+    calibration: LowBatch | None = None,
 ) -> ExportResult:
     """Write the bundle of a policy, in place of one that is there already; parity is checked in the task's worlds.
 
     With `low_only` both levels are checked, and the low level alone is written: a planner must set its subgoals.
+    With a `calibration` the low level is quantised (quantize.py), and may differ from its module by INT8_TOLERANCE.
 
     Raises:
-        InvalidInput: a module violates the contract, or cannot be exported.
+        InvalidInput: a module violates the contract, cannot be exported, or has no layers to quantise.
         ParityError: the graphs' actions differ from the modules'; nothing was written.
         BundleError: something that is not a bundle is at the path.
     """
@@ -87,13 +92,23 @@ def export(
     for signature, module in levels:
         _check_module(signature, module, spec)
     graphs = [_graph(signature, module, spec) for signature, module in levels]
+    if calibration is not None:
+        quantize(graphs[1], calibration, spec.low_noise)
+        config = replace(config, tolerance=INT8_TOLERANCE)
     pair_id = hashlib.sha256(b"".join(hashlib.sha256(_bytes(graph)).digest() for graph in graphs)).hexdigest()
     for graph, (signature, module) in zip(graphs, levels, strict=True):
         facts = {"pair_id": pair_id} | _facts(signature, module, spec)
         onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     high, low = map(_bytes, graphs)
 
-    manifest = Manifest(spec=spec, pair_id=pair_id, files={}, statistics=statistics, provenance=provenance)
+    manifest = Manifest(
+        spec=spec,
+        pair_id=pair_id,
+        files={},
+        quantized=None if calibration is None else "int8",
+        statistics=statistics,
+        provenance=provenance,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         candidate = write_bundle(Path(scratch) / "candidate", manifest, high, low)
         parity = check_parity(policy, open_policy(candidate, config.providers), spec, config, task)

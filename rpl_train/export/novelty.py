@@ -3,8 +3,11 @@
 The graphs stay the same, byte for byte.
 """
 
+from pathlib import Path
+
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, write_bundle
+from rpl_runtime.policy.manifest import Provenance
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 
@@ -15,7 +18,7 @@ def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:
     Raises:
         DemonstrationError: the manifest names other demonstrations.
     """
-    check_sources(bundle, demonstrations)
+    check_sources(bundle.path, bundle.manifest.provenance, demonstrations)
     manifest = bundle.manifest
     fitted = Pool(demonstrations.trajectories, bundle.spec, PoolConfig()).statistics
     if manifest.statistics is not None:
@@ -24,16 +27,16 @@ def add_novelty(bundle: Bundle, demonstrations: Demonstrations) -> Bundle:
     return write_bundle(bundle.path, manifest, bundle.files.get(HIGH), bundle.files[LOW])
 
 
-def check_sources(bundle: Bundle, demonstrations: Demonstrations) -> None:
+def check_sources(path: Path, provenance: Provenance, demonstrations: Demonstrations) -> None:
     """
     Raises:
-        DemonstrationError: the bundle names other demonstrations.
+        DemonstrationError: the bundle or run at the path names other demonstrations.
     """
-    named = {source["digest"] for source in bundle.manifest.provenance.data if "digest" in source}
+    named = {source["digest"] for source in provenance.data if "digest" in source}
     given = {source["digest"] for source in demonstrations.sources}
     if named and given != named:
         raise DemonstrationError(
-            f"the demonstrations have the digests {_short(given)}; {bundle.path} learned from {_short(named)}"
+            f"the demonstrations have the digests {_short(given)}; {path} learned from {_short(named)}"
         )
 
 

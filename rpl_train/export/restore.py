@@ -34,6 +34,11 @@ def restore(bundle: Bundle, task: str) -> TrainedRun:
     manifest = bundle.manifest
     if manifest.planner is not None:
         raise InvalidInput(f"{bundle.path} holds a low level alone; must hold both levels")
+    if manifest.quantized is not None:
+        raise InvalidInput(
+            f"the low level of {bundle.path} has {manifest.quantized} weights, which are rounded; "
+            "must be the bundle or the run that it was made of"
+        )
     if manifest.statistics is None:
         raise InvalidInput(f"{bundle.path} holds no statistics of its training states; must be {_KIND}")
     with translated(bundle.path, InvalidInput, _KIND):

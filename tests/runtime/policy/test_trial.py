@@ -85,6 +85,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         ),
         "a node Range whose output's size depends on its data",
     ),
+    "a scale from the states": (
+        after_the_last(
+            node("ReduceMax", ["before"], "most", keepdims=0),
+            node("QuantizeLinear", ["before", "most", "none"], "rounded"),
+            node("Cast", ["rounded"], to=TensorProto.FLOAT),
+            none=np.array(0, dtype=np.uint8),
+        ),
+        "a node QuantizeLinear whose scale or zero point depends on its data",
+    ),
     "a size from a number that the states choose": (
         after_the_last(
             node("ReduceSum", ["before"], "much", keepdims=0),
