@@ -168,9 +168,11 @@ def export_command(
         policy, spec, provenance = load_factory(factory)
         statistics = None
     else:
-        whole = (paths[0] / MANIFEST).exists()
-        policy, record = restore(load_bundle(paths[0]), task_name or "kitchen") if whole else load_run(paths[0])
+        source = load_bundle(paths[0]) if (paths[0] / MANIFEST).exists() else None
+        policy, record = load_run(paths[0]) if source is None else restore(source, task_name or "kitchen")
         spec, provenance, statistics = record.spec, record.provenance, record.statistics
+        if source is not None:
+            provenance = provenance.model_copy(update={"parents": (source.digest,)})
         task_name = task_name or record.task
         name = name or _folder_name(bundle)
     spec = spec.model_copy(update={"name": name or spec.name})

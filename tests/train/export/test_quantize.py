@@ -127,7 +127,9 @@ def test_the_command_quantises_and_plays_the_same_episodes(
     assert bundle.evaluation["beside_float32"] == facts["beside_float32"]
     assert "computed in int8" in (bundle.path / "MODEL_CARD.md").read_text()
     assert b"MatMulInteger" in bundle.files[LOW]
-    assert b"MatMulInteger" not in load_bundle(taught / "bundle").files[LOW]
+    plain = load_bundle(taught / "bundle")
+    assert b"MatMulInteger" not in plain.files[LOW]
+    assert bundle.manifest.provenance.parents == ((plain.digest,) if source == "bundle" else ())
     assert rpl(monkeypatch, "inspect", bundle.path) == 0
 
 
