@@ -34,7 +34,7 @@ from rpl_train.data.recordings import load_demonstrations
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import Trajectory, digest
 from rpl_train.imitate import DescentConfig, Loss, Progress, train_level, train_levels
-from rpl_train.networks import tensors
+from rpl_train.networks import Level, tensors
 from rpl_train.play import PlayConfig, play, with_settings
 from rpl_train.runs import (
     DEMONSTRATIONS,
@@ -51,6 +51,7 @@ from rpl_train.runs import (
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
 _START = "{}.start.safetensors"  # the weights from which a level goes on
+_WIDENED = 20  # batches by which a level's spread is widened
 _OUTER = 0.05  # own tuples below this quantile of the others' likelihood get no gradient
 
 
@@ -59,9 +60,8 @@ class ImproveConfig(DescentConfig):
     """Settings of improvement. A share whose part the runs lack goes to the others."""
 
     steps: int = 6_000
-    learning_rate: float = 3e-4
-    hand: float = 0.3  # share of the tuples from steps that a pilot decided
-    own: float = 0.2  # share of the tuples from steps that the policy decided
+    hand: float = 0.4  # share of the tuples from steps that a pilot decided
+    own: float = 0.1  # share of the tuples from steps that the policy decided
     pool: PoolConfig = field(default_factory=PoolConfig)
 
 
@@ -161,10 +161,17 @@ def _improve_level(
         drawn = _drawn(parts, config, lambda among: pool.count(level, among) > 0)
         own = drawn["own"][0] if "own" in drawn else 0
 
-        def loss(rng: np.random.Generator) -> Tensor:
+        def batch(rng: np.random.Generator) -> list[Tensor]:
             batches = [draw(rng, count, among) for count, among in drawn.values()]
-            batch = (np.concatenate(columns) for columns in zip(*batches, strict=True))
-            likelihood = module.log_prob(*tensors(module, *batch))  # type: ignore[operator]
+            return tensors(module, *(np.concatenate(columns) for columns in zip(*batches, strict=True)))
+
+        rng = np.random.default_rng(config.seed)
+        noise = record.spec.high_noise if level == "high" else record.spec.low_noise
+        if isinstance(module, Level):
+            _widen(module, [batch(rng) for _ in range(_WIDENED)], noise)
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            likelihood = module.log_prob(*batch(rng))  # type: ignore[operator]
             others = likelihood[: len(likelihood) - own]
             plausible = others.detach().quantile(_OUTER)
             return -torch.cat([others, likelihood[len(others) :].clamp(min=plausible)]).mean()
@@ -172,6 +179,18 @@ def _improve_level(
         return module, loss
 
     train_level(level, run, config, prepare, progress)
+
+
+@torch.no_grad()
+def _widen(module: Level, batches: Sequence[list[Tensor]], noise: int) -> None:
+    """Widen a level's spread to that of what it is to learn about its modes.
+
+    Where nothing that it learned from moves a dimension, a level is so sure of it that a single kettle that tips over
+    would outweigh all else.
+    """
+    *given, wanted = (torch.cat(columns) for columns in zip(*batches, strict=True))
+    away = (wanted - module(*given, wanted.new_zeros(len(wanted), noise))) / module.scale
+    module.log_std.copy_(torch.maximum(module.log_std, away.square().mean(0).sqrt().log()))
 
 
 def _drawn(parts: Parts, config: ImproveConfig, holds: Callable[[slice], bool]) -> dict[str, tuple[int, slice]]:
