@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rpl_runtime.cli.options import TaskName
-from rpl_runtime.errors import InvalidInput
+from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_train.cli.goals import Jobs, Seed
 from rpl_train.cli.options import ConfigFile, Set, ShowConfig, check_place, chosen, require_exporter
 
@@ -59,7 +59,7 @@ def improve_command(
     Example: rpl improve models/kitchen models/better --logs runs --demos runs/play
     """
     require_exporter()
-    from rpl_runtime.console import Console, progress
+    from rpl_runtime.console import Console, progress, say
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, check_policy
     from rpl_runtime.evaluation.paired import compare, comparison_table
     from rpl_runtime.files import write_json
@@ -94,7 +94,12 @@ def improve_command(
             old, task, work / "play", tuning.jobs, lambda done, total: report("sequences", done, total)
         )
         taught = load_demonstrations(paths, task)
-        check_sources(bundle, old.manifest.provenance, taught)
+        try:
+            check_sources(bundle, old.manifest.provenance, taught)
+        except DemonstrationError as error:
+            if demos:
+                raise
+            say(f"note: played again, {error}; what they show is the same, and the new bundle names them", err=True)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)

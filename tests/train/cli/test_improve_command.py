@@ -9,7 +9,7 @@ import pytest
 import drawers
 from demonstrations import drawer_demonstrations
 from rpl_runtime.cli.app import main
-from rpl_runtime.policy.bundle import Bundle, load_bundle
+from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, load_bundle, write_bundle
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.relay.messages import Action
 from rpl_runtime.relay.run import Step
@@ -88,6 +88,36 @@ def test_the_whole_way_leaves_a_bundle_and_says_whether_it_is_better(rpl, old: B
     assert "trained before" in err
     assert "not told apart" in " ".join(out.split())
     assert load_bundle(tmp_path / "new").digest == new.digest
+
+
+def learned_from(bundle: Bundle, folder: Path, **source: object) -> Bundle:
+    """The same bundle, with something else said of its demonstrations."""
+    provenance = bundle.manifest.provenance
+    changed = provenance.model_copy(update={"data": ({**provenance.data[0], **source},)})
+    manifest = bundle.manifest.model_copy(update={"provenance": changed})
+    return write_bundle(folder, manifest, bundle.files[HIGH], bundle.files[LOW])
+
+
+def test_demonstrations_with_other_last_digits_are_noted_and_named(rpl, old: Bundle, tmp_path: Path) -> None:
+    """Another processor, or an earlier demonstrator, played those that the bundle learned from."""
+    other = learned_from(old, tmp_path / "other", digest="d" * 64)
+    log(tmp_path / "logs" / "a.mcap", other.digest)
+    command = ("improve", other.path, tmp_path / "new", "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
+    code, _, err = rpl(*command)
+    assert code == 0, err
+    assert "note: played again, the demonstrations have the digests" in err
+    played = old.manifest.provenance.data[0]["digest"]
+    assert played in {source["digest"] for source in load_bundle(tmp_path / "new").manifest.provenance.data}
+
+
+def test_shifts_are_not_played_again(rpl, old: Bundle, tmp_path: Path) -> None:
+    play = old.manifest.provenance.data[0]["play"]
+    other = learned_from(old, tmp_path / "other", name="shifts-1", play={**play, "shifts": True, "driver": "d" * 64})
+    log(tmp_path / "logs" / "a.mcap", other.digest)
+    command = ("improve", other.path, tmp_path / "new", "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
+    code, _, err = rpl(*command)
+    assert code == 2
+    assert "learned from shifts-1, which drawers cannot play again; name all that it learned from with --demos" in err
 
 
 @pytest.mark.parametrize(
