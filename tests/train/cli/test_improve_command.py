@@ -101,9 +101,8 @@ def learned_from(bundle: Bundle, folder: Path, **source: object) -> Bundle:
 def test_demonstrations_with_other_last_digits_are_noted_and_named(rpl, old: Bundle, tmp_path: Path) -> None:
     """Another processor, or an earlier demonstrator, played those that the bundle learned from."""
     other = learned_from(old, tmp_path / "other", digest="d" * 64)
-    log(tmp_path / "logs" / "a.mcap", other.digest)
-    command = ("improve", other.path, tmp_path / "new", "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
-    code, _, err = rpl(*command)
+    logs, work = log(tmp_path / "logs" / "a.mcap", other.digest).parent, tmp_path / "work"
+    code, _, err = rpl("improve", other.path, tmp_path / "new", "--logs", logs, "--work", work, *SHORT)
     assert code == 0, err
     assert "note: played again, the demonstrations have the digests" in err
     played = old.manifest.provenance.data[0]["digest"]
@@ -113,9 +112,8 @@ def test_demonstrations_with_other_last_digits_are_noted_and_named(rpl, old: Bun
 def test_shifts_are_not_played_again(rpl, old: Bundle, tmp_path: Path) -> None:
     play = old.manifest.provenance.data[0]["play"]
     other = learned_from(old, tmp_path / "other", name="shifts-1", play={**play, "shifts": True, "driver": "d" * 64})
-    log(tmp_path / "logs" / "a.mcap", other.digest)
-    command = ("improve", other.path, tmp_path / "new", "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
-    code, _, err = rpl(*command)
+    logs, work = log(tmp_path / "logs" / "a.mcap", other.digest).parent, tmp_path / "work"
+    code, _, err = rpl("improve", other.path, tmp_path / "new", "--logs", logs, "--work", work, *SHORT)
     assert code == 2
     assert "learned from shifts-1, which drawers cannot play again; name all that it learned from with --demos" in err
 
