@@ -213,7 +213,7 @@ def _drawn(parts: Parts, config: ImproveConfig, holds: Callable[[slice], bool]) 
 def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Callable[[int, int], None]) -> list[Path]:
     """The demonstrations that a bundle learned from, played again by the task's demonstrator into a folder each.
 
-    Their last digits may be others: those of the processor, or of a demonstrator that was changed since.
+    They may come out otherwise: on another processor, or since the demonstrator was changed.
 
     Raises:
         DemonstrationError: they were not played, or worked in shifts, in which a policy may have driven.

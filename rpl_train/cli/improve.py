@@ -99,7 +99,7 @@ def improve_command(
         except DemonstrationError as error:
             if demos:
                 raise
-            say(f"note: played again, {error}; what they show is the same, and the new bundle names them", err=True)
+            say(f"note: played again, {error}: the processor or the demonstrator is another; they are used", err=True)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
