@@ -53,6 +53,7 @@ class Control:
     def __init__(self, model: messages.ModelInfo, line: Line) -> None:
         self.model = model
         self.line = line
+        self.set_goals: dict[str, ResolvedGoal] = {}  # robot -> goal set here, until the loop that runs it takes it out
         self._step: Step | None = getattr(line, "step", None)
         self._columns: Columns | None = getattr(line, "step_columns", None)
 
@@ -133,7 +134,9 @@ class Control:
         Raises:
             InvalidGoal, InvalidInput, ProtocolViolation: refused; the run keeps its goal.
         """
-        return self._ask(robot, messages.SetGoal(_goal(goal), _vector(state)), messages.GoalSet).goal
+        resolved = self._ask(robot, messages.SetGoal(_goal(goal), _vector(state)), messages.GoalSet).goal
+        self.set_goals[robot] = resolved
+        return resolved
 
     def take_over(self, robot: str, by: str, why: str = "") -> int:
         """Take a running robot in hand: a pilot decides its targets until `hand_back`. Returns his first step.

@@ -25,6 +25,8 @@ def run(
 ) -> RunResult:
     """Drive a robot through one run; `on_step` is called after each step, `on_event` after each change of hands.
 
+    `on_step` may give the run another goal by `control.set_goal`.
+
     With an estimator, the policy decides in its states, and the robot gets its commands. A pilot decides the steps for
     which it takes the robot in hand.
 
@@ -60,6 +62,7 @@ def run(
             sensed = None if estimator is None else reading
             steps.append(Step(number, state, action, robot.done(), goal, sensed, action.author or helm.author))
             on_step(steps[-1])
+            goal = control.set_goals.pop(config.robot_id, goal)
             reading = robot.observe()
             state = reading if estimator is None else estimator.see(reading, robot.ages)
             missing -= steps[-1].done

@@ -107,6 +107,24 @@ def test_a_pilot_decides_the_steps_for_which_it_has_the_robot(tiny_client: Clien
     np.testing.assert_array_equal(pilot.seen[0].state, heard[3].state)
 
 
+def test_a_goal_that_the_run_is_given_on_its_way_is_the_pilots_too(tiny_client: Client) -> None:
+    pilot, heard, cart = Script({4, 5}, lambda seen: np.zeros(2)), list[Step](), Cart()
+    robot: Any = cart
+    with tiny_client.control() as control:
+
+        def on_step(step: Step) -> None:
+            heard.append(step)
+            if step.step == 2:
+                control.set_goal("cart", ("lamp",), step.state)
+
+        run(robot, control, RunConfig(("door",), 8, "cart"), on_step, pilot=pilot)
+    door, lamp = (tiny_client.describe().spec.resolve([name], np.zeros(5, np.float32)) for name in ("door", "lamp"))
+    expected = [door] * 3 + [lamp] * 5
+    assert [step.goal.mask.tolist() for step in heard] == [goal.mask.tolist() for goal in expected]
+    assert [(seen.step, seen.goal.mask.tolist()) for seen in pilot.seen] == [(n, lamp.mask.tolist()) for n in (4, 5, 6)]
+    assert control.set_goals == {}
+
+
 def test_the_steps_of_an_operator_of_the_server_are_told_as_such(tiny_address: str) -> None:
     heard, events, cart = list[Step](), list[Event](), Cart()
     with Client(tiny_address) as client, client.control() as control, Admin(tiny_address) as admin:
