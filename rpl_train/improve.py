@@ -1,15 +1,16 @@
-"""Improve a policy by what robots did with it: relabel their runs, and train both levels on from its weights.
+"""Improve a policy by what hands did where it failed: train both levels on from its weights.
 
 A run is split by who decided its steps. Relay relabelling takes each part as a demonstration of what it reached
 (Algorithms 2 and 3), whatever was asked for. Windows end where the author changes: what a hand reached is not where the
 policy's last action led.
 
-The runs are weighed as IRIL weighs its own episodes (rl/finetune.py): a fixed share of the tuples comes from them, and
-own tuples that are less likely than the least likely 5 % of the others get no gradient. The parts by hand start in the
-states into which the policy got itself, so their tuples are unlikely and must be learned: they have a share of their
-own, and keep their gradient.
+Steps by hand have a fixed share of each batch, as IRIL gives its own episodes (rl/finetune.py), and are learned by
+their likelihood. In all other tuples, of the demonstrations and of what the policy did, the policy is its own teacher:
+the new one answers as the old one did, by policy distillation (Rusu et al., ICLR 2016). So nothing pulls it off what
+reinforcement, or rounds in which a policy drove, have taught it.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpl_runtime.errors import DemonstrationError
+from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.files import alone_in
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.manifest import Provenance
@@ -33,7 +34,7 @@ from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations, merged
 from rpl_train.data.trajectory import Trajectory, digest
 from rpl_train.imitate import DescentConfig, Loss, Progress, train_level, train_levels
-from rpl_train.networks import Level, tensors
+from rpl_train.networks import Level, divergence, tensors
 from rpl_train.play import PlayConfig, play, with_settings
 from rpl_train.runs import (
     DEMONSTRATIONS,
@@ -50,32 +51,41 @@ from rpl_train.runs import (
 
 _PACKAGES = ("relay-policy", "torch", "numpy")
 _START = "{}.start.safetensors"  # the weights from which a level goes on
-_WIDENED = 20  # batches by which a level's spread is widened
-_OUTER = 0.05  # own tuples below this quantile of the others' likelihood get no gradient
+_HELD = -3.0  # least log standard deviation in which a change of what the policy answers is measured
+_MEASURED = 20  # batches of steps by hand to which a level's spread is widened
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImproveConfig(DescentConfig):
-    """Settings of improvement. A share whose part the runs lack goes to the others."""
+    """Settings of improvement.
 
-    steps: int = 6_000
-    hand: float = 0.4  # share of the tuples from steps that a pilot decided
-    own: float = 0.1  # share of the tuples from steps that the policy decided
+    Raises:
+        InvalidInput: a number is out of its range.
+    """
+
+    steps: int = 8_000
+    hand: float = 0.6  # share of the tuples from steps that a pilot decided
     pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.hand < 1:
+            raise InvalidInput(f"hand of the training is {self.hand}; must be a share between 0 and 1")
 
 
 class Parts(NamedTuple):
     """What is learned from: demonstrations, and the parts of runs by their author."""
 
     demonstrations: list[Trajectory]
-    hand: list[Trajectory]
     own: list[Trajectory]
+    hand: list[Trajectory]
 
 
 def split(trajectories: Sequence[Trajectory], spec: PolicySpec) -> Parts:
     """Split robots' runs where their author changes; demonstrations have none. A part of one step is left out.
 
-    A part that ends before the elements asked for are done is cut: nobody came to rest there. A hand went to them.
+    A part that ends before the elements asked for are done is cut: nobody came to rest there. A hand went to them. What
+    the policy did before a hand stepped in is left out: it is no teacher there.
     """
     parts = Parts([], [], [])
     for whole in trajectories:
@@ -95,11 +105,11 @@ def split(trajectories: Sequence[Trajectory], spec: PolicySpec) -> Parts:
                 authors=whole.authors[steps],
                 cut=not (done and end == len(whole)),
             )
-            if whole.authors[first] == POLICY:
-                parts.own.append(piece)
-            else:
+            if whole.authors[first] != POLICY:
                 goal = spec.resolve(whole.elements, piece.states[0]).state if whole.elements else None
                 parts.hand.append(replace(piece, goal=goal))
+            elif end == len(whole):
+                parts.own.append(piece)
     return parts
 
 
@@ -116,14 +126,20 @@ def improve(
     """Train both levels of a bundle, named by its digest, on into the folder `run`, or go on there.
 
     Raises:
-        DemonstrationError: nothing but the policy itself decided any step.
+        DemonstrationError: no part of the logs is by hand, or all else is too short to keep what the policy can do.
         InvalidInput: another command trains in the folder.
         TrainingError: the folder holds another run, a loss is not finite, or a level's process was killed.
     """
     spec, old = base.record.spec, base.record.provenance
     parts = split([*demonstrations.trajectories, *logs.trajectories], spec)
-    if not (parts.demonstrations or parts.hand):
-        raise DemonstrationError("the policy decided every step; needs demonstrations, or steps that a pilot decided")
+    if not parts.hand:
+        raise DemonstrationError("the policy decided every step of the logs; needs two steps on end by a pilot")
+    pool = Pool(list(itertools.chain(*parts)), spec, config.pool)
+    practised = slice(len(parts.demonstrations) + len(parts.own))
+    if not (practised.stop and all(pool.count(level, practised) for level in LEVELS)):
+        raise DemonstrationError(
+            "demonstrations and what the policy did by itself are too short to keep what it can do; must be longer"
+        )
     settings = config.settings() | {"task": task.reference or task.name, "improved": old.settings}
     settings |= {DEMONSTRATIONS: digest(demonstrations.trajectories), "logs": digest(logs.trajectories)}
     provenance = Provenance(
@@ -136,8 +152,7 @@ def improve(
         parents=(bundle,),
     )
     # The networks keep the scales in their weights; the statistics are those of all that was learned from.
-    statistics = Pool(list(itertools.chain(*parts)), spec, config.pool).statistics
-    record = base.record.model_copy(update={"provenance": provenance, "statistics": statistics})
+    record = base.record.model_copy(update={"provenance": provenance, "statistics": pool.statistics})
     with alone_in(run):
         open_run(run, record)
         for level, module in zip(LEVELS, (base.policy.high, base.policy.low), strict=True):
@@ -151,38 +166,44 @@ def improve(
 def _improve_level(
     parts: Parts, record: RunRecord, run: Path, config: ImproveConfig, level: LevelName, progress: Progress
 ) -> None:
+    first = run / _START.format(level)
+
     def prepare() -> tuple[nn.Module, Loss]:
         pool = Pool(list(itertools.chain(*parts)), record.spec, config.pool)
         draw: Callable[..., Sequence[np.ndarray]] = pool.high_batch if level == "high" else pool.low_batch
         module = build_level(level, record)
-        load_weights(run / _START.format(level), module)
+        load_weights(first, module)
         module.to(config.device)
-        drawn = _drawn(parts, config, lambda among: pool.count(level, among) > 0)
-        own = drawn["own"][0] if "own" in drawn else 0
-
-        def batch(rng: np.random.Generator) -> list[Tensor]:
-            batches = [draw(rng, count, among) for count, among in drawn.values()]
-            return tensors(module, *(np.concatenate(columns) for columns in zip(*batches, strict=True)))
-
-        rng = np.random.default_rng(config.seed)
-        noise = record.spec.high_noise if level == "high" else record.spec.low_noise
-        if isinstance(module, Level):
-            _widen(module, [batch(rng) for _ in range(_WIDENED)], noise)
+        if not isinstance(module, Level):
+            return module, lambda rng: torch.zeros(())
+        held = module.log_std.detach().clamp(min=_HELD)
+        practised = slice(len(parts.demonstrations) + len(parts.own))
+        by_hand = slice(practised.stop, None)
+        # Hands that are too short for a level leave it as it is.
+        count = round(config.batch * config.hand) if pool.count(level, by_hand) else 0
+        if count:
+            rng = np.random.default_rng(config.seed)
+            noise = record.spec.high_noise if level == "high" else record.spec.low_noise
+            _widen(module, [tensors(module, *draw(rng, count, by_hand)) for _ in range(_MEASURED)], noise)
+        teacher = copy.deepcopy(module).requires_grad_(False)
 
         def loss(rng: np.random.Generator) -> Tensor:
-            likelihood = module.log_prob(*batch(rng))  # type: ignore[operator]
-            others = likelihood[: len(likelihood) - own]
-            plausible = others.detach().quantile(_OUTER)
-            return -torch.cat([others, likelihood[len(others) :].clamp(min=plausible)]).mean()
+            *given, _ = tensors(module, *draw(rng, config.batch - count, practised))
+            before, after = (each.distribution(*given)._replace(log_std=held) for each in (teacher, module))
+            total = divergence(before, after).sum()
+            if count:
+                total = total - module.log_prob(*tensors(module, *draw(rng, count, by_hand))).sum()
+            return total / config.batch
 
         return module, loss
 
     train_level(level, run, config, prepare, progress)
+    _restore_spread(build_level(level, record), first, run / f"{level}.safetensors")
 
 
 @torch.no_grad()
 def _widen(module: Level, batches: Sequence[list[Tensor]], noise: int) -> None:
-    """Widen a level's spread to that of what it is to learn about its modes.
+    """Widen a level's spread to how far what is to be learned lies about its modes.
 
     Where nothing that it learned from moves a dimension, a level is so sure of it that a single kettle that tips over
     would outweigh all else.
@@ -192,22 +213,14 @@ def _widen(module: Level, batches: Sequence[list[Tensor]], noise: int) -> None:
     module.log_std.copy_(torch.maximum(module.log_std, away.square().mean(0).sqrt().log()))
 
 
-def _drawn(parts: Parts, config: ImproveConfig, holds: Callable[[slice], bool]) -> dict[str, tuple[int, slice]]:
-    """How many tuples of a batch are drawn from each part that holds some, and which demonstrations those are.
-
-    Raises:
-        DemonstrationError: only the policy's own part holds any.
-    """
-    shares = {"demonstrations": 1 - config.hand - config.own, "hand": config.hand, "own": config.own}
-    there, end = dict[str, slice](), 0
-    for name, part in parts._asdict().items():
-        among = slice(end, end := end + len(part))
-        if part and holds(among):
-            there[name] = among
-    if not there.keys() - {"own"}:
-        raise DemonstrationError("what a pilot decided is too short; needs demonstrations, or more steps of a pilot")
-    whole = sum(shares[name] for name in there)
-    return {name: (max(1, round(config.batch * shares[name] / whole)), among) for name, among in there.items()}
+def _restore_spread(module: nn.Module, first: Path, trained: Path) -> None:
+    """Give a trained level the spread with which it began: the wider one was to learn by, not to explore with."""
+    if isinstance(module, Level):
+        load_weights(first, module)
+        spread = module.log_std.detach().clone()
+        load_weights(trained, module)
+        module.log_std.data.copy_(spread)
+        save_weights(trained, module)
 
 
 def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Callable[[int, int], None]) -> list[Path]:

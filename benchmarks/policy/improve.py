@@ -1,9 +1,10 @@
 """What `rpl improve` is worth: a policy trained on by its episodes from a wide start, in which a pilot corrected it.
 
 The policy plays with the scripted demonstrator as pilot, who takes over when the policy is stuck; every run is a log.
-Then it is improved with several training seeds. Each new policy plays alone, on seeds that no log has, from the wide
-start and by the paper's protocol, beside the old one. For a policy that a wide start does not trouble, --arm and
---kettle widen it until the policy alone does 40 to 75 %.
+Then it is improved with several training seeds, and beside that imitates its demonstrations for as long again, which
+shows what longer training does without the logs. Each new policy plays alone, on seeds that no log has, from the wide
+start and by the paper's protocol. For a policy that a wide start does not trouble, --arm and --kettle widen it until
+the policy alone does 40 to 75 %.
 
     python -m benchmarks.policy.improve models/kitchen --demos A.hdf5 --demos B.hdf5 --work runs/improve
 """
@@ -35,10 +36,13 @@ from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS, compound_goal
 from rpl_runtime.tasks.kitchen.simulator import StartNoise
 from rpl_runtime.tasks.task import Task
 from rpl_train.data.recordings import load_demonstrations
+from rpl_train.data.sources import Demonstrations
 from rpl_train.export.export import export
 from rpl_train.export.novelty import check_sources
 from rpl_train.export.restore import restore
+from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.improve import ImproveConfig, improve
+from rpl_train.runs import LEVELS, TrainedRun, open_run, save_weights
 from rpl_train.tasks.kitchen.task import KITCHEN
 
 WIDE = StartNoise(arm=0.15, kettle=0.06)
@@ -113,17 +117,40 @@ def measure(
     taught = load_demonstrations(demos, KITCHEN)
     check_sources(bundle.path, bundle.manifest.provenance, taught)
     before, rows = evaluated(bundle.path, wide, work / "old", pairs), []
+    trained = restore(bundle, KITCHEN.reference or "kitchen")
     for seed in range(seeds):
-        config, folder = ImproveConfig(seed=seed, steps=steps), work / f"seed-{seed}"
-        trained = restore(bundle, KITCHEN.reference or "kitchen")
-        policy, found = improve(
-            *(KITCHEN, trained, bundle.digest, taught, logs, folder, config), lambda level, step, loss: None
-        )
-        spec = found.spec.model_copy(update={"name": f"improved-{seed}"})
-        new = work / f"improved-{seed}"
-        export(policy, spec, found.provenance, new, found.statistics, task=KITCHEN)
-        rows.append({"seed": seed, "starts": compare(before, evaluated(new, wide, folder, pairs))})
+        folder, tuning = work / f"improved-{seed}", ImproveConfig(seed=seed, steps=steps)
+        policy = improve(KITCHEN, trained, bundle.digest, taught, logs, folder, tuning, unheard)
+        better = evaluated(exported(policy, folder), wide, folder, pairs)
+        folder = work / f"imitated-{seed}"
+        longer = evaluated(exported(imitated(trained, taught, folder, seed, steps), folder), wide, folder, pairs)
+        starts = {"starts": compare(before, better), "imitated": compare(before, longer)}
+        rows.append({"seed": seed, **starts, "beside": compare(longer, better)})
     return {"bundle_digest": bundle.digest, "by_hand": by_hand, "steps": steps, "rows": rows, **circumstances(PACKAGES)}
+
+
+def imitated(trained: TrainedRun, taught: Demonstrations, folder: Path, seed: int, steps: int) -> TrainedRun:
+    """The policy after so many steps more of imitating its demonstrations."""
+    first = folder / "first"
+    open_run(first, trained.record)
+    for level, module in zip(LEVELS, (trained.policy.high, trained.policy.low), strict=True):
+        save_weights(first / f"{level}.safetensors", module)
+    config = ImitateConfig(steps=steps, seed=seed, networks=trained.record.networks)
+    return imitate(taught, KITCHEN, folder, config, unheard, initial=first)
+
+
+def exported(run: TrainedRun, folder: Path) -> Path:
+    """The bundle of a run in its folder."""
+    path = folder / "bundle"
+    if not path.exists():
+        record = run.record
+        spec = record.spec.model_copy(update={"name": folder.name})
+        export(run.policy, spec, record.provenance, path, record.statistics, task=KITCHEN)
+    return path
+
+
+def unheard(level: str, step: int, loss: float | None) -> None:
+    """Progress that nobody follows."""
 
 
 def evaluated(bundle: Path, wide: Task, folder: Path, episodes: int) -> list[Episode]:
@@ -144,12 +171,14 @@ def starting_at(start: StartNoise) -> Task:
 
 def shown(content: JsonDict) -> Table:
     rows = [
-        (row["seed"], name, start["pairs"], f"{start['old']:.1%}", f"{start['new']:.1%}", verdict(start))
+        (row["seed"], name, start["pairs"], *(f"{share:.1%}" for share in shares), verdict(row["beside"][name]))
         for row in content["rows"]
         for name, start in row["starts"].items()
+        for shares in [(start["old"], row["imitated"][name]["new"], start["new"])]
     ]
     title = f"{content['episodes']} episodes with a pilot, {content['by_hand']:.0%} of the steps by hand"
-    return table(title, ("training seed", "start", "pairs", "old", "new", "verdict"), rows)
+    columns = ("training seed", "start", "pairs", "old", "imitated on", "improved", "improved beside imitated on")
+    return table(title, columns, rows)
 
 
 if __name__ == "__main__":
