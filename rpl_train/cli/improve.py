@@ -50,9 +50,9 @@ def improve_command(
 ) -> None:
     """Train a policy on by what robots did with it, and measure whether it is better.
 
-    Their runs are relabelled; the steps of a pilot and those of the policy have shares of their own in what is learned.
-    Both levels go on from the bundle's weights, together with its demonstrations. Then the old and the new policy play
-    the same episodes through the server. Nothing is put in the place of BUNDLE: that is up to you.
+    Their runs are relabelled, and both levels learn what a pilot did. In the states of BUNDLE's demonstrations and of its
+    own runs they answer as before. Then the old and the new policy play the same episodes through the server. Nothing is
+    put in the place of BUNDLE: that is up to you.
 
     Run the same command again after an interruption: it goes on where it stopped.
 
