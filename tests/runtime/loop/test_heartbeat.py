@@ -14,14 +14,7 @@ from rpl_runtime.loop.heartbeat import Heartbeat
 PROGRAM = """
 import itertools, os, signal, sys, time
 sys.path[:0] = {path!r}
-from fake_clock import FakeClock
-from live_robot import FakeArm
-from rpl_runtime.client.budget import TimeBudget
-from rpl_runtime.loop import realtime
 from rpl_runtime.loop.heartbeat import Heartbeat
-from rpl_runtime.relay.run import RunConfig
-from runtime.loop.test_realtime import MODEL, MS, Script
-from rpl_runtime.client.control import Control
 
 beating = []
 
@@ -31,6 +24,15 @@ def hang(step):
         {hang}
 
 def main():
+    # The process that watches imports this file too, and needs none of these.
+    from fake_clock import FakeClock
+    from live_robot import FakeArm
+    from rpl_runtime.client.budget import TimeBudget
+    from rpl_runtime.client.control import Control
+    from rpl_runtime.loop import realtime
+    from rpl_runtime.relay.run import RunConfig
+    from scripted_line import MODEL, MS, Script
+
     clock = FakeClock()
     robot, control = FakeArm(clock), Control(MODEL, Script(clock, lambda number: 5 * MS))
     budget = TimeBudget(answer_due=1e4)

@@ -404,19 +404,21 @@ def test_a_robot_that_vanishes_ends_the_run() -> None:
 DRIVES = """
 import sys
 sys.path[:0] = {path!r}
-from contextlib import closing
-import numpy as np
-from rpl_runtime.client.budget import TimeBudget
-from rpl_runtime.client.control import Control
-from rpl_runtime.loop import realtime
 from rpl_runtime.loop.heartbeat import Heartbeat
-from rpl_runtime.relay.run import RunConfig
-from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
-from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects
-from fake_clock import FakeClock
-from runtime.loop.test_realtime import MODEL, Script
 
 def main():
+    # The process that watches imports this file too, and needs none of these.
+    from contextlib import closing
+    import numpy as np
+    from fake_clock import FakeClock
+    from rpl_runtime.client.budget import TimeBudget
+    from rpl_runtime.client.control import Control
+    from rpl_runtime.loop import realtime
+    from rpl_runtime.relay.run import RunConfig
+    from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
+    from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects
+    from scripted_line import MODEL, Script
+
     line = Script(FakeClock(), lambda number: 0)
     reply = line._reply
     def lead(request):
