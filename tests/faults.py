@@ -105,8 +105,8 @@ class Mortal:
 
 def _serve() -> None:
     """The server's process: reads its order, serves, and dies as ordered."""
-    from rpl_runtime.policy import trial
     from rpl_runtime.policy.bundle import load_bundle
+    from rpl_runtime.policy.trial import tried_by_parent
     from rpl_runtime.server.server import ServerConfig, serve
 
     raw = sys.stdin.readline()
@@ -118,7 +118,7 @@ def _serve() -> None:
     if order["death"] is not None:
         _doom(**order["death"])  # before the server listens: a waiting robot calls at once
     bundle = load_bundle(Path(order["bundle"]))
-    trial._passed.add(bundle.digest)  # without a trial, which has tests of its own
+    tried_by_parent([bundle.digest])  # without a trial, which has tests of its own
     serve(bundle, ServerConfig(order["address"]), _say_ready)
 
 

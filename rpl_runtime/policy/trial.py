@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from time import process_time
 
@@ -28,7 +29,17 @@ _MEMORY_BYTES = 512 << 20  # beside four times the graphs, which ONNX Runtime co
 _CPU_S = 10  # [s] of processor time in all
 _WALL_S = 60.0  # [s] on a machine that does something else
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_passed: set[str] = set()  # digests of the bundles that this process has tried
+_passed: set[str] = set()  # digests of the bundles that this process or its parent has tried
+
+
+def passed() -> list[str]:
+    """The digests of the bundles that have passed here, for a child process that serves one of them."""
+    return sorted(_passed)
+
+
+def tried_by_parent(digests: Iterable[str]) -> None:
+    """Take the word of the parent process that bundles have passed, so that they are not tried again here."""
+    _passed.update(digests)
 
 
 def open_policy(bundle: Bundle, providers: str = CPU) -> OnnxPolicy:

@@ -13,6 +13,7 @@ from pathlib import Path
 from rpl_runtime.planning.planning import unplanned
 from rpl_runtime.policy.bundle import load_bundle
 from rpl_runtime.policy.graphs import CPU, check_providers
+from rpl_runtime.policy.trial import passed, tried_by_parent
 from rpl_runtime.process import own_process
 
 
@@ -36,13 +37,14 @@ def mortal_server(bundle: Path, providers: str = CPU) -> Iterator[tuple[str, Cal
     loaded = load_bundle(bundle)
     if loaded.manifest.planner is not None:
         raise unplanned(loaded.spec)
-    with own_process(_serve, str(bundle), providers) as served:
+    with own_process(_serve, str(bundle), providers, passed()) as served:
         process, _, address = served.partition(" ")
         yield address, lambda: os.kill(int(process), signal.SIGKILL)
 
 
-def _serve(on_ready: Callable[[str], None], bundle: str, providers: str) -> None:
+def _serve(on_ready: Callable[[str], None], bundle: str, providers: str, digests: list[str]) -> None:
     from rpl_runtime.server.server import ServerConfig, serve
 
+    tried_by_parent(digests)
     config = ServerConfig(address="127.0.0.1:0", providers=providers)
     serve(load_bundle(Path(bundle)), config, lambda bound: on_ready(f"{os.getpid()} {bound}"))

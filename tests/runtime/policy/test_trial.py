@@ -1,5 +1,7 @@
 """Graphs are programs: those that never end, that take the memory, or whose cost depends on the states."""
 
+import multiprocessing
+import os
 import resource
 import signal
 import subprocess
@@ -16,11 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import policies
 from processes import started
+from rpl_runtime.client.client import Client
 from rpl_runtime.errors import BundleError, MismatchedPair
 from rpl_runtime.policy import trial
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, load_bundle
 from rpl_runtime.policy.operators import check_operators
 from rpl_runtime.policy.trial import REQUEST_BYTES, open_policy
+from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.wire.control import MAX_MESSAGE_BYTES
 
 ROOT = Path(__file__).parents[3]
@@ -291,6 +295,24 @@ def test_a_bundle_is_tried_once(own_bundle: Bundle, monkeypatch: pytest.MonkeyPa
     assert tried == [own_bundle.digest]
     open_policy(policies.tiny_bundle(own_bundle.path, seed=1))
     assert len(tried) == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_server_in_a_process_of_its_own_tries_no_bundle_that_its_parent_has_tried(
+    known: bool, own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_passed", {own_bundle.digest} if known else {"0" * 64})
+    with serve_in_process(own_bundle.path) as address, Client(address) as client:
+        assert client.describe().digest == own_bundle.digest
+        [server] = multiprocessing.active_children()
+        spent_s = children_s(server.pid)
+    assert (spent_s == 0) == known
+
+
+def children_s(process: int | None) -> float:
+    """The processor time [s] of the children of a process that have ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_request_holds_no_more_rows_than_are_tried() -> None:
