@@ -31,7 +31,12 @@ ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print all setti
 def chosen(
     task: "Task", config: Path | None, texts: list[str] | None, given: Mapping[str, object], show: bool
 ) -> "Settings":
-    """The settings of a command; prints them and exits if that is asked for."""
+    """The settings of a command; prints them and exits if that is asked for.
+
+    Raises:
+        MissingExtra: torch is not installed, which the stages of training import, and so their settings.
+    """
+    require("torch", "train")
     from rpl_train.cli.settings import settings_of, shown
 
     settings = settings_of(task, config, texts or (), given)

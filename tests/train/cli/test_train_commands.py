@@ -343,3 +343,13 @@ def test_an_older_bundle_is_taught_to_score_states(rpl, demonstrations, tmp_path
     assert code == 0
     assert added.digest in out
     assert Novelty.of(added.manifest.statistics) is not None
+
+
+@pytest.mark.parametrize("command", ["demos play", "imitate", "methods", "stall", "train"])
+def test_without_torch_a_command_says_what_to_install(rpl, tmp_path, monkeypatch, command):
+    words = command.split()
+    more = [tmp_path / "new"] if command != "methods" else []
+    more += ["--demos", tmp_path] if command == "imitate" else []
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, _, err = rpl(*words, *more)
+    assert (code, "this needs torch, which is not installed" in err, "Traceback" in err) == (1, True, False)
