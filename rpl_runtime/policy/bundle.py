@@ -224,8 +224,9 @@ def _read(path: Path, name: str) -> bytes:
     try:
         return read(path / name, _MOST[name])
     except (FileNotFoundError, NotADirectoryError):
+        wrong = f"holds no {name}" if path.is_dir() else "is not a folder" if path.exists() else "does not exist"
         raise BundleNotFound(
-            f"{path} holds no {name}; a bundle is a folder of `rpl export` or `rpl models pull kitchen`"
+            f"{path} {wrong}; a bundle is a folder of `rpl export` or `rpl models pull kitchen`"
         ) from None
     except OSError as error:
         raise BundleError(f"{path / name} cannot be read: {error.strerror}") from error
