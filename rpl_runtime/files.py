@@ -184,9 +184,12 @@ def alone_in(folder: Path) -> Iterator[None]:
     The lock ends with the process. Its file stays: two commands could get in while it is removed.
 
     Raises:
-        InvalidInput: another command has locked the folder.
+        InvalidInput: another command has locked the folder, or it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"the folder {folder} cannot be made ({error.strerror}); choose another path") from error
     # Neither a link to another file nor a pipe, whose opening waits.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with open(os.open(folder / ".lock", flags, 0o666), "rb") as file:

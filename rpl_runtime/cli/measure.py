@@ -131,14 +131,17 @@ def evaluate_command(
         _HardOption(metavar="RAD M", help="Start with each arm joint and the kettle's x and y off by up to this."),
     ] = None,
     jolt: Annotated[float, _HardOption(help="Jolt the arm: each joint by up to this [rad].")] = 0.0,
-    jolt_at: Annotated[list[int] | None, _HardOption(help="Control step of a jolt; default: 40 and 110.")] = None,
+    jolt_at: Annotated[
+        list[int] | None, _HardOption(min=0, help="Control step of a jolt; default: 40 and 110.")
+    ] = None,
     push: Annotated[float, _HardOption(help="Push the kettle so that it slides this far [m].")] = 0.0,
-    push_at: Annotated[list[int] | None, _HardOption(help="Control step of a push; default: 40.")] = None,
+    push_at: Annotated[list[int] | None, _HardOption(min=0, help="Control step of a push; default: 40.")] = None,
     put_back: Annotated[
-        int | None, _HardOption(help="Put the first finished element back, so many control steps later.")
+        int | None, _HardOption(min=1, help="Put the first finished element back, so many control steps later.")
     ] = None,
     swap: Annotated[
-        int | None, _HardOption(help="From this control step on, the goal is three elements that it did not name.")
+        int | None,
+        _HardOption(min=1, help="From this control step on, the goal is three elements that it did not name."),
     ] = None,
     second_goal: Annotated[
         bool, _HardOption("--second-goal", help="Then name the elements that are still open, for as many steps again.")
@@ -201,6 +204,11 @@ def evaluate_command(
         raise typer.BadParameter("--from has nothing to film: it draws an evaluation that was made before")
     if write and bundle is None:
         raise typer.BadParameter("--write needs the BUNDLE to write into")
+    for given, what, other, needed in ((jolt_at, "--jolt-at", jolt, "--jolt"), (push_at, "--push-at", push, "--push")):
+        if given and not other:
+            raise typer.BadParameter(f"{what} says when; it needs {needed}, which says how far")
+    if condition and protocol != "hard":
+        raise typer.BadParameter("--condition names one of --protocol hard, and needs it")
     from rpl_runtime.cli.hard import HardOptions, chosen, evaluate_hard, read_states
     from rpl_runtime.cli.run import read_calibration
     from rpl_runtime.client import Access
@@ -229,6 +237,10 @@ def evaluate_command(
         "shift": shift,
     }
     own = {name: value for name, value in own.items() if value not in (None, 0, ())}
+    if own and condition:
+        raise typer.BadParameter("give --condition, or a condition put together from other options, not both")
+    if beside and not own and protocol != "hard":
+        raise typer.BadParameter("--beside is for the hard protocol, or one condition of your own")
     # Options are checked before anything runs.
     for path, suffixes in ((picture, picture_suffixes), (video, video_suffixes), (sheet, sheet_suffixes)):
         if path is not None:
@@ -383,9 +395,10 @@ def write_film(
 
 def bench_command(
     bundle: BundleFolder,
-    steps: Annotated[int, typer.Option(help="Control steps of each unpaced measurement.")] = 5000,
+    steps: Annotated[int, typer.Option(min=1, help="Control steps of each unpaced measurement.")] = 5000,
     seconds: Annotated[
-        float, typer.Option(help="Seconds of each paced measurement; 26 are 10,400 control steps of 32 robots.")
+        float,
+        typer.Option(min=0.01, help="Seconds of each paced measurement; 26 are 10,400 control steps of 32 robots."),
     ] = 26.0,
     peers: Annotated[
         Path | None,
@@ -403,10 +416,12 @@ def bench_command(
     Example: rpl bench models/kitchen --steps 1000 --seconds 5
     """
     from rpl_runtime.bench.bench import BenchConfig, bench, bench_table
+    from rpl_runtime.cli.report import written
 
     with Console(stderr=True).status("measuring"):
         result = bench(bundle, BenchConfig(steps, seconds, peers=peers))
-    if output is not None:
-        write_json(output, result.content)
-    show(as_json, result.content, lambda: Console().print(bench_table(result.content)))
-    raise typer.Exit(0 if result.met else 1)
+    try:
+        show(as_json, result.content, lambda: Console().print(bench_table(result.content)))
+    finally:  # neither a closed pipe nor a full disk loses what took minutes
+        saved = output is None or written(output, partial(write_json, output, result.content))
+    raise typer.Exit(0 if result.met and saved else 1)

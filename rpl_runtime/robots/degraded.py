@@ -58,7 +58,8 @@ class Conditions:
         )
         for name, value, highest in limits:
             if not 0 <= value <= highest:
-                raise InvalidInput(f"{name} is {value}; must be 0 to {highest:g}")
+                most = f"the latency, {highest}" if name == "latency_jitter" else f"{highest:g}"
+                raise InvalidInput(f"{name} is {value}; must be 0 to {most}")
 
     @property
     def limits_motion(self) -> bool:

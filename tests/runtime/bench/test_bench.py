@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rpl_runtime.bench.bench import BenchConfig, bench, bench_table
+from processes import rpl
+from rpl_runtime.bench.bench import Bench, BenchConfig, bench, bench_table
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.policy.bundle import Bundle
 
@@ -94,3 +95,12 @@ def test_settings_out_of_range_are_refused(tiny_bundle: Bundle, wrong: dict[str,
 def test_a_folder_without_peers_is_refused(tiny_bundle: Bundle, tmp_path: Path):
     with pytest.raises(InvalidInput, match="has no peers"):
         bench(tiny_bundle.path, BenchConfig(peers=tmp_path))
+
+
+def test_a_table_is_printed_before_a_file_is_written_that_may_fail(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpl_runtime.bench.bench.bench", lambda *_: Bench({"took": "minutes"}, met=True))
+    finished = rpl("bench", tiny_bundle.path, "--json", "--output", tiny_bundle.path)
+    assert (finished.returncode, json.loads(finished.stdout)) == (1, {"took": "minutes"})
+    assert f"{tiny_bundle.path} was not written" in finished.stderr.replace("\n", "")
