@@ -118,6 +118,10 @@ def serve_command(
     from rpl_runtime.relay.plans import Fallback
     from rpl_runtime.server.server import ServerConfig, serve
 
+    if len(bundles) > max_models:
+        raise typer.BadParameter(f"{len(bundles)} bundles are more than --max-models {max_models}")
+    if reflection and no_reflection:
+        raise typer.BadParameter("give --reflection or --no-reflection, not both")
     security = SecurityConfig(tls_cert, tls_key, client_ca, tokens, insecure)
     config = ServerConfig(
         address=address,
