@@ -25,6 +25,7 @@ from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError, Serv
 TLS, CA, CERT, KEY = "RPL_TLS", "RPL_CA", "RPL_CERT", "RPL_KEY"
 TOKEN, TOKEN_FILE, INSECURE = "RPL_TOKEN", "RPL_TOKEN_FILE", "RPL_INSECURE"
 _NAMED = ("unix:", "unix-abstract:", "passthrough:")  # prefixes of addresses without a port
+IS_ONE_THERE = "; is `rpl serve` running there?"  # ends what is said where no server answers
 _RESOLVED = ("dns:", "ipv4:", "ipv6:")  # addresses that may name several replicas; calls and streams take turns
 
 
@@ -153,7 +154,9 @@ class Connection:
             if self._access.secure:
                 return f"no server answers at {address} to this certificate; {CERT} and {KEY} must name one it trusts"
             return f"no server answers at {address} in plain text; if it speaks TLS, {CA} (rpl --ca) must name its CA"
-        return f"no server answers at {address}; is `rpl serve` running there?"
+        if "errors resolving" in said or "dns resolution failed" in said:
+            return f"no server answers at {address}: this machine finds no host of that name"
+        return f"no server answers at {address}{IS_ONE_THERE}"
 
 
 def _credentials(access: Access) -> grpc.ChannelCredentials:

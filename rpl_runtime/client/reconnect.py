@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rpl_runtime.auth.client import Access
+from rpl_runtime.auth.client import IS_ONE_THERE, Access
 from rpl_runtime.client.client import Client
 from rpl_runtime.client.control import Control, Line, Rows
 from rpl_runtime.errors import (
@@ -104,7 +104,8 @@ class Places:
             except ServerUnavailable as error:
                 reasons.append(str(error))
                 self.move_on()
-        raise ServerUnavailable("; ".join(reasons))
+        said = "; ".join(reason.removesuffix(IS_ONE_THERE) for reason in reasons)
+        raise ServerUnavailable(said + (IS_ONE_THERE if reasons[-1].endswith(IS_ONE_THERE) else ""))
 
 
 def lasting_control(address: str, config: ReconnectConfig | None = None) -> Control:
