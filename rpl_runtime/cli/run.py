@@ -361,6 +361,16 @@ def _source(name: str, access: Access) -> ObjectSource:
         return KitchenMirror()
     if name == "fixed":
         return FixedObjects(UNTOUCHED)
-    if ":" in name:
-        return StreamedObjects(name, access)
-    raise InvalidInput(f"objects from {name!r}; must be one of mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates")
+    check_source(name)
+    return StreamedObjects(name, access)
+
+
+def check_source(name: str) -> None:
+    """
+    Raises:
+        InvalidInput: no source of objects has that name.
+    """
+    if name not in ("mirror", "fixed") and ":" not in name:
+        raise InvalidInput(
+            f"objects from {name!r}; must be one of mirror, fixed, or HOST:PORT of an rpl.v1.ObjectStates"
+        )

@@ -27,7 +27,10 @@ def accept_command(
     profile: Annotated[Literal["fr3", "panda"], typer.Option(help="Limits of the arm.")] = "fr3",
     workspace: Annotated[
         tuple[float, float, float, float, float, float] | None,
-        typer.Option(help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z."),
+        typer.Option(
+            metavar="X Y Z X Y Z",
+            help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z.",
+        ),
     ] = None,
     realtime: Annotated[bool, typer.Option(help="Require a real-time kernel, as the vendor does.")] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the robot moves; only for --host sim.")] = False,
@@ -45,7 +48,7 @@ def accept_command(
     from rpl_runtime.acceptance.journal import Record, Setting, Verdict
     from rpl_runtime.acceptance.report import PAGE
     from rpl_runtime.acceptance.steps import AcceptanceStep, Site
-    from rpl_runtime.cli.run import SIMULATED, open_franka
+    from rpl_runtime.cli.run import SIMULATED, check_source, open_franka
     from rpl_runtime.console import Console
     from rpl_runtime.evaluation.evaluate import check_policy
     from rpl_runtime.policy.bundle import load_bundle
@@ -61,6 +64,7 @@ def accept_command(
         raise typer.BadParameter("--yes is for --host sim: a person must allow a real robot each of its motions")
     if workspace is None and not simulated:
         raise typer.BadParameter("a real robot needs the --workspace of its site")
+    check_source(objects)  # before anything is simulated, and before a report says that the robot must not run
     loaded, task, reach = load_bundle(bundle), load_task(task_name), PROFILES[profile]
     check_policy(loaded.spec, task)
     assert reach.arm is not None  # both profiles have one
