@@ -110,7 +110,7 @@ def add_grant(path: Path, held: Grant) -> None:
     with locked(followed(path)):
         before = read_private(path) if path.exists() else "# name  rights  sha256 of the token  expires (optional)\n"
         if path.exists() and held.name in {other.name for other in read_grants(path)}:
-            raise InvalidInput(f"{path} has a token named {held.name}; choose another name or remove its line")
+            raise InvalidInput(f"{path} has a token named {held.name}; choose another name, or revoke it first")
         expires = "" if held.expires is None else "  " + _written(held.expires)
         line = f"{held.name}  {','.join(sorted(held.rights))}  {held.digest}{expires}\n"
         write_private(path, before + ("" if before.endswith("\n") else "\n") + line)

@@ -124,7 +124,7 @@ def run_command(
         typer.Option(
             metavar="[kitchen|franka|MODULE:CLASS]",
             callback=_robot,
-            help="The robot to run; kitchen: the simulated one of --task; or a class of your own (docs/your-robot.md).",
+            help="The robot to run; kitchen: the simulated one of --task; or a class of yours (`rpl docs your-robot`).",
         ),
     ] = "kitchen",
     task_name: TaskName = "kitchen",
@@ -186,7 +186,10 @@ def run_command(
     ] = None,
     workspace: Annotated[
         tuple[float, float, float, float, float, float] | None,
-        _FrankaOption(help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z."),
+        _FrankaOption(
+            metavar="X Y Z X Y Z",
+            help="Box for the flange, in metres from the base: lowest x, y, z, then highest x, y, z.",
+        ),
     ] = None,
     dry_run: Annotated[bool, _FrankaOption("--dry-run", help="Do everything except move the motors.")] = False,
     realtime: Annotated[bool, _FrankaOption(help="Require a real-time kernel, as the vendor does.")] = True,
@@ -311,6 +314,8 @@ def run_command(
         video=video,
         as_json=as_json,
     )
+    if log_to is not None:
+        check_suffix(log_to, [".mcap"])  # by which commands that take a folder of logs find it
     if video is not None:
         if robot != "kitchen" or calibrate_to is not None:
             raise typer.BadParameter("--video films a run of the simulated robot; use --log for another")

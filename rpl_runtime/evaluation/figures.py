@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
-_USUAL = (".png", ".svg", ".pdf", ".jpg", ".mp4", ".mov", ".webp")  # of the many suffixes that can be written
+_USUAL = (".png", ".svg", ".pdf", ".jpg", ".mp4", ".mov", ".webp", ".mcap")  # of the many suffixes that can be written
 
 
 def picture_suffixes() -> list[str]:

@@ -31,13 +31,7 @@ Components = Annotated[
     int | None,
     typer.Option(min=1, help="Of the high level's mixture; use several if demonstrators differ in what they do."),
 ]
-Name = Annotated[
-    str | None,
-    typer.Option(
-        help="What a server calls the policy; by default the bundle's folder (with --from, what its spec says). "
-        "Versions of a policy share one."
-    ),
-]
+_NAME = "What a server calls the policy; by default the bundle's folder{}. Versions of a policy share one."
 Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at BUNDLE.")]
 
 
@@ -107,7 +101,7 @@ def export_command(
             "--task", help="Compare in the worlds of this task; by default the run's. Without: random states."
         ),
     ] = None,
-    name: Name = None,
+    name: Annotated[str | None, typer.Option(help=_NAME.format(" (with --from, what its spec says)"))] = None,
     low_only: Annotated[
         bool,
         typer.Option(
@@ -306,7 +300,7 @@ def train_command(
     task_name: TaskName = "kitchen",
     sequences: Annotated[int | None, typer.Option(help="Sequences of play, without --demos.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
-    name: Name = None,
+    name: Annotated[str | None, typer.Option(help=_NAME.format(""))] = None,
     force: Force = False,
     steps: Steps = None,
     env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = None,

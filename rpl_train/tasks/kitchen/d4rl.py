@@ -48,7 +48,8 @@ def import_d4rl(path: Path) -> list[Trajectory]:
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, ...]]]:
     if not path.is_file():
-        raise DemonstrationError(f"{path} is not a file; expected an HDF5 file in D4RL's kitchen layout")
+        wrong = "is not a file" if path.exists() else "does not exist"
+        raise DemonstrationError(f"{path} {wrong}; expected an HDF5 file in D4RL's kitchen layout")
     with translated(path, DemonstrationError, f"in D4RL's layout, {_LAYOUT}"), opened_hdf5(path, "train") as file:
         observations, actions, terminals = (numbers(file, name) for name in ("observations", "actions", "terminals"))
         ends = np.flatnonzero(terminals) + 1
