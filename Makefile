@@ -46,7 +46,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive rpl_runtime rpl_train
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive rpl_command.py rpl_runtime rpl_train
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/site/build.py build/docs

@@ -1,12 +1,15 @@
 """Every command ends with one sentence at Ctrl-C or SIGTERM, and within two seconds of a second one."""
 
+import ast
 import itertools
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
@@ -17,7 +20,7 @@ import numpy as np
 import pytest
 import typer
 
-from processes import RPL, rpl
+from processes import RPL, rpl, started
 from rpl_runtime.cli.app import app
 
 pytest.importorskip("torch", reason="needs the train extra")
@@ -178,6 +181,30 @@ def faults_of(tries: Sequence[tuple[str, int, int]], places: dict[str, Any], fol
 
     with ThreadPoolExecutor(2) as pool:
         return list(filter(None, pool.map(fault, itertools.count(), *zip(*tries, strict=True))))
+
+
+def test_an_interrupt_before_the_packages_are_imported_is_one_word(tmp_path: Path) -> None:
+    package = tmp_path / "rpl_runtime"
+    package.mkdir()
+    (package / "__init__.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    command = [sys.executable, "-c", "from rpl_command import main; main()"]
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    with started(command, stderr=subprocess.PIPE, env=os.environ | path, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "interrupted\n")
+
+
+def test_the_script_begins_where_an_interrupt_is_heard_at_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["scripts"] == {"rpl": "rpl_command:main"}
+    module = ast.parse((ROOT / "rpl_command.py").read_text())
+    assert [name.name for line in module.body if isinstance(line, ast.Import) for name in line.names] == [
+        "os",
+        "signal",
+    ]
 
 
 @pytest.mark.alone  # two seconds are little for a process that loads torch beside others
