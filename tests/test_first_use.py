@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -106,3 +107,17 @@ def test_the_demo_serves_and_runs_a_robot() -> None:
 def test_a_near_name_is_suggested() -> None:
     assert hint("mikrowave", ["kettle", "microwave"]) == " (did you mean microwave?)"
     assert hint("window", ["kettle", "microwave"]) == ""
+
+
+def test_a_page_on_a_terminal_shows_no_codes_of_colours() -> None:
+    environment = os.environ | {"PAGER": "echo less is told $LESS; cat > /dev/null", "TERM": "xterm"}
+    environment.pop("LESS", None)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*RPL, "docs", "glossary"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as page:
+        os.close(theirs)
+        shown = os.read(ours, 1000)
+        page.wait()
+    os.close(ours)
+    assert b"less is told -FRX" in shown

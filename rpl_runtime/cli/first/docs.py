@@ -1,5 +1,6 @@
 """`rpl docs`: the pages of the documentation, which come with the project."""
 
+import os
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def docs_command(
     name = (page or "index").removeprefix("docs/").removesuffix(".md")
     if name not in pages:
         raise InvalidInput(f"there is no page {name!r}{hint(name, pages)}; must be one of {', '.join(pages)}")
+    os.environ.setdefault("LESS", "-FRX")  # as git does: without R, less shows the codes of colours as text
     console = Console()
     with console.pager(styles=True) if console.is_terminal and page else nullcontext():
         console.print(Markdown(pages[name].read_text()))
