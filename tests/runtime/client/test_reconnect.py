@@ -505,7 +505,7 @@ def test_persistence_does_not_hide_other_errors() -> None:
 
 def test_a_server_that_is_not_up_yet_is_awaited_if_asked_for(tiny_bundle: Bundle) -> None:
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(ServerUnavailable, match=f"at {address}; is .* at localhost:1; is"):  # both are named
+    with pytest.raises(ServerUnavailable, match=f"at {address}; .* at localhost:1; is"):  # both are named
         lasting_control(f"{address},localhost:1")
     refused = threading.Event()
 
