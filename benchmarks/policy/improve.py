@@ -23,7 +23,7 @@ from rpl_runtime.client import Access, Client
 from rpl_runtime.console import say
 from rpl_runtime.errors import DemonstrationError
 from rpl_runtime.evaluation.evaluate import EvaluateConfig, evaluate
-from rpl_runtime.evaluation.paired import compare, verdict
+from rpl_runtime.evaluation.paired import compare
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
@@ -177,14 +177,21 @@ def starting_at(start: StartNoise) -> Task:
 
 def shown(content: JsonDict) -> Table:
     rows = [
-        (row["seed"], name, start["pairs"], *(f"{share:.1%}" for share in shares), verdict(row["beside"][name]))
+        (row["seed"], name, *(f"{share:.1%}" for share in shares), points(start), points(row["beside"][name]))
         for row in content["rows"]
         for name, start in row["starts"].items()
         for shares in [(start["old"], row["imitated"][name]["new"], start["new"])]
     ]
-    title = f"{content['episodes']} episodes with a pilot, {content['by_hand']:.0%} of the steps by hand"
-    columns = ("training seed", "start", "pairs", "old", "imitated on", "improved", "improved beside imitated on")
-    return table(title, columns, rows)
+    pairs = next(iter(content["rows"][0]["starts"].values()))["pairs"]
+    hands = f"{content['episodes']} episodes with a pilot, {content['by_hand']:.0%} of the steps by hand"
+    title = f"{hands}; {pairs} pairs from each start, 95 % intervals [points]"
+    return table(title, ("seed", "start", "old", "imitated on", "improved", "beside old", "beside imitated on"), rows)
+
+
+def points(compared: JsonDict) -> str:
+    """A difference of success and its interval [percentage points]."""
+    difference, low, high = (100 * value for value in (compared["difference"], *compared["interval"]))
+    return f"{difference:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 if __name__ == "__main__":
