@@ -15,13 +15,13 @@ view: $(VENV)/.view
 	$(BIN)/rpl run --bundle models/shift --goal microwave --steps 7500 --view
 
 # Files go to the processes in the order of the folders: by default those of few tests come last, and they are slow.
-# The suite starts hundreds of processes, which find what Python compiled for the first. The second command is given the
-# files that it runs tests of: to read all others takes longer than some of those.
+# They are three on two cores, since many tests wait for other processes. These find what Python compiled for the first.
+# The second command is given the files that it runs tests of: to read all others takes longer than some of those.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.dev lint
 	@sh .ci/install-system libosmesa6 chromium chromium-driver || true
 	@sh .ci/install-system cmake g++ libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc || true
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not alone'
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long' $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 # The runtime's core on every Python that is installed; PYTHONS="python3.12 /opt/python3.13/bin/python3" names others.

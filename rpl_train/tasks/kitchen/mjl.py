@@ -101,7 +101,8 @@ class Logs(NamedTuple):
 def _read(path: Path) -> np.ndarray:
     """The records, one a row."""
     if not path.is_file():
-        raise DemonstrationError(f"{path} is not a file; expected {_KIND}")
+        wrong = "is not a file" if path.exists() else "does not exist"
+        raise DemonstrationError(f"{path} {wrong}; expected {_KIND}")
     with translated(path, DemonstrationError, _KIND):
         content = read(path, _MOST_BYTES)
     if not content:

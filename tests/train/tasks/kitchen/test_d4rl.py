@@ -80,7 +80,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path, keep):
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
-    with pytest.raises(DemonstrationError, match="is not a file"):
+    with pytest.raises(DemonstrationError, match="does not exist"):
         load_demonstrations([tmp_path / "none.hdf5"], KITCHEN)
 
 

@@ -90,7 +90,7 @@ def test_every_kind_of_recording_is_known(tmp_path):
 
 @pytest.mark.parametrize("name", ["none.hdf5", "none", "none.mjl"])
 def test_a_missing_path_is_one_sentence(tmp_path, name):
-    with pytest.raises(DemonstrationError, match=f"{name} is not a file"):
+    with pytest.raises(DemonstrationError, match=f"{name} does not exist"):
         load_demonstrations([tmp_path / name], KITCHEN)
 
 
