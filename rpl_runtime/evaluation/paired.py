@@ -11,6 +11,7 @@ from math import sqrt
 import numpy as np
 from rich.table import Table
 
+from rpl_runtime.console import Console, say
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.files import JsonDict
@@ -38,16 +39,18 @@ def verdict(start: JsonDict) -> str:
     return f"the new policy is {found} ({100 * start['difference']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def comparison_table(comparison: JsonDict) -> Table:
-    """A comparison as a table, a row for each start."""
+def print_comparison(comparison: JsonDict) -> None:
+    """Print a comparison as a table, a row for each start, and below it the outcome of each."""
     table = Table(
-        *("start", "pairs", "old", "new", "only old", "only new", "verdict"),
+        *("start", "pairs", "old", "new", "only old", "only new"),
         caption="old, new: episodes with all elements ever done; only: those of one policy alone; 95 % intervals",
     )
     for name, found in comparison.items():
         shares = (f"{found[key]:.1%}" for key in ("old", "new"))
-        table.add_row(name, str(found["pairs"]), *shares, str(found["lost"]), str(found["gained"]), verdict(found))
-    return table
+        table.add_row(name, str(found["pairs"]), *shares, str(found["lost"]), str(found["gained"]))
+    Console().print(table)
+    for name, found in comparison.items():
+        say(f"{name}: {verdict(found)}")
 
 
 def _compared(pairs: Sequence[tuple[Episode, Episode]]) -> JsonDict:

@@ -145,7 +145,7 @@ def export_command(
     check_place(bundle, force)
     from rpl_runtime.console import Console
     from rpl_runtime.evaluation.evaluate import check_policy
-    from rpl_runtime.evaluation.paired import comparison_table
+    from rpl_runtime.evaluation.paired import print_comparison
     from rpl_runtime.policy.bundle import MANIFEST, load_bundle
     from rpl_train.augment import Pool, PoolConfig
     from rpl_train.data.recordings import load_demonstrations
@@ -191,8 +191,8 @@ def export_command(
         return
     _print_export(result)
     if beside:
-        Console().print(comparison_table(beside))
         typer.echo(f"new is {bundle}; old is the same with its low level in float32")
+        print_comparison(beside)
 
 
 def _played_by_both(old: "Bundle", new: "Bundle", task: "Task", episodes: int, work: Path) -> "JsonDict":

@@ -50,18 +50,18 @@ def improve_command(
 ) -> None:
     """Train a policy on by what robots did with it, and measure whether it is better.
 
-    Their runs are relabelled, and both levels learn what a pilot did. In the states of BUNDLE's demonstrations and of its
-    own runs they answer as before. Then the old and the new policy play the same episodes through the server. Nothing is
-    put in the place of BUNDLE: that is up to you.
+    Their runs are relabelled, and both levels learn what a pilot did. In the states of BUNDLE's demonstrations and of
+    its own runs they answer as before. Then the old and the new policy play the same episodes through the server.
+    Nothing is put in the place of BUNDLE: that is up to you.
 
     Run the same command again after an interruption: it goes on where it stopped.
 
     Example: rpl improve models/kitchen models/better --logs runs --demos runs/play
     """
     require_exporter()
-    from rpl_runtime.console import Console, progress, say
+    from rpl_runtime.console import progress, say
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, check_policy
-    from rpl_runtime.evaluation.paired import compare, comparison_table
+    from rpl_runtime.evaluation.paired import compare, print_comparison
     from rpl_runtime.files import write_json
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
     from rpl_train.cli.progress import losses
@@ -114,8 +114,8 @@ def improve_command(
     if as_json:
         typer.echo(json.dumps(comparison, indent=1))
     else:
-        Console().print(comparison_table(comparison))
         typer.echo(f"{new} is written, and {bundle} is as it was")
+        print_comparison(comparison)
 
 
 def evaluated(
