@@ -30,7 +30,7 @@ def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
         mode: permissions of a new file, before the umask.
 
     Raises:
-        OSError: the file cannot be written, or the path leads to something else than a regular file.
+        OSError: the file cannot be written, or the path leads to something else than a regular file. It names the file.
     """
     path = followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,9 @@ def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
         _to_disk(staging)
         os.replace(staging, path)
         _to_disk(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # which a write to a full disk does not name
+        raise
     finally:
         staging.unlink(missing_ok=True)
 

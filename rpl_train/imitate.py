@@ -70,9 +70,12 @@ class DescentConfig:
     device: str = CPU  # of torch; another may change the last bits of the weights
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "checkpoint_every", "report_every", "jobs"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} of the training is {getattr(self, name)}; must be at least 1")
+        most = 2**31 - 1
+        ranges = {"steps": (1, most), "batch": (1, 2**20), "seed": (0, most), "checkpoint_every": (1, most)}
+        ranges |= {"report_every": (1, most), "jobs": (1, 1024)}
+        for name, (least, most) in ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise InvalidInput(f"{name} of the training is {getattr(self, name)}; must be {least} to {most}")
         if not 0 <= self.learning_rate < math.inf:
             got = f"learning_rate of the training is {self.learning_rate}"
             raise InvalidInput(f"{got}; must be a finite number from 0 on")

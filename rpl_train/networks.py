@@ -22,16 +22,31 @@ from rpl_train.statistics import STD_FLOOR
 
 CPU = "cpu"
 _MIN_LOG_STD = -5.0
+_MOST_LAYERS, _WIDEST, _MOST_COMPONENTS = 32, 16_384, 1_024  # beyond any use; a slip of the finger fills the memory
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The shape of both levels."""
+    """The shape of both levels.
+
+    Raises:
+        InvalidInput: a number is out of its range.
+    """
 
     high_hidden: tuple[int, ...] = (512, 512)
     low_hidden: tuple[int, ...] = (512, 512)
     high_components: int = 1  # of the high level's mixture; several if demonstrators differ in what they do next
     flat: bool = False  # no high level: the low level gets the goal itself and sees its goal dimensions
+
+    def __post_init__(self) -> None:
+        for name in ("high_hidden", "low_hidden"):
+            widths = getattr(self, name)
+            if len(widths) > _MOST_LAYERS or not all(1 <= width <= _WIDEST for width in widths):
+                got = f"{name} of the networks is {widths[:9]}"
+                raise InvalidInput(f"{got}; must be {_MOST_LAYERS} layers or fewer, each of 1 to {_WIDEST} units")
+        if not 1 <= self.high_components <= _MOST_COMPONENTS:
+            got = f"high_components of the networks is {self.high_components}"
+            raise InvalidInput(f"{got}; must be 1 to {_MOST_COMPONENTS}")
 
     def sized(self, spec: PolicySpec) -> PolicySpec:
         """The spec with the noise inputs of these networks."""

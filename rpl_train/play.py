@@ -290,7 +290,9 @@ def write(action: Callable[[], object], path: Path) -> None:
     try:
         action()
     except OSError as error:
-        raise DemonstrationError(f"{path} cannot be written: {error}; the episodes before it are kept") from error
+        raise DemonstrationError(
+            f"{path} cannot be written: {error.strerror or error}; the episodes before it are kept"
+        ) from error
 
 
 def _describe(path: Path, spec: PolicySpec) -> Sequence:

@@ -19,14 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from rpl_runtime.errors import RunNotFound, TrainingError
+from rpl_runtime.errors import InvalidInput, RunNotFound, TrainingError
 from rpl_runtime.files import JsonDict, read, staged, translated
 from rpl_runtime.policy.manifest import Provenance, Statistics
 from rpl_runtime.policy.spec import PolicySpec
 from rpl_train.networks import CPU, CommandedGoal, HighLevel, LowLevel, NetworkConfig, RelayPolicy, TargetStatistics
 
 RUN = "run.json"
-_MOST_LAYERS, _WIDEST = 32, 16_384  # of both networks
 _MOST_RECORD, _MOST_WEIGHTS = 16 << 20, 4 << 30  # [bytes]
 DEMONSTRATIONS = "demonstrations"  # setting: digest of those used when fine-tuning or distilling another run
 _NO_EFFECT = ("jobs", "executor", "threads", "checkpoint_every", "report_every")  # settings, on the weights
@@ -124,10 +123,11 @@ def read_run(run: Path) -> RunRecord:
     if not (run / RUN).exists():
         raise RunNotFound(f"{run} holds no {RUN}; must be a run, a folder that `rpl imitate` writes")
     with translated(run / RUN, TrainingError, "the record of a run"):
-        record = RunRecord.model_validate_json(read(run / RUN, _MOST_RECORD))
-        widths = record.networks.high_hidden + record.networks.low_hidden
-        if len(widths) > _MOST_LAYERS or not all(0 < width <= _WIDEST for width in widths):
-            raise ValueError(f"its layers {widths[:9]} must be {_MOST_LAYERS} or fewer, each of 1 to {_WIDEST} units")
+        content = read(run / RUN, _MOST_RECORD)
+        try:
+            record = RunRecord.model_validate_json(content)
+        except InvalidInput as error:  # of the networks; a sentence that lacks the path
+            raise ValueError(str(error)) from error
     return record
 
 

@@ -125,6 +125,8 @@ def load_specialists(path: Path) -> Family:
         raise TrainingError(f"{path} holds no specialists: {error.errors()[0]['msg']}") from error
     except InvalidGoal as error:
         raise TrainingError(f"{path} holds a specialist whose name is not a goal: {error}") from error
+    except InvalidInput as error:
+        raise TrainingError(f"{path} holds no specialists: {error}") from error
     base = build_policy(record)
     if missing := [name for name in _tensors(base) if f"{_BASE}/{name}" not in tensors]:
         raise TrainingError(f"{path} lacks {', '.join(missing)} of its base; it must hold the whole base")

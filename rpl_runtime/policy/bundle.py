@@ -153,8 +153,10 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
                 if older.exists():
                     os.replace(older, path)
                 raise
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
+            if isinstance(error, OSError):
+                error.filename = str(path)  # not a file of the folder that was just removed
             raise
         shutil.rmtree(older, ignore_errors=True)
         return load_bundle(path)
@@ -203,6 +205,9 @@ def _graphs(manifest: Manifest) -> tuple[str, ...]:
 def _check_replaceable(path: Path) -> None:
     """Check that a folder, which replacing it removes, holds only a bundle, however damaged."""
     if not path.exists():
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise BundleError(f"{path} cannot be made, since {above} is not a folder; choose another path")
         return
     found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if not path.is_dir() or (found and MANIFEST not in found):

@@ -107,10 +107,14 @@ class FinetuneConfig:
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:
-        if not self.goal or not self.levels or self.episodes < 2 or self.env_steps < 1 or self.worlds < 1:
-            raise InvalidInput(
-                "fine-tuning needs a goal, a level that learns, at least one step, and two episodes to compare"
-            )
+        if not self.goal or not self.levels:
+            raise InvalidInput("fine-tuning needs a goal and a level that learns")
+        ranges = {"env_steps": (1, 2**40), "episodes": (2, 10_000), "worlds": (1, 10_000), "threads": (1, 1024)}
+        ranges |= {"seed": (0, 2**31 - 1), "likelihood_batch": (1, 2**20)}
+        shares = dict.fromkeys(("gamma", "smoothing", "likelihood_decay", "own"), (0, 1))
+        for name, (least, most) in (ranges | shares).items():
+            if not least <= getattr(self, name) <= most:  # nor NaN
+                raise InvalidInput(f"{name} of fine-tuning is {getattr(self, name)}; must be {least} to {most}")
 
     def iterations(self, task: Task) -> int:
         """The number of iterations in a task."""

@@ -59,6 +59,12 @@ def test_a_failure_leaves_the_older_file(tmp_path: Path) -> None:
     assert (file.read_text(), os.listdir(tmp_path)) == ("before", ["file"])
 
 
+def test_a_full_disk_is_told_of_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as full, staged(tmp_path / "file"):
+        Path("/dev/full").write_bytes(b"1")
+    assert full.value.filename == str(tmp_path / "file")
+
+
 def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"1234")

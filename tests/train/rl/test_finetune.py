@@ -458,9 +458,21 @@ def test_a_level_that_earns_stays_no_longer_and_the_other_stays(base, tmp_path, 
         assert equal(tuned.policy.high.state_dict(), kept.state_dict())
 
 
-@pytest.mark.parametrize("settings", [{"goal": ()}, {"levels": ()}, {"episodes": 1}, {"env_steps": 0}, {"worlds": 0}])
-def test_settings_that_make_no_sense_are_refused(settings):
-    with pytest.raises(InvalidInput, match="fine-tuning needs"):
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"goal": ()}, "fine-tuning needs"),
+        ({"levels": ()}, "fine-tuning needs"),
+        ({"episodes": 1}, "episodes of fine-tuning is 1; must be 2 to 10000"),
+        ({"episodes": 10**14}, "episodes of fine-tuning is"),
+        ({"env_steps": 0}, "env_steps of fine-tuning is"),
+        ({"worlds": 0}, "worlds of fine-tuning is"),
+        ({"seed": -1}, "seed of fine-tuning is"),
+        ({"gamma": float("nan")}, "gamma of fine-tuning is nan; must be 0 to 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, why):
+    with pytest.raises(InvalidInput, match=why):
         replace(config(), **settings)
     assert replace(config(), env_steps=1, worlds=1, episodes=2).iterations(drawers.TASK) == 1
 
