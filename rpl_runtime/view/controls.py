@@ -1,6 +1,7 @@
 """The operator's controls of one robot: a goal to tick, sliders to pin a subgoal, and sliders to lead it by hand."""
 
 import functools
+import math
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -61,10 +62,11 @@ class Controls:
                 self._button(gui, name, hint, act)
             action = spec.action
             dims = zip(action.names, action.units, action.low, action.high, strict=True)
-            self._turns = [
-                gui.add_slider(f"{name} [{unit}]", low, high, (high - low) / 500, low, disabled=True)
-                for name, unit, low, high in dims
-            ]
+            self._turns = []
+            for name, unit, low, high in dims:
+                ends = round(low, _digits(low, high)), round(high, _digits(low, high))
+                step = 10.0 ** -_digits(low, high)
+                self._turns.append(gui.add_slider(f"{name} [{unit}]", *ends, step, ends[0], disabled=True))
             for dim, slider in enumerate(self._turns):
                 slider.on_update(functools.partial(self._turn, dim, act))
 
@@ -114,7 +116,7 @@ class Controls:
             for dim, slider in enumerate(self._turns):
                 slider.disabled = wanted is None
                 if wanted is not None:
-                    slider.value = float(wanted[dim])
+                    slider.value = round(float(wanted[dim]), _digits(slider.min, slider.max))
         mask = np.array(robot.mask, dtype=np.float32)
         if mask.tobytes() != self._goal:
             self._goal, asked = mask.tobytes(), self._spec.asked(mask)
@@ -156,3 +158,8 @@ class Controls:
     def _button(self, gui: "viser.GuiApi", name: str, hint: str, act: Callable[[str, int], None]) -> None:
         button = gui.add_button(name, hint=hint, color="blue" if name in (SEND, PIN, TAKE) else "gray")
         button.on_click(lambda event: act(name, event.client_id + 1))  # type: ignore[operator]  # a browser's
+
+
+def _digits(low: float, high: float) -> int:
+    """Decimals of a target, at least a hundred values in its range. More do not fit into the box beside a slider."""
+    return max(0, 2 - math.floor(math.log10(high - low)))

@@ -115,6 +115,8 @@ class Page:
         edited = self._controls is not None and robot.robot == self._chosen and self._controls.changed
         if edited and subgoal is not None:
             subgoal = self._controls.subgoal(subgoal)  # type: ignore[union-attr]
+        if robot.hand and not (robot.pinned or edited):
+            subgoal = None  # of the plan before the hand, which nobody follows; the policy will make another
         colour = OPERATOR if robot.pinned or edited else POLICY
         return Actor(robot.robot, state, subgoal, colour, trail)
 

@@ -82,6 +82,7 @@ def _status(robot: RobotStatus, spec: PolicySpec) -> str:
         novelty = f'<span class="bad">{novelty}, far from the training data</span>'
     author, text = _author(robot)
     age = f"{min(1.0, (robot.age + 1) / spec.horizon):.0%}"
+    followed = f'<span class="bar"><i style="width:{age}"></i></span>age {robot.age} of {spec.horizon}'
     silent = f' <span class="bad">silent for {robot.idle_s:.0f} s</span>' if robot.idle_s > _SILENT_S else ""
     asks = ' <span class="bad">the policy asks for help</span>' if robot.help else ""
     rows = {
@@ -89,8 +90,7 @@ def _status(robot: RobotStatus, spec: PolicySpec) -> str:
         "goal": chips or "a whole state",
         "time": f"{robot.step * spec.period_s:.1f} s, control step {robot.step}",
         "author": f'<span class="chip {author}">{text}</span>{asks}',
-        "subgoal": f'<span class="bar"><i style="width:{age}"></i></span>age {robot.age} of {spec.horizon}, '
-        f"vetoed {robot.vetoes}",
+        "subgoal": f"{'not followed' if robot.hand else followed}, vetoed {robot.vetoes}",
         "novelty": novelty,
     }
     if robot.times.total_us:

@@ -7,6 +7,7 @@ from policies import tiny_spec
 from rpl_runtime.relay.messages import StageTimes
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.gate import page_server
+from rpl_runtime.view.panel import Panel
 from rpl_runtime.wire.admin import RobotStatus
 
 pytest.importorskip("viser", reason="needs the view extra")
@@ -49,3 +50,23 @@ def test_a_slider_stays_where_a_viewer_put_it_until_the_change_is_used() -> None
         controls.follow(asked_for("door", closed), None)
         assert not controls.changed
         assert controls.subgoal(np.array(closed))[3] == 0.0
+
+
+def test_the_target_of_a_robot_in_hand_is_shown_as_far_as_it_can_be_read() -> None:
+    wanted = np.array([1 / 3] * SPEC.action.dim)
+    with page_server(0, "a page") as (server, _):
+        controls = Controls(server.gui, SPEC, None, lambda what, viewer: None)
+        controls.follow(asked_for("door"), wanted)
+        assert all(len(str(slider.value)) <= 6 for slider in controls._turns)
+        assert all(len(str(slider.min)) <= 6 for slider in controls._turns)
+        assert (controls.target(wanted) == wanted).all()  # nobody has moved a slider
+
+
+def test_a_subgoal_has_no_age_while_a_hand_has_the_robot() -> None:
+    with page_server(0, "a page") as (server, _):
+        panel = Panel(server, lambda name: None)
+        panel.show(("cart",), asked_for("door"), SPEC)
+        assert f"age 3 of {SPEC.horizon}" in panel._status.content
+        panel.show(("cart",), asked_for("door")._replace(hand="anna", age=304), SPEC)
+        assert "not followed" in panel._status.content
+        assert "304" not in panel._status.content
