@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from rpl_runtime.console import Console
+from rpl_runtime.console import count as counted
 from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_runtime.files import JsonDict, read_json, staged
 from rpl_runtime.jobs import Executor, Job, run_jobs
@@ -121,11 +122,12 @@ def print_play(result: PlayResult) -> None:
     table = Table("element", "tried", "done at the end", "", "median steps", title="Play", title_justify="left")
     for row in result.by_element():
         median = "–" if row.steps is None else f"{row.steps:.0f}"
-        table.add_row(row.name, str(row.tried), str(row.done), f"{row.done / max(1, row.tried):.1%}", median)
+        share = f"{row.done / row.tried:.1%}" if row.tried else "–"
+        table.add_row(row.name, str(row.tried), str(row.done), share, median)
     console.print(table)
     steps = facts["steps"]
     console.print(
-        f"{facts['sequences']} sequences in {facts['folder']}, {result.played} of them played now; "
+        f"{counted(len(result.sequences), 'sequence')} in {facts['folder']}, {result.played} of them played now; "
         f"{facts['complete']:.1%} end with every element done; median {steps['p50']:.0f} steps, "
         f"90 % within {steps['p90']:.0f}, {facts['within_an_episode']:.1%} within {result.episode_steps}"
     )

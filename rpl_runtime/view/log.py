@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import viser
 
 _LOOK_S = 0.02  # [s] between two looks at the timeline
-_MARKS = 12  # on the timeline, at most
+_MARKS = 100  # on the timeline and below it, at most
+_LABELS = 6  # of marks, for which the timeline has room
 
 
 def view_log(on_ready: Callable[[str], None], path: Path, port: int) -> None:
@@ -60,9 +61,12 @@ class _Timeline:
     def __init__(self, gui: "viser.GuiApi", log: Log) -> None:
         self._period_s, self._last = log.header.spec.period_s, len(log.steps) - 1
         self._playing, self._moved_s = False, 0.0
-        self._slider = gui.add_slider("timeline", 0, max(self._last, 1), 1, 0, marks=_marks(log), order=3)
+        marks = _marks(log)
+        self._slider = gui.add_slider("timeline", 0, max(self._last, 1), 1, 0, marks=_apart(marks, self._last), order=3)
         self._button = gui.add_button("Play", order=4)
         self._button.on_click(lambda _: self._press())
+        told = [f"- control step {log.steps[at].step}: {what}" for at, what in marks]
+        gui.add_markdown("\n".join(told), order=5, visible=bool(told))
 
     def position(self) -> int:
         """The index of the step to show now."""
@@ -95,6 +99,16 @@ def _marks(log: Log) -> tuple[tuple[int, str], ...]:
             marks.append((at, "goal"))
         before = step
     return tuple(marks[:_MARKS])
+
+
+def _apart(marks: tuple[tuple[int, str], ...], last: int) -> tuple[int | tuple[int, str], ...]:
+    """The marks, with labels only where the one before is far enough away for both to be read."""
+    found: list[int | tuple[int, str]] = []
+    free = 0
+    for at, what in marks:
+        found.append((at, what) if at >= free else at)
+        free = at + last // _LABELS if at >= free else free
+    return tuple(found)
 
 
 def _status(log: Log, step: LoggedStep) -> RobotStatus:

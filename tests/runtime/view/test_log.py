@@ -17,7 +17,7 @@ from rpl_runtime.recording.recorder import RunRecorder
 from rpl_runtime.relay.run import Step
 from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.server.server import serve_in_thread
-from rpl_runtime.view.log import view_log
+from rpl_runtime.view.log import _apart, view_log
 
 for module in ("viser", "mcap"):
     pytest.importorskip(module, reason="needs the view and record extras")
@@ -57,7 +57,7 @@ def test_a_log_is_scrubbed_and_played(browser: Browser, log: Path) -> None:
     with own_process(view_log, log, 0) as page:
         browser.driver.get(page)
         browser.until_text("control step 0")
-        for text in ("cart", "door", "policy", "vetoed 0", "pinned"):
+        for text in ("cart", "door", "policy", "vetoed 0", "control step 10: vetoed", "control step 20: pinned"):
             assert text in browser.text
         browser.slide("timeline", 3 * RIGHT_KEY)
         browser.until_text("in the hand of gamepad")
@@ -69,6 +69,11 @@ def test_a_log_is_scrubbed_and_played(browser: Browser, log: Path) -> None:
         browser.until_text("Pause")
         browser.until_text("Play")
         browser.until_text(f"control step {STEPS - 1}")
+
+
+def test_labels_of_the_timeline_leave_room_for_each_other() -> None:
+    marks = ((3, "taken over"), (6, "handed back"), (10, "vetoed"), (13, "pinned"), (20, "goal"))
+    assert _apart(marks, 29) == ((3, "taken over"), 6, (10, "vetoed"), 13, (20, "goal"))
 
 
 def test_a_log_that_is_cut_off_says_so_and_shows_the_rest(browser: Browser, log: Path, tmp_path: Path) -> None:

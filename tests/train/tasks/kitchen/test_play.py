@@ -103,6 +103,14 @@ def test_the_summary_counts_every_element(tmp_path: Path):
     print_play(result)
 
 
+def test_an_element_that_nobody_tried_has_no_share_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    result = play(kitchen(length=1), replace(SHORT, sequences=1), tmp_path / "play")
+    print_play(result)
+    printed = capsys.readouterr().out
+    assert printed.count(" 0.0%") == 2  # of the one that was tried, and of sequences with every element done
+    assert "1 sequence in" in printed
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
