@@ -7,6 +7,7 @@ from policies import tiny_spec
 from rpl_runtime.relay.messages import StageTimes
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.gate import page_server
+from rpl_runtime.view.page import Page
 from rpl_runtime.view.panel import Panel
 from rpl_runtime.wire.admin import RobotStatus
 
@@ -70,3 +71,11 @@ def test_a_subgoal_has_no_age_while_a_hand_has_the_robot() -> None:
         panel.show(("cart",), asked_for("door")._replace(hand="anna", age=304), SPEC)
         assert "not followed" in panel._status.content
         assert "304" not in panel._status.content
+
+
+def test_a_robot_in_hand_has_no_ghost_unless_its_subgoal_is_pinned() -> None:
+    led = asked_for("door", (0.0,) * SPEC.state.dim)._replace(state=(0.0,) * SPEC.state.dim, hand="anna")
+    with page_server(0, "a page") as (server, _):
+        page = Page(server, SPEC)
+        ghosts = [page._actor(robot, np.zeros((0, 3))).subgoal for robot in (led, led._replace(pinned=True))]
+        assert [ghost is None for ghost in ghosts] == [True, False]
