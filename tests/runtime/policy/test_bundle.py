@@ -1,5 +1,6 @@
 """A bundle is intact, or refused with one clear sentence."""
 
+import errno
 import hashlib
 import json
 import os
@@ -304,3 +305,14 @@ def test_an_evaluation_of_another_bundle(own_bundle: Bundle, tmp_path: Path) -> 
     shutil.copy(other.path / EVALUATION, own_bundle.path)
     with pytest.raises(BundleCorrupt, match="was measured on bundle"):
         load_bundle(own_bundle.path)
+
+
+def test_a_full_disk_is_told_of_with_the_bundle_s_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as told:
+        bundle_module.store_files(tmp_path / "cart", {"low.onnx": b""})
+    assert told.value.filename == str(tmp_path / "cart")
+    assert list(tmp_path.iterdir()) == []
