@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -25,6 +25,7 @@ from rpl_runtime.relay.plans import MAX_DEADLINE_S, Fallback, Plan, PlanRules, Q
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 30.0  # [s] after which a thread without work ends
 _MOST_LASTS = 1_000_000  # [control steps]
+_EACH = 4  # threads that the questions of one robot may hold: it may be one for which the planner hangs
 
 
 class Outcome(StrEnum):
@@ -84,7 +85,7 @@ class Port:
         """Put a question."""
         deadline_s = self.deadline_s if rules.deadline_s is None else min(rules.deadline_s, MAX_DEADLINE_S)
         answer = _Answer(question, deadline_s, self._end)
-        self._threads.submit(lambda: self._answer(answer))
+        self._threads.submit(question.robot, lambda: self._answer(answer))
         return answer
 
     def fallback(self, rules: PlanRules) -> Fallback:
@@ -118,7 +119,7 @@ class Port:
             answer.settle(Outcome.WRONG, error)
         except RelayError as error:
             answer.settle(Outcome.LOST, error)
-        except Exception as error:  # anybody's planner may raise anything
+        except BaseException as error:  # anybody's planner may raise anything, also what would end a thread
             answer.settle(Outcome.LOST, RelayError(f"{type(error).__name__}: {error}"))
         else:
             try:
@@ -211,19 +212,28 @@ class _Answer:
 
 
 class _Threads:
-    """Threads that come with work, up to a number, and end without it after a while, or at once when closed."""
+    """Threads that come with work, up to a number, and end without it after a while, or at once when closed.
+
+    An owner whose work holds as many of them as it may waits with its newest work alone.
+    """
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._work: deque[Callable[[], object]] = deque()
+        self._work: deque[tuple[str, Callable[[], object]]] = deque()
+        self._begun = Counter[str]()  # work of each owner that waits for a thread or has one
+        self._next: dict[str, Callable[[], object]] = {}  # by owner, what waits for the end of work of his
         self._news = threading.Condition()
         self._count = self._idle = 0
         self._closed = False
 
-    def submit(self, work: Callable[[], object]) -> None:
+    def submit(self, owner: str, work: Callable[[], object]) -> None:
         with self._news:
-            self._work.append(work)
+            if self._begun[owner] == _EACH:
+                self._next[owner] = work
+                return
+            self._begun[owner] += 1
+            self._work.append((owner, work))
             if self._idle >= len(self._work):
                 self._news.notify()
             elif self._count < self._most:
@@ -245,6 +255,13 @@ class _Threads:
                 if not self._work:
                     self._count -= 1
                     return
-                work = self._work.popleft()
+                owner, work = self._work.popleft()
             work()
             del work  # it holds the port, whose end is that of this thread
+            with self._news:
+                if owner in self._next:
+                    self._work.append((owner, self._next.pop(owner)))
+                    continue
+                self._begun[owner] -= 1
+                if not self._begun[owner]:
+                    del self._begun[owner]

@@ -25,7 +25,7 @@ from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
 from rpl_runtime.relay.leases import Leases
 from rpl_runtime.relay.messages import Action, Observation, Start
-from rpl_runtime.relay.plans import Fallback, Origin, Plan, PlanRules, Question, Source
+from rpl_runtime.relay.plans import Coming, Fallback, Origin, Plan, PlanRules, Question, Source
 from rpl_runtime.relay.session import Session
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 from rpl_runtime.wire.control import pack_request
@@ -96,6 +96,33 @@ def until_new(control: Control, robot: str, step: int) -> tuple[Action, int]:
         if action.replanned:
             return action, number
     raise AssertionError("no plan took effect")
+
+
+@pytest.mark.parametrize("way", ["exits", "hangs"])
+def test_a_robot_for_which_the_planner_fails_takes_no_plan_from_another(tiny_bundle: Bundle, way: str) -> None:
+    """However often it is asked: what ends a thread ends none, and what hangs holds a few of them."""
+    over = threading.Event()
+
+    class Bad:
+        def plan(self, question: Question, deadline_s: float) -> Plan:
+            if question.robot != "bad":
+                return Plan(question.state)
+            if way == "hangs":
+                over.wait(WAIT_S)
+            raise SystemExit
+
+    port = Planning(PlanningConfig(planner=Bad(), deadline_s=WAIT_S), None, "plans").port(OnnxPolicy(tiny_bundle))
+    assert port is not None
+
+    def ask(robot: str) -> Coming:
+        return port.ask(Question(robot, 0, STATE, GOAL, None, np.zeros(SPEC.high_noise)), PlanRules())
+
+    asked = [ask("bad") for _ in range(200)]
+    np.testing.assert_array_equal(ask("good").result().subgoal, STATE)
+    over.set()
+    with pytest.raises(PlannerLost, match="SystemExit"):
+        asked[-1].result()
+    port.close()
 
 
 def test_a_robot_follows_its_old_subgoal_until_the_plan_is_there(tiny_bundle: Bundle, slow: Any) -> None:
