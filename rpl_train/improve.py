@@ -84,11 +84,15 @@ class Parts(NamedTuple):
 def split(trajectories: Sequence[Trajectory], spec: PolicySpec) -> Parts:
     """Split robots' runs where their author changes; demonstrations have none. A part of one step is left out.
 
+    Advice to a policy that drove is left out too: this policy needs none where it is its own teacher.
+
     A part that ends before the elements asked for are done is cut: nobody came to rest there. A hand went to them. What
     the policy did before a hand stepped in is left out: it is no teacher there.
     """
     parts = Parts([], [], [])
     for whole in trajectories:
+        if whole.subgoals is not None:
+            continue
         if not whole.authors:
             parts.demonstrations.append(whole)
             continue
@@ -103,14 +107,24 @@ def split(trajectories: Sequence[Trajectory], spec: PolicySpec) -> Parts:
                 states=whole.states[steps],
                 targets=whole.targets[steps],
                 authors=whole.authors[steps],
-                cut=not (done and end == len(whole)),
+                cut=whole.cut or not (done and end == len(whole)),
             )
             if whole.authors[first] != POLICY:
                 goal = spec.resolve(whole.elements, piece.states[0]).state if whole.elements else None
                 parts.hand.append(replace(piece, goal=goal))
-            elif end == len(whole):
+            elif end == len(whole) and not whole.cut:
                 parts.own.append(piece)
     return parts
+
+
+def check_hands(parts: Parts) -> None:
+    """Check that a hand decided some steps.
+
+    Raises:
+        DemonstrationError: no part is by hand.
+    """
+    if not parts.hand:
+        raise DemonstrationError("the policy decided every step of the logs; needs two steps on end by a pilot")
 
 
 def improve(
@@ -132,8 +146,7 @@ def improve(
     """
     spec, old = base.record.spec, base.record.provenance
     parts = split([*demonstrations.trajectories, *logs.trajectories], spec)
-    if not parts.hand:
-        raise DemonstrationError("the policy decided every step of the logs; needs two steps on end by a pilot")
+    check_hands(parts)
     pool = Pool(list(itertools.chain(*parts)), spec, config.pool)
     practised = slice(len(parts.demonstrations) + len(parts.own))
     if not (practised.stop and all(pool.count(level, practised) for level in LEVELS)):
@@ -142,11 +155,13 @@ def improve(
         )
     settings = config.settings() | {"task": task.reference or task.name, "improved": old.settings}
     settings |= {DEMONSTRATIONS: digest(demonstrations.trajectories), "logs": digest(logs.trajectories)}
+    given = {source["digest"] for source in (*demonstrations.sources, *logs.sources)}
+    named = [source for source in old.data if source["digest"] in given]  # as they are known
     provenance = Provenance(
         command=command(),
         commit=commit(),
         seeds=(config.seed,),
-        data=merged(old.data, demonstrations.sources, logs.sources),
+        data=merged(named, demonstrations.sources, logs.sources),
         settings=settings,
         packages=versions(_PACKAGES),
         parents=(bundle,),
@@ -174,26 +189,22 @@ def _improve_level(
         module = build_level(level, record)
         load_weights(first, module)
         module.to(config.device)
-        if not isinstance(module, Level):
-            return module, lambda rng: torch.zeros(())
-        held = module.log_std.detach().clamp(min=_HELD)
         practised = slice(len(parts.demonstrations) + len(parts.own))
         by_hand = slice(practised.stop, None)
-        # Hands that are too short for a level leave it as it is.
-        count = round(config.batch * config.hand) if pool.count(level, by_hand) else 0
-        if count:
-            rng = np.random.default_rng(config.seed)
-            noise = record.spec.high_noise if level == "high" else record.spec.low_noise
-            _widen(module, [tensors(module, *draw(rng, count, by_hand)) for _ in range(_MEASURED)], noise)
+        if not isinstance(module, Level) or not pool.count(level, by_hand):
+            # Nothing to learn, or hands too short for this level: it keeps its weights to the bit.
+            return module, lambda rng: 0 * next(module.parameters()).sum()
+        held, rng = module.log_std.detach().clamp(min=_HELD), np.random.default_rng(config.seed)
+        count = round(config.batch * config.hand)
+        noise = record.spec.high_noise if level == "high" else record.spec.low_noise
+        _widen(module, [tensors(module, *draw(rng, count, by_hand)) for _ in range(_MEASURED)], noise)
         teacher = copy.deepcopy(module).requires_grad_(False)
 
         def loss(rng: np.random.Generator) -> Tensor:
+            learned = module.log_prob(*tensors(module, *draw(rng, count, by_hand)))
             *given, _ = tensors(module, *draw(rng, config.batch - count, practised))
             before, after = (each.distribution(*given)._replace(log_std=held) for each in (teacher, module))
-            total = divergence(before, after).sum()
-            if count:
-                total = total - module.log_prob(*tensors(module, *draw(rng, count, by_hand))).sum()
-            return total / config.batch
+            return (divergence(before, after).sum() - learned.sum()) / config.batch
 
         return module, loss
 
@@ -231,7 +242,7 @@ def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Ca
     Raises:
         DemonstrationError: they were not played, or worked in shifts, in which a policy may have driven.
     """
-    provenance, paths = bundle.manifest.provenance, []
+    provenance, plays = bundle.manifest.provenance, list[tuple[Task, PlayConfig, Path]]()
     for source in provenance.data:
         # Bundles of earlier versions do not record how the demonstrator was set.
         settings = source.get("play") or ({"seed": provenance.seeds[0]} if source.get("name") == "play" else None)
@@ -242,5 +253,5 @@ def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Ca
             )
         player = replace(task, demonstrator=with_settings(task.demonstrator, settings))
         config = PlayConfig(sequences=source["episodes"], seed=settings["seed"], jobs=jobs)
-        paths.append(play(player, config, folder / source["digest"][:12], report).folder)
-    return paths
+        plays.append((player, config, folder / source["digest"][:12]))
+    return [play(*each, report).folder for each in plays]

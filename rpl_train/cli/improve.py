@@ -26,8 +26,8 @@ def improve_command(
     demos: Annotated[
         list[Path] | None,
         typer.Option(
-            help="What BUNDLE learned from, as for `rpl imitate`; needed unless its task's demonstrator played it. "
-            "Repeat for several."
+            help="What BUNDLE learned from, as for `rpl imitate`, or others in whose states it is to stay as it is; "
+            "needed unless its task's demonstrator played it. Repeat for several."
         ),
     ] = None,
     base: Annotated[
@@ -71,7 +71,7 @@ def improve_command(
     from rpl_train.export.novelty import check_sources
     from rpl_train.export.restore import check_same, restore
     from rpl_train.export.stall import StallConfig, add_stall
-    from rpl_train.improve import improve, played_again
+    from rpl_train.improve import check_hands, improve, played_again, split
     from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
 
@@ -85,6 +85,8 @@ def improve_command(
     if others := [path for path in logs if not is_log(path)]:
         raise InvalidInput(f"{others[0]} holds no logs; must be a file of `rpl run --log` or a folder of them (*.mcap)")
     seen = load_demonstrations(logs, task, old.digest)
+    if not demos:  # which are played again for minutes
+        check_hands(split(seen.trajectories, old.spec))
     trained = load_run(base) if base else restore(old, task.reference)
     if base:
         check_same(old, trained.policy)
@@ -97,9 +99,7 @@ def improve_command(
         try:
             check_sources(bundle, old.manifest.provenance, taught)
         except DemonstrationError as error:
-            if demos:
-                raise
-            say(f"note: played again, {error}: the processor or the demonstrator is another; they are used", err=True)
+            say(f"note: {error}; it stays as it is in the states of those that are there", err=True)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)

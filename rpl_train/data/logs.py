@@ -1,6 +1,7 @@
 """Logs of runs (`rpl run --log`) as demonstrations: what a robot saw, what it was told to do, and by whom."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def is_log(path: Path) -> bool:
 def import_logs(path: Path, spec: PolicySpec, digest: str | None = None) -> list[Trajectory]:
     """The runs in a log, or in every log of a folder, in the order of their names.
 
-    A run is split where the log lacks steps; a single step between two gaps is left out.
+    A run is split where the log lacks steps and where its goal changes; a single step between two is left out.
 
     Args:
         digest: the bundle that must have run; None: any bundle of the task.
@@ -64,11 +65,18 @@ def _described(spec: PolicySpec) -> str:
 
 
 def _pieces(path: Path, log: Log, spec: PolicySpec) -> list[Trajectory]:
-    """The run, split where the log lacks steps."""
-    gaps = [at for at, (one, next_) in enumerate(itertools.pairwise(log.steps), 1) if next_.step != one.step + 1]
+    """The run, split where the log lacks steps and where its goal changes; all but the last piece go on in another."""
+    gaps = [
+        at
+        for at, (one, next_) in enumerate(itertools.pairwise(log.steps), 1)
+        if next_.step != one.step + 1 or (next_.goal, next_.mask) != (one.goal, one.mask)
+    ]
     bounds = itertools.pairwise([0, *gaps, len(log.steps)])
-    pieces = [piece for first, end in bounds if len(piece := log.steps[first:end]) > 1]
-    return [_trajectory(piece, spec, f"{path.name}#{number}") for number, piece in enumerate(pieces)]
+    pieces = [(piece, end < len(log.steps)) for first, end in bounds if len(piece := log.steps[first:end]) > 1]
+    return [
+        replace(_trajectory(piece, spec, f"{path.name}#{number}"), cut=goes_on)
+        for number, (piece, goes_on) in enumerate(pieces)
+    ]
 
 
 def _trajectory(steps: list[LoggedStep], spec: PolicySpec, source: str) -> Trajectory:

@@ -52,6 +52,30 @@ def test_a_run_is_split_where_its_author_changes() -> None:
     assert np.array_equal(own.targets, logs[1].targets[2:4])
 
 
+def test_what_goes_on_in_another_piece_is_no_teacher_at_rest() -> None:
+    """A hand may have stepped in where the log lacks steps."""
+    [run] = runs("hhhhpppp", elements=BOTH).trajectories
+    parts = split([replace(run, cut=True)], TASK.spec)
+    assert (len(parts.hand), parts.own) == (1, [])
+
+
+def test_advice_to_a_policy_that_drove_is_no_part(tmp_path) -> None:
+    """What was advised has no tuples of its own; hands come after demonstrations, wherever such advice stands."""
+    base, taught, logs = (
+        drawers.imitated(tmp_path / "base", 2, SMALL),
+        drawer_demonstrations(4),
+        runs("p" * 12 + "h" * 12),
+    )
+    advice = [replace(each, subgoals=each.states.copy()) for each in drawer_demonstrations(3).trajectories]
+    assert split([*advice, *taught.trajectories, *logs.trajectories], TASK.spec).demonstrations == taught.trajectories
+    driven = Demonstrations([*advice, *taught.trajectories], [])
+    first, second = (
+        improve(TASK, base, "b" * 64, demonstrations, logs, tmp_path / name, CONFIG, quiet)
+        for name, demonstrations in (("taught", taught), ("driven", driven))
+    )
+    assert weights_digest(first.policy) == weights_digest(second.policy)
+
+
 def test_only_what_ends_with_the_goal_reached_comes_to_rest() -> None:
     """Where an author changes the robot is in the middle of something: no steps in which it rests may follow."""
     for last, done in ((STEPS, True), (14, False)):

@@ -104,9 +104,28 @@ def test_demonstrations_with_other_last_digits_are_noted_and_named(rpl, old: Bun
     logs, work = log(tmp_path / "logs" / "a.mcap", other.digest).parent, tmp_path / "work"
     code, _, err = rpl("improve", other.path, tmp_path / "new", "--logs", logs, "--work", work, *SHORT)
     assert code == 0, err
-    assert "note: played again, the demonstrations have the digests" in err
+    assert "note: the demonstrations have the digests" in err
     played = old.manifest.provenance.data[0]["digest"]
-    assert played in {source["digest"] for source in load_bundle(tmp_path / "new").manifest.provenance.data}
+    [source, _] = load_bundle(tmp_path / "new").manifest.provenance.data  # and not those that nobody has
+    assert source["digest"] == played
+
+
+def test_an_improved_policy_is_improved_by_what_it_names(rpl, old: Bundle, tmp_path: Path) -> None:
+    first, new, work = tmp_path / "first", tmp_path / "new", tmp_path / "work"
+    logs = log(tmp_path / "logs" / "a.mcap", old.digest).parent
+    code, _, err = rpl("improve", old.path, new, "--logs", logs, "--work", first, *SHORT)
+    assert code == 0, err
+    later = log(tmp_path / "later" / "b.mcap", load_bundle(new).digest, "anna").parent
+    command = ("improve", new, tmp_path / "newer", "--logs", later, "--work", work, *SHORT)
+    code, _, err = rpl(*command)
+    assert code == 2
+    assert "learned from logs, which drawers cannot play again" in err
+    [played] = (first / "play").iterdir()
+    code, _, err = rpl(*command, "--demos", played, "--demos", logs)
+    assert code == 0, err
+    assert "note:" not in err
+    sources = load_bundle(tmp_path / "newer").manifest.provenance.data
+    assert [source["name"] for source in sources] == ["play", "logs", "later"]
 
 
 def test_shifts_are_not_played_again(rpl, old: Bundle, tmp_path: Path) -> None:
@@ -124,25 +143,23 @@ def test_shifts_are_not_played_again(rpl, old: Bundle, tmp_path: Path) -> None:
         ("cut", "was cut off after step 23; must be the log of a run that ended"),
         ("bundle", "is a run of the bundle eeeeeeeeeeee; must be of"),
         ("none", "holds no logs; must be a file of `rpl run --log`"),
-        ("demos", "the demonstrations have the digests"),
+        ("no hand", "the policy decided every step of the logs"),
         ("same", "is the bundle that is improved; choose another path"),
     ],
 )
 def test_what_cannot_improve_a_policy_is_one_sentence(
     rpl, old: Bundle, tmp_path: Path, change: str, sentence: str
 ) -> None:
-    path = log(tmp_path / "logs" / "a.mcap", "e" * 64 if change == "bundle" else old.digest)
+    pilot = POLICY if change == "no hand" else "gamepad"
+    path = log(tmp_path / "logs" / "a.mcap", "e" * 64 if change == "bundle" else old.digest, pilot)
     if change == "cut":
         path.write_bytes(path.read_bytes()[:-40])
     if change == "none":
         path.unlink()
-    demos = ("--demos", path) if change == "demos" else ()
     new = old.path if change == "same" else tmp_path / "new"
-    code, out, err = rpl(
-        "improve", old.path, new, "--logs", tmp_path / "logs", "--work", tmp_path / "work", *demos, *SHORT
-    )
+    code, out, err = rpl("improve", old.path, new, "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
     assert (code, out) == (2, "")
     assert err.startswith("error:")
     assert sentence in err
     assert not (tmp_path / "new").exists()
-    assert not (tmp_path / "work" / "run.json").exists()
+    assert not (tmp_path / "work").exists()  # neither is anything played again

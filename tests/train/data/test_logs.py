@@ -67,6 +67,16 @@ def test_a_folder_holds_the_runs_of_all_its_logs_and_a_gap_splits_a_run(tmp_path
     assert np.array_equal(found[1].states[0], made(8).state)
 
 
+def test_a_new_goal_splits_a_run_and_all_but_the_last_piece_go_on(tmp_path: Path) -> None:
+    other = TASK.spec.resolve(list(TASK.spec.elements)[1:], np.zeros(TASK.spec.state.dim))
+    steps = [made(number) if number < 4 else made(number)._replace(goal=other) for number in (0, 1, 2, 3, 4, 5, 8, 9)]
+    found = import_logs(write(tmp_path / "run.mcap", steps), TASK.spec)
+    assert [len(each) for each in found] == [4, 2, 2]
+    first, second = list(TASK.spec.elements)[:2], list(TASK.spec.elements)[1:]
+    assert [list(each.elements) for each in found] == [first, second, second]
+    assert [each.cut for each in found] == [True, True, False]
+
+
 def test_a_goal_that_is_a_state_names_no_element(tmp_path: Path) -> None:
     goal = TASK.spec.resolve_state(np.array([0.5, 0.3, 0.2], np.float32))
     path = write(tmp_path / "run.mcap", [made(number)._replace(goal=goal) for number in range(3)])
