@@ -5,6 +5,7 @@ Commands import what they need when they run, so a missing extra is one sentence
 
 import json
 import tempfile
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -122,6 +123,12 @@ def export_command(
     episodes: Annotated[
         int, typer.Option(min=1, help="With --quantize: of each goal from each start, by each low level.")
     ] = 20,
+    stall_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--stall", metavar="RATE", help="Let it ask for help, as `rpl stall` does, in vain at this rate at most."
+        ),
+    ] = None,
     providers: Providers = "CPU",
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -140,6 +147,8 @@ def export_command(
         raise typer.BadParameter("--quantize needs --demos, to scale integers by them, and nothing else does")
     if quantize and (low_only or (factory and not task_name)):
         raise typer.BadParameter("--quantize plays episodes of the --task with both levels; not with --low-only")
+    if stall_rate is not None and (low_only or (factory and not task_name)):
+        raise typer.BadParameter("--stall plays episodes of the --task with both levels; not with --low-only")
     require_exporter()
     bundle = paths[-1]
     check_place(bundle, force)
@@ -155,9 +164,11 @@ def export_command(
     from rpl_train.export.parity import ParityConfig
     from rpl_train.export.quantize import calibration
     from rpl_train.export.restore import restore
+    from rpl_train.export.stall import StallConfig, add_stall
     from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
 
+    stall = None if stall_rate is None else StallConfig(rate=stall_rate)
     if factory:
         policy, spec, provenance = load_factory(factory)
         statistics = None
@@ -181,6 +192,8 @@ def export_command(
             tuples = calibration(Pool(taught.trajectories, spec, PoolConfig()))
         parity = ParityConfig(providers=providers)
         result = export(policy, spec, provenance, bundle, statistics, parity, task, low_only, tuples)
+        if task and stall:
+            result = replace(result, bundle=add_stall(result.bundle, task, stall))
     facts, beside = result.facts(), None
     if task and quantize:
         with tempfile.TemporaryDirectory() as scratch:

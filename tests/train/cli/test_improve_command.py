@@ -90,6 +90,20 @@ def test_the_whole_way_leaves_a_bundle_and_says_whether_it_is_better(rpl, old: B
     assert load_bundle(tmp_path / "new").digest == new.digest
 
 
+def test_an_export_may_measure_when_to_ask_for_help(rpl, old: Bundle, tmp_path: Path) -> None:
+    command = ("export", old.path, tmp_path / "asking", "--task", "drawers:make")
+    code, out, err = rpl(*command, "--stall", "0.5", "--json")
+    assert code == 0, err
+    asking = load_bundle(tmp_path / "asking")
+    assert asking.manifest.stall is not None
+    assert asking.manifest.stall.rate == 0.5
+    assert json.loads(out)["digest"] == asking.digest
+    code, _, err = rpl(*command, "--stall", "2", "--force")
+    assert code == 2
+    assert "the rate of false alarms is 2; must be between 0 and 1" in err
+    assert load_bundle(tmp_path / "asking").digest == asking.digest
+
+
 def learned_from(bundle: Bundle, folder: Path, **source: object) -> Bundle:
     """The same bundle, with something else said of its demonstrations."""
     provenance = bundle.manifest.provenance
