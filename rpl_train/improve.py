@@ -13,7 +13,7 @@ reinforcement, or rounds in which a policy drove, have taught it.
 import copy
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -115,6 +115,13 @@ def split(trajectories: Sequence[Trajectory], spec: PolicySpec) -> Parts:
             elif end == len(whole) and not whole.cut:
                 parts.own.append(piece)
     return parts
+
+
+def as_learned(config: ImproveConfig, provenance: Provenance) -> ImproveConfig:
+    """The settings with tuples drawn as those of a bundle were, where none but the default are asked for."""
+    known = {each.name for each in fields(PoolConfig)}
+    drawn = {name: value for name, value in provenance.settings.get("pool", {}).items() if name in known}
+    return replace(config, pool=PoolConfig(**drawn)) if config.pool == PoolConfig() else config
 
 
 def check_hands(parts: Parts) -> None:

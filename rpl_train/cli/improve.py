@@ -71,7 +71,7 @@ def improve_command(
     from rpl_train.export.novelty import check_sources
     from rpl_train.export.restore import check_same, restore
     from rpl_train.export.stall import StallConfig, add_stall
-    from rpl_train.improve import check_hands, improve, played_again, split
+    from rpl_train.improve import as_learned, check_hands, improve, played_again, split
     from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
 
@@ -90,7 +90,7 @@ def improve_command(
     trained = load_run(base) if base else restore(old, task.reference)
     if base:
         check_same(old, trained.policy)
-    tuning = settings.improve
+    tuning = as_learned(settings.improve, old.manifest.provenance)
     with progress(stays=True) as report:
         paths = demos or played_again(
             old, task, work / "play", tuning.jobs, lambda done, total: report("sequences", done, total)

@@ -10,10 +10,10 @@ import drawers
 from demonstrations import STEPS, drawer_demonstrations
 from rpl_runtime.errors import DemonstrationError, InvalidInput, TrainingError
 from rpl_runtime.relay.run_state import POLICY
-from rpl_train.augment import Pool
+from rpl_train.augment import Pool, PoolConfig
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory, digest
-from rpl_train.improve import ImproveConfig, improve, split
+from rpl_train.improve import ImproveConfig, as_learned, improve, split
 from rpl_train.networks import NetworkConfig
 from rpl_train.play import settings_of, with_settings
 from rpl_train.runs import weights_digest
@@ -197,6 +197,16 @@ def test_improvement_needs_hands_and_what_keeps_the_rest(tmp_path) -> None:
         with pytest.raises(DemonstrationError, match="are too short to keep what it can do"):
             improve(TASK, base, "b" * 64, nothing, logs, tmp_path / "run", CONFIG, quiet)
     assert not (tmp_path / "run").exists()
+
+
+def test_tuples_are_drawn_as_those_of_the_bundle_unless_others_are_asked_for(tmp_path) -> None:
+    provenance = drawers.imitated(tmp_path / "base", 2, SMALL).record.provenance
+    kept, asked = ImproveConfig(), ImproveConfig(pool=PoolConfig(named_goals=0.25))
+    other = provenance.model_copy(update={"settings": {"pool": {"relabelling": "goal", "of an older version": 1}}})
+    assert as_learned(kept, provenance).pool.of(TASK.spec) == drawers.POOL.of(TASK.spec)
+    assert as_learned(kept, other).pool == PoolConfig(relabelling="goal")
+    assert as_learned(kept, provenance.model_copy(update={"settings": {}})) == kept
+    assert as_learned(asked, other) == asked
 
 
 @pytest.mark.parametrize("hand", [0.0, 1.0, -0.1, float("nan")])
