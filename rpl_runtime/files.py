@@ -50,7 +50,8 @@ def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
         os.replace(staging, path)
         _to_disk(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # which a write to a full disk does not name
+        if error.errno is not None:  # the system's own, which does not name the file of a write to a full disk
+            error.filename = error.filename or str(path)
         raise
     finally:
         staging.unlink(missing_ok=True)
