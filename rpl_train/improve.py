@@ -208,9 +208,9 @@ def _improve_level(
         teacher = copy.deepcopy(module).requires_grad_(False)
 
         def loss(rng: np.random.Generator) -> Tensor:
-            learned = module.log_prob(*tensors(module, *draw(rng, count, by_hand)))
             *given, _ = tensors(module, *draw(rng, config.batch - count, practised))
             before, after = (each.distribution(*given)._replace(log_std=held) for each in (teacher, module))
+            learned = module.log_prob(*tensors(module, *draw(rng, count, by_hand)))
             return (divergence(before, after).sum() - learned.sum()) / config.batch
 
         return module, loss
