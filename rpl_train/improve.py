@@ -6,8 +6,8 @@ policy's last action led.
 
 Steps by hand have a fixed share of each batch, as IRIL gives its own episodes (rl/finetune.py), and are learned by
 their likelihood. In all other tuples, of the demonstrations and of what the policy did, the policy is its own teacher:
-the new one answers as the old one did, by policy distillation (Rusu et al., ICLR 2016). So nothing pulls it off what
-reinforcement, or rounds in which a policy drove, have taught it.
+the new one answers as the old one did, by policy distillation (Rusu et al., ICLR 2016). To imitate demonstrations would
+pull it off what reinforcement, or rounds in which a policy drove, have taught it; hands of another style still may.
 """
 
 import copy
@@ -202,7 +202,7 @@ def _improve_level(
             # Nothing to learn, or hands too short for this level: it keeps its weights to the bit.
             return module, lambda rng: 0 * next(module.parameters()).sum()
         held, rng = module.log_std.detach().clamp(min=_HELD), np.random.default_rng(config.seed)
-        count = round(config.batch * config.hand)
+        count = max(1, round(config.batch * config.hand))
         noise = record.spec.high_noise if level == "high" else record.spec.low_noise
         _widen(module, [tensors(module, *draw(rng, count, by_hand)) for _ in range(_MEASURED)], noise)
         teacher = copy.deepcopy(module).requires_grad_(False)

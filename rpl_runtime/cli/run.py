@@ -366,7 +366,8 @@ def _source(name: str, access: Access) -> ObjectSource:
 
 
 def check_source(name: str) -> None:
-    """
+    """Check where a robot's objects are to come from.
+
     Raises:
         InvalidInput: no source of objects has that name.
     """

@@ -91,6 +91,7 @@ class Control:
             PlannerLost: the first plan did not come in time.
         """
         start = messages.Start(_goal(goal), _vector(state), seed, plan_lead, resume, rules)
+        self.set_goals.pop(robot, None)  # of a run that ended before anybody took it out
         return self._ask(robot, start, messages.Started)
 
     def step(self, robot: str, step: int, state: np.ndarray) -> messages.Action:

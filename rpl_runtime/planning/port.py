@@ -214,7 +214,7 @@ class _Answer:
 class _Threads:
     """Threads that come with work, up to a number, and end without it after a while, or at once when closed.
 
-    An owner whose work holds as many of them as it may waits with its newest work alone.
+    Of an owner whose work holds as many of them as it may, only the newest work waits.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -222,7 +222,9 @@ class _Threads:
         self._name = name
         self._work: deque[tuple[str, Callable[[], object]]] = deque()
         self._begun = Counter[str]()  # work of each owner that waits for a thread or has one
-        self._next: dict[str, Callable[[], object]] = {}  # by owner, what waits for the end of work of his
+        self._next: dict[
+            str, Callable[[], object]
+        ] = {}  # by owner, its newest work, which waits until other work of it ends
         self._news = threading.Condition()
         self._count = self._idle = 0
         self._closed = False

@@ -64,9 +64,9 @@ class Controls:
             dims = zip(action.names, action.units, action.low, action.high, strict=True)
             self._turns = []
             for name, unit, low, high in dims:
-                ends = round(low, _digits(low, high)), round(high, _digits(low, high))
-                step = 10.0 ** -_digits(low, high)
-                self._turns.append(gui.add_slider(f"{name} [{unit}]", *ends, step, ends[0], disabled=True))
+                digits = _digits(low, high)
+                low, high = round(low, digits), round(high, digits)
+                self._turns.append(gui.add_slider(f"{name} [{unit}]", low, high, 10.0**-digits, low, disabled=True))
             for dim, slider in enumerate(self._turns):
                 slider.on_update(functools.partial(self._turn, dim, act))
 

@@ -153,6 +153,13 @@ def test_what_a_hand_did_where_the_policy_failed_is_learned(tmp_path) -> None:
     assert new < old / 2
 
 
+def test_the_smallest_share_of_a_batch_is_one_tuple(tmp_path) -> None:
+    base = drawers.imitated(tmp_path / "base", 2, SMALL)
+    config = replace(CONFIG, batch=3, hand=0.01)
+    better = improve(TASK, base, "b" * 64, drawer_demonstrations(4), runs("h" * 12), tmp_path / "run", config, quiet)
+    assert weights_digest(better.policy) != weights_digest(base.policy)
+
+
 def test_an_accident_in_a_run_does_not_outweigh_all_else(tmp_path) -> None:
     """The policy is sure that the second drawer stands still, and in one run it flies open and shut."""
     base = drawers.imitated(tmp_path / "base", 2, SMALL)

@@ -118,11 +118,16 @@ def test_a_goal_that_the_run_is_given_on_its_way_is_the_pilots_too(tiny_client: 
                 control.set_goal("cart", ("lamp",), step.state)
 
         run(robot, control, RunConfig(("door",), 8, "cart"), on_step, pilot=pilot)
+        control.start("cart", ("door",), cart.position)
+        control.set_goal("cart", ("lamp",), cart.position)
+        control.finish("cart")
+        again = list[Step]()
+        run(robot, control, RunConfig(("door",), 2, "cart"), again.append)
     door, lamp = (tiny_client.describe().spec.resolve([name], np.zeros(5, np.float32)) for name in ("door", "lamp"))
     expected = [door] * 3 + [lamp] * 5
     assert [step.goal.mask.tolist() for step in heard] == [goal.mask.tolist() for goal in expected]
     assert [(seen.step, seen.goal.mask.tolist()) for seen in pilot.seen] == [(n, lamp.mask.tolist()) for n in (4, 5, 6)]
-    assert control.set_goals == {}
+    assert [step.goal.mask.tolist() for step in again] == [door.mask.tolist()] * 2  # not of the run before
 
 
 def test_the_steps_of_an_operator_of_the_server_are_told_as_such(tiny_address: str) -> None:
