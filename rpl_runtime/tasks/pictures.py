@@ -1,5 +1,6 @@
 """Pictures of episodes: what a renderer draws, and videos and contact sheets of what it drew."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -61,6 +62,7 @@ def write_video(path: Path, images: Iterable[np.ndarray], period_s: float) -> No
             first, *others = map(require("PIL.Image", "sim").fromarray, images)
             first.save(staging, save_all=True, append_images=others, duration=1000 * period_s, loop=0, quality=60)
             return
+        logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # an encoder that ends early is an error below
         options = {"codec": "libx264", "quality": 7, "ffmpeg_log_level": "quiet"}
         writer = require("imageio.v2", "sim").get_writer(staging, fps=1 / period_s, **options)
         made = 0

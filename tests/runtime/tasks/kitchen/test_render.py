@@ -156,7 +156,6 @@ def test_a_video_that_the_disk_does_not_take_is_one_sentence_and_leaves_nothing(
 import resource, sys
 from pathlib import Path
 import numpy as np
-from rpl_runtime.tasks.pictures import Frame, video_suffixes, write_sheet, write_video
 from rpl_runtime.tasks.pictures import write_video
 images = np.random.default_rng(0).integers(0, 255, (int(sys.argv[2]), 64, 64, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -169,6 +168,27 @@ except OSError as error:
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (ran.stdout.startswith(said), ran.stdout.count("\n"), ran.stderr) == (True, 1, "")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_hears_no_more_and_lives_on_is_one_sentence(tmp_path: Path):
+    encoder = tmp_path / "encoder"
+    encoder.write_text("#!/bin/sh\nexec 0<&-\nsleep 0.5\n")
+    encoder.chmod(0o755)
+    script = """
+import sys
+from pathlib import Path
+import numpy as np
+from rpl_runtime.tasks.pictures import write_video
+try:
+    write_video(Path(sys.argv[1]), np.zeros((100, 32, 32, 3), dtype=np.uint8), 0.08)
+except OSError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "video.mp4")]
+    environment = {**os.environ, "IMAGEIO_FFMPEG_EXE": str(encoder)}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert (ran.stdout.startswith("the encoder ended at"), ran.stdout.count("\n"), ran.stderr) == (True, 1, "")
+    assert list(tmp_path.iterdir()) == [encoder]
 
 
 def test_no_gl_library_is_one_sentence_that_says_how_to_get_it(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch):
