@@ -40,13 +40,34 @@ def main(
     """Draw the picture and fill in the page."""
     paths = {name: folder / f"{name}.json" for name in TABLES}
     found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    first: list[str] = []
     if "server" in found:
         draw(found["server"], folder / "server.png")
+        int8 = folder / "server-int8.json"
+        quantized = json.loads(int8.read_text()) if int8.exists() else None
+        first = [*requirements(found["server"], quantized), *([circumstances(quantized), ""] if quantized else [])]
     lines = [line for name, content in found.items() for line in (*TABLES[name](content), circumstances(content), "")]
-    fill_page(page, lines)
+    fill_page(page, [*first, *lines])
 
 
 # ------------------------------------------------------------------------------------------------------- tables
+
+
+def requirements(content: JsonDict, quantized: JsonDict | None) -> Iterator[str]:
+    """What is asked of a server, and what was found; beside it what the bundle with an 8-bit low level has."""
+    yield from heading("What is asked, and what was found")
+    int8 = {one["what"]: f"{one['value']:,.2f}" for one in (quantized or {"requirements": []})["requirements"]}
+    asked = [
+        [
+            one["what"],
+            f"{one['sense']} {one['limit']:,g}",
+            f"{one['value']:,.2f}",
+            verdict(one),
+            int8.get(one["what"], ""),
+        ]
+        for one in content["requirements"]
+    ]
+    yield from table(["", "required", "found", "", "with an 8-bit low level"], asked)
 
 
 def server(content: JsonDict) -> Iterator[str]:
@@ -76,12 +97,6 @@ def server(content: JsonDict) -> Iterator[str]:
     yield from heading("The relay loop in process [us]")
     inside = content["in_process"].values()
     yield from table(["", "n", *PERCENTILES], [[row["what"], row["n"], *figures(row)] for row in inside])
-    yield from heading("Requirements")
-    asked = [
-        [one["what"], f"{one['value']:,.2f}", f"{one['sense']} {one['limit']:,g}", verdict(one)]
-        for one in content["requirements"]
-    ]
-    yield from table(["", "found", "required", ""], asked)
     held = ", ".join(f"{what} {mb:.0f} MB" for what, mb in content["memory_mb"].items() if mb is not None)
     yield from (f"Resident: {held}.", "")
 
