@@ -22,7 +22,7 @@ from rpl_runtime.tasks.kitchen.elements import ELEMENTS, NEVER_MOVED
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 from rpl_runtime.tasks.task import Driver, Performance, Shift, ShiftGoal, Task
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator
-from rpl_train.tasks.kitchen.skills import Work
+from rpl_train.tasks.kitchen.skills import Nearest, Work
 
 REOPENED = 0.3  # [rad, m] a finished element farther from its goal than this is done again
 _FAR = StartNoise(arm=0.2, kettle=0.08)
@@ -33,8 +33,6 @@ _SHORTEST = 5  # [steps] of a piece
 _TURN = 140  # [steps] for each element that a policy has to itself
 _GLIMPSE = 80  # [steps] for which it drives at most, where it is not to reach the goal
 _REACHED = 10  # [steps] for which a goal that it reached must last
-_NEARER = 0.02  # [rad, m] by which an element must come nearer to its goal to be progress
-_AWAY = 0.1  # [rad, m] by which an element that goes away has been moved, and begins anew
 _STALL = 50  # [steps] without progress after which a policy is stuck
 _UPRIGHT = 0.9  # cosine of the largest tilt of a kettle that is worked with
 _UNMOVED = 0.1  # [rad, m] by which what no element moves may move
@@ -112,8 +110,8 @@ class _Turn:
 
     def _begin(self) -> None:
         self._driver.begin(self._resolved)
-        self._nearest: dict[Work, float] = {}  # [rad, m] of each work to where the goal asks for it, so far
-        self._stalled = 0  # [steps] in which none came nearer
+        self._nearest = Nearest()
+        self._stalled = 0  # [steps] in which no element came nearer
 
     @property
     def alone(self) -> bool | None:
@@ -136,9 +134,8 @@ class _Turn:
             self._begin()
         self._stalled += 1
         for work in left:
-            distance, nearest = self._goal.distance(state, work.element), self._nearest.get(work, math.inf)
-            if distance < nearest - _NEARER or distance > nearest + _AWAY:
-                self._nearest[work], self._stalled = distance, 0
+            if self._nearest.progress(work.element, self._goal.distance(state, work.element)):
+                self._stalled = 0
         if left and self._stalled >= _STALL:
             self._help, self._helped = left[0], True
         return self._help is None

@@ -61,6 +61,20 @@ def test_it_takes_over_by_itself_where_nothing_comes_nearer(address: str) -> Non
     assert result.ever_done.issuperset(GOAL)
 
 
+def test_what_was_put_back_and_is_done_again_is_progress() -> None:
+    pilot = KitchenPilot(stall=10)
+    [door] = ELEMENTS["microwave"].dims
+    state = np.zeros(30)
+    goal = SPEC.resolve(GOAL, state)
+    ways = [np.linspace(0.0, -0.75, 20), np.linspace(-0.75, 0.0, 5), np.linspace(0.0, -0.75, 20), np.full(10, -0.75)]
+    told = []
+    for step, place in enumerate(np.concatenate(ways)):
+        state[door] = place
+        told.append(pilot.takes_over(Seen(step, state.copy(), goal, 0.0, True, None, SPEC.action.bounds)))
+    assert told[:-2] == [None] * 53  # and then ten steps at rest, with the light left
+    assert told[-1] is not None
+
+
 ALONE = ["bottom burner", "light switch", "slide cabinet"]  # what is left when the kettle is done
 LEFT = {  # arm, fingers, doors and kettle where models/kitchen asked for help from wide starts, the kettle on its way
     "hangs on a finger": (
