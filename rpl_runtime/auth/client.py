@@ -64,6 +64,17 @@ class Access:
         return self.tls or self.ca is not None or self.cert is not None
 
 
+def check_address(address: str, whose: str = "the address") -> None:
+    """
+    Raises:
+        InvalidInput: it is malformed; the message calls it as `whose` says.
+    """
+    if not address.startswith((*_NAMED, *_RESOLVED)):
+        host, _, port = address.rpartition(":")
+        if not (host and port.isdecimal() and int(port) < 2**16) or "/" in address:
+            raise InvalidInput(f"{whose} is {address!r}; must be HOST:PORT, as in 127.0.0.1:50051, or unix:PATH")
+
+
 class Connection:
     """A connection to one server, opened at its first call.
 
@@ -78,13 +89,8 @@ class Connection:
     """
 
     def __init__(self, address: str, access: Access | None = None, settings: Sequence[tuple[str, int]] = ()) -> None:
+        check_address(address)
         self.address = address
-        if not address.startswith((*_NAMED, *_RESOLVED)):
-            host, _, port = address.rpartition(":")
-            if not (host and port.isdecimal() and int(port) < 2**16) or "/" in address:
-                raise InvalidInput(
-                    f"the address is {address!r}; must be HOST:PORT, as in 127.0.0.1:50051, or unix:PATH"
-                )
         access = self._access = Access.from_environment() if access is None else access
         # What each call carries.
         self.metadata = () if access.token is None else (("authorization", f"Bearer {access.token}"),)

@@ -5,7 +5,7 @@ from itertools import islice
 
 import grpc
 
-from rpl_runtime.auth.client import INSECURE, Access, Connection
+from rpl_runtime.auth.client import INSECURE, Access, Connection, check_address
 from rpl_runtime.auth.server import is_local
 from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation, ServerUnavailable
 from rpl_runtime.policy.spec import PolicySpec
@@ -32,10 +32,11 @@ class RemotePlanner:
         access: how it is reached; None reads it from the environment (auth/client.py).
 
     Raises:
-        InvalidInput: it is on another machine, and would be reached in plain text.
+        InvalidInput: the address is malformed, or of another machine, which would be reached in plain text.
     """
 
     def __init__(self, address: str, access: Access | None = None) -> None:
+        check_address(address, "the planner's address")
         access = Access.from_environment() if access is None else access
         if not (is_local(address) or access.secure or access.insecure):
             raise InvalidInput(

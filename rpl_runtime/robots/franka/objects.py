@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import grpc
 import numpy as np
 
-from rpl_runtime.auth.client import CA, INSECURE, TOKEN_FILE, Access, Connection
+from rpl_runtime.auth.client import CA, INSECURE, TOKEN_FILE, Access, Connection, check_address
 from rpl_runtime.auth.server import is_local
 from rpl_runtime.errors import InvalidInput, ObjectsLost, ProtocolViolation
 from rpl_runtime.robots.franka.frames import pose_in_kitchen
@@ -109,10 +109,11 @@ class StreamedObjects:
         max_age_s: [s] for which a sighting of an object counts.
 
     Raises:
-        InvalidInput: the server is on another machine, and would be reached without TLS or without a token.
+        InvalidInput: the address is malformed, or of another machine, which would be reached without TLS or a token.
     """
 
     def __init__(self, address: str, access: Access | None = None, max_age_s: float = 0.5) -> None:
+        check_address(address, "the address of the objects")
         access = Access.from_environment() if access is None else access
         if not (is_local(address) or access.insecure or (access.secure and access.token is not None)):
             raise InvalidInput(
