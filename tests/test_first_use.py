@@ -121,3 +121,12 @@ def test_a_page_on_a_terminal_shows_no_codes_of_colours() -> None:
         page.wait()
     os.close(ours)
     assert b"less is told -FRX" in shown
+
+
+def test_an_output_without_space_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        told = subprocess.run([*RPL, "docs"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr == (
+        "error: the standard output cannot be written: No space left on device; it must go to a disk that has space\n"
+    )

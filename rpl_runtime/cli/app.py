@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or usage, 3 an unusable bundle, 4 no s
 right is missing, 6 a robot stopped, 130 interrupted.
 """
 
+import errno
 import os
 import sys
 from contextlib import ExitStack
@@ -55,7 +56,7 @@ def main() -> None:
     except RelayError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+        _fail(_told(error), 1)
 
 
 @cache
@@ -66,6 +67,14 @@ def _add_commands() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+def _told(error: OSError) -> str:
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if error.errno == errno.ENOSPC:  # files are named (files.staged)
+        return f"the standard output cannot be written: {error.strerror}; it must go to a disk that has space"
+    return error.strerror or str(error)
+
+
     # Escaped, because units such as [rad] in a message are not markup.
     Console(stderr=True).print("[bold red]error:[/]", escape(printable(message)), highlight=False, soft_wrap=True)
     sys.exit(code)
