@@ -26,6 +26,7 @@ from rpl_runtime.cli.measure import bench_command, evaluate_command
 from rpl_runtime.cli.options import (
     BundleFolder,
     BundleToServe,
+    Commands,
     Json,
     OtherAddress,
     PlanLead,
@@ -44,7 +45,7 @@ from rpl_runtime.console import Console, count
 from rpl_runtime.errors import RelayError, printable
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
 def main() -> None:
@@ -66,7 +67,6 @@ def _add_commands() -> None:
         entry_point.load()(app)
 
 
-def _fail(message: str, code: int) -> None:
 def _told(error: OSError) -> str:
     if error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -75,6 +75,7 @@ def _told(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def _fail(message: str, code: int) -> None:
     # Escaped, because units such as [rad] in a message are not markup.
     Console(stderr=True).print("[bold red]error:[/]", escape(printable(message)), highlight=False, soft_wrap=True)
     sys.exit(code)

@@ -3,13 +3,17 @@
 import inspect
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
+
+from rpl_runtime.errors import printable
 
 if TYPE_CHECKING:
     from rpl_runtime.auth.client import Access
@@ -43,6 +47,43 @@ ExecutorName = Annotated[
     ),
 ]
 PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the request of a plan and its effect.")]
+
+
+def to_write(folder: Path | None) -> Path | None:
+    """A folder that a command writes into, there or not; the callback of such options."""
+    if folder is not None:
+        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise typer.BadParameter(f"{there} is not a folder; must be a folder, or a path where one can be made")
+    return folder
+
+
+@contextmanager
+def _values_named() -> Iterator[None]:
+    """A block whose refusals of a value say what was got: pydantic's sentences, which typer repeats, leave it out."""
+    try:
+        yield
+    except typer.BadParameter as error:
+        cause: Any = error.__cause__  # not every version of typer checks values by pydantic
+        if cause is not None and hasattr(cause, "errors"):
+            first = cause.errors()[0]
+            said = first["msg"].removeprefix("Value error, ").partition(", unable")[0]
+            got = f"got {printable(repr(first['input']), 100)}; must "
+            error.message = said.replace("Input should ", got, 1)
+        raise
+
+
+class Commands(TyperGroup):
+    """The commands of `rpl`, and how they refuse a value."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _values_named():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _values_named():
+            return super().invoke(ctx)
+
 
 _AccessOption = partial(typer.Option, rich_help_panel="How to reach a server")
 

@@ -16,7 +16,7 @@ from rpl_runtime.cli.options import ExecutorName, Providers, TaskName
 from rpl_runtime.errors import require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
-from rpl_train.cli.goals import Jobs, Recordings, Seed
+from rpl_train.cli.goals import Jobs, NewRun, Recordings, Seed
 from rpl_train.cli.improve import evaluated, improve_command
 from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, check_place, chosen, require_exporter
 
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def imitate_command(
-    run: Annotated[Path, typer.Argument(help="Folder of the run; an interrupted run goes on there.")],
+    run: NewRun,
     demos: Recordings,
     task_name: TaskName = "kitchen",
     steps: Steps = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import ExecutorName, TaskName
+from rpl_runtime.cli.options import ExecutorName, TaskName, to_write
 from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ AnyRecordings = Annotated[
 
 @app.command("play")
 def play_command(
-    folder: Annotated[Path, typer.Argument(help="Folder for a .npz of each sequence; run again to go on there.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(callback=to_write, help="Folder for a .npz of each sequence; run again to go on there."),
+    ],
     task_name: TaskName = "kitchen",
     sequences: Annotated[int | None, typer.Option(help="Number of sequences.")] = None,
     shifts: Annotated[
@@ -101,7 +104,10 @@ def play_command(
 @app.command("import")
 def import_command(
     recordings: AnyRecordings,
-    out: Annotated[Path, typer.Option("--out", "--output", "-o", help="Folder for one .npz per demonstration.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "--output", "-o", callback=to_write, help="Folder for one .npz per demonstration."),
+    ],
     task_name: TaskName = "kitchen",
     replay: Annotated[
         bool, typer.Option("--replay", help="Play the targets through the physics, and save the new states.")
@@ -175,7 +181,10 @@ def hard_command(
     seed: Annotated[int, typer.Option(help="First seed of the episodes, as of `rpl evaluate`.")] = 1_000_000,
     jobs: Annotated[int, typer.Option(min=1, help="Simulators in parallel.")] = 2,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for hard.json, hard.png and the episodes; continues from its episodes.")
+        Path | None,
+        typer.Option(
+            callback=to_write, help="Folder for hard.json, hard.png and the episodes; continues from its episodes."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

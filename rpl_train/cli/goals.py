@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import ExecutorName
-from rpl_runtime.errors import require
+from rpl_runtime.cli.options import ExecutorName, to_write
+from rpl_runtime.errors import InvalidInput, require
 from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, chosen
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ Recordings = Annotated[
         "--demos",
         help="Folder written by `rpl demos`, or any recording that `rpl demos import` reads. Repeat for several.",
     ),
+]
+NewRun = Annotated[
+    Path, typer.Argument(callback=to_write, help="Folder of the new run; an interrupted run goes on there.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
@@ -66,7 +69,7 @@ class RewardKind(StrEnum):
 
 def finetune_command(
     base: Annotated[Path, typer.Argument(help="The run to start from, written by `rpl imitate`.")],
-    run: Annotated[Path, typer.Argument(help="Folder of the new run; an interrupted run goes on there.")],
+    run: NewRun,
     goal: Annotated[str, typer.Option(help="A goal of the task such as mkbs, or element names with commas.")],
     objective: Annotated[
         Variant | None,
@@ -127,7 +130,7 @@ def finetune_command(
 
 def distill_command(
     base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
-    run: Annotated[Path, typer.Argument(help="Folder of the new run; an interrupted run goes on there.")],
+    run: NewRun,
     specialists: Specialists,
     demos: Recordings,
     seed: Seed = None,
@@ -185,9 +188,12 @@ def pack_command(
 ) -> None:
     """Save an imitated policy and its specialists as one compact file, without loss.
 
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands at FILE.")] = False,
     Example: rpl pack runs/base all.safetensors --specialist mkth=runs/mkth
     """
     require("torch", "train")
+    A file that stands there already is replaced only with --force.
+
     from rpl_runtime.console import count
     from rpl_train.runs import load_run
     from rpl_train.specialists import save_specialists
@@ -195,11 +201,15 @@ def pack_command(
     teachers = _teachers(specialists)
     save_specialists(load_run(base), teachers, file)
     typer.echo(f"{file} holds {base} and {count(len(teachers), 'specialist')} in {file.stat().st_size / 1e6:.1f} MB")
+    if file.exists() and not force:
+        raise InvalidInput(f"{file} already exists; pass --force to replace it, or choose another path")
 
 
 def unpack_command(
     file: Annotated[Path, typer.Argument(help="A file of `rpl pack`.")],
-    folder: Annotated[Path, typer.Argument(help="Folder for a run named base and a run for each goal.")],
+    folder: Annotated[
+        Path, typer.Argument(callback=to_write, help="Folder for a run named base and a run for each goal.")
+    ],
 ) -> None:
     """Restore the runs of a file of `rpl pack`, to export, fine-tune or distil them.
 
@@ -229,7 +239,9 @@ def methods_command(
 
 
 def paper_command(
-    results: Annotated[Path, typer.Argument(help="Folder for a JSON file per row, and for tables and plots.")],
+    results: Annotated[
+        Path, typer.Argument(callback=to_write, help="Folder for a JSON file per row, and for tables and plots.")
+    ],
     demos: Annotated[
         list[Path] | None,
         typer.Option(help="As for `rpl imitate`. Without any, only draw the folder's rows."),
@@ -237,7 +249,9 @@ def paper_command(
     rows: Annotated[
         list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all. Repeat for several.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs; interrupted runs go on there.")] = Path("runs/paper"),
+    runs: Annotated[
+        Path, typer.Option(callback=to_write, help="Folder of the runs; interrupted runs go on there.")
+    ] = Path("runs/paper"),
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,

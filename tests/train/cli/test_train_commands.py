@@ -229,6 +229,19 @@ def test_finetune_leaves_a_run_that_can_be_exported(rpl, demonstrations, tmp_pat
     code, _, err = rpl(*command, "--seed", 1)
     assert code == 1
     assert "other settings (seed" in err
+    assert "iterations" not in err  # of which none began
+
+
+def test_a_packed_file_is_replaced_by_force_alone(rpl, base, tmp_path):
+    file = tmp_path / "all.safetensors"
+    command = ("pack", base, file, "--specialist", f"mkbs={base}")
+    assert rpl(*command)[0] == 0
+    packed = file.stat().st_size
+    file.write_text("mine")
+    assert f"{file} already exists; pass --force to replace it" in refused(rpl, *command)
+    assert file.read_text() == "mine"
+    assert rpl(*command, "--force")[0] == 0
+    assert file.stat().st_size == packed
 
 
 @pytest.fixture
