@@ -118,13 +118,16 @@ def finetune_command(
         raise typer.BadParameter(f"{tuning.objective} needs the --demos that {base} learned from")
     demonstrations = load_demonstrations(demos, task) if demos else Demonstrations([], [])
     with progress(stays=True) as report:
-        report("iterations", 0, tuning.iterations(task))
+        iterations = tuning.iterations(task)
 
         def on_point(point: "Point") -> None:
             remark = f"{point.steps_done:.2f} elements done, {point.success:.0%} success"
-            report("iterations", point.iteration, tuning.iterations(task), remark)
+            report("iterations", point.iteration, iterations, remark)
 
-        finetune(task, trained, demonstrations, run, tuning, on_point)
+        finetune(
+            *(task, trained, demonstrations, run, tuning, on_point),
+            on_begin=lambda finished: report("iterations", finished, iterations),
+        )
     typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
 
 
@@ -185,24 +188,24 @@ def pack_command(
     base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
     file: Annotated[Path, typer.Argument(help="The file to write (.safetensors).")],
     specialists: Specialists,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands at FILE.")] = False,
 ) -> None:
     """Save an imitated policy and its specialists as one compact file, without loss.
 
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that stands at FILE.")] = False,
+    A file that stands there already is replaced only with --force.
+
     Example: rpl pack runs/base all.safetensors --specialist mkth=runs/mkth
     """
     require("torch", "train")
-    A file that stands there already is replaced only with --force.
-
     from rpl_runtime.console import count
     from rpl_train.runs import load_run
     from rpl_train.specialists import save_specialists
 
+    if file.exists() and not force:
+        raise InvalidInput(f"{file} already exists; pass --force to replace it, or choose another path")
     teachers = _teachers(specialists)
     save_specialists(load_run(base), teachers, file)
     typer.echo(f"{file} holds {base} and {count(len(teachers), 'specialist')} in {file.stat().st_size / 1e6:.1f} MB")
-    if file.exists() and not force:
-        raise InvalidInput(f"{file} already exists; pass --force to replace it, or choose another path")
 
 
 def unpack_command(

@@ -157,10 +157,12 @@ def finetune(
     run: Path,
     config: FinetuneConfig,
     progress: Callable[[Point], None] = lambda point: None,
+    on_begin: Callable[[int], None] = lambda finished: None,
 ) -> Specialist:
     """Fine-tune one goal of a task into the folder `run`, or go on where an earlier call was interrupted.
 
-    npg ignores the demonstrations; `progress` is called with the point of every iteration.
+    npg ignores the demonstrations; `progress` is called with the point of every iteration, and `on_begin` before the
+    first, when all is checked, with the number of those that are finished.
 
     Raises:
         InvalidInput: another command trains in the folder, a reward does not suit the task, torch's device is not
@@ -185,6 +187,7 @@ def finetune(
                 worlds = stack.enter_context(open_worlds(task, min(config.worlds, config.episodes)))
                 board = stack.enter_context(SummaryWriter(str(run / "tensorboard")))
                 curve = curve[: learner.iteration]
+                on_begin(learner.iteration)
                 while learner.iteration < config.iterations(task):
                     curve.append(learner.advance(worlds))
                     _write_curve(run, curve)
