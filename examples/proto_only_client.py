@@ -5,6 +5,8 @@ that of gymnasium-robotics. Start a server with `rpl serve models/kitchen`, then
 
     python examples/proto_only_client.py --goal microwave --goal kettle
 
+A copy of this file elsewhere needs a copy of the folder proto, named by --proto.
+
 With --by-hand FIRST LAST the client takes the robot over for these steps, holds the arm where it is, and hands it back.
 """
 
@@ -21,24 +23,32 @@ import grpc
 import numpy as np
 
 PROTOS = Path(__file__).parent.parent / "proto"
+RELAY = "rpl/v1/relay.proto"
 MAX_STEP = 0.16  # [rad, m] FrankaKitchen-v1 moves a set-point by action * 2 rad/s * 0.08 s from the last reading
 
 
-def generate(folder: str) -> tuple[Any, Any]:
-    """Generate the stubs into a folder and import them: (messages, service)."""
+def generate(protos: Path, folder: str) -> tuple[Any, Any]:
+    """Generate the stubs of the proto files into a folder and import them: (messages, service)."""
+    if not (protos / RELAY).is_file():
+        raise SystemExit(f"{protos} has no {RELAY}; --proto must name the project's folder proto, or a copy of it")
     try:
         from grpc_tools import protoc
     except ImportError:
         raise SystemExit(f"this needs grpcio-tools: {sys.executable} -m pip install grpcio-tools") from None
-    arguments = ["protoc", f"-I{PROTOS}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
-    if protoc.main([*arguments, "rpl/v1/relay.proto"]) != 0:
+    arguments = ["protoc", f"-I{protos}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
+    if protoc.main([*arguments, RELAY]) != 0:
         raise SystemExit("protoc failed")
     sys.path.insert(0, folder)
     return importlib.import_module("rpl.v1.relay_pb2"), importlib.import_module("rpl.v1.relay_pb2_grpc")
 
 
 def make_kitchen() -> Any:
-    from gymnasium_robotics.envs.franka_kitchen.kitchen_env import KitchenEnv
+    try:
+        from gymnasium_robotics.envs.franka_kitchen.kitchen_env import KitchenEnv
+    except ImportError:
+        raise SystemExit(
+            f"this needs gymnasium-robotics: {sys.executable} -m pip install gymnasium-robotics mujoco"
+        ) from None
 
     return KitchenEnv(terminate_on_tasks_completed=False, remove_task_when_completed=False)
 
@@ -107,11 +117,16 @@ def main() -> None:
     parser.add_argument("--goal", action="append", required=True, help="an element's name; repeatable")
     parser.add_argument("--steps", type=int, default=280, help="control steps")
     parser.add_argument("--by-hand", nargs=2, type=int, default=(0, 0), metavar=("FIRST", "LAST"), help="control steps")
+    parser.add_argument("--proto", type=Path, default=PROTOS, help="folder of the proto files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, grpc.insecure_channel(arguments.address) as channel:
-        pb, service = generate(folder)
+        pb, service = generate(arguments.proto, folder)
         by_hand = range(*arguments.by_hand)
-        done = run_episode(pb, service.RelayPolicyStub(channel), arguments.goal, arguments.steps, by_hand)
+        try:
+            done = run_episode(pb, service.RelayPolicyStub(channel), arguments.goal, arguments.steps, by_hand)
+        except grpc.RpcError as error:  # has status and details, which its type does not say
+            status: Any = error
+            raise SystemExit(f"{arguments.address}: {status.code().name}: {status.details()}") from None
     for name, was in done.items():
         print(f"{name}: {'done' if was else 'not done'}")
 

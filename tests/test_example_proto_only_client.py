@@ -1,6 +1,7 @@
 """A stranger's client, written from the proto alone, runs a whole episode."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from rpl_runtime.server.server import serve_in_thread
 EXAMPLE = Path(__file__).parent.parent / "examples" / "proto_only_client.py"
 
 
-def run_example(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLE), "--address", address, *arguments]
+def run_example(address: str, *arguments: str | Path, file: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, file, "--address", address, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -35,6 +36,16 @@ def test_what_it_needs_is_one_sentence() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
     assert "pip install grpcio-tools" in ran.stderr
+
+
+def test_a_copy_of_it_asks_for_the_proto_and_for_a_server(tmp_path: Path) -> None:
+    copy = shutil.copy(EXAMPLE, tmp_path / "client.py")
+    lost = run_example("127.0.0.1:1", "--goal", "microwave", file=copy)
+    assert (lost.returncode, lost.stderr.count("\n")) == (1, 1), lost.stderr
+    assert "has no rpl/v1/relay.proto; --proto must name the project's folder proto" in lost.stderr
+    alone = run_example("127.0.0.1:1", "--goal", "microwave", "--proto", EXAMPLE.parents[1] / "proto", file=copy)
+    assert (alone.returncode, alone.stderr.count("\n")) == (1, 1), alone.stderr
+    assert alone.stderr.startswith("127.0.0.1:1: UNAVAILABLE: ")
 
 
 def test_the_command_of_the_page_takes_the_shipped_policy_over() -> None:
