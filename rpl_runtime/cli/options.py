@@ -64,8 +64,10 @@ def _values_named() -> Iterator[None]:
     try:
         yield
     except typer.BadParameter as error:
-        cause: Any = error.__cause__  # not every version of typer checks values by pydantic
-        if cause is not None and hasattr(cause, "errors"):
+        from pydantic import ValidationError
+
+        cause = error.__cause__  # not every version of typer checks values by pydantic
+        if isinstance(cause, ValidationError):
             first = cause.errors()[0]
             said = first["msg"].removeprefix("Value error, ").partition(", unable")[0]
             got = f"got {printable(repr(first['input']), 100)}; must "
@@ -74,15 +76,10 @@ def _values_named() -> Iterator[None]:
 
 
 class Commands(TyperGroup):
-    """The commands of `rpl`, and how they refuse a value."""
+    """The commands of `rpl`."""
 
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _values_named():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _values_named():
-            return super().invoke(ctx)
+    make_context = _values_named()(TyperGroup.make_context)
+    invoke = _values_named()(TyperGroup.invoke)
 
 
 _AccessOption = partial(typer.Option, rich_help_panel="How to reach a server")
