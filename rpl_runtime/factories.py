@@ -1,4 +1,4 @@
-"""Call a function of somebody's own module by name, `module:factory`.
+"""Somebody's own code: a function of a module called by name, `module:factory`, and what to say when such code fails.
 
 The module is imported as Python would from the current directory. A factory takes no arguments.
 """
@@ -6,11 +6,16 @@ The module is imported as Python would from the current directory. A factory tak
 import contextlib
 import importlib
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rpl_runtime.errors import InvalidInput, RelayError
+
+# Files of Python and of this project; those of packages lie in folders called site-packages or dist-packages.
+_NOT_OWN = (sysconfig.get_path("stdlib"), str(Path(__file__).parent), str(Path(__file__).parents[1] / "rpl_"), "<")
 
 
 def call_factory(reference: str, example: str) -> Any:
@@ -33,7 +38,7 @@ def call_factory(reference: str, example: str) -> Any:
         except RelayError:
             raise
         except Exception as error:  # a user's module may raise anything
-            raise InvalidInput(f"{module_name} fails on import: {type(error).__name__}: {error}") from error
+            raise failed(f"{module_name} fails on import", error) from error
         factory = getattr(module, name, None)
         if not callable(factory):
             offered = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
@@ -43,7 +48,37 @@ def call_factory(reference: str, example: str) -> Any:
         except RelayError:
             raise
         except Exception as error:  # and so may its factory
-            raise InvalidInput(f"{reference} fails: {type(error).__name__}: {error}") from error
+            raise failed(f"{reference} fails", error) from error
+
+
+def failed(what: str, error: Exception) -> InvalidInput:
+    """What failed, the error, and the line of somebody's own code where it came from, as one sentence."""
+    own = _own(error)
+    line = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return InvalidInput(f"{what}: {type(error).__name__}: {error}{line}")
+
+
+@contextlib.contextmanager
+def own_code_told() -> Iterator[None]:
+    """A block whose errors that come out of somebody's own code become one sentence.
+
+    Raises:
+        InvalidInput: such an error; every other goes through unchanged.
+    """
+    try:
+        yield
+    except RelayError:
+        raise
+    except Exception as error:
+        if own := _own(error):
+            raise failed(f"your own code fails in {own[-1].name}", error) from error
+        raise
+
+
+def _own(error: Exception) -> list[traceback.FrameSummary]:
+    """The frames of an error in somebody's own code, the innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if not (frame.filename.startswith(_NOT_OWN) or "-packages/" in frame.filename)]
 
 
 @contextlib.contextmanager

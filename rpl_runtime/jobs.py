@@ -17,6 +17,7 @@ from threading import Event, Lock
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from rpl_runtime.errors import InvalidInput, JobsFailed, RelayError, ServerUnavailable, require
+from rpl_runtime.factories import own_code_told
 from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 
 Executor = Literal["local", "ray"]
@@ -182,7 +183,8 @@ def _prepare() -> None:
 def _call(job: Job[_T]) -> _T:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
-    return job.call(*job.arguments)
+    with own_code_told():
+        return job.call(*job.arguments)
 
 
 def _call_in(folder: str, job: Job[_T]) -> _T:

@@ -83,3 +83,16 @@ def test_a_class_that_is_not_a_robot_is_one_sentence(folder, monkeypatch, robot:
     ran = rpl("run", "--robot", robot.replace("my_robot", name), "--bundle", "models/cart", "--goal", "at the door")
     assert ran.returncode == 2
     assert sentence.replace("my_robot", name) in " ".join(ran.stderr.replace("│", " ").split())
+
+
+def test_what_a_robot_raises_is_one_sentence_with_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    module = page("your-robot.md")[0][0]
+    module += "\nclass Mute(Cart):\n    def done(self):\n        raise OSError('the line is dead')\n"
+    (folder / "muted.py").write_text(module)
+    ran = rpl("run", "--robot", "muted:Mute", "--bundle", "models/cart", "--goal", "at the door")
+    line = len(module.splitlines())
+    assert ran.stderr.endswith(
+        f"error: your own code fails in done: OSError: the line is dead (muted.py, line {line})\n"
+    )
+    assert ran.returncode == 2

@@ -43,6 +43,7 @@ from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.cli.view import view_command
 from rpl_runtime.console import Console, count
 from rpl_runtime.errors import RelayError, printable
+from rpl_runtime.factories import own_code_told
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -53,7 +54,8 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own sentence about a failure is enough
     _add_commands()
     try:
-        app(prog_name="rpl")
+        with own_code_told():
+            app(prog_name="rpl")
     except RelayError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

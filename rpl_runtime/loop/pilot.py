@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from rpl_runtime.errors import InvalidInput
-from rpl_runtime.factories import call_factory
+from rpl_runtime.errors import InvalidInput, RelayError
+from rpl_runtime.factories import call_factory, failed
 from rpl_runtime.loop.watchdog import Event
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.messages import NOTHING, Action, Applied, HandBack, Noted, Request
@@ -137,14 +137,19 @@ class Helm:
         The action names the subgoal that the policy followed last, or the state if there is none yet.
 
         Raises:
-            InvalidInput: the pilot's target is not accepted.
+            InvalidInput: the pilot fails, or its target is not accepted.
         """
         pilot = self._pilot
         if pilot is None:
             return None
         seen = Seen(step, state, goal, self._target, self._said.help, self._said.novelty, self._spec.action.bounds)
-        why = pilot.takes_over(seen) if self.author == POLICY else ""
-        target = None if why is None else pilot.target(seen)
+        try:
+            why = pilot.takes_over(seen) if self.author == POLICY else ""
+            target = None if why is None else pilot.target(seen)
+        except RelayError:
+            raise
+        except Exception as error:  # somebody's own pilot may raise anything
+            raise failed(f"the pilot {pilot.name} fails at step {step}", error) from error
         if target is None:
             if self.author != POLICY:
                 self._hand_over(POLICY, HandBack(), Event(observed_ns, "handed back", f"{pilot.name} at step {step}"))

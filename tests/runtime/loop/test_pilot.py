@@ -166,6 +166,11 @@ def test_a_target_that_is_not_one_reaches_neither_robot_nor_server(tiny_client: 
         ran(tiny_client, Script({2}, lambda seen: target))
 
 
+def test_a_pilot_that_fails_is_named_with_its_step_and_line(tiny_client: Client) -> None:
+    with pytest.raises(InvalidInput, match=r"^the pilot script fails at step 3: KeyError: 'jig' \(test_pilot.py, line"):
+        ran(tiny_client, Script({2, 3}, lambda seen: {2: np.zeros(2)}[seen.step] if seen.step < 3 else {}["jig"]))
+
+
 def test_a_pilot_comes_back_at_the_steps_it_is_told_to(tiny_client: Client) -> None:
     always = Script(range(12), lambda seen: np.zeros(2))
     result, *_ = ran(tiny_client, Between(always, 2, 5))
@@ -365,6 +370,15 @@ def test_a_pilot_with_an_impossible_target_stops_the_arm_with_one_sentence() -> 
     assert result.stop is not None
     assert result.stop.cause.startswith("the target of script has panda_joint1 = nan rad; must be a finite number")
     assert len(result.run.states) == 5
+
+
+def test_a_pilot_that_fails_stops_the_arm_with_one_sentence() -> None:
+    clock = FakeClock()
+    arm = FakeArm(clock)
+    result = driven(Script({5}, lambda seen: seen.goal["kettle"]), Line(clock), arm, clock)  # type: ignore[call-overload]
+    assert result.stop is not None
+    assert result.stop.cause.startswith("the pilot script fails at step 5: TypeError: ")
+    assert (len(result.run.states), arm.at_rest) == (5, True)
 
 
 def test_what_the_server_refuses_stops_the_arm() -> None:
