@@ -81,6 +81,12 @@ class Browser:
         else:  # may lie below another control
             self.driver.execute_script("arguments[0].click()", control)
 
+    def in_view(self, text: str) -> bool:
+        """Whether the cell of a table with this text can be seen without scrolling."""
+        cell = "[...document.querySelectorAll('td')].find(cell => cell.textContent === arguments[0])"
+        script = f"const box = {cell}.getBoundingClientRect(); return box.top >= 0 && box.bottom <= innerHeight"
+        return bool(self.driver.execute_script(script, text))  # in one go: the table is written again all the time
+
     def slide(self, name: str, keys: str) -> None:
         """Press keys on the slider with this name, when it is there."""
         path = f"//label[normalize-space(.)={name!r}]/ancestor::*[.//*[@role='slider']][1]//*[@role='slider']"

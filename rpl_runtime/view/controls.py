@@ -47,7 +47,7 @@ class Controls:
         self._shown: dict[str, int] = {}  # element -> value of its slider that the page, and not a viewer, set last
         self._turn_to_show = threading.Lock()  # viewers act in threads of their own
         self._goal = b""  # mask of the goal that was shown; whoever ticks something changes that
-        self._tabs = gui.add_tab_group()
+        self._tabs = gui.add_tab_group(order=6)  # below the status, which stays in view in a small window
         with self._tabs.add_tab("Goal"):
             self._ticks = {name: gui.add_checkbox(name, False) for name in spec.elements}
             self._button(gui, SEND, "Give the robot this goal in place of its own.", act)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import trimesh
     import viser
 
-TRAIL = (255, 214, 10)
+TRAIL = (214, 0, 140)  # told apart from both ghosts, also by people who are colour-blind
 _FAR, _COARSE = 1.0, 1500  # [m] beyond which a mesh is drawn with about so many vertices
 _SPACING = 0.62  # of the extent of a model, between the places of two robots
 _Handle = TypeVar("_Handle")  # of viser

@@ -108,6 +108,9 @@ def test_a_robot_is_led_by_one_hand_at_a_time_and_handed_back(browser: Browser, 
         browser.driver.get(page)
         browser.until_text("control step")
         browser.press("Hand")
+        browser.driver.set_window_size(800, 440)
+        assert browser.in_view("robot")  # the status, which no control pushes out of a small window
+        assert browser.in_view("latency")
         browser.press("Hand back")
         browser.until_text("Hand back refused: cart is not in your hand; take it over first")
         browser.press("Take over")
