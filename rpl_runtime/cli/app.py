@@ -22,7 +22,7 @@ from rpl_runtime.cli.first.docs import docs_command
 from rpl_runtime.cli.first.doctor import doctor_command
 from rpl_runtime.cli.first.new import new_command
 from rpl_runtime.cli.franka.accept import accept_command
-from rpl_runtime.cli.measure import bench_command, evaluate_command
+from rpl_runtime.cli.measure.commands import bench_command, evaluate_command
 from rpl_runtime.cli.options import (
     BundleFolder,
     BundleToServe,

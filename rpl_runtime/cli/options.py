@@ -3,8 +3,9 @@
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
 from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -87,6 +88,7 @@ _AccessOption = partial(typer.Option, rich_help_panel="How to reach a server")
 
 def _access_options(
     context: typer.Context,
+    *,
     tls: Annotated[bool, _AccessOption("--tls", envvar="RPL_TLS", help="Use TLS.")] = False,
     ca: Annotated[
         Path | None, _AccessOption(envvar="RPL_CA", help="Use TLS and trust only the authorities in this PEM file.")
@@ -133,6 +135,72 @@ def access_of(context: typer.Context) -> "Access":
 def server_of(address: str | None) -> str:
     """The address of the server of a command: the one given, or that of the environment, or the usual one."""
     return address or os.environ.get(_ADDRESS_VARIABLE) or ADDRESS
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server that a command uses: one that runs already, or one of its own for a bundle."""
+
+    address: str
+    access: "Access"
+    bundle: Path | None = None  # served meanwhile, instead of what is at the address
+    providers: str = "CPU"  # of ONNX Runtime, that compute the bundle
+
+    @contextmanager
+    def reached(self) -> Iterator[str]:
+        """Its address, for the length of a block."""
+        if self.bundle is None:
+            yield self.address
+            return
+        from rpl_runtime.server.subprocess import serve_in_process
+
+        with serve_in_process(self.bundle, self.providers) as address:
+            yield address
+
+
+def used_server(context: typer.Context, address: str | None, bundle: Path | None, providers: str = "CPU") -> Server:
+    """The server of a command that can serve a bundle meanwhile. Its own asks nobody for access."""
+    from rpl_runtime.auth.client import Access
+
+    if address is not None and bundle is not None:
+        raise typer.BadParameter("give --address or --bundle, not both")
+    return Server(server_of(address), Access() if bundle else access_of(context), bundle, providers)
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes its options as dataclasses: each field of one is an option, or more of them in a dataclass.
+
+    So the options that belong together are declared, checked and passed on together.
+    """
+    own = inspect.signature(command, eval_str=True)
+    flat = own.replace(parameters=list(_flat(own)))
+
+    @wraps(command)
+    def taken_apart(*arguments: object, **named: object) -> None:
+        given = flat.bind(*arguments, **named)
+        given.apply_defaults()
+        command(**_in_groups(own, given.arguments))
+
+    taken_apart.__signature__ = flat  # type: ignore[attr-defined]
+    return taken_apart
+
+
+def _flat(signature: inspect.Signature) -> Iterator[inspect.Parameter]:
+    for parameter in signature.parameters.values():
+        if isinstance(kind := parameter.annotation, type) and is_dataclass(kind):
+            yield from _flat(inspect.signature(kind))
+        else:
+            yield parameter
+
+
+def _in_groups(signature: inspect.Signature, given: Mapping[str, object]) -> dict[str, object]:
+    kinds = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return {
+        name: kind(**_in_groups(inspect.signature(kind), given))
+        if isinstance(kind, type) and is_dataclass(kind)
+        else given[name]
+        for name, kind in kinds.items()
+    }
 
 
 def _print_version(asked: bool) -> None:

@@ -338,7 +338,7 @@ def train_command(
     require_exporter()
     from dataclasses import replace
 
-    from rpl_runtime.cli.measure import evaluate_command
+    from rpl_runtime.cli.measure.commands import evaluate_command
     from rpl_runtime.console import progress
     from rpl_train.recipe import RecipeConfig, train
     from rpl_train.tasks import load_task
@@ -373,5 +373,5 @@ def train_command(
     _print_export(result)
     output = recipe_config.run / "evaluation"
     evaluate_command(
-        context, bundle, task_name=task_name, episodes=episodes, executor=executor, output=output, write=True
+        context, bundle=bundle, task_name=task_name, episodes=episodes, executor=executor, output=output, write=True
     )

@@ -194,7 +194,8 @@ def hard_command(
 
     Example: rpl demos hard runs/play --output runs/hard
     """
-    from rpl_runtime.cli.hard import chosen, write_results
+    from rpl_runtime.cli.measure.asked import ResultOptions
+    from rpl_runtime.cli.measure.hard import chosen, write_results
     from rpl_runtime.console import progress
     from rpl_runtime.evaluation.protocol import Outcome, ProtocolConfig, run_protocol
     from rpl_runtime.evaluation.protocol_results import content_of
@@ -222,7 +223,7 @@ def hard_command(
             on_outcome,
         )
     content = content_of("nearest demonstration, open loop", "", hardships, config, task, False, outcomes)
-    write_results(content, [], output, None, as_json)
+    write_results(content, [], ResultOptions(output=output, as_json=as_json))
 
 
 @app.command("export")

@@ -14,7 +14,7 @@ from torch import nn
 import policies
 from demonstrations import drawer_spec
 from rpl_runtime.auth.tokens import read_grants
-from rpl_runtime.cli.hard import read_states
+from rpl_runtime.cli.measure.hard import read_states
 from rpl_runtime.cli.run import read_calibration
 from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.evaluation.episodes import open_journal

@@ -22,7 +22,7 @@ def demo_command(
 
     Example: rpl demo
     """
-    from rpl_runtime.cli.measure import write_film
+    from rpl_runtime.cli.measure.standard import write_film
     from rpl_runtime.cli.run import RunOptions, run_simulated
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials

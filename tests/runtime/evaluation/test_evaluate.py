@@ -296,7 +296,7 @@ def test_the_table_is_out_and_the_results_are_kept_before_filming(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rpl_runtime.evaluation.film.film", interrupted)
+    monkeypatch.setattr("rpl_runtime.cli.measure.standard.film", interrupted)
     options = ["--goals", "kettle", "--episodes", "1", "--steps", "4", "--start", "nominal", "--jobs", "1"]
     options += ["--output", str(tmp_path / "out"), "--video", str(tmp_path / "film.mp4")]
     result = CliRunner().invoke(app, ["evaluate", str(kitchen_bundle.path), *options])

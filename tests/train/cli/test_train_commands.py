@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 import policies
 import rows
-from rpl_runtime.cli import measure
 from rpl_runtime.cli.app import main
+from rpl_runtime.cli.measure import commands
 from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
 from rpl_runtime.policy.novelty import Novelty
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, ROBOT_DIM, STATE_DIM
@@ -247,8 +247,8 @@ def test_a_packed_file_is_replaced_by_force_alone(rpl, base, tmp_path):
 @pytest.fixture
 def short_episodes(monkeypatch):
     """Episodes of two steps in the evaluation, and not 280."""
-    shortly = partial(measure.evaluate_command, goals=["mkbs"], steps=2, jobs=1)
-    monkeypatch.setattr(measure, "evaluate_command", shortly)
+    shortly = partial(commands.evaluate_command, goals=["mkbs"], steps=2, jobs=1)
+    monkeypatch.setattr(commands, "evaluate_command", shortly)
 
 
 def test_train_evaluates_its_bundle_and_replaces_one_of_its_own_run_or_by_force(

@@ -1,0 +1,1 @@
+"""`rpl evaluate` and `rpl bench`, the commands that measure."""
