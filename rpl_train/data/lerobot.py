@@ -165,82 +165,35 @@ def _characters(values: Any) -> int:
 
 def _write(task: Task, trajectories: Sequence[Trajectory], folder: Path, licence: str, video: bool) -> None:
     pa, parquet = require("pyarrow", "lerobot"), require("pyarrow.parquet", "lerobot")
-    spec, fps = task.spec, 1 / task.spec.period_s
+    fps = 1 / task.spec.period_s
     lengths = np.array([len(trajectory) for trajectory in trajectories])
     ends = np.cumsum(lengths)
     names = [", ".join(trajectory.elements) or task.name for trajectory in trajectories]
     tasks = list(dict.fromkeys(names))
-    frame_index = np.concatenate([np.arange(length) for length in lengths])
-    numbers = {
-        _STATE: np.concatenate([trajectory.states for trajectory in trajectories]).astype(np.float32),
-        _ACTION: np.concatenate([trajectory.targets for trajectory in trajectories]).astype(np.float32),
-        "timestamp": (frame_index / fps).astype(np.float32),
-        "frame_index": frame_index,
-        "episode_index": np.repeat(np.arange(len(lengths)), lengths),
-        "index": np.arange(ends[-1]),
-        "task_index": np.repeat([tasks.index(name) for name in names], lengths),
-    }
+    numbers = _numbers(trajectories, lengths, [tasks.index(name) for name in names], fps)
     authors = [author for each in trajectories for author in each.authors or ("",) * len(each)]
-    table = pa.table({name: _column(pa, values) for name, values in numbers.items()} | {"author": authors})
-    with parquet.ParquetWriter(folder / _DATA, table.schema) as writer:
-        for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
-            writer.write_table(table.slice(end - length, length))  # a group of rows for each episode
-    _write_tasks(pa, parquet, folder / _TASKS, tasks)
-    count = len(lengths)
-    episodes = {
-        "episode_index": np.arange(count),
-        "tasks": pa.array([[name] for name in names], pa.list_(pa.string())),
-        "length": lengths,
-        "dataset_from_index": ends - lengths,
-        "dataset_to_index": ends,
-        **dict.fromkeys(("data/chunk_index", "data/file_index"), np.zeros(count, np.int64)),
-        **dict.fromkeys(("meta/episodes/chunk_index", "meta/episodes/file_index"), np.zeros(count, np.int64)),
-        "elements": pa.array([list(trajectory.elements) for trajectory in trajectories], pa.list_(pa.string())),
-        "source": pa.array([trajectory.source for trajectory in trajectories], pa.string()),
-    }
-    features = {
-        _STATE: {"dtype": "float32", "shape": [spec.state.dim], "names": list(spec.state.names)},
-        _ACTION: {"dtype": "float32", "shape": [spec.action.dim], "names": list(spec.action.names)},
-        "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-        **{name: {"dtype": "int64", "shape": [1], "names": None} for name in _INDICES},
-        "author": {"dtype": "string", "shape": [1], "names": None},
-    }
+    frames = pa.table({name: _column(pa, values) for name, values in numbers.items()} | {"author": authors})
+    episodes, features = _episodes(pa, trajectories, names, ends, lengths), _features(task.spec)
     if video:
         height, width = _write_video(task, trajectories, folder / _VIDEO)
-        features[_CAMERA] = {
-            "dtype": "video",
-            "shape": [height, width, 3],
-            "names": ["height", "width", "channels"],
-            "info": {
-                "video.height": height,
-                "video.width": width,
-                "video.channels": 3,
-                "video.codec": "h264",
-                "video.pix_fmt": "yuv420p",
-                "video.fps": fps,
-                "video.is_depth_map": False,
-                "has_audio": False,
-            },
-        }
-        episodes |= dict.fromkeys(
-            (f"videos/{_CAMERA}/chunk_index", f"videos/{_CAMERA}/file_index"), np.zeros(count, np.int64)
-        )
-        episodes |= {
-            f"videos/{_CAMERA}/from_timestamp": (ends - lengths) / fps,
-            f"videos/{_CAMERA}/to_timestamp": ends / fps,
-        }
+        features[_CAMERA] = _camera(height, width, fps)
+        episodes |= _in_video(ends, lengths, fps)
+    with parquet.ParquetWriter(folder / _DATA, frames.schema) as writer:
+        for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
+            writer.write_table(frames.slice(end - length, length))  # a group of rows for each episode
+    _write_tasks(pa, parquet, folder / _TASKS, tasks)
     parquet.write_table(pa.table(episodes), folder / _EPISODES)
     info = {
         "codebase_version": _VERSION,
         "robot_type": task.name,
-        "total_episodes": count,
+        "total_episodes": len(lengths),
         "total_frames": int(ends[-1]),
         "total_tasks": len(tasks),
         "chunks_size": 1000,
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 200,
         "fps": int(fps) if fps.is_integer() else fps,
-        "splits": {"train": f"0:{count}"},
+        "splits": {"train": f"0:{len(lengths)}"},
         "data_path": f"data/{_PATTERN}.parquet",
         "video_path": f"videos/{{video_key}}/{_PATTERN}.mp4" if video else None,
         "features": features,
@@ -250,6 +203,81 @@ def _write(task: Task, trajectories: Sequence[Trajectory], folder: Path, licence
     (folder / "README.md").write_text(
         f"Demonstrations of {task.name}. Licence: {licence}.\n\nMade by `{provenance.command()}`.\n"
     )
+
+
+def _numbers(
+    trajectories: Sequence[Trajectory], lengths: np.ndarray, tasks: Sequence[int], fps: float
+) -> dict[str, np.ndarray]:
+    """The columns of numbers, a row for each step; each episode has a length and the number of its task."""
+    frame_index = np.concatenate([np.arange(length) for length in lengths])
+    return {
+        _STATE: np.concatenate([trajectory.states for trajectory in trajectories]).astype(np.float32),
+        _ACTION: np.concatenate([trajectory.targets for trajectory in trajectories]).astype(np.float32),
+        "timestamp": (frame_index / fps).astype(np.float32),
+        "frame_index": frame_index,
+        "episode_index": np.repeat(np.arange(len(lengths)), lengths),
+        "index": np.arange(len(frame_index)),
+        "task_index": np.repeat(tasks, lengths),
+    }
+
+
+def _features(spec: PolicySpec) -> JsonDict:
+    """What each column of the steps holds."""
+    return {
+        _STATE: {"dtype": "float32", "shape": [spec.state.dim], "names": list(spec.state.names)},
+        _ACTION: {"dtype": "float32", "shape": [spec.action.dim], "names": list(spec.action.names)},
+        "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+        **{name: {"dtype": "int64", "shape": [1], "names": None} for name in _INDICES},
+        "author": {"dtype": "string", "shape": [1], "names": None},
+    }
+
+
+def _episodes(
+    pa: ModuleType, trajectories: Sequence[Trajectory], names: Sequence[str], ends: np.ndarray, lengths: np.ndarray
+) -> dict[str, Any]:
+    """The columns of the episodes; `ends` counts the steps up to the end of each, `names` are of tasks."""
+    first = np.zeros(len(lengths), np.int64)  # all is in one file
+    return {
+        "episode_index": np.arange(len(lengths)),
+        "tasks": pa.array([[name] for name in names], pa.list_(pa.string())),
+        "length": lengths,
+        "dataset_from_index": ends - lengths,
+        "dataset_to_index": ends,
+        **dict.fromkeys(("data/chunk_index", "data/file_index"), first),
+        **dict.fromkeys(("meta/episodes/chunk_index", "meta/episodes/file_index"), first),
+        "elements": pa.array([list(trajectory.elements) for trajectory in trajectories], pa.list_(pa.string())),
+        "source": pa.array([trajectory.source for trajectory in trajectories], pa.string()),
+    }
+
+
+def _camera(height: int, width: int, fps: float) -> JsonDict:
+    """What the video holds."""
+    return {
+        "dtype": "video",
+        "shape": [height, width, 3],
+        "names": ["height", "width", "channels"],
+        "info": {
+            "video.height": height,
+            "video.width": width,
+            "video.channels": 3,
+            "video.codec": "h264",
+            "video.pix_fmt": "yuv420p",
+            "video.fps": fps,
+            "video.is_depth_map": False,
+            "has_audio": False,
+        },
+    }
+
+
+def _in_video(ends: np.ndarray, lengths: np.ndarray, fps: float) -> dict[str, np.ndarray]:
+    """The columns that say where each episode is in the video."""
+    video, first = f"videos/{_CAMERA}", np.zeros(len(lengths), np.int64)
+    return {
+        f"{video}/chunk_index": first,
+        f"{video}/file_index": first,
+        f"{video}/from_timestamp": (ends - lengths) / fps,
+        f"{video}/to_timestamp": ends / fps,
+    }
 
 
 def _column(pa: ModuleType, values: np.ndarray) -> Any:
