@@ -6,17 +6,53 @@ and Min (Statistics in Medicine 24, 2005): Wald's for matched pairs with half a 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import count
 from math import sqrt
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
 
-from rpl_runtime.console import Console, say
+from rpl_runtime.client import Access
+from rpl_runtime.console import Console, Report, say
 from rpl_runtime.errors import InvalidInput
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, plan_trials
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.files import JsonDict
+from rpl_runtime.server.subprocess import serve_in_process
+from rpl_runtime.tasks.task import Task
 
 _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
+
+
+class Paired(NamedTuple):
+    """Two bundles on the same episodes."""
+
+    comparison: JsonDict
+    new: JsonDict  # the evaluation of the new one
+
+
+def play_both(old: Path, new: Path, task: Task, config: EvaluateConfig, work: Path, report: Report) -> Paired:
+    """Let two bundles play the same episodes, and compare them.
+
+    Args:
+        work: a folder in which each keeps its finished episodes, so that they are not played again.
+        report: is told what is played, how many episodes of it are done, and of how many.
+    """
+    total = len(plan_trials(task, config))
+
+    def played(name: str, bundle: Path) -> Evaluation:
+        done = count(1)
+        with serve_in_process(bundle) as address:
+            return evaluate(
+                *(address, task, config, work / f"{name}.jsonl"),
+                lambda episode: report(f"{name} policy's episodes", next(done), total),
+                Access(),
+            )
+
+    before, after = played("old", old), played("new", new)
+    return Paired(compare(before.episodes, after.episodes), after.content)
 
 
 def compare(old: Sequence[Episode], new: Sequence[Episode]) -> JsonDict:
@@ -56,9 +92,9 @@ def print_comparison(comparison: JsonDict) -> None:
 def _compared(pairs: Sequence[tuple[Episode, Episode]]) -> JsonDict:
     sides = dict(zip(("old", "new"), zip(*pairs, strict=True), strict=True))
     was, now = (np.array([_succeeded(each) for each in side]) for side in sides.values())
-    gained, lost, count = int((now & ~was).sum()), int((was & ~now).sum()), len(pairs) + 2
-    middle = (gained - lost) / count
-    reach = _NORMAL * sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
+    gained, lost, size = int((now & ~was).sum()), int((was & ~now).sum()), len(pairs) + 2
+    middle = (gained - lost) / size
+    reach = _NORMAL * sqrt(gained + lost + 1 - (gained - lost) ** 2 / size) / size
     return {
         "pairs": len(pairs),
         "old": float(was.mean()),

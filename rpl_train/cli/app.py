@@ -3,28 +3,32 @@
 Commands import what they need when they run, so a missing extra is one sentence and `rpl --help` stays fast.
 """
 
-import json
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from rpl_runtime.cli.options import ExecutorName, Providers, TaskName
+from rpl_runtime.cli.options import ExecutorName, Providers, TaskName, grouped, show
 from rpl_runtime.errors import require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, NewRun, Recordings, Seed
-from rpl_train.cli.improve import evaluated, improve_command
+from rpl_train.cli.improve import improve_command
 from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, check_place, chosen, require_exporter
 
 if TYPE_CHECKING:
     from rpl_runtime.files import JsonDict
     from rpl_runtime.policy.bundle import Bundle
+    from rpl_runtime.policy.manifest import Provenance, Statistics
+    from rpl_runtime.policy.spec import PolicySpec
     from rpl_runtime.tasks.task import Task
+    from rpl_train.augment import LowBatch
     from rpl_train.export.export import ExportResult
+    from rpl_train.networks import RelayPolicy
 
 COMPONENTS = "imitate.networks.high_components"
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")]
@@ -84,55 +88,94 @@ def imitate_command(
     typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
 
 
-def export_command(
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What `rpl export` is asked for.
+
+    Raises:
+        BadParameter: options contradict each other.
+    """
+
     paths: Annotated[
         list[Path],
         typer.Argument(
             metavar="[RUN] BUNDLE",
             help="The run, or a bundle that was exported from one (neither with --from), and the bundle to write.",
         ),
-    ],
+    ]
     factory: Annotated[
         str | None,
         typer.Option("--from", metavar="MODULE:FACTORY", help="A function that returns (high, low, spec) instead."),
-    ] = None,
+    ] = None
     task_name: Annotated[
         str | None,
         typer.Option(
             "--task", help="Compare in the worlds of this task; by default the run's. Without: random states."
         ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help=_NAME.format(" (with --from, what its spec says)"))] = None,
+    ] = None
+    name: Annotated[str | None, typer.Option(help=_NAME.format(" (with --from, what its spec says)"))] = None
     low_only: Annotated[
         bool,
         typer.Option(
             "--low-only", help="Write the low level alone, to be served with a planner (`rpl docs two-rates`)."
         ),
-    ] = False,
+    ] = False
     quantize: Annotated[
         Literal["int8"] | None,
         typer.Option(
             help="Compute the inner layers of the low level in 8-bit integers, scaled by the states of --demos. "
             "Then both low levels play the same episodes."
         ),
-    ] = None,
+    ] = None
     demos: Annotated[
         list[Path] | None,
         typer.Option(help="With --quantize: what the run learned from, as for `rpl imitate`. Repeat for several."),
-    ] = None,
+    ] = None
     episodes: Annotated[
         int, typer.Option(min=1, help="With --quantize: of each goal from each start, by each low level.")
-    ] = 20,
+    ] = 20
     stall_rate: Annotated[
         float | None,
         typer.Option(
             "--stall", metavar="RATE", help="Let it ask for help, as `rpl stall` does, in vain at this rate at most."
         ),
-    ] = None,
-    providers: Providers = "CPU",
-    force: Force = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
+    ] = None
+    providers: Providers = "CPU"
+    force: Force = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
+
+    def __post_init__(self) -> None:
+        given = " ".join(map(str, self.paths))
+        if self.factory and len(self.paths) != 1:
+            raise typer.BadParameter(f"with --from give one path, the bundle; got {given}")
+        if not self.factory and len(self.paths) != 2:
+            raise typer.BadParameter(f"give two paths, the run and the bundle; got {given}")
+        if (self.quantize is None) != (self.demos is None):
+            raise typer.BadParameter("--quantize needs --demos, to scale integers by them, and nothing else does")
+        plays = not self.low_only and bool(self.task_name or not self.factory)
+        if self.quantize and not plays:
+            raise typer.BadParameter("--quantize plays episodes of the --task with both levels; not with --low-only")
+        if self.stall_rate is not None and not plays:
+            raise typer.BadParameter("--stall plays episodes of the --task with both levels; not with --low-only")
+
+    @property
+    def bundle(self) -> Path:
+        """The bundle to write."""
+        return self.paths[-1]
+
+
+class _Source(NamedTuple):
+    """A policy to export, and what its bundle says of it."""
+
+    policy: "RelayPolicy"
+    spec: "PolicySpec"
+    provenance: "Provenance"
+    statistics: "Statistics | None"
+    task: str | None  # in whose worlds it is compared; None: in random states
+
+
+@grouped
+def export_command(asked: ExportOptions) -> None:
     """Make a bundle of a trained run, or of any two torch modules.
 
     Nothing is written if the graphs differ from the modules over whole episodes. A bundle that stands there already
@@ -140,87 +183,87 @@ def export_command(
 
     Example: rpl export runs/base models/mine
     """
-    if len(paths) != (1 if factory else 2):
-        wanted = "with --from give one path, the bundle" if factory else "give two paths, the run and the bundle"
-        raise typer.BadParameter(f"{wanted}; got {' '.join(map(str, paths))}")
-    if (quantize is None) != (demos is None):
-        raise typer.BadParameter("--quantize needs --demos, to scale integers by them, and nothing else does")
-    if quantize and (low_only or (factory and not task_name)):
-        raise typer.BadParameter("--quantize plays episodes of the --task with both levels; not with --low-only")
-    if stall_rate is not None and (low_only or (factory and not task_name)):
-        raise typer.BadParameter("--stall plays episodes of the --task with both levels; not with --low-only")
     require_exporter()
-    bundle = paths[-1]
-    check_place(bundle, force)
+    check_place(asked.bundle, asked.force)
     from rpl_runtime.console import Console
     from rpl_runtime.evaluation.evaluate import check_policy
     from rpl_runtime.evaluation.paired import print_comparison
-    from rpl_runtime.policy.bundle import MANIFEST, load_bundle
-    from rpl_train.augment import Pool, PoolConfig
-    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.export.export import export
-    from rpl_train.export.factory import load_factory
-    from rpl_train.export.novelty import check_sources
     from rpl_train.export.parity import ParityConfig
-    from rpl_train.export.quantize import calibration
-    from rpl_train.export.restore import restore
     from rpl_train.export.stall import StallConfig, add_stall
-    from rpl_train.runs import load_run
     from rpl_train.tasks import load_task
 
-    stall = None if stall_rate is None else StallConfig(rate=stall_rate)
-    if factory:
-        policy, spec, provenance = load_factory(factory)
-        statistics = None
-    else:
-        source = load_bundle(paths[0]) if (paths[0] / MANIFEST).exists() else None
-        policy, record = load_run(paths[0]) if source is None else restore(source, task_name or "kitchen")
-        spec, provenance, statistics = record.spec, record.provenance, record.statistics
-        if source is not None:
-            provenance = provenance.model_copy(update={"parents": (source.digest,)})
-        task_name = task_name or record.task
-        name = name or _folder_name(bundle)
-    spec = spec.model_copy(update={"name": name or spec.name})
+    stall = None if asked.stall_rate is None else StallConfig(rate=asked.stall_rate)
+    source = _source(asked)
     with Console(stderr=True).status("exporting, and comparing whole episodes with the modules"):
-        task = load_task(task_name) if task_name else None
+        task = load_task(source.task) if source.task else None
         if task:
-            check_policy(spec, task)
-        tuples = None
-        if task and demos:
-            taught = load_demonstrations(demos, task)
-            check_sources(paths[0], provenance, taught)
-            tuples = calibration(Pool(taught.trajectories, spec, PoolConfig()))
-        parity = ParityConfig(providers=providers)
-        result = export(policy, spec, provenance, bundle, statistics, parity, task, low_only, tuples)
+            check_policy(source.spec, task)
+        scales = _scales(asked.paths[0], source, asked.demos, task) if task and asked.demos else None
+        parity = ParityConfig(providers=asked.providers)
+        write = partial(export, *source[:3], statistics=source.statistics, config=parity, task=task)
+        result = write(asked.bundle, low_only=asked.low_only, calibration=scales)
         if task and stall:
             result = replace(result, bundle=add_stall(result.bundle, task, stall))
     facts, beside = result.facts(), None
-    if task and quantize:
+    if task and asked.quantize:
         with tempfile.TemporaryDirectory() as scratch:
-            plain = export(policy, spec, provenance, Path(scratch) / "float32", statistics, parity, task).bundle
-            facts["beside_float32"] = beside = _played_by_both(plain, result.bundle, task, episodes, Path(scratch))
-    if as_json:
-        typer.echo(json.dumps(facts, indent=1))
-        return
-    _print_export(result)
-    if beside:
-        typer.echo(f"new is {bundle}; old is the same with its low level in float32")
-        print_comparison(beside)
+            plain = write(Path(scratch) / "float32").bundle
+            facts["beside_float32"] = beside = _beside(plain, result.bundle, task, asked.episodes, Path(scratch))
+
+    def tables() -> None:
+        _print_export(result)
+        if beside:
+            typer.echo(f"new is {asked.bundle}; old is the same with its low level in float32")
+            print_comparison(beside)
+
+    show(asked.as_json, facts, tables)
 
 
-def _played_by_both(old: "Bundle", new: "Bundle", task: "Task", episodes: int, work: Path) -> "JsonDict":
+def _source(asked: ExportOptions) -> _Source:
+    """The policy of a factory, of a run, or of a bundle that was exported from one."""
+    from rpl_runtime.policy.bundle import MANIFEST, load_bundle
+    from rpl_train.export.factory import load_factory
+    from rpl_train.export.restore import restore
+    from rpl_train.runs import load_run
+
+    if asked.factory:
+        policy, spec, provenance = load_factory(asked.factory)
+        spec = spec.model_copy(update={"name": asked.name or spec.name})
+        return _Source(policy, spec, provenance, None, asked.task_name)
+    if (asked.paths[0] / MANIFEST).exists():
+        parent = load_bundle(asked.paths[0])
+        policy, record = restore(parent, asked.task_name or "kitchen")
+        provenance = record.provenance.model_copy(update={"parents": (parent.digest,)})
+    else:
+        policy, record = load_run(asked.paths[0])
+        provenance = record.provenance
+    spec = record.spec.model_copy(update={"name": asked.name or _folder_name(asked.bundle)})
+    return _Source(policy, spec, provenance, record.statistics, asked.task_name or record.task)
+
+
+def _scales(path: Path, source: _Source, demos: list[Path], task: "Task") -> "LowBatch":
+    """Training tuples, which scale the integers of a low level; the run or bundle at the path learned from them."""
+    from rpl_train.augment import Pool, PoolConfig
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.export.novelty import check_sources
+    from rpl_train.export.quantize import calibration
+
+    taught = load_demonstrations(demos, task)
+    check_sources(path, source.provenance, taught)
+    return calibration(Pool(taught.trajectories, source.spec, PoolConfig()))
+
+
+def _beside(old: "Bundle", new: "Bundle", task: "Task", episodes: int, work: Path) -> "JsonDict":
     """The same episodes by two bundles, compared; the new one keeps its own as its evaluation."""
     from rpl_runtime.console import progress
     from rpl_runtime.evaluation.evaluate import EvaluateConfig
-    from rpl_runtime.evaluation.paired import compare
+    from rpl_runtime.evaluation.paired import play_both
     from rpl_runtime.policy.bundle import attach_evaluation
 
-    config = EvaluateConfig(episodes=episodes)
     with progress(stays=True) as report:
-        before = evaluated("old", old.path, task, config, work, report)
-        after = evaluated("new", new.path, task, config, work, report)
-    comparison = compare(before.episodes, after.episodes)
-    attach_evaluation(new, after.content | {"beside_float32": comparison})
+        comparison, evaluation = play_both(old.path, new.path, task, EvaluateConfig(episodes=episodes), work, report)
+    attach_evaluation(new, evaluation | {"beside_float32": comparison})
     return comparison
 
 

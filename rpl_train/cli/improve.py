@@ -12,9 +12,11 @@ from rpl_train.cli.goals import Jobs, Seed
 from rpl_train.cli.options import ConfigFile, Set, ShowConfig, check_place, chosen, require_exporter
 
 if TYPE_CHECKING:
-    from rpl_runtime.evaluation.evaluate import EvaluateConfig, Evaluation
+    from rpl_runtime.policy.bundle import Bundle
     from rpl_runtime.tasks.task import Task
     from rpl_train.cli.progress import Report
+    from rpl_train.data.sources import Demonstrations
+    from rpl_train.runs import TrainedRun
 
 
 def improve_command(
@@ -59,20 +61,15 @@ def improve_command(
     Example: rpl improve models/kitchen models/better --logs runs --demos runs/play
     """
     require_exporter()
-    from rpl_runtime.console import progress, say
+    from rpl_runtime.console import progress
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, check_policy
-    from rpl_runtime.evaluation.paired import compare, print_comparison
+    from rpl_runtime.evaluation.paired import play_both, print_comparison
     from rpl_runtime.files import write_json
     from rpl_runtime.policy.bundle import attach_evaluation, load_bundle
     from rpl_train.cli.progress import losses
-    from rpl_train.data.logs import is_log
-    from rpl_train.data.recordings import load_demonstrations
     from rpl_train.export.export import export
-    from rpl_train.export.novelty import check_sources
-    from rpl_train.export.restore import check_same, restore
     from rpl_train.export.stall import StallConfig, add_stall
-    from rpl_train.improve import as_learned, check_hands, improve, played_again, split
-    from rpl_train.runs import load_run
+    from rpl_train.improve import as_learned, improve
     from rpl_train.tasks import load_task
 
     old, task, work = load_bundle(bundle), load_task(task_name), work or Path("runs") / new.name
@@ -82,34 +79,19 @@ def improve_command(
     if new.resolve() == bundle.resolve():
         raise InvalidInput(f"{new} is the bundle that is improved; choose another path for the new one")
     check_place(new, force, work)
-    if others := [path for path in logs if not is_log(path)]:
-        raise InvalidInput(f"{others[0]} holds no logs; must be a file of `rpl run --log` or a folder of them (*.mcap)")
-    seen = load_demonstrations(logs, task, old.digest)
-    if not demos:  # which are played again for minutes
-        check_hands(split(seen.trajectories, old.spec))
-    trained = load_run(base) if base else restore(old, task.reference)
-    if base:
-        check_same(old, trained.policy)
+    seen = _runs_of(old, logs, task, by_hand=not demos)
+    trained = _networks(old, base, task)
     tuning = as_learned(settings.improve, old.manifest.provenance)
     with progress(stays=True) as report:
-        paths = demos or played_again(
-            old, task, work / "play", tuning.jobs, lambda done, total: report("sequences", done, total)
-        )
-        taught = load_demonstrations(paths, task)
-        try:
-            check_sources(bundle, old.manifest.provenance, taught)
-        except DemonstrationError as error:
-            say(f"note: {error}; it stays as it is in the states of those that are there", err=True)
+        taught = _taught(old, demos, task, work / "play", tuning.jobs, report)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
         if stall := old.manifest.stall:
             add_stall(load_bundle(new), task, StallConfig(rate=stall.rate))
         protocol = EvaluateConfig(episodes=episodes, jobs=tuning.jobs)
-        before = evaluated("old", bundle, task, protocol, work, report)
-        after = evaluated("new", new, task, protocol, work, report)
-    attach_evaluation(load_bundle(new), after.content)
-    comparison = compare(before.episodes, after.episodes)
+        comparison, evaluation = play_both(bundle, new, task, protocol, work, report)
+    attach_evaluation(load_bundle(new), evaluation)
     write_json(work / "comparison.json", comparison)
     if as_json:
         typer.echo(json.dumps(comparison, indent=1))
@@ -118,20 +100,45 @@ def improve_command(
         print_comparison(comparison)
 
 
-def evaluated(
-    name: str, bundle: Path, task: "Task", config: "EvaluateConfig", work: Path, report: "Report"
-) -> "Evaluation":
-    """The episodes of a policy, kept in a journal of its own."""
-    from itertools import count
+def _runs_of(old: "Bundle", logs: list[Path], task: "Task", by_hand: bool) -> "Demonstrations":
+    """The logged runs of a bundle; with `by_hand` they are refused if a pilot decided none of their steps."""
+    from rpl_train.data.logs import is_log
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.improve import check_hands, split
 
-    from rpl_runtime.client import Access
-    from rpl_runtime.evaluation.evaluate import evaluate, plan_trials
-    from rpl_runtime.server.subprocess import serve_in_process
+    if others := [path for path in logs if not is_log(path)]:
+        raise InvalidInput(f"{others[0]} holds no logs; must be a file of `rpl run --log` or a folder of them (*.mcap)")
+    seen = load_demonstrations(logs, task, old.digest)
+    if by_hand:
+        check_hands(split(seen.trajectories, old.spec))
+    return seen
 
-    total, finished = len(plan_trials(task, config)), count(1)
-    with serve_in_process(bundle) as address:
-        return evaluate(
-            *(address, task, config, work / f"{name}.jsonl"),
-            lambda episode: report(f"{name} policy's episodes", next(finished), total),
-            Access(),
-        )
+
+def _networks(old: "Bundle", base: Path | None, task: "Task") -> "TrainedRun":
+    """The networks of a bundle: of the run that it was exported from, or from its graphs."""
+    from rpl_train.export.restore import check_same, restore
+    from rpl_train.runs import load_run
+
+    if base is None:
+        return restore(old, task.reference)
+    trained = load_run(base)
+    check_same(old, trained.policy)
+    return trained
+
+
+def _taught(
+    old: "Bundle", demos: list[Path] | None, task: "Task", play: Path, jobs: int, report: "Report"
+) -> "Demonstrations":
+    """What a bundle learned from, or played again into a folder; stderr says if it is something else."""
+    from rpl_runtime.console import say
+    from rpl_train.data.recordings import load_demonstrations
+    from rpl_train.export.novelty import check_sources
+    from rpl_train.improve import played_again
+
+    paths = demos or played_again(old, task, play, jobs, lambda done, total: report("sequences", done, total))
+    taught = load_demonstrations(paths, task)
+    try:
+        check_sources(old.path, old.manifest.provenance, taught)
+    except DemonstrationError as error:
+        say(f"note: {error}; it stays as it is in the states of those that are there", err=True)
+    return taught
