@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rpl_runtime.cli.options import show
+from rpl_runtime.cli.options import Server, show
 from rpl_runtime.cli.report import (
     drive_facts,
     noise_notice,
@@ -51,7 +51,6 @@ from rpl_runtime.robots import LiveRobot, Robot
 from rpl_runtime.robots.franka import FrankaConfig, FrankaRobot
 from rpl_runtime.robots.franka.objects import UNTOUCHED, FixedObjects, ObjectSource, StreamedObjects
 from rpl_runtime.robots.simulated import SimulatedRobot
-from rpl_runtime.server.subprocess import serve_in_process
 from rpl_runtime.tasks.task import DRAWN, Task
 
 SIMULATED = "sim"  # the host name for a robot simulated for the run
@@ -63,10 +62,7 @@ class RunOptions:
     """The run and its policy."""
 
     goal: str
-    address: str  # of the server
-    access: Access  # how the server is reached
-    bundle: Path | None  # served for the run instead
-    providers: str = "CPU"  # of ONNX Runtime, that compute it
+    server: Server
     robot_id: str
     model: str | None = None  # of the server's models; None: its default
     seed: int | None = None
@@ -172,7 +168,7 @@ def run_own(options: RunOptions, task: Task, reference: str, patience_s: float |
 
 def _patient(options: RunOptions, patience_s: float | None) -> ReconnectConfig:
     """How a run whose world waits reconnects."""
-    reconnect = ReconnectConfig(options.model, access=options.access)
+    reconnect = ReconnectConfig(options.model, access=options.server.access)
     return reconnect if patience_s is None else replace(reconnect, patience_s=patience_s, first_s=patience_s)
 
 
@@ -185,7 +181,7 @@ def _drive(
 ) -> int:
     with ExitStack() as stack:
         timeout_s = TIME_BUDGET.timeout_s(task.spec.period_s, options.plan_lead)
-        reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.access)
+        reconnect = ReconnectConfig(options.model, timeout_s=timeout_s, waits=False, access=options.server.access)
         control, estimator = _control(stack, options, task, reconnect)
         elements = parse_goal(options.goal, control.model.spec)
         config = _config(options, elements, elements, task.episode_steps, waits=False)
@@ -283,16 +279,14 @@ def _control(
 ) -> tuple[Control, Estimator | None]:
     """The control of the policy, and the estimator before it if there is a calibration."""
     calibration = None if options.calibration is None else read_calibration(options.calibration)
-    where = (
-        stack.enter_context(serve_in_process(options.bundle, options.providers)) if options.bundle else options.address
-    )
+    where = stack.enter_context(options.server.reached())
     open_control = on_robot_control if options.local else lasting_control
     control = stack.enter_context(open_control(where, reconnect))
     if options.view:
         from rpl_runtime.view.live import view_server
 
         require("viser", "view")
-        page = own_process(view_server, where.partition(",")[0], options.access, 0)
+        page = own_process(view_server, where.partition(",")[0], options.server.access, 0)
         print_page(stack.enter_context(page), Console(stderr=True))
     if calibration is None:
         return control, None

@@ -23,6 +23,7 @@ def demo_command(
     Example: rpl demo
     """
     from rpl_runtime.cli.measure.standard import write_film
+    from rpl_runtime.cli.options import Server
     from rpl_runtime.cli.run import RunOptions, run_simulated
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials
@@ -38,9 +39,7 @@ def demo_command(
     with serve_in_process(shipped("models/kitchen")) as address:
         options = RunOptions(
             goal=GOAL,
-            address=address,
-            access=Access(),
-            bundle=None,
+            server=Server(address, Access()),
             robot_id="demo",
             steps=_STEPS,
             until_done=True,
