@@ -7,8 +7,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from source import MODULES, PACKAGES, ROOT, RUNTIME, imports, named, packages
 
 # A wing imports only wings of earlier lines; `_pb` is generated.
@@ -35,6 +33,8 @@ TRAIN_ORDER = (
     ("cli",),
 )
 MODULES_IN_A_FOLDER = 12  # at most, without __init__
+TRAIN = ROOT / "rpl_train"
+TRAIN_MODULES = sorted(TRAIN.rglob("*.py"))
 LINES_WITH_ANY = 46  # of the runtime at most, imports aside; a library without types gets named ones, as in fci.py
 
 
@@ -44,27 +44,26 @@ def wing(package: Path, path: Path) -> str:
     return parts[0] if len(parts) > 1 else "root"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_a_wing_imports_only_earlier_wings(path: Path) -> None:
+def test_a_wing_imports_only_earlier_wings() -> None:
     floors = {name: floor for floor, names in enumerate(RUNTIME_ORDER) for name in names}
-    own = wing(RUNTIME, path)
-    assert own in floors, f"{own} has no place in the order of the wings"
-    folders = {name.split(".")[1] for name in imports(path) if name.startswith("rpl_runtime.")}
-    assert {other for other in folders - {own} if floors.get(other, 0) >= floors[own] > 0} == set()
+    assert {wing(RUNTIME, path) for path in MODULES} <= floors.keys()
+    faults = set[tuple[str, str]]()
+    for path in MODULES:
+        own = wing(RUNTIME, path)
+        folders = {name.split(".")[1] for name in imports(path) if name.startswith("rpl_runtime.")}
+        faults |= {(named(path), other) for other in folders - {own} if floors.get(other, 0) >= floors[own] > 0}
+    assert faults == set()
 
 
-TRAIN = ROOT / "rpl_train"
-
-
-@pytest.mark.parametrize("path", sorted(TRAIN.rglob("*.py")), ids=lambda path: str(path.relative_to(TRAIN)))
-def test_a_wing_of_training_imports_only_earlier_wings(path: Path) -> None:
+def test_a_wing_of_training_imports_only_earlier_wings() -> None:
     floors = {name: floor for floor, names in enumerate(TRAIN_ORDER) for name in names}
-    own = path.relative_to(TRAIN).with_suffix("").parts[0]
-    if own == "__init__":
-        return
-    assert own in floors, f"{own} has no place in the order of the wings"
-    others = {name.split(".")[1] for name in imports(path) if name.startswith("rpl_train.")} - {own}
-    assert {other for other in others if floors[other] >= floors[own]} == set()
+    wings = {path: path.relative_to(TRAIN).with_suffix("").parts[0] for path in TRAIN_MODULES}
+    assert set(wings.values()) - {"__init__"} <= floors.keys()
+    faults = set[tuple[str, str]]()
+    for path, own in wings.items():
+        others = {name.split(".")[1] for name in imports(path) if name.startswith("rpl_train.")} - {own}
+        faults |= {(str(path), other) for other in others if own != "__init__" and floors[other] >= floors[own]}
+    assert faults == set()
 
 
 # What may know the kitchen, one task among others: its own folders, the robots that stand in it, and the paper.
@@ -91,13 +90,17 @@ def test_few_lines_of_the_runtime_use_any() -> None:
     assert sum(bool(re.search(r"\bAny\b", line)) for line in lines) <= LINES_WITH_ANY
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_the_runtime_knows_nothing_of_training(path: Path) -> None:
-    assert not packages(path) & {"rpl_train", "torch"}
+def importing(paths: list[Path], unwanted: set[str], top_level_only: bool = False) -> dict[str, set[str]]:
+    """Which of these modules import which of the packages that they must not."""
+    found = {str(path.relative_to(ROOT)): packages(path, top_level_only) & unwanted for path in paths}
+    return {name: each for name, each in found.items() if each}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
-def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -> None:
+def test_the_runtime_knows_nothing_of_training() -> None:
+    assert importing(MODULES, {"rpl_train", "torch"}) == {}
+
+
+def test_the_runtime_imports_no_optional_package_before_it_is_used() -> None:
     optional = {"mujoco", "gymnasium", "gymnasium_robotics", "franky", "franky_sim", "pinocchio", "ruckig"}
     optional |= {
         "matplotlib",
@@ -111,7 +114,7 @@ def test_the_runtime_imports_no_optional_package_before_it_is_used(path: Path) -
         "mjviser",
         "websockets",
     }
-    assert not packages(path, top_level_only=True) & optional
+    assert importing(MODULES, optional, top_level_only=True) == {}
 
 
 def test_only_the_wire_wing_and_the_mcap_log_with_its_drawing_know_protobuf() -> None:
@@ -140,7 +143,7 @@ OUTSIDE = {"os", "io", "pathlib", "socket", "time", "datetime", "threading", "as
 
 # Whole wings, and modules of others. The session of a stream measures how long its stages take.
 PURE = [
-    *sorted(
+    *(
         named(path)
         for path in MODULES
         if wing(RUNTIME, path) in {"safety", "relay", "estimation"} and path.stem != "session"
@@ -150,17 +153,20 @@ PURE = [
 ]
 
 
-@pytest.mark.parametrize("name", PURE)
-def test_the_core_does_no_io_and_reads_no_clock(name: str) -> None:
-    tree = ast.parse((RUNTIME / name).read_text())
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert not packages(RUNTIME / name) & OUTSIDE
-    assert not called & {"open", "print", "input", "exec", "eval"}
+def test_the_core_does_no_io_and_reads_no_clock() -> None:
+    paths = [RUNTIME / name for name in PURE]
+    assert importing(paths, OUTSIDE) == {}
+    called = {
+        (named(path), node.func.id)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert [each for each in called if each[1] in {"open", "print", "input", "exec", "eval"}] == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "rpl_train").rglob("*.py")) + MODULES, ids=lambda path: path.name)
-def test_nothing_is_pickled(path: Path) -> None:
-    assert not packages(path) & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+def test_nothing_is_pickled() -> None:
+    assert importing(TRAIN_MODULES + MODULES, {"pickle", "dill", "cloudpickle", "shelve", "marshal"}) == {}
 
 
 def test_the_hashes_that_ci_installs_from_are_of_the_pinned_versions() -> None:
