@@ -67,19 +67,18 @@ def test_hostile_messages_get_the_right_status_and_change_no_bit_of_a_run_beside
 
 
 @each_way
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch",
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    ],
-)
 def test_garbage_in_the_calls_that_anybody_may_make_gets_a_status_and_no_traceback(
-    path: str, tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
+    tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with served(tiny_bundle) as server, Http2(server.address) as caller:
-        assert ends(caller, path)
+    calls = (
+        "health.v1.Health/Check",
+        "health.v1.Health/Watch",
+        "reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    )
+    with served(tiny_bundle) as server:
+        for call in calls:
+            with Http2(server.address) as caller:
+                assert ends(caller, f"/grpc.{call}"), call
     assert capfd.readouterr().err == ""
 
 
@@ -112,7 +111,7 @@ def test_no_caller_holds_up_another_or_the_end(name: str, kitchen: Bundle, tmp_p
     with served(kitchen, tmp_path) as server:
         alone = np.median(latencies(server, 25, PACE_S))
         with flood(name, server):
-            assert np.median(latencies(server, 50, PACE_S)) < 25 * alone
+            assert np.median(latencies(server, 25, PACE_S)) < 25 * alone
             assert server.stop() < DRAIN_S + STOP_S
             assert server.process.exitcode == 0
 
@@ -140,7 +139,7 @@ def test_little_is_read_ahead_of_what_is_answered(kitchen: Bundle, tmp_path: Pat
     with served(kitchen, tmp_path) as server:
         idle_mb = server.memory_mb()
         with flood("rows of all sizes", server):
-            latencies(server, 200, PACE_S)
+            latencies(server, 100, PACE_S)
             assert server.memory_mb() - idle_mb < KEPT_MB
 
 
