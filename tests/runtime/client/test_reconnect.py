@@ -151,15 +151,15 @@ def assert_same(found: RunResult, expected: RunResult) -> None:
         np.testing.assert_array_equal(getattr(found, field), getattr(expected, field), err_msg=field)
 
 
-@pytest.mark.parametrize("lead", [0, 3])
-def test_a_server_that_is_killed_changes_nothing(lead: int) -> None:
+@pytest.mark.parametrize(
+    ("lead", "deaths"),
+    [
+        (0, [Inside("plan", 1, computed=False), Inside("act", 5, computed=True)]),
+        (3, [Inside("plan", 2, computed=True), 0.05]),
+    ],
+)
+def test_a_server_that_is_killed_changes_nothing(lead: int, deaths: list[Death]) -> None:
     config = RunConfig(("microwave", "kettle"), steps=70, seed=7, plan_lead=lead)
-    deaths = [
-        Inside("plan", 1, computed=False),
-        Inside("act", 5, computed=True),
-        Inside("plan", 2, computed=True),
-        0.05,
-    ]
     assert_same(killed(config, deaths), undisturbed(config))
 
 
