@@ -49,7 +49,7 @@ def rpl(monkeypatch, capfd):
 def test_the_drawers_go_from_play_to_an_evaluated_bundle(rpl, tmp_path):
     demos, base = tmp_path / "play", tmp_path / "base"
     task = ("--task", DRAWERS)
-    code, out, err = rpl("demos", "play", demos, *task, "--sequences", 12, "--jobs", 2, "--json")
+    code, out, err = rpl("demos", "play", demos, *task, "--sequences", 12, "--jobs", 1, "--json")
     assert code == 0, err
     assert json.loads(out)["complete"] == 1.0
     assert json.loads(rpl("demos", "info", demos, *task, "--json")[1])["done_at_end"] == {"microwave": 12, "kettle": 12}
@@ -73,7 +73,7 @@ def test_the_drawers_go_from_play_to_an_evaluated_bundle(rpl, tmp_path):
     assert rpl(*distilled)[0] == 0
     assert rpl("export", tmp_path / "one", tmp_path / "bundle")[0] == 0
 
-    code, out, err = rpl("evaluate", tmp_path / "bundle", *task, "--episodes", 4, "--write", "--json")
+    code, out, err = rpl("evaluate", tmp_path / "bundle", *task, "--episodes", 4, "--jobs", 1, "--write", "--json")
     assert code == 0, err
     content = json.loads(out)
     assert content["protocol"]["task"] == "drawers"
