@@ -11,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 import drawers
 import mortal
 import policies
 from demonstrations import STEPS, drawer_demonstrations
+from extras import needs
 from job_calls import killed, killed_once, sound, square, threads, together
 from leftovers import standing
 from processes import started
@@ -34,6 +33,7 @@ from rpl_train.rl.finetune import FinetuneConfig, finetune
 from rpl_train.specialists import specialise
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+pytestmark = needs("ray extra", "ray")
 ON_RAY = "import sys; from rpl_runtime.jobs import Job, run_jobs; from job_calls import square; "
 
 
@@ -54,6 +54,9 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def cluster(folder) -> Iterator[None]:
     """A cluster of two nodes with a processor each, on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
     before = standing().processes
     nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
     try:

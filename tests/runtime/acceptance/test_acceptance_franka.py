@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from extras import needs
 from rpl_runtime.acceptance.day import accept
 from rpl_runtime.acceptance.journal import Journal, Setting, Verdict
 from rpl_runtime.acceptance.steps import SENSES, STEPS, AcceptanceStep, Site
@@ -19,8 +20,7 @@ from rpl_runtime.robots.profiles import PROFILES
 from rpl_runtime.safety.limits import Box, Profile
 from rpl_runtime.tasks.load import load_task
 
-pytest.importorskip("franky_sim", reason="needs the franka-sim extra")
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, needs("franka-sim extra", "franky_sim")]
 
 ROOT = Path(__file__).parents[3]
 FR3 = PROFILES["fr3"]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from browser import Browser, open_browser, operator_ghost, policy_ghost
+from extras import needs
 from processes import RPL, started
 from rpl_runtime.auth.client import Access
 from rpl_runtime.client.admin import Admin
@@ -23,10 +24,10 @@ from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS
 from rpl_runtime.view.live import view_server
 
-for module in ("viser", "mjviser", "gymnasium_robotics"):
-    pytest.importorskip(module, reason="needs the view and sim extras")
-
-pytestmark = pytest.mark.alone  # GL in software wants the whole machine
+pytestmark = [
+    pytest.mark.alone,  # GL in software wants the whole machine
+    needs("view and sim extras", "viser", "mjviser", "gymnasium_robotics"),
+]
 
 KITCHEN = Path(__file__).parents[3] / "models" / "kitchen"
 END_KEY, HOME_KEY = "\ue010", "\ue011"  # of the keyboard, as WebDriver writes them: last value, first value

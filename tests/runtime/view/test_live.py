@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from browser import TEXT, Browser, open_browser
+from extras import needs
 from faults import free_port
 from processes import rpl
 from rpl_runtime.auth.client import Access
@@ -29,7 +30,7 @@ from rpl_runtime.view.live import view_server
 from rpl_runtime.view.page import Page
 from rpl_runtime.wire.admin import RobotStatus
 
-pytest.importorskip("viser", reason="needs the view extra")
+pytestmark = needs("view extra", "viser")
 STATE = np.zeros(5, dtype=np.float32)
 HOME_KEY = "\ue011"  # of the keyboard, as WebDriver writes it: the lowest value
 

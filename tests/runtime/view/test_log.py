@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from browser import TEXT, Browser, open_browser, policy_ghost
+from extras import needs
 from processes import rpl
 from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
@@ -19,8 +20,7 @@ from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.server.server import serve_in_thread
 from rpl_runtime.view.log import _apart, view_log
 
-for module in ("viser", "mcap"):
-    pytest.importorskip(module, reason="needs the view and record extras")
+pytestmark = needs("view and record extras", "viser", "mcap")
 
 STEPS = 30
 END_KEY, RIGHT_KEY = "\ue010", "\ue014"  # of the keyboard, as WebDriver writes them: last value, next value
@@ -86,9 +86,8 @@ def test_a_log_that_is_cut_off_says_so_and_shows_the_rest(browser: Browser, log:
         browser.until_text("control step 0")
 
 
+@needs("view and sim extras", "mjviser", "gymnasium_robotics")
 def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal(tmp_path: Path) -> None:
-    for module in ("mjviser", "gymnasium_robotics"):
-        pytest.importorskip(module, reason="needs the view and sim extras")
     log = tmp_path / "run.mcap"
     ran = rpl("run", "--bundle", KITCHEN, "--goal", "microwave", "--steps", "60", "--log", log)
     assert ran.returncode == 0, ran.stderr

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from extras import needs
 from limits_kept import assert_inside_while_moving
 from processes import started
 from robot_contract import LiveContract
@@ -32,8 +33,7 @@ from rpl_runtime.safety.kinematics import flange_pose
 from rpl_runtime.safety.limits import Box, Profile
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS, kitchen_spec
 
-pytest.importorskip("franky_sim", reason="needs the franka-sim extra")
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, needs("franka-sim extra", "franky_sim")]
 
 ROOT = Path(__file__).parents[4]
 PERIOD_MS = 80
