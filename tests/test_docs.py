@@ -5,15 +5,13 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-import rpl_train.cli
-from rpl_runtime.cli.app import app
+from rpl_runtime.cli.app import command as command_line
 from rpl_runtime.evaluation.results import bootstrap_interval
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED
 from rpl_train.paper.methods import DISTILLED
@@ -135,13 +133,6 @@ def commands_of_kubernetes() -> Iterator[list[str]]:
         yield [word.strip(' "') for word in words.split(",")]
 
 
-@cache
-def command_tree() -> Any:
-    """`rpl` with all its commands."""
-    rpl_train.cli.register(app)
-    return typer.main.get_command(app)
-
-
 def parse(command: Any, words: list[str], parent: Any = None) -> None:
     """Parse a command line as `rpl` would, and run nothing."""
     context = command.make_context(words[0], words[1:], parent)
@@ -153,7 +144,8 @@ def parse(command: Any, words: list[str], parent: Any = None) -> None:
 
 def rpl_options(words: list[str]) -> None:
     """What a command named in passing must have: its name, and every option that is named with it."""
-    command, spare = command_tree(), words[1:]
+    command: Any = command_line()
+    spare = words[1:]
     options = {name for param in command.params for name in param.opts}
     while spare and hasattr(command, "commands"):
         word = spare.pop(0)
@@ -196,7 +188,7 @@ def passing_mentions(path: Path) -> Iterator[tuple[Callable[[list[str]], None], 
 def check(words: list[str]) -> None:
     """Parse a whole command line. Raises a usage error or AssertionError for one that would be refused."""
     if words[0] == "rpl":
-        parse(command_tree(), words)
+        parse(command_line(), words)
     elif words[0] == "python":
         parse_script(words)
     else:

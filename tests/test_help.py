@@ -3,19 +3,16 @@
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner
 
-import rpl_train.cli
 from processes import rpl
-from rpl_runtime.cli.app import app
+from rpl_runtime.cli.app import command
 
-rpl_train.cli.register(app)
-ROOT: Any = get_command(app)
+ROOT: Any = command()
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -25,6 +22,11 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         yield from commands(inner, (*path, name))
 
 
+@cache
+def wide_help(path: tuple[str, ...]) -> str:
+    return rpl(*path, "--help", COLUMNS="4000").stdout
+
+
 EVERY = [pytest.param(path, command, id=" ".join(("rpl", *path))) for path, command in commands(ROOT)]
 
 
@@ -32,8 +34,7 @@ EVERY = [pytest.param(path, command, id=" ".join(("rpl", *path))) for path, comm
 def test_the_help_has_an_example_that_the_command_takes(
     path: tuple[str, ...], command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"}).output
-    [example] = re.findall(r"Example: rpl (.*)", shown)
+    [example] = re.findall(r"Example: rpl (.*)", wide_help(path))
     called: list[tuple[str, ...]] = []
     for words, each in commands(ROOT):
         if each.callback is not None:
@@ -47,14 +48,13 @@ def test_the_help_has_an_example_that_the_command_takes(
 
 @pytest.mark.parametrize(("path", "command"), EVERY)
 def test_no_text_of_an_option_is_taken_for_markup(path: tuple[str, ...], command: Any) -> None:
-    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "4000"}).output
     texts = [option.help for option in command.params if getattr(option, "help", None)]
-    assert [text for text in texts if text.replace("`", "") not in shown] == []
+    assert [text for text in texts if text.replace("`", "") not in wide_help(path)] == []
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY)
 def test_nothing_is_cut_off_at_80_columns(path: tuple[str, ...], command: Any) -> None:
-    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+    shown = rpl(*path, "--help", COLUMNS="80").stdout
     assert [line for line in shown.splitlines() if len(line) > 80 or "…" in line] == []
 
 

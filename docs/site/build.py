@@ -11,13 +11,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from sphinx.cmd.build import build_main
 from typer.cli import get_docs_for_click
 
-import rpl_train.cli
-from rpl_runtime.cli.app import app
+from rpl_runtime.cli.app import command
 
 SITE = Path(__file__).parent
 DOCS = SITE.parent
@@ -59,9 +59,8 @@ def table_of_contents(title: str, pages: list[str]) -> Iterator[str]:
 
 def commands() -> str:
     """Every command of `rpl`, as Markdown."""
-    rpl_train.cli.register(app)
-    command = typer.main.get_command(app)
-    page = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="rpl"), name="rpl", title="Commands")
+    tree: Any = command()
+    page = get_docs_for_click(obj=tree, ctx=typer.Context(tree, info_name="rpl"), name="rpl", title="Commands")
     return re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", page)  # lists of commands, their texts cut short
 
 

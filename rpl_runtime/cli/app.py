@@ -7,6 +7,7 @@ right is missing, 6 a robot stopped, 130 interrupted.
 import errno
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import entry_points
@@ -15,6 +16,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from typer.main import get_command
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
 from rpl_runtime.cli.asked import RunAsked
@@ -51,10 +53,9 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 def main() -> None:
     """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own sentence about a failure is enough
-    _add_commands()
     try:
         with own_code_told():
-            app(prog_name="rpl")
+            command()(prog_name="rpl")
     except RelayError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
@@ -62,10 +63,11 @@ def main() -> None:
 
 
 @cache
-def _add_commands() -> None:
-    """Add the commands of other packages, once in a process."""
+def command() -> Callable[..., None]:
+    """The whole command line, with the commands of other packages: made once in a process."""
     for entry_point in entry_points(group="rpl.commands"):
         entry_point.load()(app)
+    return get_command(app)
 
 
 def _told(error: OSError) -> str:
