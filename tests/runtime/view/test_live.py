@@ -70,7 +70,7 @@ class Running:
                     return
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with open_browser(800, 600, TEXT) as browser:
         yield browser

@@ -47,7 +47,7 @@ def log(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with open_browser(800, 560, TEXT) as browser:
         yield browser
