@@ -36,6 +36,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the end of the process collect it after all: compiled modules complain of what is left of them."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def grpc_aio() -> Iterator[None]:
     """Keep grpc.aio's thread, which ends only once every error of its servers is forgotten."""
