@@ -22,7 +22,7 @@ def page(name: str) -> tuple[list[str], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, one_table_of_operators: None) -> Path:
     """Where both modules are written and the policy is exported, as the pages say."""
     folder = tmp_path_factory.mktemp("own")
     [policy], commands = page("your-policy.md")

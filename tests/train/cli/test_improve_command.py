@@ -3,10 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import drawers
+import processes
 from demonstrations import drawer_demonstrations
 from rpl_runtime.cli.app import main
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, load_bundle, write_bundle
@@ -65,29 +67,45 @@ def log(path: Path, digest: str, pilot: str = "gamepad") -> Path:
     return path
 
 
-def test_the_whole_way_leaves_a_bundle_and_says_whether_it_is_better(rpl, old: Bundle, tmp_path: Path) -> None:
-    """The demonstrations are played again, from what the bundle says of them."""
-    log(tmp_path / "logs" / "a.mcap", old.digest)
+class Improved(NamedTuple):
+    command: tuple[object, ...]
+    before: dict[str, bytes]  # the old bundle's files
+    printed: str  # JSON
+    new: Path
+    work: Path
+    logs: Path
+
+
+@pytest.fixture(scope="module")
+def improved(old: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Improved:
+    """A bundle that was improved by the log of one run; to be read only."""
+    folder = tmp_path_factory.mktemp("improved")
+    new, work, logs = folder / "new", folder / "work", log(folder / "logs" / "a.mcap", old.digest).parent
+    command = ("improve", old.path, new, "--logs", logs, "--work", work, *SHORT)
     before = {path.name: path.read_bytes() for path in old.path.iterdir()}
-    command = ("improve", old.path, tmp_path / "new", "--logs", tmp_path / "logs", "--work", tmp_path / "work", *SHORT)
-    code, out, err = rpl(*command, "--json")
-    assert code == 0, err
-    found = json.loads(out)["beside"]
+    ran = processes.rpl(*map(str, command), "--json")
+    assert ran.returncode == 0, ran.stderr
+    return Improved(command, before, ran.stdout, new, work, logs)
+
+
+def test_the_whole_way_leaves_a_bundle_and_says_whether_it_is_better(rpl, old: Bundle, improved: Improved) -> None:
+    """The demonstrations are played again, from what the bundle says of them."""
+    found = json.loads(improved.printed)["beside"]
     assert found["pairs"] == 2
     assert -1 <= found["interval"][0] <= found["difference"] <= found["interval"][1] <= 1
-    new = load_bundle(tmp_path / "new")
+    new = load_bundle(improved.new)
     provenance = new.manifest.provenance
-    assert provenance == read_run(tmp_path / "work").provenance
+    assert provenance == read_run(improved.work).provenance
     assert [source["name"] for source in provenance.data] == ["play", "logs"]
     assert provenance.parents == (old.digest,)
     assert new.evaluation is not None
     assert new.spec.name == "new"
-    assert {path.name: path.read_bytes() for path in old.path.iterdir()} == before
-    code, out, err = rpl(*command)  # once more: everything is kept
+    assert {path.name: path.read_bytes() for path in old.path.iterdir()} == improved.before
+    code, out, err = rpl(*improved.command)  # once more: everything is kept
     assert code == 0, err
     assert "trained before" in err
     assert "the new policy is not told apart" in out.splitlines()[-1]
-    assert load_bundle(tmp_path / "new").digest == new.digest
+    assert load_bundle(improved.new).digest == new.digest
 
 
 def test_an_export_may_measure_when_to_ask_for_help(rpl, old: Bundle, tmp_path: Path) -> None:
@@ -124,18 +142,14 @@ def test_demonstrations_with_other_last_digits_are_noted_and_named(rpl, old: Bun
     assert source["digest"] == played
 
 
-def test_an_improved_policy_is_improved_by_what_it_names(rpl, old: Bundle, tmp_path: Path) -> None:
-    first, new, work = tmp_path / "first", tmp_path / "new", tmp_path / "work"
-    logs = log(tmp_path / "logs" / "a.mcap", old.digest).parent
-    code, _, err = rpl("improve", old.path, new, "--logs", logs, "--work", first, *SHORT)
-    assert code == 0, err
-    later = log(tmp_path / "later" / "b.mcap", load_bundle(new).digest, "anna").parent
-    command = ("improve", new, tmp_path / "newer", "--logs", later, "--work", work, *SHORT)
+def test_an_improved_policy_is_improved_by_what_it_names(rpl, improved: Improved, tmp_path: Path) -> None:
+    later = log(tmp_path / "later" / "b.mcap", load_bundle(improved.new).digest, "anna").parent
+    command = ("improve", improved.new, tmp_path / "newer", "--logs", later, "--work", tmp_path / "work", *SHORT)
     code, _, err = rpl(*command)
     assert code == 2
     assert "learned from logs, which drawers cannot play again" in err
-    [played] = (first / "play").iterdir()
-    code, _, err = rpl(*command, "--demos", played, "--demos", logs)
+    [played] = (improved.work / "play").iterdir()
+    code, _, err = rpl(*command, "--demos", played, "--demos", improved.logs)
     assert code == 0, err
     assert "note:" not in err
     sources = load_bundle(tmp_path / "newer").manifest.provenance.data
