@@ -51,9 +51,15 @@ def test_a_call_that_does_not_return_is_given_up_and_so_is_every_later_one(calls
 
 @pytest.fixture
 def until_the_end() -> Iterator[threading.Event]:
-    over = threading.Event()
+    over, before = threading.Event(), threading.enumerate()
     yield over
     over.set()
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join()
+    franky_in_step.Robot.made.motion = (
+        None  # its arm is left to the end of the process, and would keep ruckig's objects
+    )
 
 
 _ARM = ("Robot", "set_collision_behavior", "set_load", "state", "move", "join_motion", "poll_motion", "gravity")
