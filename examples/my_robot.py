@@ -2,6 +2,7 @@
 
     rpl serve models/kitchen
     python examples/my_robot.py --goal microwave,kettle
+    rpl run --robot my_robot:MyRobot --bundle models/kitchen --goal microwave    # where the module is; with logs and more
 
 In place of a robot stand joints that go where they are told at once, among objects that nothing moves. Read your
 sensors in `observe`, command your motors in `apply`, and bring them to rest in `stop`. One that does not wait between
@@ -17,6 +18,7 @@ from rpl_runtime.estimation.body import Ages
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.spec import PolicySpec, parse_goal
 from rpl_runtime.relay.run import RunConfig
+from rpl_runtime.robots.kitchen.task import KITCHEN
 
 
 class MyRobot:
@@ -25,7 +27,7 @@ class MyRobot:
     waits = True  # the world stands still between steps
     ages = Ages(0.0)  # [s] of what `observe` returns
 
-    def __init__(self, spec: PolicySpec) -> None:
+    def __init__(self, spec: PolicySpec = KITCHEN.spec) -> None:
         self.spec = spec
         self.state = np.zeros(spec.state.dim, dtype=np.float32)
 

@@ -66,7 +66,10 @@ def test_a_new_robot_is_driven(kitchen_bundle: Bundle) -> None:
     assert rpl("new", "robot", "arm").returncode == 0
     with serve_in_thread(kitchen_bundle) as address:
         ran = run(sys.executable, "arm.py", "--address", address, "--goal", "microwave,kettle", "--steps", "4")
+        named = ("--goal", "microwave", "--steps", "4")
+        driven = run(*RPL, "run", "--robot", "arm:MyRobot", "--address", address, *named)
     assert ran.stdout.startswith("4 control steps; done: "), ran.stderr
+    assert "0 of 1 element done in 4 control steps" in driven.stdout, driven.stderr
 
 
 def test_a_new_policy_is_two_modules_and_a_spec() -> None:

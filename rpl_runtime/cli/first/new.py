@@ -14,7 +14,7 @@ from rpl_runtime.shipped import shipped
 # The example of each kind, a module or a page whose first block is one, and what to do with it next.
 _KINDS = {
     "task": ("docs/your-task.md", "rpl demos play runs/{name} --task {name}:make --sequences 10"),
-    "robot": ("examples/my_robot.py", "rpl serve models/kitchen, and in another terminal python {name}.py"),
+    "robot": ("examples/my_robot.py", "rpl run --robot {name}:MyRobot --bundle models/kitchen --goal microwave"),
     "policy": ("examples/my_policy.py", "rpl export --from {name}:make models/{name}"),
 }
 
