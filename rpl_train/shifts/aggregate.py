@@ -1,9 +1,8 @@
 """Dataset aggregation: a policy learns from shifts, then drives in shifts, and learns from where it got to.
 
 In the first round the demonstrator works alone. In each later one the policy of the round before drives at the
-beginning of every goal, and the demonstrator shows the way from where it got to or got stuck (DAgger, Ross et al.,
-AISTATS 2011). Relay relabelling makes both levels' data from all rounds so far, and training goes on from the weights
-of the round before.
+beginning of every goal, and the demonstrator shows the way from there (DAgger, Ross et al., AISTATS 2011). Relay
+relabelling makes both levels' data from all rounds so far, and training goes on from the weights of the round before.
 
 Every round is kept in the folder of the run:
 
@@ -36,7 +35,7 @@ class AggregateConfig:
 
     rounds: int = 7  # in which the policy drives, after the first
     first: int = 60  # shifts that the demonstrator works alone
-    shifts: int = 80  # of each later round
+    shifts: int = 45  # of each later round
     last: int = 20_000  # optimiser steps of each level in the last round, whose policy is the one that is kept
     imitate: ImitateConfig = field(  # of each round; its networks are those of the first weights
         default_factory=lambda: ImitateConfig(

@@ -13,8 +13,10 @@ from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.tasks.kitchen.elements import ELEMENTS
 from rpl_runtime.tasks.kitchen.simulator import Kitchen
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator
-from rpl_train.tasks.kitchen.skills import Nearest, Work
+from rpl_train.tasks.kitchen.skills import Work
 
+_NEARER = 0.02  # [rad, m] by which an element must come nearer to its goal to be progress
+_AWAY = 0.1  # [rad, m] by which an element that goes away has been moved, and begins anew
 _NOVEL, _NOVEL_STEPS = 2.0, 5  # a state this far from the training data, for so many steps, is an accident
 _TRY, _LEAVE, _BACK = 60, 10, 30  # [steps] without progress, of letting go, of leading back
 _SETTLED = 15  # [steps] without progress after which an element that is done, if barely, is left as it is
@@ -52,7 +54,7 @@ class KitchenPilot:
         self._kitchen = Kitchen()  # keeps the model
         self._demonstrator = Demonstrator(self._kitchen.model)
         self._stall = stall
-        self._nearest = Nearest()
+        self._nearest: dict[str, float] = {}  # [rad, m] of each element to its goal, so far
         self._progress = 0  # step of the last progress
         self._novel = 0  # [steps] for which the states have been so far from the training data
         self._left: list[str] = []  # elements of the goal that are not done
@@ -115,18 +117,19 @@ class KitchenPilot:
         """What to do, one after the other, and for how many steps at most."""
         for number in itertools.count():
             name = self._left[number % len(self._left)]
-            self._nearest.forget(name)
+            self._nearest.pop(name, None)
             yield Work(name), _TRY
             yield None, _LEAVE
             yield Work(name, back=True), _BACK
 
     def _look(self, seen: Seen) -> None:
         if seen.step == 0:
-            self._nearest, self._progress, self._novel, self._tries, self._turns = Nearest(), 0, 0, None, 0
+            self._nearest, self._progress, self._novel, self._tries, self._turns = {}, 0, 0, None, 0
         self._novel = self._novel + 1 if (seen.novelty or 0.0) > _NOVEL else 0
         for name in wanted(seen.goal):
-            if self._nearest.progress(name, ELEMENTS[name].distance(seen.state)):
-                self._progress = seen.step
+            distance, nearest = ELEMENTS[name].distance(seen.state), self._nearest.get(name, np.inf)
+            if distance < nearest - _NEARER or distance > nearest + _AWAY:
+                self._nearest[name], self._progress = distance, seen.step
         self._left = [name for name in wanted(seen.goal) if not ELEMENTS[name].is_done(seen.state)]
 
 

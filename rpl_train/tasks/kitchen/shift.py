@@ -3,18 +3,16 @@
 On the way the arm is jolted, the kettle is pushed, what is done is put back, and a policy may drive for a while. What
 happens then is caused by no target of the demonstrator, so it is cut out: a shift is recorded in pieces. While a policy
 drives, the demonstrator advises: what it would do there is recorded beside the policy's subgoal, if that subgoal moves
-nothing but elements that are left to do. Where the policy gets nowhere, the demonstrator finishes an element and hands
-the robot back.
+no other element than the one the demonstrator would work on.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.policy.spec import ResolvedGoal
 from rpl_runtime.robots.kitchen.limits import LimitedKitchen
 from rpl_runtime.tasks.hazards import Disturbance
 from rpl_runtime.tasks.kitchen.disturbances import Jolt, Push, PutBack, fallen, upright, with_elements
@@ -22,7 +20,7 @@ from rpl_runtime.tasks.kitchen.elements import ELEMENTS, NEVER_MOVED
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, StartNoise
 from rpl_runtime.tasks.task import Driver, Performance, Shift, ShiftGoal, Task
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator
-from rpl_train.tasks.kitchen.skills import Nearest, Work
+from rpl_train.tasks.kitchen.skills import Work
 
 REOPENED = 0.3  # [rad, m] a finished element farther from its goal than this is done again
 _FAR = StartNoise(arm=0.2, kettle=0.08)
@@ -33,7 +31,6 @@ _SHORTEST = 5  # [steps] of a piece
 _TURN = 140  # [steps] for each element that a policy has to itself
 _GLIMPSE = 80  # [steps] for which it drives at most, where it is not to reach the goal
 _REACHED = 10  # [steps] for which a goal that it reached must last
-_STALL = 50  # [steps] without progress after which a policy is stuck
 _UPRIGHT = 0.9  # cosine of the largest tilt of a kettle that is worked with
 _UNMOVED = 0.1  # [rad, m] by which what no element moves may move
 # The arm gets hold of a kettle at the back of the stove only this near to its goal, x and y [m].
@@ -57,7 +54,7 @@ class ShiftSettings:
     jolt: float = 0.25  # [rad] largest displacement of each joint
     push: float = 0.08  # [m] largest distance by which the kettle slides
     slow_hand: float = 0.2  # share of the shifts with a hand that takes 0.3 or 1 s a command
-    limit: int = 240  # [steps] for each element, after which the demonstrator gives up
+    limit: int = 150  # [steps] for each element, after which the demonstrator gives up
 
     def __post_init__(self) -> None:
         shares = dict.fromkeys(("back", "far", "begun", "disturbed", "slow_hand"), (0, 1))
@@ -83,76 +80,8 @@ class _Goal:
 
     def reached(self, qpos: np.ndarray) -> bool:
         """Whether every element is where the goal asks for it, within what counts as done."""
-        return all(self.distance(qpos, name) < ELEMENTS[name].tolerance for name in self.elements)
-
-    def distance(self, qpos: np.ndarray, name: str) -> float:
-        """How far [rad, m] an element is from where the goal asks for it."""
-        return float(np.linalg.norm((qpos - self.state)[list(ELEMENTS[name].dims)]))
-
-
-class _Turn:
-    """A policy's turn at a goal: whether it drives, or is stuck and the demonstrator has the robot for a while.
-
-    Args:
-        driver: the policy.
-        goal: what it drives to.
-        resolved: the same, as it is told to the policy.
-        steps: [steps] until the demonstrator works by itself.
-        to_the_end: whether the policy is to reach the goal by itself.
-    """
-
-    def __init__(self, driver: Driver, goal: _Goal, resolved: ResolvedGoal, steps: int, to_the_end: bool) -> None:
-        self.steps = steps
-        self._driver, self._goal, self._resolved, self._to_the_end = driver, goal, resolved, to_the_end
-        self._reached, self._helped = 0, False
-        self._help: Work | None = None  # what the demonstrator finishes before it hands the robot back
-        self._begin()
-
-    def _begin(self) -> None:
-        self._driver.begin(self._resolved)
-        self._nearest = Nearest()
-        self._stalled = 0  # [steps] in which no element came nearer
-
-    @property
-    def alone(self) -> bool | None:
-        """Whether the policy has reached the goal by itself; None: it was not to."""
-        return self._reached >= _REACHED and not self._helped if self._to_the_end else None
-
-    @property
-    def subgoal(self) -> np.ndarray:
-        """The policy's last subgoal (30,)."""
-        return self._driver.subgoal
-
-    def drives(self, step: int, state: np.ndarray, left: Sequence[Work]) -> bool:
-        """Whether the policy has the robot at a step, in a state (30,), with works left to do."""
-        if step >= self.steps or self._reached >= _REACHED:
-            return False
-        if self._help is not None:
-            if self._help in left:
-                return False
-            self._help = None
-            self._begin()
-        self._stalled += 1
-        for work in left:
-            if self._nearest.progress(work.element, self._goal.distance(state, work.element)):
-                self._stalled = 0
-        if left and self._stalled >= _STALL:
-            self._help, self._helped = left[0], True
-        return self._help is None
-
-    def drive(self, state: np.ndarray, qpos: np.ndarray) -> np.ndarray:
-        """The policy's target (9,) in a state (30,) that is a configuration (30,) seen with noise."""
-        self._reached = self._reached + 1 if self._goal.reached(qpos) else 0
-        return self._driver.act(state)
-
-    def served(self, state: np.ndarray, left: Sequence[Work]) -> Work | None:
-        """The work that the policy's last subgoal is on the way to; None: it moves something else."""
-        change = self.subgoal - state
-        elements = ELEMENTS.items()
-        moved = {name for name, each in elements if np.linalg.norm(change[list(each.dims)]) >= each.tolerance / 2}
-        if not moved.issubset(work.element for work in left):
-            return None
-        return next((work for work in left if not moved or work.element in moved), None)
+        away = (np.linalg.norm((qpos - self.state)[list(ELEMENTS[name].dims)]) for name in self.elements)
+        return all(far < ELEMENTS[name].tolerance for name, far in zip(self.elements, away, strict=True))
 
 
 class Worker:
@@ -224,9 +153,8 @@ class Worker:
         if rng.random() >= settings.disturbed:
             return []
         at = (int(rng.integers(_ELEMENT * len(goal.works))),)
-        # What was put back is the hardest to do again, so it is every second disturbance on the way forward.
-        kinds = ("jolt",) if "kettle" in goal.elements else ("jolt", "push")
-        match rng.choice(kinds if goal.back else ("jolt", "push", "put-back", "put-back")):
+        kinds = ("jolt",) if goal.back and "kettle" in goal.elements else ("jolt", "push")
+        match rng.choice(kinds if goal.back else (*kinds, "put-back")):
             case "jolt":
                 return [Jolt(kitchen, settings.jolt * rng.uniform(0.3, 1), at, rng)]
             case "push":
@@ -234,27 +162,27 @@ class Worker:
             case _:
                 return [PutBack(kitchen, int(rng.integers(5, 50)), goal.elements)]
 
-    def _turn(self, goal: _Goal) -> _Turn | None:
+    def _turn(self, goal: _Goal) -> tuple[int, bool]:
+        """For how many steps the policy drives, and whether it is to reach the goal by itself."""
         if self._driver is None:
-            return None
+            return 0, False
         alone = self._rng.random() < 0.5
         by_name = not goal.back and self._rng.random() < 0.7
         spec, state = self._task.spec, self._kitchen.state
-        resolved = spec.resolve(goal.elements, state) if by_name else spec.resolve_state(goal.state)
-        steps = _TURN * len(goal.works) if alone else int(self._rng.integers(5, _GLIMPSE))
-        return _Turn(self._driver, goal, resolved, steps, alone)
+        self._driver.begin(spec.resolve(goal.elements, state) if by_name else spec.resolve_state(goal.state))
+        return (_TURN * len(goal.works), True) if alone else (int(self._rng.integers(5, _GLIMPSE)), False)
 
     def _reach(self, goal: _Goal) -> ShiftGoal:
         """Work toward one goal, and keep the pieces of it."""
         kitchen, demonstrator = self._kitchen, self._demonstrator
-        turn = self._turn(goal)
-        limit = (turn.steps if turn else 0) + self._settings.limit * len(goal.works)
+        turn, alone = self._turn(goal)
+        limit = turn + self._settings.limit * len(goal.works)
         disturbances, quiet = self._disturbances(goal), _AFTER + 1
         finished: set[Work] = set()
         states: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         advised: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        settled = step = 0
+        reached = settled = step = 0
 
         def keep(cut: bool) -> None:
             if len(states) >= _SHORTEST:
@@ -263,26 +191,27 @@ class Worker:
             states.clear()
             targets.clear()
 
-        def end(left: Sequence[Work]) -> ShiftGoal:
+        def keep_advice() -> None:
             if len(advised) >= _SHORTEST:
                 seen, given, subgoals = (np.array(each, dtype=np.float32) for each in zip(*advised, strict=True))
                 self._pieces.append(Performance(seen, given, goal.elements, goal.state, True, subgoals))
-            names = tuple(work.element for work in left)
-            return ShiftGoal(goal.elements, goal.back, step, names, turn.alone if turn else None)
 
         target = kitchen.state[: len(self._task.spec.action.names)]
         while settled <= self._settle:
             state = kitchen.state
+            driven = step < turn and reached < _REACHED
             finished = {each for each in goal.works if self._finished(each, state, each in finished, goal)}
             left = [each for each in goal.works if each not in finished]
             if step >= limit or self._broken():
-                return end(left)  # what did not lead there teaches nothing
-            driven = turn is not None and turn.drives(step, state, left)
-            if turn is not None and driven:
-                target = turn.drive(state, kitchen.qpos)
-                work = turn.served(state, left)
-                if work is not None:
-                    advised.append((state, demonstrator.act(state, work), turn.subgoal))
+                keep_advice()
+                names = tuple(each.element for each in left)
+                return ShiftGoal(goal.elements, goal.back, step, names, reached >= _REACHED if alone else None)
+            if driven:
+                assert self._driver is not None
+                target = self._driver.act(state)
+                if left and self._serves(self._driver.subgoal - state, left[0]):
+                    advised.append((state, demonstrator.act(state, left[0]), self._driver.subgoal))
+                reached = reached + 1 if goal.reached(kitchen.qpos) else 0
             else:
                 settled = 0 if left else settled + 1
                 if left:  # otherwise hold on: a hand that backs out drags a door with it
@@ -296,12 +225,19 @@ class Worker:
             self._step(target if driven else self._execute(target))
             step += 1
         keep(cut=False)
-        return end(left=())
+        keep_advice()
+        return ShiftGoal(goal.elements, goal.back, step, (), reached >= _REACHED if alone else None)
+
+    def _serves(self, change: np.ndarray, work: Work) -> bool:
+        """Whether a subgoal, by its distance (30,) from the state, moves no other element than a work's."""
+        others = (element for name, element in ELEMENTS.items() if name != work.element)
+        return all(np.linalg.norm(change[list(element.dims)]) < element.tolerance / 2 for element in others)
 
     def _finished(self, each: Work, state: np.ndarray, before: bool, goal: _Goal) -> bool:
         if self._demonstrator.finished(state, each):
             return True
-        return before and goal.distance(state, each.element) < REOPENED
+        dims = list(ELEMENTS[each.element].dims)
+        return before and float(np.linalg.norm((state - goal.state)[dims])) < REOPENED
 
     def _disturb(self, disturbances: list[Disturbance], step: int) -> bool:
         """Add the forces of a step's disturbances. Returns whether there are any."""

@@ -1,14 +1,11 @@
 """One `Skill` for each element of the kitchen: where the gripper holds it, from which side, and where it leads it."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 _HINGE_DOOR = 21  # the dimension of the state
-_NEARER = 0.02  # [rad, m] by which an element must come nearer to its goal to be progress
-_AWAY = 0.1  # [rad, m] by which an element that goes away has been moved, and begins anew
 
 
 class Work(NamedTuple):
@@ -102,22 +99,3 @@ def progress(skill: Skill, qpos: np.ndarray) -> float:
     """How far (0 to 1) an element has come from its rest to its aim."""
     share = (qpos[skill.dims[0]] - skill.rest[0]) / (skill.aim[0] - skill.rest[0])
     return float(min(max(share, 0.0), 1.0))
-
-
-class Nearest:
-    """How near each element of a goal has come to its place so far."""
-
-    def __init__(self) -> None:
-        self._distances: dict[str, float] = {}  # [rad, m]
-
-    def progress(self, name: str, distance: float) -> bool:
-        """Whether an element at a distance [rad, m] has come nearer, or was moved away and begins anew."""
-        nearest = self._distances.get(name, math.inf)
-        if nearest - _NEARER <= distance <= nearest + _AWAY:
-            return False
-        self._distances[name] = distance
-        return True
-
-    def forget(self, name: str) -> None:
-        """Let an element begin anew."""
-        self._distances.pop(name, None)
