@@ -2,7 +2,7 @@
 
     rpl serve models/kitchen
     python examples/my_robot.py --goal microwave,kettle
-    rpl run --robot my_robot:MyRobot --bundle models/kitchen --goal microwave    # where the module is; with logs and more
+    rpl run --robot my_robot:MyRobot --bundle models/kitchen --goal microwave    # where the module is
 
 In place of a robot stand joints that go where they are told at once, among objects that nothing moves. Read your
 sensors in `observe`, command your motors in `apply`, and bring them to rest in `stop`. One that does not wait between

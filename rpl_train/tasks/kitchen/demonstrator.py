@@ -26,6 +26,7 @@ _OPEN = 0.04  # [m] a finger's position when the gripper is open
 _KETTLE_XY, _KETTLE_Z = slice(23, 25), 25
 _CLEAR = (-0.29, 0.25), (-0.15, 0.77)  # [m] lowest and highest x, y of a kettle on the stove, clear of the microwave
 _BESIDE, _BEFORE = 0.16, 0.11  # [m] from the gripper to the kettle's handle, within which a finger may be inside of it
+_TWISTED = 0.3, 0.6  # [rad] from which on, and at which wholly, a kettle counts as twisted
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
@@ -148,7 +149,7 @@ class Demonstrator:
             aside = np.clip(here.qpos[_KETTLE_XY], *_CLEAR) - here.qpos[_KETTLE_XY]
             twist = np.array([*_capped(0.5 * aside, 0.02), -0.02, 0.0, 0.0, 0.0])
         else:
-            yaw = 2 * np.arctan2(here.qpos[29], here.qpos[26])
+            yaw = _yaw(here.qpos)
             along, through = np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.array([-np.sin(yaw), np.cos(yaw), 0.0])
             through *= np.sign(through @ pointing)
             turn = (pointing[0] * through[1] - pointing[1] * through[0]) / max(float(np.hypot(*pointing[:2])), 0.1)
@@ -280,19 +281,24 @@ class Demonstrator:
             offset[2] += self.style.rise
         if work.element == "kettle":
             # The kettle's leg is round, so the gripper does not turn with it.
-            offset = _turn(np.array([0.0, 0.0, 2 * np.arctan2(qpos[29], qpos[26])])) @ offset
+            offset = _turn(np.array([0.0, 0.0, _yaw(qpos)])) @ offset
         return self._data.site(skill.site).xpos + offset, rotation
 
     def _ahead(self, qpos: np.ndarray, work: Work) -> tuple[np.ndarray, np.ndarray]:
         """Where (3,) [m] and how (3, 3) the gripper holds an element a little nearer to its aim."""
         skill = skill_for(work, qpos)
         dims = list(skill.dims)
-        left = np.array(skill.back if work.back else skill.aim) - qpos[dims]
+        aim, lift = np.array(skill.back if work.back else skill.aim), skill.lift
+        if work.element == "kettle":
+            # Pulled over the stove, a twisted kettle comes round behind the gripper; lifted or pushed, it does not.
+            twisted = _smooth(abs(_yaw(qpos)), *_TWISTED)
+            aim, lift = aim + twisted * (skill.back - aim), (1 - twisted) * lift
+        left = aim - qpos[dims]
         ahead = qpos.copy()
         # The kettle first moves aside: the microwave is close to its straight path.
         ahead[dims] += _capped(left * [1.0, 4.0][: len(dims)], skill.lead)
         if skill.lift:
-            height = _STOVE + skill.lift * _smooth(float(np.linalg.norm(left)), 0.03, 0.12)
+            height = _STOVE + lift * _smooth(float(np.linalg.norm(left)), 0.03, 0.12)
             ahead[_KETTLE_Z] += np.clip(height - qpos[_KETTLE_Z], -skill.lead, skill.lead)
         return self._hold(ahead, work)
 
@@ -393,6 +399,12 @@ def _smooth(value: float, low: float, high: float) -> float:
     """0 below low, 1 above high, a smooth step between."""
     x = min(max((value - low) / (high - low), 0.0), 1.0)
     return x * x * (3 - 2 * x)
+
+
+def _yaw(qpos: np.ndarray) -> float:
+    """How far [rad] the kettle is turned about the vertical in a configuration (30,)."""
+    real, vertical = qpos[26], qpos[29]  # of its quaternion, whose sign means nothing
+    return float(2 * np.arctan2(np.copysign(1.0, real) * vertical, abs(real)))
 
 
 def _capped(vector: np.ndarray, length: float) -> np.ndarray:
