@@ -54,20 +54,18 @@ def main(
 
 
 def requirements(content: JsonDict, quantized: JsonDict | None) -> Iterator[str]:
-    """What is asked of a server, and what was found; beside it what the bundle with an 8-bit low level has."""
+    """What is asked of a server, and what was found; beside it what an 8-bit low level has, if measured."""
     yield from heading("What is asked, and what was found")
-    int8 = {one["what"]: f"{one['value']:,.2f}" for one in (quantized or {"requirements": []})["requirements"]}
-    asked = [
-        [
-            one["what"],
-            f"{one['sense']} {one['limit']:,g}",
-            f"{one['value']:,.2f}",
-            verdict(one),
-            int8.get(one["what"], ""),
-        ]
+    headings = ["", "required", "found", ""]
+    rows = [
+        [one["what"], f"{one['sense']} {one['limit']:,g}", f"{one['value']:,.2f}", verdict(one)]
         for one in content["requirements"]
     ]
-    yield from table(["", "required", "found", "", "with an 8-bit low level"], asked)
+    if quantized:
+        headings += ["with an 8-bit low level", ""]
+        found = {one["what"]: [f"{one['value']:,.2f}", verdict(one)] for one in quantized["requirements"]}
+        rows = [[*row, *found.get(row[0], ["", ""])] for row in rows]
+    yield from table(headings, rows)
 
 
 def server(content: JsonDict) -> Iterator[str]:
