@@ -27,6 +27,7 @@ _KETTLE_XY, _KETTLE_Z = slice(23, 25), 25
 _CLEAR = (-0.29, 0.25), (-0.15, 0.77)  # [m] lowest and highest x, y of a kettle on the stove, clear of the microwave
 _BESIDE, _BEFORE = 0.16, 0.11  # [m] from the gripper to the kettle's handle, within which a finger may be inside of it
 _TWISTED = 0.3, 0.6  # [rad] from which on, and at which wholly, a kettle counts as twisted
+_DEEP = 0.45, 0.55  # [m] y from which on, and at which wholly, a kettle has a way back on which it comes round
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
@@ -291,7 +292,7 @@ class Demonstrator:
         aim, lift = np.array(skill.back if work.back else skill.aim), skill.lift
         if work.element == "kettle":
             # Pulled over the stove, a twisted kettle comes round behind the gripper; lifted or pushed, it does not.
-            twisted = _smooth(abs(_yaw(qpos)), *_TWISTED)
+            twisted = _smooth(abs(_yaw(qpos)), *_TWISTED) * _smooth(float(qpos[_KETTLE_XY][1]), *_DEEP)
             aim, lift = aim + twisted * (skill.back - aim), (1 - twisted) * lift
         left = aim - qpos[dims]
         ahead = qpos.copy()
