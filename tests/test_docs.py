@@ -79,7 +79,7 @@ def test_the_architecture_names_every_file_once_and_no_other() -> None:
     found = {
         str(path.relative_to(ROOT))
         for path in paths
-        if path.name not in skipped and not {"_pb", "__pycache__"} & set(path.parts)
+        if path.name not in skipped and not {"_pb", "__pycache__", ".venv"} & set(path.parts)
     }
     documented = files_of_architecture()
     assert difference(set(documented), found) == {"missing": [], "too much": []}
