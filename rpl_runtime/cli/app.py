@@ -19,7 +19,6 @@ from rich.markup import escape
 from typer.main import get_command
 
 from rpl_runtime.cli.admin import health_command, models_app, subgoal_app, top_command
-from rpl_runtime.cli.asked import RunAsked
 from rpl_runtime.cli.first.demo import demo_command
 from rpl_runtime.cli.first.docs import docs_command
 from rpl_runtime.cli.first.doctor import doctor_command
@@ -39,6 +38,7 @@ from rpl_runtime.cli.options import (
     show,
     used_server,
 )
+from rpl_runtime.cli.run_options import RunAsked
 from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.cli.view import view_command

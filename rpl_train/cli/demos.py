@@ -194,7 +194,7 @@ def hard_command(
 
     Example: rpl demos hard runs/play --output runs/hard
     """
-    from rpl_runtime.cli.measure.asked import ResultOptions
+    from rpl_runtime.cli.measure.evaluate_options import ResultOptions
     from rpl_runtime.cli.measure.hard import chosen, write_results
     from rpl_runtime.console import progress
     from rpl_runtime.evaluation.protocol import Outcome, ProtocolConfig, run_protocol

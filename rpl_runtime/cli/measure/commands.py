@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rpl_runtime.cli.measure.asked import TRAINED_BELOW, EvaluateOptions
+from rpl_runtime.cli.measure.evaluate_options import TRAINED_BELOW, EvaluateOptions
 from rpl_runtime.cli.options import BundleFolder, Json, grouped, show, used_server
 from rpl_runtime.console import Console, say
 from rpl_runtime.files import write_json

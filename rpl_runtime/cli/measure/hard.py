@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from rpl_runtime.cli.measure.asked import ResultOptions
+from rpl_runtime.cli.measure.evaluate_options import ResultOptions
 from rpl_runtime.cli.options import Server, show
 from rpl_runtime.cli.report import filming, written
 from rpl_runtime.client import Client
