@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from rpl_runtime.cli.options import ExecutorName, Providers, TaskName, grouped, show
+from rpl_runtime.cli.options import ExecutorName, Json, Providers, TaskName, grouped, show
 from rpl_runtime.errors import require
 from rpl_train.cli import demos as demos_cli
 from rpl_train.cli import goals as goals_cli
 from rpl_train.cli.goals import Jobs, NewRun, Recordings, Seed
 from rpl_train.cli.improve import improve_command
-from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, check_place, chosen, require_exporter
+from rpl_train.cli.options import Device, SettingsOptions, check_place, require_exporter
 
 if TYPE_CHECKING:
     from rpl_runtime.files import JsonDict
@@ -52,18 +52,18 @@ def register(app: typer.Typer) -> None:
     goals_cli.register(app)
 
 
+@grouped
 def imitate_command(
     run: NewRun,
     demos: Recordings,
+    *,
     task_name: TaskName = "kitchen",
     steps: Steps = None,
     seed: Seed = None,
     components: Components = None,
     jobs: Jobs = None,
     device: Device = None,
-    config: ConfigFile = None,
-    texts: Set = None,
-    show: ShowConfig = False,
+    options: SettingsOptions,
 ) -> None:
     """Relay imitation learning of both levels.
 
@@ -82,7 +82,7 @@ def imitate_command(
     task = load_task(task_name)
     given: dict[str, object] = {"imitate.steps": steps, "imitate.seed": seed, "imitate.jobs": jobs}
     given |= {COMPONENTS: components, "imitate.device": device}
-    settings = chosen(task, config, texts, given, show).imitate
+    settings = options.chosen(task, given).imitate
     with progress(stays=True) as report:
         imitate(load_demonstrations(demos, task), task, run, settings, losses(report, settings.steps))
     typer.echo(f"{run} is trained; `rpl export {run} models/NAME` makes a bundle of it")
@@ -142,7 +142,7 @@ class ExportOptions:
     ] = None
     providers: Providers = "CPU"
     force: Force = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
+    as_json: Json = False
 
     def __post_init__(self) -> None:
         given = " ".join(map(str, self.paths))
@@ -339,9 +339,11 @@ class Recipe(StrEnum):
     KITCHEN = "kitchen"
 
 
+@grouped
 def train_command(
     context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
+    *,
     demos: Annotated[
         list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, the task's demonstrator plays first.")
     ] = None,
@@ -365,9 +367,7 @@ def train_command(
     jobs: Jobs = None,
     executor: ExecutorName = None,
     device: Device = None,
-    config: ConfigFile = None,
-    texts: Set = None,
-    show: ShowConfig = False,
+    options: SettingsOptions,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
 ) -> None:
     """Train and evaluate a bundle, from demonstrations or from scripted play.
@@ -379,8 +379,6 @@ def train_command(
     Example: rpl train models/mine --seed 1 --components 1
     """
     require_exporter()
-    from dataclasses import replace
-
     from rpl_runtime.cli.measure.commands import evaluate_command
     from rpl_runtime.console import progress
     from rpl_train.recipe import RecipeConfig, train
@@ -393,7 +391,7 @@ def train_command(
     given |= {f"{stage}.device": device for stage in (*imitations, "finetune", "distill")}
     given |= {f"{stage}.executor": executor for stage in ("play", "distill")}
     given |= {"play.sequences": sequences} | {f"{stage}.jobs": jobs for stage in ("play", *imitations, "distill")}
-    settings = chosen(task, config, texts, given, show)
+    settings = options.chosen(task, given)
     goals = next(iter(task.groups.values())) if recipe is Recipe.RELAY else ()
     recipe_config = RecipeConfig(
         task=replace(task, demonstrator=settings.demonstrator),

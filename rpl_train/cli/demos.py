@@ -1,14 +1,13 @@
 """The commands of `rpl demos`. As in cli/app.py, they import what they need when they run."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import ExecutorName, TaskName, to_write
-from rpl_train.cli.options import ConfigFile, Set, ShowConfig, chosen
+from rpl_runtime.cli.options import ExecutorName, Json, TaskName, grouped, show, to_write
+from rpl_train.cli.options import SettingsOptions
 
 if TYPE_CHECKING:
     from rpl_runtime.tasks.task import Task
@@ -32,11 +31,13 @@ AnyRecordings = Annotated[
 
 
 @app.command("play")
+@grouped
 def play_command(
     folder: Annotated[
         Path,
         typer.Argument(callback=to_write, help="Folder for a .npz of each sequence; run again to go on there."),
     ],
+    *,
     task_name: TaskName = "kitchen",
     sequences: Annotated[int | None, typer.Option(help="Number of sequences.")] = None,
     shifts: Annotated[
@@ -50,10 +51,8 @@ def play_command(
     jobs: Annotated[int, typer.Option(help="Processes; the sequences are the same for any number.")] = 2,
     executor: ExecutorName = None,
     sheet: Annotated[Path | None, typer.Option(help="Draw the first four sequences here (.png).")] = None,
-    config: ConfigFile = None,
-    texts: Set = None,
-    show: ShowConfig = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    options: SettingsOptions,
+    as_json: Json = False,
 ) -> None:
     """Let the demonstrator of a task play, with its noise and detours.
 
@@ -79,26 +78,20 @@ def play_command(
     task = load_task(task_name)
     given = {"play.sequences": sequences, "play.shifts": shifts, "play.seed": seed, "play.jobs": jobs}
     given |= {"play.executor": executor}
-    settings = chosen(task, config, texts, given, show)
+    settings = options.chosen(task, given)
     task = replace(task, demonstrator=settings.demonstrator)
     if settings.play.shifts:
         with progress(stays=True) as report:
             worked = work_shifts(
                 task, settings.play, folder, driver, lambda finished, total: report("shifts", finished, total)
             )
-        if as_json:
-            typer.echo(json.dumps(worked.facts(), indent=1))
-        else:
-            print_shifts(worked)
+        show(as_json, worked.facts(), lambda: print_shifts(worked))
         return
     with progress(stays=True) as report:
         result = play(task, settings.play, folder, lambda finished, total: report("sequences", finished, total))
     if sheet is not None:
         contact_sheet(task, [load(sequence.path) for sequence in result.sequences[:4]], sheet)
-    if as_json:
-        typer.echo(json.dumps(result.facts(), indent=1))
-    else:
-        print_play(result)
+    show(as_json, result.facts(), lambda: print_play(result))
 
 
 @app.command("import")
@@ -165,10 +158,7 @@ def info_command(
     task = load_task(task_name)
     spec = task.spec
     summary = summarise(load_demonstrations(recordings, task), spec)
-    if as_json:
-        typer.echo(json.dumps(summary._asdict(), indent=1))
-    else:
-        print_summary(summary, spec.period_s)
+    show(as_json, summary._asdict(), lambda: print_summary(summary, spec.period_s))
 
 
 @app.command("hard")
@@ -186,7 +176,7 @@ def hard_command(
             callback=to_write, help="Folder for hard.json, hard.png and the episodes; continues from its episodes."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Replay demonstrations open loop under the hard protocol: for each goal the one whose end is nearest to it.
 

@@ -3,17 +3,17 @@
 As in cli/app.py, they import what they need when they run.
 """
 
-import json
 import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import ExecutorName, to_write
+from rpl_runtime.cli.options import ExecutorName, Json, grouped, show, to_write
 from rpl_runtime.errors import InvalidInput, require
-from rpl_train.cli.options import ConfigFile, Device, Set, ShowConfig, chosen
+from rpl_train.cli.options import Device, SettingsOptions
 
 if TYPE_CHECKING:
     from rpl_train.rl.finetune import Point
@@ -67,9 +67,11 @@ class RewardKind(StrEnum):
     COMPLETION = "completion"
 
 
+@grouped
 def finetune_command(
     base: Annotated[Path, typer.Argument(help="The run to start from, written by `rpl imitate`.")],
     run: NewRun,
+    *,
     goal: Annotated[str, typer.Option(help="A goal of the task such as mkbs, or element names with commas.")],
     objective: Annotated[
         Variant | None,
@@ -85,9 +87,7 @@ def finetune_command(
     env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps, at least.")] = None,
     seed: Seed = None,
     device: Device = None,
-    config: ConfigFile = None,
-    texts: Set = None,
-    show: ShowConfig = False,
+    options: SettingsOptions,
 ) -> None:
     """Relay reinforcement fine-tuning of one compound goal by natural policy gradient.
 
@@ -97,8 +97,6 @@ def finetune_command(
     Example: rpl finetune runs/base runs/mkth --goal mkth
     """
     require("torch", "train")
-    from dataclasses import replace
-
     from rpl_runtime.console import progress
     from rpl_train.data.recordings import load_demonstrations
     from rpl_train.data.sources import Demonstrations
@@ -112,7 +110,7 @@ def finetune_command(
     given |= {"finetune.objective": objective and objective.value, "finetune.reward": reward and reward.value}
     given |= {"finetune.levels": levels and (LEVELS if levels is Tuned.BOTH else (levels.value,))}
     given |= {"finetune.threads": os.cpu_count() or 1}
-    settings = chosen(task, config, texts, given, show)
+    settings = options.chosen(task, given)
     tuning = replace(settings.finetune, goal=task.parse_goal(goal).elements)
     if tuning.objective != "npg" and not demos:
         raise typer.BadParameter(f"{tuning.objective} needs the --demos that {base} learned from")
@@ -131,18 +129,18 @@ def finetune_command(
     typer.echo(f"{run} is fine-tuned; `rpl export {run} models/NAME` makes a bundle of it")
 
 
+@grouped
 def distill_command(
     base: Annotated[Path, typer.Argument(help="The run that the specialists started from.")],
     run: NewRun,
     specialists: Specialists,
     demos: Recordings,
+    *,
     seed: Seed = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that play, each one goal's episodes.")] = None,
     executor: ExecutorName = None,
     device: Device = None,
-    config: ConfigFile = None,
-    texts: Set = None,
-    show: ShowConfig = False,
+    options: SettingsOptions,
 ) -> None:
     """Distil the specialists of several goals into one goal-conditioned policy.
 
@@ -158,7 +156,7 @@ def distill_command(
     teachers, trained = _teachers(specialists), load_run(base)
     task = load_task(trained.record.task)
     given = {"distill.seed": seed, "distill.device": device, "distill.jobs": jobs, "distill.executor": executor}
-    settings = chosen(task, config, texts, given, show).distill
+    settings = options.chosen(task, given).distill
     with progress(stays=True) as report:
         distill(
             *(task, trained, load_demonstrations(demos, task), teachers, run, settings),
@@ -226,7 +224,7 @@ def unpack_command(
 
 
 def methods_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the paper's systems and ablations with their settings.
 
@@ -235,10 +233,7 @@ def methods_command(
     require("torch", "train")
     from rpl_train.paper.tables import methods_facts, print_methods
 
-    if as_json:
-        typer.echo(json.dumps(methods_facts(), indent=1))
-    else:
-        print_methods()
+    show(as_json, methods_facts(), print_methods)
 
 
 def paper_command(

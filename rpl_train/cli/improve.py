@@ -1,15 +1,14 @@
 """The command `rpl improve`. As cli/app.py, it imports what it needs when it runs."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rpl_runtime.cli.options import TaskName
+from rpl_runtime.cli.options import Json, TaskName, grouped, show
 from rpl_runtime.errors import DemonstrationError, InvalidInput
 from rpl_train.cli.goals import Jobs, Seed
-from rpl_train.cli.options import ConfigFile, Set, ShowConfig, check_place, chosen, require_exporter
+from rpl_train.cli.options import SettingsOptions, check_place, require_exporter
 
 if TYPE_CHECKING:
     from rpl_runtime.policy.bundle import Bundle
@@ -19,12 +18,14 @@ if TYPE_CHECKING:
     from rpl_train.runs import TrainedRun
 
 
+@grouped
 def improve_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle that the robots ran; it is not changed.")],
     new: Annotated[Path, typer.Argument(help="The bundle to write.")],
     logs: Annotated[
         list[Path], typer.Option(help="Log of `rpl run --log`, or a folder of them, of runs of BUNDLE. Repeatable.")
     ],
+    *,
     demos: Annotated[
         list[Path] | None,
         typer.Option(
@@ -45,10 +46,8 @@ def improve_command(
     jobs: Jobs = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 20,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at NEW.")] = False,
-    config: ConfigFile = None,
-    texts: Set = None,
-    show: ShowConfig = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    options: SettingsOptions,
+    as_json: Json = False,
 ) -> None:
     """Train a policy on by what robots did with it, and measure whether it is better.
 
@@ -74,7 +73,7 @@ def improve_command(
 
     old, task, work = load_bundle(bundle), load_task(task_name), work or Path("runs") / new.name
     given = {"improve.steps": steps, "improve.seed": seed, "improve.jobs": jobs}
-    settings = chosen(task, config, texts, given, show)
+    settings = options.chosen(task, given)
     check_policy(old.spec, task)
     if new.resolve() == bundle.resolve():
         raise InvalidInput(f"{new} is the bundle that is improved; choose another path for the new one")
@@ -93,11 +92,12 @@ def improve_command(
         comparison, evaluation = play_both(bundle, new, task, protocol, work, report)
     attach_evaluation(load_bundle(new), evaluation)
     write_json(work / "comparison.json", comparison)
-    if as_json:
-        typer.echo(json.dumps(comparison, indent=1))
-    else:
+
+    def table() -> None:
         typer.echo(f"{new} is written, and {bundle} is as it was")
         print_comparison(comparison)
+
+    show(as_json, comparison, table)
 
 
 def _runs_of(old: "Bundle", logs: list[Path], task: "Task", by_hand: bool) -> "Demonstrations":

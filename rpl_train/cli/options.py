@@ -1,6 +1,7 @@
 """What commands that train share: the options by which every setting can be reached, and where a bundle may be put."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,38 +13,46 @@ if TYPE_CHECKING:
     from rpl_runtime.tasks.task import Task
     from rpl_train.cli.settings import Settings
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A TOML file of settings.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as imitate.steps=5000. Repeatable."),
-]
 Device = Annotated[
     str | None,
     typer.Option(
         help="Device of torch for the networks, such as cuda; default: cpu. Simulators stay on the processor."
     ),
 ]
-ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print all settings as TOML, and do nothing else.")]
 
 
-def chosen(
-    task: "Task", config: Path | None, texts: list[str] | None, given: Mapping[str, object], show: bool
-) -> "Settings":
-    """The settings of a command; prints them and exits if that is asked for.
+@dataclass(frozen=True, kw_only=True)
+class SettingsOptions:
+    """The options by which every setting of a stage can be reached."""
 
-    Raises:
-        MissingExtra: torch is not installed, which the stages of training import, and so their settings.
-    """
-    require("torch", "train")
-    from rpl_train.cli.settings import settings_of, shown
+    config: Annotated[
+        Path | None, typer.Option("--config", exists=True, dir_okay=False, help="A TOML file of settings.")
+    ] = None
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as imitate.steps=5000. Repeatable."),
+    ] = None
+    show: Annotated[bool, typer.Option("--show-config", help="Print all settings as TOML, and do nothing else.")] = (
+        False
+    )
 
-    settings = settings_of(task, config, texts or (), given)
-    if show:
-        typer.echo(shown(settings))
-        raise typer.Exit
-    return settings
+    def chosen(self, task: "Task", given: Mapping[str, object]) -> "Settings":
+        """The settings of a command; prints them and exits if that is asked for.
+
+        Args:
+            given: values by dotted name, from options of their own; None leaves a setting as it is.
+
+        Raises:
+            MissingExtra: torch is not installed, which the stages of training import, and so their settings.
+        """
+        require("torch", "train")
+        from rpl_train.cli.settings import settings_of, shown
+
+        settings = settings_of(task, self.config, self.texts or (), given)
+        if self.show:
+            typer.echo(shown(settings))
+            raise typer.Exit
+        return settings
 
 
 def require_exporter() -> None:
