@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from rpl_runtime.policy.spec import PolicySpec
     from rpl_runtime.tasks.task import Task
     from rpl_train.augment import LowBatch
+    from rpl_train.cli.settings import Settings
     from rpl_train.export.export import ExportResult
     from rpl_train.networks import RelayPolicy
+    from rpl_train.recipe import RecipeConfig
 
 COMPONENTS = "imitate.networks.high_components"
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")]
@@ -339,14 +341,14 @@ class Recipe(StrEnum):
     KITCHEN = "kitchen"
 
 
-@grouped
-def train_command(
-    context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")],
-    *,
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What `rpl train` is asked for."""
+
+    bundle: Annotated[Path, typer.Argument(help="The bundle to write, such as models/mine.")]
     demos: Annotated[
         list[Path] | None, typer.Option(help="As for `rpl imitate`; without any, the task's demonstrator plays first.")
-    ] = None,
+    ] = None
     recipe: Annotated[
         Recipe,
         typer.Option(
@@ -354,22 +356,59 @@ def train_command(
             "distil them into one policy, hours; models/kitchen was made so. kitchen: learn from shifts in which the "
             "policy drives more and more, two hours; models/shift was made so."
         ),
-    ] = Recipe.IMITATE,
-    task_name: TaskName = "kitchen",
-    sequences: Annotated[int | None, typer.Option(help="Sequences of play, without --demos.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None,
-    name: Annotated[str | None, typer.Option(help=_NAME.format(""))] = None,
-    force: Force = False,
-    steps: Steps = None,
-    env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = None,
-    seed: Seed = None,
-    components: Components = None,
-    jobs: Jobs = None,
-    executor: ExecutorName = None,
-    device: Device = None,
-    options: SettingsOptions,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
-) -> None:
+    ] = Recipe.IMITATE
+    task_name: TaskName = "kitchen"
+    sequences: Annotated[int | None, typer.Option(help="Sequences of play, without --demos.")] = None
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/ and the bundle's name.")] = None
+    name: Annotated[str | None, typer.Option(help=_NAME.format(""))] = None
+    force: Force = False
+    steps: Steps = None
+    env_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps of each goal's fine-tuning.")] = None
+    seed: Seed = None
+    components: Components = None
+    jobs: Jobs = None
+    executor: ExecutorName = None
+    device: Device = None
+    options: SettingsOptions
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20
+
+    def settings(self, task: "Task") -> "Settings":
+        """The settings of all stages; prints them and exits if that is asked for."""
+        imitations = ("imitate", "aggregate.imitate")
+        given: dict[str, object] = {COMPONENTS: self.components, "imitate.steps": self.steps}
+        given |= {"finetune.env_steps": self.env_steps}
+        given |= {f"{stage}.seed": self.seed for stage in ("play", *imitations, "finetune", "distill")}
+        given |= {f"{stage}.device": self.device for stage in (*imitations, "finetune", "distill")}
+        given |= {f"{stage}.executor": self.executor for stage in ("play", "distill")}
+        given |= {"play.sequences": self.sequences}
+        given |= {f"{stage}.jobs": self.jobs for stage in ("play", *imitations, "distill")}
+        return self.options.chosen(task, given)
+
+    def config(self, task: "Task") -> "RecipeConfig":
+        """The recipe, with the settings of its stages."""
+        from rpl_train.recipe import RecipeConfig
+
+        settings = self.settings(task)
+        goals = next(iter(task.groups.values())) if self.recipe is Recipe.RELAY else ()
+        return RecipeConfig(
+            task=replace(task, demonstrator=settings.demonstrator),
+            run=self.run or Path("runs") / self.bundle.name,
+            bundle=self.bundle,
+            name=self.name or _folder_name(self.bundle),
+            demonstrations=tuple(self.demos or ()),
+            play=settings.play,
+            imitate=settings.imitate,
+            finetune={goal: replace(settings.finetune, goal=task.goals[goal]) for goal in goals},
+            jobs=settings.imitate.jobs,
+            executor=settings.play.executor,
+            distill=settings.distill,
+            parity=settings.parity,
+            aggregate=settings.aggregate if self.recipe is Recipe.KITCHEN else None,
+        )
+
+
+@grouped
+def train_command(context: typer.Context, asked: TrainOptions) -> None:
     """Train and evaluate a bundle, from demonstrations or from scripted play.
 
     Each stage is a command of its own: demos play, imitate, finetune, distill, export, evaluate. Run the same command
@@ -381,38 +420,20 @@ def train_command(
     require_exporter()
     from rpl_runtime.cli.measure.commands import evaluate_command
     from rpl_runtime.console import progress
-    from rpl_train.recipe import RecipeConfig, train
+    from rpl_train.recipe import train
     from rpl_train.tasks import load_task
 
-    task = load_task(task_name)
-    imitations = ("imitate", "aggregate.imitate")
-    given: dict[str, object] = {COMPONENTS: components, "imitate.steps": steps, "finetune.env_steps": env_steps}
-    given |= {f"{stage}.seed": seed for stage in ("play", *imitations, "finetune", "distill")}
-    given |= {f"{stage}.device": device for stage in (*imitations, "finetune", "distill")}
-    given |= {f"{stage}.executor": executor for stage in ("play", "distill")}
-    given |= {"play.sequences": sequences} | {f"{stage}.jobs": jobs for stage in ("play", *imitations, "distill")}
-    settings = options.chosen(task, given)
-    goals = next(iter(task.groups.values())) if recipe is Recipe.RELAY else ()
-    recipe_config = RecipeConfig(
-        task=replace(task, demonstrator=settings.demonstrator),
-        run=run or Path("runs") / bundle.name,
-        bundle=bundle,
-        name=name or _folder_name(bundle),
-        demonstrations=tuple(demos or ()),
-        play=settings.play,
-        imitate=settings.imitate,
-        finetune={goal: replace(settings.finetune, goal=task.goals[goal]) for goal in goals},
-        jobs=settings.imitate.jobs,
-        executor=settings.play.executor,
-        distill=settings.distill,
-        parity=settings.parity,
-        aggregate=settings.aggregate if recipe is Recipe.KITCHEN else None,
-    )
-    check_place(bundle, force, recipe_config.last_run)
+    config = asked.config(load_task(asked.task_name))
+    check_place(asked.bundle, asked.force, config.last_run)
     with progress(stays=True) as report:
-        result = train(recipe_config, report)
+        result = train(config, report)
     _print_export(result)
-    output = recipe_config.run / "evaluation"
     evaluate_command(
-        context, bundle=bundle, task_name=task_name, episodes=episodes, executor=executor, output=output, write=True
+        context,
+        bundle=asked.bundle,
+        task_name=asked.task_name,
+        episodes=asked.episodes,
+        executor=asked.executor,
+        output=config.run / "evaluation",
+        write=True,
     )
