@@ -1,5 +1,6 @@
 """The command `rpl improve`. As cli/app.py, it imports what it needs when it runs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,41 +15,66 @@ if TYPE_CHECKING:
     from rpl_runtime.policy.bundle import Bundle
     from rpl_runtime.tasks.task import Task
     from rpl_train.cli.progress import Report
+    from rpl_train.cli.settings import Settings
     from rpl_train.data.sources import Demonstrations
     from rpl_train.runs import TrainedRun
 
 
-@grouped
-def improve_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle that the robots ran; it is not changed.")],
-    new: Annotated[Path, typer.Argument(help="The bundle to write.")],
+@dataclass(frozen=True, kw_only=True)
+class ImproveOptions:
+    """What `rpl improve` is asked for."""
+
+    bundle: Annotated[Path, typer.Argument(help="The bundle that the robots ran; it is not changed.")]
+    new: Annotated[Path, typer.Argument(help="The bundle to write.")]
     logs: Annotated[
         list[Path], typer.Option(help="Log of `rpl run --log`, or a folder of them, of runs of BUNDLE. Repeatable.")
-    ],
-    *,
+    ]
     demos: Annotated[
         list[Path] | None,
         typer.Option(
             help="What BUNDLE learned from, as for `rpl imitate`, or others in whose states it is to stay as it is; "
             "needed unless its task's demonstrator played it. Repeat for several."
         ),
-    ] = None,
+    ] = None
     base: Annotated[
         Path | None,
         typer.Option("--run", help="The run that BUNDLE was exported from; by default its graphs are read."),
-    ] = None,
+    ] = None
     work: Annotated[
         Path | None, typer.Option(help="Folder of the new run and the episodes; by default runs/ and the new name.")
-    ] = None,
-    task_name: TaskName = "kitchen",
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")] = None,
-    seed: Seed = None,
-    jobs: Jobs = None,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 20,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at NEW.")] = False,
-    options: SettingsOptions,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    task_name: TaskName = "kitchen"
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")] = None
+    seed: Seed = None
+    jobs: Jobs = None
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 20
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at NEW.")] = False
+    options: SettingsOptions
+    as_json: Json = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the new run and the episodes are kept."""
+        return self.work or Path("runs") / self.new.name
+
+    def settings(self, task: "Task") -> "Settings":
+        """The settings of training; prints them and exits if that is asked for."""
+        given = {"improve.steps": self.steps, "improve.seed": self.seed, "improve.jobs": self.jobs}
+        return self.options.chosen(task, given)
+
+    def check_place(self) -> None:
+        """
+        Raises:
+            BundleError: something that is not a bundle stands at NEW.
+            InvalidInput: NEW is BUNDLE, or a bundle stands there that must not be replaced.
+        """
+        if self.new.resolve() == self.bundle.resolve():
+            raise InvalidInput(f"{self.new} is the bundle that is improved; choose another path for the new one")
+        check_place(self.new, self.force, self.folder)
+
+
+@grouped
+def improve_command(asked: ImproveOptions) -> None:
     """Train a policy on by what robots did with it, and measure whether it is better.
 
     Their runs are relabelled, and both levels learn what a pilot did. In the states of BUNDLE's demonstrations and of
@@ -71,33 +97,30 @@ def improve_command(
     from rpl_train.improve import as_learned, improve
     from rpl_train.tasks import load_task
 
-    old, task, work = load_bundle(bundle), load_task(task_name), work or Path("runs") / new.name
-    given = {"improve.steps": steps, "improve.seed": seed, "improve.jobs": jobs}
-    settings = options.chosen(task, given)
+    old, task, new, work = load_bundle(asked.bundle), load_task(asked.task_name), asked.new, asked.folder
+    settings = asked.settings(task)
     check_policy(old.spec, task)
-    if new.resolve() == bundle.resolve():
-        raise InvalidInput(f"{new} is the bundle that is improved; choose another path for the new one")
-    check_place(new, force, work)
-    seen = _runs_of(old, logs, task, by_hand=not demos)
-    trained = _networks(old, base, task)
+    asked.check_place()
+    seen = _runs_of(old, asked.logs, task, by_hand=not asked.demos)
+    trained = _networks(old, asked.base, task)
     tuning = as_learned(settings.improve, old.manifest.provenance)
     with progress(stays=True) as report:
-        taught = _taught(old, demos, task, work / "play", tuning.jobs, report)
+        taught = _taught(old, asked.demos, task, work / "play", tuning.jobs, report)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
         export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
         if stall := old.manifest.stall:
             add_stall(load_bundle(new), task, StallConfig(rate=stall.rate))
-        protocol = EvaluateConfig(episodes=episodes, jobs=tuning.jobs)
-        comparison, evaluation = play_both(bundle, new, task, protocol, work, report)
+        protocol = EvaluateConfig(episodes=asked.episodes, jobs=tuning.jobs)
+        comparison, evaluation = play_both(asked.bundle, new, task, protocol, work, report)
     attach_evaluation(load_bundle(new), evaluation)
     write_json(work / "comparison.json", comparison)
 
     def table() -> None:
-        typer.echo(f"{new} is written, and {bundle} is as it was")
+        typer.echo(f"{new} is written, and {asked.bundle} is as it was")
         print_comparison(comparison)
 
-    show(as_json, comparison, table)
+    show(asked.as_json, comparison, table)
 
 
 def _runs_of(old: "Bundle", logs: list[Path], task: "Task", by_hand: bool) -> "Demonstrations":
