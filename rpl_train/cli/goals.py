@@ -4,7 +4,7 @@ As in cli/app.py, they import what they need when they run.
 """
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from rpl_runtime.errors import InvalidInput, require
 from rpl_train.cli.options import Device, SettingsOptions
 
 if TYPE_CHECKING:
+    from rpl_train.paper.reproduce import PaperConfig
     from rpl_train.rl.finetune import Point
     from rpl_train.runs import TrainedRun
 
@@ -236,32 +237,51 @@ def methods_command(
     show(as_json, methods_facts(), print_methods)
 
 
-def paper_command(
+@dataclass(frozen=True, kw_only=True)
+class PaperOptions:
+    """What `rpl paper` is asked for."""
+
     results: Annotated[
         Path, typer.Argument(callback=to_write, help="Folder for a JSON file per row, and for tables and plots.")
-    ],
+    ]
     demos: Annotated[
         list[Path] | None,
         typer.Option(help="As for `rpl imitate`. Without any, only draw the folder's rows."),
-    ] = None,
+    ] = None
     rows: Annotated[
         list[str] | None, typer.Option("--row", help="A row of `rpl methods`, by default all. Repeat for several.")
-    ] = None,
-    runs: Annotated[
-        Path, typer.Option(callback=to_write, help="Folder of the runs; interrupted runs go on there.")
-    ] = Path("runs/paper"),
-    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    executor: ExecutorName = None,
+    ] = None
+    runs: Annotated[Path, typer.Option(callback=to_write, help="Folder of the runs; interrupted runs go on there.")] = (
+        Path("runs/paper")
+    )
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps of each fine-tuning.")] = 120_000
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start.")] = 20
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2
+    executor: ExecutorName = None
     distilled: Annotated[
         Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen, to add as a row.")
-    ] = None,
+    ] = None
     page: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A Markdown page with marks for the tables; they go there too."),
-    ] = None,
-) -> None:
+    ] = None
+
+    def budget(self) -> "PaperConfig":
+        """The budget of every row."""
+        from rpl_train.paper.reproduce import PaperConfig
+
+        return PaperConfig(
+            runs=self.runs,
+            demonstrations=tuple(self.demos or ()),
+            env_steps=self.env_steps,
+            episodes=self.episodes,
+            jobs=self.jobs,
+            executor=self.executor or "local",
+        )
+
+
+@grouped
+def paper_command(asked: PaperOptions) -> None:
     """Run the systems of the paper under one budget, and draw its table, curves and ablations.
 
     A row takes minutes to hours: run it in the background, and run the same command again after an interruption.
@@ -275,34 +295,21 @@ def paper_command(
     from rpl_runtime.evaluation.protocol_results import draw_protocol
     from rpl_runtime.policy.bundle import load_bundle
     from rpl_train.paper.plots import draw_paper
-    from rpl_train.paper.reproduce import PaperConfig, reproduce
-    from rpl_train.paper.reproduce import chosen as rows_named
+    from rpl_train.paper.reproduce import chosen, reproduce
     from rpl_train.paper.results import known_trials, write_distilled, write_row
     from rpl_train.paper.tables import HARD, print_paper, read_hard, write_markdown
 
-    methods = rows_named(rows)
-    if demos:
-        config = PaperConfig(
-            runs=runs,
-            demonstrations=tuple(demos),
-            env_steps=env_steps,
-            episodes=episodes,
-            jobs=jobs,
-            executor=executor or "local",
-        )
+    methods, results = chosen(asked.rows), asked.results
+    if asked.demos:
+        budget = asked.budget()
         with progress(stays=True) as report:
-            reproduce(
-                methods,
-                config,
-                known_trials(methods, config, results),
-                report,
-                lambda row: write_row(row, results),
-            )
-    if distilled:
-        write_distilled(load_bundle(distilled).evaluation, results)
+            known = known_trials(methods, budget, results)
+            reproduce(methods, budget, known, report, lambda row: write_row(row, results))
+    if asked.distilled:
+        write_distilled(load_bundle(asked.distilled).evaluation, results)
     draw_paper(results)
     if hard := read_hard(results):
         draw_protocol(hard, results / HARD / "hard.png")
-    if page:
-        write_markdown(results, page)
+    if asked.page:
+        write_markdown(results, asked.page)
     print_paper(results)
