@@ -13,25 +13,13 @@ import typer
 
 from rpl_runtime.cli.options import ExecutorName, Json, grouped, show, to_write
 from rpl_runtime.errors import InvalidInput, require
-from rpl_train.cli.options import Device, SettingsOptions
+from rpl_train.cli.options import Device, NewRun, Recordings, Seed, SettingsOptions
 
 if TYPE_CHECKING:
     from rpl_train.paper.reproduce import PaperConfig
     from rpl_train.rl.finetune import Point
     from rpl_train.runs import TrainedRun
 
-Recordings = Annotated[
-    list[Path],
-    typer.Option(
-        "--demos",
-        help="Folder written by `rpl demos`, or any recording that `rpl demos import` reads. Repeat for several.",
-    ),
-]
-NewRun = Annotated[
-    Path, typer.Argument(callback=to_write, help="Folder of the new run; an interrupted run goes on there.")
-]
-Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
 Specialists = Annotated[
     list[str],
     typer.Option("--specialist", metavar="GOAL=RUN", help="A fine-tuned run. Repeat for each goal."),

@@ -8,8 +8,7 @@ import typer
 
 from rpl_runtime.cli.options import Json, TaskName, grouped, show
 from rpl_runtime.errors import DemonstrationError, InvalidInput
-from rpl_train.cli.goals import Jobs, Seed
-from rpl_train.cli.options import SettingsOptions, check_place, require_exporter
+from rpl_train.cli.options import Jobs, Seed, SettingsOptions, Steps, check_place, require_exporter
 
 if TYPE_CHECKING:
     from rpl_runtime.policy.bundle import Bundle
@@ -44,7 +43,7 @@ class ImproveOptions:
         Path | None, typer.Option(help="Folder of the new run and the episodes; by default runs/ and the new name.")
     ] = None
     task_name: TaskName = "kitchen"
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")] = None
+    steps: Steps = None
     seed: Seed = None
     jobs: Jobs = None
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each goal from each start, by each policy.")] = 20

@@ -1,4 +1,4 @@
-"""What commands that train share: the options by which every setting can be reached, and where a bundle may be put."""
+"""What the commands of training share: options, above all those by which every setting can be reached, and checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rpl_runtime.cli.options import to_write
 from rpl_runtime.errors import InvalidInput, RelayError, require
 
 if TYPE_CHECKING:
     from rpl_runtime.tasks.task import Task
     from rpl_train.cli.settings import Settings
 
+Recordings = Annotated[
+    list[Path],
+    typer.Option(
+        "--demos",
+        help="Folder written by `rpl demos`, or any recording that `rpl demos import` reads. Repeat for several.",
+    ),
+]
+NewRun = Annotated[
+    Path, typer.Argument(callback=to_write, help="Folder of the new run; an interrupted run goes on there.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, batches and episodes.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; 2 train both levels side by side.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each level.")]
+Components = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of the high level's mixture; use several if demonstrators differ in what they do."),
+]
+COMPONENTS = "imitate.networks.high_components"  # the setting that it is
+NAME = "What a server calls the policy; by default the bundle's folder{}. Versions of a policy share one."
+Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that stands at BUNDLE.")]
 Device = Annotated[
     str | None,
     typer.Option(
