@@ -138,16 +138,12 @@ def _toml(value: object) -> str:
 
 def _fitting(kind: Any, value: object, name: str) -> object:
     if isinstance(value, bool) and kind is not bool:
-        raise InvalidInput(f"the setting {name} is {str(value).lower()}; must be {_named(kind)}")
+        raise InvalidInput(f"the setting {name} is {str(value).lower()}; must be {getattr(kind, '__name__', kind)}")
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Input should be ")
         raise InvalidInput(f"the setting {name} is {value!r}; must be {reason}") from error
-
-
-def _named(kind: object) -> str:
-    return getattr(kind, "__name__", str(kind))
 
 
 def _pair(text: str) -> tuple[str, object]:
