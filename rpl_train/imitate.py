@@ -1,5 +1,9 @@
 """Relay imitation learning: both levels maximise the likelihood of the demonstrations (Gupta et al., CoRL 2019).
 
+The high level learns subgoals: from a state and a goal, the state that the demonstration reaches a window of steps
+later. The low level learns actions: from a state and a subgoal, what the demonstrator did. relabel.py says which tuples
+these are, and augment.py draws batches of them.
+
 Batches depend on the seed and the step only, so an interrupted run ends in the same weights as an uninterrupted one.
 The levels share nothing and are trained side by side. Losses leave out the constant d/2 log(2 pi) of a Gaussian.
 """
@@ -170,6 +174,8 @@ def train_levels(train: Callable[[LevelName, Progress], None], jobs: int, progre
 
 @dataclass(frozen=True)
 class _Report:
+    """The progress of a level in a process of its own, put into the queue that the first process reads."""
+
     reports: Any
 
     def __call__(self, level: LevelName, step: int, loss: float | None) -> None:
@@ -185,6 +191,8 @@ def _imitate_level(
     level: LevelName,
     progress: Progress,
 ) -> None:
+    """Train a level to give the demonstrations' subgoals (high) or actions (low) the largest likelihood."""
+
     def prepare() -> tuple[nn.Module, Loss]:
         pool = Pool(demonstrations, record.spec, config.pool)
         draw = pool.high_batch if level == "high" else pool.low_batch
@@ -221,7 +229,7 @@ def train_level(
         return
     torch.set_num_threads(1)  # the order of a sum, and so the last bit of a weight, depends on it
     module, loss = prepare()
-    if isinstance(module, CommandedGoal):  # nothing to learn
+    if isinstance(module, CommandedGoal):  # the goal itself is the subgoal, so nothing is learned
         save_weights(run / f"{level}.safetensors", module)
         progress(level, config.steps, None)
         return

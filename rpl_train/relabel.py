@@ -1,9 +1,12 @@
 """Relay data relabelling: Algorithms 2 and 3 of Relay Policy Learning (Gupta et al., CoRL 2019).
 
-Any state that a demonstration reaches within the window after step t is a goal that its behaviour at t leads to.
-Windows stop at the end of the demonstration. Tuples are indices into the steps of all demonstrations, laid end to end.
-They are numbered, and computed from their numbers when they are drawn: there are a window's length times as many tuples
-as steps.
+What a demonstrator does at step t leads to every state that the demonstration reaches soon after: within a window of
+W_l steps for the low level, and of W_h steps for the high level. Each such state is a goal to learn from. The subgoal
+on the way to it is the state W_l steps ahead, or the goal itself if that is nearer. Windows stop at the end of the
+demonstration.
+
+A tuple holds indices of steps, where all demonstrations are laid end to end. Tuples are numbered, and each is computed
+from its number when it is drawn: there are about as many as steps times the window's length, too many to keep.
 """
 
 from collections.abc import Sequence
@@ -42,9 +45,9 @@ class LowTuples(Protocol):
 
 
 class Window:
-    """All (t, t + w) with 1 <= w <= `window` inside one demonstration, for demonstrations with `lengths` steps.
+    """All pairs (t, t + w) with 1 <= w <= `window` inside one demonstration, for demonstrations with `lengths` steps.
 
-    None of them begins in the last `without` steps of each, by default 0.
+    No pair begins in the last `without` steps of its demonstration; by default pairs begin at every step.
     """
 
     def __init__(self, lengths: Sequence[int], window: int, without: Sequence[int] | np.ndarray | None = None) -> None:
@@ -67,7 +70,7 @@ class Window:
 
 
 class Ends:
-    """One tuple for each step: its goal is `ends` (N,)."""
+    """One tuple for each of N steps, whose goal is the step in `ends` (N,)."""
 
     def __init__(self, ends: np.ndarray) -> None:
         self._ends = ends
@@ -85,7 +88,7 @@ class Ends:
 
 
 class HighTuples:
-    """The high level's: for each pair the goal, or the step `ahead` (N,) of its state if that comes first."""
+    """A tuple for each pair (t, goal): its subgoal is `ahead[t]` of `ahead` (N,), or the goal if that comes first."""
 
     def __init__(self, pairs: Window, ahead: np.ndarray) -> None:
         self._pairs, self._ahead = pairs, ahead

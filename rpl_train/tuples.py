@@ -1,7 +1,7 @@
 """The relabelled tuples of a set of demonstrations, as indices into their steps, and when each element moves.
 
 Recordings stop at the instant when their last element counts as done, often in mid-motion, so a decay and a hold are
-appended to each. Then the demonstrations are laid end to end, and every tuple is three or fewer indices of steps.
+appended to each. Then the demonstrations are laid end to end, and every tuple is two or three indices of steps.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class Timeline:
         steps, last = np.arange(len(self.states)), self.last[self.episode]
         lengths = (self.last - self.first + 1).tolist()
         ahead = np.minimum(steps + low_window, last)
-        # Where a demonstration was cut, nobody knows the state a window ahead.
+        # A demonstration that was cut ends before its goal: near its end, the state a window ahead is not known.
         far = Window(lengths, high_window, np.where(self.cut, low_window, 0))
         match relabelling:
             case "goal":
@@ -136,7 +136,7 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
 
 
 def _motions(demonstration: Trajectory, spec: PolicySpec) -> list[tuple[int, int]]:
-    """When each element moves. What a demonstration that is cut has not finished yet moves after its end, in order."""
+    """When each element moves. Those that a cut demonstration left undone count as moving after its end, in order."""
     found = {name: _motion(demonstration.states, element) for name, element in spec.elements.items()}
     if demonstration.cut and demonstration.goal is not None:
         end, away = len(demonstration), abs(demonstration.states[-1] - demonstration.goal)
@@ -151,7 +151,7 @@ def _motion(states: np.ndarray, element: ElementSpec) -> tuple[int, int]:
     """The steps at which an element leaves its start and comes to rest in states (T, n); NEVER and 0 if it stays."""
     values = states[:, list(element.dims)]
     goal = np.array(element.goal, dtype=np.float32)
-    # An element that is done at the start would move with its noise.
+    # With the distance alone, an element that is done at the start would seem to move by noise.
     threshold = max(_MOVED * max(float(np.linalg.norm(goal - values[0])), element.tolerance), 1e-3)
     away = np.flatnonzero(np.linalg.norm(values - values[0], axis=1) > threshold)
     if len(away) == 0:

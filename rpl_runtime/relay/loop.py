@@ -1,7 +1,8 @@
-"""The relay loop: a new subgoal every H steps and an action every step, for a batch of robots at their own steps.
+"""The relay loop: a new subgoal every H steps (the horizon) and an action every step, for a batch of robots.
 
-It runs any policy with `plan` and `act`: the served graphs, and the torch modules in training. With a planner that
-takes its time (plans.py), a robot follows its old subgoal until the answer is there.
+`RelayLoop.step` decides one step of each robot of the batch; each robot is at a step of its own. The loop runs any
+policy with `plan` and `act`: the served graphs, and the torch modules in training. If a planner in another process sets
+the subgoals (plans.py), a robot follows its old subgoal until the planner has answered.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ from rpl_runtime.relay.run_state import (
     TakeOver,
 )
 
-_MOST_NAME, _MOST_REASON = 128, 1000  # [characters] of a pilot's name and of his reason
+_MOST_NAME, _MOST_REASON = 128, 1000  # [characters] of a pilot's name, and of the reason to take over
 
 
 class Levels(Protocol):
@@ -37,8 +38,8 @@ class Levels(Protocol):
     ) -> np.ndarray | Sequence[ArrayLike]:
         """state, goal, mask (B, n) and noise (B, high_noise) -> subgoal (B, n).
 
-        A row may still be under way, as any object that numpy converts to an array: the loop converts it when the
-        subgoal takes effect.
+        A row that is still being computed may be any object that numpy converts to an array: the loop converts it
+        when the subgoal takes effect.
         """
         ...
 
@@ -48,12 +49,12 @@ class Levels(Protocol):
 
 
 class RelayLoop:
-    """Step, goal and subgoal of each robot, and the rule that turns a state into an action.
+    """Keeps step, goal and subgoal of each robot, and decides its action in a state.
 
     Args:
         levels: the policy.
         spec: its dimensions, horizon and accepted states.
-        planner: plans in place of the policy's high level, while robots move on.
+        planner: plans in place of the policy's high level; robots move on while it does.
     """
 
     def __init__(self, levels: Levels, spec: PolicySpec, planner: PlannerPort | None = None) -> None:
@@ -61,7 +62,7 @@ class RelayLoop:
         self._spec = spec
         self.planner = planner
         self.runs: dict[str, Run] = {}
-        self.version = 0  # of the runs: another one after any change
+        self.version = 0  # of the runs; counted up at every change
         self.noise = NoiseSource()
 
     @property
@@ -131,7 +132,7 @@ class RelayLoop:
     def awaited(
         self, robots: Sequence[str], steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray
     ) -> list[Coming]:
-        """The answers that must be settled before `step` can decide these rows; a planner is asked for them if need be.
+        """The planner's answers without which `step` cannot decide these rows; plans that are due are asked for first.
 
         Rows that `step` would refuse are left out.
         """
@@ -200,14 +201,14 @@ class RelayLoop:
         self._replan(run)
 
     def take_over(self, robot: str, hand: TakeOver) -> int:
-        """Let a pilot decide a robot's targets in place of the policy. Returns the first step that is his.
+        """Let a pilot decide a robot's targets in place of the policy. Returns the first step that the pilot decides.
 
         Raises:
             ProtocolViolation: the robot has no run, or is in hand already.
-            InvalidInput: the pilot's name or his reason is not acceptable.
+            InvalidInput: the pilot's name or reason is not acceptable.
         """
         run = self._run(robot)
-        if isinstance(run.hand, TakeOver):  # who is at the robot comes before an operator
+        if isinstance(run.hand, TakeOver):  # an operator who steers gives way to a pilot, who is at the robot
             raise _taken(robot, run.hand)
         _check_hand(hand)
         run.hand = hand
@@ -262,7 +263,7 @@ class RelayLoop:
         """Let the policy decide again, whoever has the robot; its next step replans at once."""
         run = self._run(robot)
         run.hand = None
-        run.discarded = True  # it was for another place
+        run.discarded = True  # the old subgoal was planned before the robot was moved elsewhere
         self._replan(run)
 
     def finish(self, robot: str) -> int:
@@ -276,7 +277,7 @@ class RelayLoop:
         return self.runs.pop(robot).step
 
     def close(self) -> None:
-        """Give up every question under way: nobody decides steps any more."""
+        """Give up every question to the planner: no more steps are decided."""
         for run in self.runs.values():
             run.drop()
 
@@ -318,6 +319,7 @@ class RelayLoop:
                 steering.target = action[row].copy()
             action[row] = steering.target
 
+        # No row can fail any more: only now do the runs take a step.
         for row in new:
             run = runs[row]
             run.follow(subgoals[row], origins.get(row, AT_ONCE))
@@ -326,7 +328,7 @@ class RelayLoop:
         for row, plan in ahead.items():
             runs[row].upcoming = plan
         ages = np.array([run.step - run.planned_at for run in runs])
-        # With a planner, what an operator did may change the subgoal at a later step.
+        # With a planner, a veto or a release may change the subgoal at a later step.
         overrides = {
             row: run.override for row, run in enumerate(runs) if run.override and (run.override.lasts or row in new)
         }
@@ -397,7 +399,7 @@ class RelayLoop:
     def _answers(
         self, robots: Sequence[str], runs: list[Run], states: np.ndarray
     ) -> tuple[dict[int, np.ndarray], dict[int, Origin], set[int]]:
-        """The subgoals (n,) that take effect at this step and where each came from, by row; the rows of answers.
+        """The subgoals (n,) that take effect at this step and where each came from, by row; the rows with an answer.
 
         Raises:
             PlannerLost: a run without a plan must stop.
@@ -425,7 +427,7 @@ class RelayLoop:
         return new, origins, used
 
     def _answer(self, run: Run, state: np.ndarray) -> tuple[np.ndarray, Origin] | None:
-        """What a run follows from this step on, now that its question is settled; None: its old subgoal."""
+        """The subgoal (n,) from this step on, now that the planner has answered or failed; None: keep the old one."""
         assert self.planner is not None
         assert run.asked is not None
         try:
@@ -447,7 +449,7 @@ class RelayLoop:
                     raise error.as_reply() from None
 
     def ask_after(self, robot: str, step: int, state: np.ndarray) -> None:
-        """Ask a planner for what a step in a state (n,), decided with the old subgoal, found to be due."""
+        """Ask the planner for the plan that became due at a step in a state (n,); the old subgoal decided that step."""
         run = self.runs.get(robot)
         if run is not None and run.step == step + 1 and run.asked is None and run.pin is None and run.hand is None:
             self._ask(robot, run, state, step)

@@ -39,7 +39,7 @@ class TakeOver(NamedTuple):
 
 @dataclass(eq=False)
 class Steering:
-    """An operator's hand on a robot, whose targets go to it in place of the policy's, in the actions of its steps."""
+    """An operator's hand on a robot: each action holds the operator's target in place of the policy's."""
 
     by: str  # name of the operator
     key: str  # which the operator shows
@@ -117,7 +117,7 @@ class Run:
     asked: Coming | None = None  # the question under way
     asked_at: int = 0  # the step of the question
     wanted: int = 0  # the step from which its answer may take effect
-    before: np.ndarray | None = None  # (n,) followed until the next step replanned
+    before: np.ndarray | None = None  # (n,) the old subgoal, followed until the new plan is there
     discarded: bool = False  # whether `before` is not to be followed any more
     held: bool = False  # whether the subgoal is the state in which the robot was left without a plan
 
@@ -127,6 +127,7 @@ class Run:
         self.lasts, self.held, self.discarded = origin.lasts, origin.source is Source.HOLD, False
 
     def replan(self) -> None:
+        """Let the next step plan, and keep what the robot follows until there is a plan."""
         if self.subgoal is not None:
             self.before = self.subgoal
         self.subgoal = self.upcoming = self.clock = None

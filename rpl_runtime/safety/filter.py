@@ -5,13 +5,14 @@ It starts from a position at rest and continues from its own commands; it reads 
 A target (m,) asks for a motion: to be there at the end of the period, at the targets' own speed, (this target - the
 last one) / period, without acceleration. A braking motion is appended. If every sample of both is within the limits,
 the target passes unchanged. Otherwise the joints that would violate a limit meet the target at the earliest time they
-can; meanwhile it moves on at the slower of its last two speeds, if they have one direction. A motion that still leaves
-the limits is scaled back toward the one commanded before.
+can; for that, the target is taken to move on at the slower of its last two speeds if both have one direction, and to
+stand still otherwise. A motion that still leaves the limits is scaled back toward the one commanded before.
 
-Why no sequence of targets leads outside: a motion is commanded only after every sample of it, up to rest, was found
-inside. So one such motion always exists, the rest of the last one, and the arm can stop before the end of a joint or of
-its workspace at any time. The checks use samples and their differences at 1 kHz, as the robot's own do: position,
-velocity (on the FR3 its limit depends on the position), acceleration and jerk of each joint, and the flange's place.
+Why no sequence of targets leads outside: a motion is *proved* when every sample of it, until the arm is at rest, was
+found inside the limits, and only proved motions are commanded. So there is always one to go on with, what remains of
+the last one, and the arm can stop before the end of a joint or of its workspace at any time. The checks use samples and
+their differences at 1 kHz, as the robot's own do: position, velocity (on the FR3 its limit depends on the position),
+acceleration and jerk of each joint, and the flange's place.
 
 This is software, not a safety-rated function, and it detects no obstacles.
 """
@@ -125,7 +126,7 @@ class SafetyFilter:
         self._target = inside
 
     def resume(self, before: np.ndarray, ahead: np.ndarray) -> None:
-        """Go on from a motion of the arm (J joints) that another proved and commands.
+        """Go on from a motion of the arm (J joints) that was proved and is commanded elsewhere.
 
         Args:
             before: (3, J) [rad] what was commanded last, at 1 kHz, evenly.
@@ -157,7 +158,7 @@ class SafetyFilter:
         return self._filtered(inside, motion, tuple(found))
 
     def stop(self) -> Filtered:
-        """The next control period of the proved way to rest. Counts nothing.
+        """The next control period of the proved motion to rest. No limit is violated, so none is counted.
 
         Raises:
             ProtocolViolation: the filter was not started.
@@ -214,7 +215,7 @@ def reading_fault(profile: Profile, reading: np.ndarray, last: np.ndarray, elaps
 
 
 class _Arm:
-    """The motion of the J joints of an arm: the samples commanded, and the proved ones that follow."""
+    """The motion of the J joints of an arm: the samples commanded, and the proved ones that follow, up to rest."""
 
     def __init__(self, profile: Profile, limits: ArmLimits, samples: int, position: np.ndarray) -> None:
         joints = len(position)
@@ -255,10 +256,11 @@ class _Arm:
     def step(self, target: np.ndarray, last: np.ndarray) -> tuple[Motion, list[LimitViolation]]:
         """A period's motion toward a target (J,), given the last one (J,), and the limits it would have violated."""
         speed = (target - last) / (self._samples * DT)
+        # (J,) [rad/s] at which the target is taken to move on
         steady = np.where(speed * self._speed > 0, np.sign(speed) * np.minimum(abs(speed), abs(self._speed)), 0.0)
         self._speed = speed
         motion, faults = self._asked(target, speed)
-        late = np.asarray(faults.any(axis=0))
+        late = np.asarray(faults.any(axis=0))  # (J,) the joints that cannot be at the target at the end of the period
         found = [LimitViolation(_OF_JOINTS[kind], int(joint)) for kind, joint in np.argwhere(faults)]
         if late.any():
             motion = self._scaled_back(
@@ -347,7 +349,7 @@ class _Arm:
         return ready.toward(motion, good)
 
     def _advance(self, motion: Motion) -> Motion:
-        """Command the first period of a proved motion, and keep the rest."""
+        """Command the first period of a proved motion, and keep what remains of it."""
         motion = motion.held(self._samples + 1)
         commanded = Motion(*(values[: self._samples] for values in motion))
         self._now = commanded.at(-1)
