@@ -1,5 +1,6 @@
 """The command `rpl accept`: may this robot run this bundle?"""
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,8 @@ class AcceptOptions:
     """The robot, the bundle and the first goals.
 
     Raises:
-        BadParameter: of a real robot, its workspace is missing, or nobody would be asked before it moves.
+        BadParameter: the workspace is not finite or, of a real robot, missing; or nobody would be asked before a real
+            robot moves.
     """
 
     bundle: BundleFolder
@@ -56,6 +58,9 @@ class AcceptOptions:
             raise typer.BadParameter("--yes is for --host sim: a person must allow a real robot each of its motions")
         if self.workspace is None and not self.simulated:
             raise typer.BadParameter("a real robot needs the --workspace of its site")
+        if self.workspace is not None and not all(map(math.isfinite, self.workspace)):
+            got = " ".join(f"{end:g}" for end in self.workspace)
+            raise typer.BadParameter(f"the --workspace is {got}; must be six finite numbers [m]")
 
     @property
     def simulated(self) -> bool:
