@@ -127,6 +127,12 @@ class Demonstrator:
             done = ELEMENTS[work.element].distance(state) < skill.finished
         return bool(lowered and done)
 
+    def away(self, state: np.ndarray, work: Work) -> float:
+        """The distance [m] of the gripper from where it holds a work's element, in a state (30,)."""
+        qpos = np.asarray(state, dtype=np.float64)
+        place, _ = self._hold(qpos, work)  # leaves the configuration placed
+        return float(np.linalg.norm(place - self._pose()[0]))
+
     def free(self, state: np.ndarray, holds: float, lower: bool) -> np.ndarray | None:
         """The target (9,) [rad, m] that gets the gripper out of the kettle's handle; None: it is out, or holds it well.
 

@@ -2,12 +2,11 @@
 
 On the way the arm is jolted, the kettle is pushed, what is done is put back, and a policy may drive for a while. What
 happens then is caused by no target of the demonstrator, so it is cut out: a shift is recorded in pieces. While a policy
-drives, the demonstrator advises: what it would do there is recorded beside the policy's subgoal, if that subgoal moves
-no other element than the one the demonstrator would work on.
+drives, the demonstrator advises: what it would do there toward the policy's subgoal is recorded beside that subgoal.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,8 +208,8 @@ class Worker:
             if driven:
                 assert self._driver is not None
                 target = self._driver.act(state)
-                if left and self._serves(self._driver.subgoal - state, left[0]):
-                    advised.append((state, demonstrator.act(state, left[0]), self._driver.subgoal))
+                if served := self._served(left, state, self._driver.subgoal):
+                    advised.append((state, demonstrator.act(state, served), self._driver.subgoal))
                 reached = reached + 1 if goal.reached(kitchen.qpos) else 0
             else:
                 settled = 0 if left else settled + 1
@@ -228,10 +227,16 @@ class Worker:
         keep_advice()
         return ShiftGoal(goal.elements, goal.back, step, (), reached >= _REACHED if alone else None)
 
-    def _serves(self, change: np.ndarray, work: Work) -> bool:
-        """Whether a subgoal, by its distance (30,) from the state, moves no other element than a work's."""
-        others = (element for name, element in ELEMENTS.items() if name != work.element)
-        return all(np.linalg.norm(change[list(element.dims)]) < element.tolerance / 2 for element in others)
+    def _served(self, left: Sequence[Work], state: np.ndarray, subgoal: np.ndarray) -> Work | None:
+        """The work of those left that a subgoal (30,) serves; None if it moves an element of no such work.
+
+        It is the one whose element the subgoal moves or, where that is none, to which the gripper comes nearest in it:
+        what leads to another element would teach the low level not to go where it is told.
+        """
+        change = subgoal - state
+        moved = {n for n, each in ELEMENTS.items() if np.linalg.norm(change[list(each.dims)]) >= each.tolerance / 2}
+        fitting = [each for each in left if moved <= {each.element}]
+        return min(fitting, key=lambda each: self._demonstrator.away(subgoal, each), default=None)
 
     def _finished(self, each: Work, state: np.ndarray, before: bool, goal: _Goal) -> bool:
         if self._demonstrator.finished(state, each):

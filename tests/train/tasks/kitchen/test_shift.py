@@ -149,6 +149,46 @@ def test_the_demonstrator_advises_a_driver_whose_subgoal_is_on_its_way(world):
     np.testing.assert_array_equal(piece.states, piece.subgoals)
 
 
+class Pointing(Scripted):
+    """One that stands still and points, with the arm of its subgoal, at where an element is held."""
+
+    def __init__(self, world, arm: np.ndarray) -> None:
+        super().__init__(world, False)
+        self._arm = arm
+
+    def act(self, state: np.ndarray) -> np.ndarray:
+        target = super().act(state)
+        self.subgoal = np.concatenate([self._arm, state[9:]]).astype(np.float32)
+        return target
+
+
+def test_advice_is_for_the_work_that_the_subgoal_serves(world):
+    settings = replace(CALM, goals=1, largest=2, back=0.0)
+    index = next(n for n in range(20) if len(work(world, settings, n).goals[0].elements) == 2)
+    elements = work(world, settings, index).goals[0].elements
+    demonstrator = Demonstrator(world.model, Style())
+
+    def held(element: str) -> np.ndarray:
+        """(9,) the arm where the demonstrator has taken an element in its hand, and has not yet moved it."""
+        states = [state for piece in work(world, settings, index).pieces for state in piece.states]
+        rest = [
+            state
+            for state in states
+            if ELEMENTS[element].distance(state) > ELEMENTS[element].distance(states[0]) - 0.02
+        ]
+        return min(rest, key=lambda state: demonstrator.away(state, Work(element)))[:9]
+
+    def advised(driver: Scripted) -> str:
+        """The element that the first advice to a driver is for: the one to which it is nearest."""
+        [piece] = [each for each in work(world, settings, index, driver).pieces if each.subgoals is not None]
+        state, action = piece.states[0], piece.actions[0]
+        return min(elements, key=lambda name: float(abs(action - demonstrator.act(state, Work(name))).max()))
+
+    for element in elements:
+        assert advised(Scripted(world, False, element)) == element  # moved by the subgoal
+        assert advised(Pointing(world, held(element))) == element
+
+
 @pytest.mark.parametrize("settings", [{"goals": 0}, {"back": 1.5}, {"push": float("nan")}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(InvalidInput, match=next(iter(settings))):
