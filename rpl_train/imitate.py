@@ -112,7 +112,8 @@ def imitate(
 
     Raises:
         DemonstrationError: the demonstrations do not fit the task.
-        InvalidInput: another command trains in the folder, or torch's device is not there.
+        InvalidInput: another command trains in the folder, torch's device is not there, or relative networks are asked
+            for where actions are not position targets.
         TrainingError: the folder holds another run, `initial` holds none that fits, a loss is not finite, or a level's
             process was killed.
     """
@@ -124,7 +125,7 @@ def imitate(
         spec=spec,
         networks=config.networks,
         statistics=pool.statistics,
-        targets=TargetStatistics(*(tuple(map(float, f(pool.timeline.targets, axis=0))) for f in (np.mean, np.std))),
+        targets=_target_statistics(pool, config.networks),
         provenance=Provenance(
             command=command(),
             commit=commit(),
@@ -141,6 +142,18 @@ def imitate(
         train = partial(_imitate_level, demonstrations.trajectories, record, run, config, initial)
         train_levels(train, config.jobs, progress)
         return load_run(run)
+
+
+def _target_statistics(pool: Pool, networks: NetworkConfig) -> TargetStatistics:
+    targets, commanded = pool.timeline.targets, list(pool.spec.commanded)
+    if networks.relative:
+        if not commanded:
+            raise InvalidInput(
+                "networks.relative is true for actions that are not position targets; must be false, or each action "
+                "dimension must have the name of a state dimension"
+            )
+        targets = targets - pool.timeline.states[:, commanded]
+    return TargetStatistics(*(tuple(map(float, f(targets, axis=0))) for f in (np.mean, np.std)))
 
 
 def train_levels(train: Callable[[LevelName, Progress], None], jobs: int, progress: Progress) -> None:

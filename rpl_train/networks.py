@@ -37,6 +37,7 @@ class NetworkConfig:
     low_hidden: tuple[int, ...] = (512, 512)
     high_components: int = 1  # of the high level's mixture; several if demonstrators differ in what they do next
     flat: bool = False  # no high level: the low level gets the goal itself and sees its goal dimensions
+    relative: bool = False  # the low level predicts a target's distance from where its dimensions are now
 
     def __post_init__(self) -> None:
         for name in ("high_hidden", "low_hidden"):
@@ -83,7 +84,7 @@ def tensors(module: nn.Module, *arrays: np.ndarray) -> list[Tensor]:
 
 
 class TargetStatistics(NamedTuple):
-    """Mean and standard deviation of the demonstrations' actions, for each dimension."""
+    """Mean and standard deviation of what the low level predicts in the demonstrations, for each action dimension."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -220,10 +221,13 @@ class LowLevel(Level):
     """low(state, subgoal, noise) -> action, a position target inside the action's limits.
 
     Args:
+        targets: of the demonstrations' actions, less the commanded dimensions of the states where there are any.
         sees: the dimensions of the subgoal that are inputs; None: all.
+        commanded: the dimensions of the state from which targets are predicted; None: the MLP predicts them whole.
     """
 
     sees: Tensor | None
+    commanded: Tensor | None
     state_mean: Tensor
     state_scale: Tensor
     target_mean: Tensor
@@ -237,10 +241,12 @@ class LowLevel(Level):
         targets: TargetStatistics,
         hidden: tuple[int, ...],
         sees: tuple[int, ...] | None = None,
+        commanded: tuple[int, ...] | None = None,
     ) -> None:
         goals = spec.state.dim if sees is None else len(sees)
         super().__init__(spec.state.dim + goals, hidden, np.maximum(targets.std, STD_FLOOR))
-        self.register_buffer("sees", None if sees is None else torch.tensor(sees), persistent=False)
+        for name, dims in (("sees", sees), ("commanded", commanded)):
+            self.register_buffer(name, None if dims is None else torch.tensor(dims), persistent=False)
         self.register_buffer("state_mean", torch.tensor(statistics.mean))
         self.register_buffer("state_scale", torch.as_tensor(np.maximum(statistics.std, STD_FLOOR), dtype=torch.float32))
         self.register_buffer("target_mean", torch.tensor(targets.mean))
@@ -254,12 +260,18 @@ class LowLevel(Level):
         return torch.cat([(state - self.state_mean) / self.state_scale, left], dim=1)
 
     def distribution(self, state: Tensor, subgoal: Tensor) -> Gaussian:
-        """Over (target - mean target) / scale."""
+        """Over (target - its centre) / scale."""
         return self._gaussian(self.features(state, subgoal))
+
+    def centre(self, state: Tensor) -> Tensor:
+        """The target (B, m), or (m,) for all, that the MLP's zero stands for."""
+        if self.commanded is None:
+            return self.target_mean
+        return self.target_mean + state.index_select(1, self.commanded)
 
     def log_prob(self, state: Tensor, subgoal: Tensor, target: Tensor) -> Tensor:
         """Log-likelihood (B,) of position targets (B, m)."""
-        return self.distribution(state, subgoal).log_prob((target - self.target_mean) / self.scale)
+        return self.distribution(state, subgoal).log_prob((target - self.centre(state)) / self.scale)
 
     def forward(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
         """state, subgoal (B, n) and noise (B, m) -> target (B, m)."""
@@ -268,7 +280,7 @@ class LowLevel(Level):
     def draw(self, state: Tensor, subgoal: Tensor, noise: Tensor) -> Tensor:
         """The target (B, m) before it is clipped to the action's limits."""
         gaussian = self.distribution(state, subgoal)
-        return self.target_mean + (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
+        return self.centre(state) + (gaussian.mean + torch.exp(gaussian.log_std) * noise) * self.scale
 
     def clip(self, target: Tensor) -> Tensor:
         """Targets (B, m) clipped to the action's limits."""

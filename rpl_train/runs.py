@@ -57,7 +57,8 @@ def build_level(level: LevelName, record: RunRecord) -> HighLevel | LowLevel | C
     spec, networks = record.spec, record.networks
     if level == "low":
         sees = spec.goal_dims if networks.flat else record.subgoal_dims or None
-        return LowLevel(spec, record.statistics, record.targets, networks.low_hidden, sees)
+        commanded = spec.commanded if networks.relative else None
+        return LowLevel(spec, record.statistics, record.targets, networks.low_hidden, sees, commanded)
     if networks.flat:
         return CommandedGoal()
     return HighLevel(spec, record.statistics, networks.high_hidden, networks.high_components)

@@ -52,12 +52,13 @@ def restore(bundle: Bundle, task: str) -> TrainedRun:
                 low_hidden=_hidden(layers[1]),
                 high_components=max(1, manifest.spec.high_noise - manifest.spec.state.dim),
                 flat=not layers[0],
+                relative="state" in _selections(low),
             ),
             statistics=manifest.statistics,
             targets=TargetStatistics(*(tuple(tensors[1][name].tolist()) for name in ("target_mean", "scale"))),
             provenance=manifest.provenance,
             task=task,
-            subgoal_dims=() if not layers[0] else _selected(low, tensors[1]),
+            subgoal_dims=() if not layers[0] else _seen(low, tensors[1]),
         )
         policy = build_policy(record)
         for module, found in zip((policy.high, policy.low), tensors, strict=True):
@@ -103,10 +104,15 @@ def _hidden(biases: list[np.ndarray]) -> tuple[int, ...]:
     return tuple(len(bias) for bias in biases[:-1])
 
 
-def _selected(graph: onnx.GraphProto, tensors: dict[str, np.ndarray]) -> tuple[int, ...]:
+def _selections(graph: onnx.GraphProto) -> dict[str, str]:
+    """What dimensions are selected of -> the tensor that names them."""
+    return {node.input[0]: node.input[1] for node in graph.node if node.op_type in ("Gather", "GatherND")}
+
+
+def _seen(graph: onnx.GraphProto, tensors: dict[str, np.ndarray]) -> tuple[int, ...]:
     """The dimensions of the subgoal that the low level sees; none if it sees all."""
-    chosen = (node.input[1] for node in graph.node if node.op_type in ("Gather", "GatherND"))
-    return next((tuple(tensors[name].ravel().tolist()) for name in chosen), ())
+    dims = (tensors[name] for of, name in _selections(graph).items() if of != "state")
+    return next((tuple(each.ravel().tolist()) for each in dims), ())
 
 
 def _fill(module: Level, tensors: dict[str, np.ndarray]) -> None:

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import drawers
 from demonstrations import STEPS, drawer_demonstrations, drawer_spec
 from processes import started
-from rpl_runtime.errors import TrainingError
+from rpl_runtime.errors import InvalidInput, TrainingError
 from rpl_runtime.relay.loop import RelayLoop
 from rpl_train import imitate as module
 from rpl_train.augment import Pool, PoolConfig
@@ -54,6 +54,19 @@ def test_a_broken_run_ends_in_the_same_weights(tmp_path):
             imitate(demonstrations, task, tmp_path / "broken", often, break_at(level, step))
     imitate(demonstrations, task, tmp_path / "broken", often, quiet)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
+def test_relative_networks_learn_how_far_targets_are_from_the_robot(tmp_path):
+    demonstrations, spec = drawer_demonstrations(), drawer_spec()
+    relative = replace(SMALL, networks=replace(SMALL.networks, relative=True))
+    record = imitate(demonstrations, drawers.task_of(spec), tmp_path / "near", relative, quiet).record
+    pool = Pool(demonstrations.trajectories, spec, POOL)
+    apart = pool.timeline.targets - pool.timeline.states[:, list(spec.commanded)]
+    np.testing.assert_allclose(record.targets.std, apart.std(0), rtol=1e-6)
+    pulls = spec.model_copy(update={"action": spec.action.model_copy(update={"names": ("pull",)})})
+    without = replace(relative, pool=replace(POOL, hold=0))
+    with pytest.raises(InvalidInput, match=r"networks\.relative is true for actions that are not position targets"):
+        imitate(demonstrations, drawers.task_of(pulls), tmp_path / "pulls", without, quiet)
 
 
 def say_and_train(demonstrations, record, run, config, initial, level, progress) -> None:

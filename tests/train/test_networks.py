@@ -201,6 +201,16 @@ def test_a_draw_is_the_target_before_it_is_clipped(low):
     assert torch.equal(low(state, subgoal, far), low.clip(drawn))
 
 
+def test_a_relative_low_level_predicts_from_where_the_robot_is(low):
+    torch.manual_seed(0)
+    relative = LowLevel(SPEC, STATISTICS, TargetStatistics((0.5,), (0.4,)), (16,), commanded=(2,))
+    state, subgoal, target, noise = batch(3, 3, 1, 1)
+    whole, here = low.draw(state, subgoal, noise), state[:, 2:]
+    assert torch.allclose(relative.draw(state, subgoal, noise), whole + here)
+    near = relative.log_prob(state, subgoal, target + here)
+    assert torch.allclose(near, low.log_prob(state, subgoal, target), atol=1e-5)
+
+
 def test_a_flat_policy_is_exported_with_a_free_batch():
     low, high = flat_low().eval(), CommandedGoal().eval()
     free = {0: torch.export.Dim("batch")}

@@ -51,6 +51,8 @@ def test_a_shipped_policy_comes_back_to_the_bit(tmp_path: Path) -> None:
     ("networks", "sees"),
     [
         (NetworkConfig((8, 4), (6,), 3), (0, 2)),
+        (NetworkConfig((8,), (6,), relative=True), (0, 2)),
+        pytest.param(NetworkConfig((8,), (6,), relative=True), (), marks=pytest.mark.long),
         pytest.param(NetworkConfig((8,), (6,)), (), marks=pytest.mark.long),
         pytest.param(NetworkConfig((), (6,), flat=True), (), marks=pytest.mark.long),
     ],
