@@ -23,6 +23,7 @@ from rpl_runtime.client.budget import TimeBudget
 from rpl_runtime.client.control import Control
 from rpl_runtime.errors import InvalidInput, RelayError, RobotStopped, ServerUnavailable
 from rpl_runtime.estimation.estimator import Estimator
+from rpl_runtime.factories import own_code_told
 from rpl_runtime.loop.clock import Clock, MonotonicClock, Schedule
 from rpl_runtime.loop.heartbeat import Heartbeat
 from rpl_runtime.loop.pilot import Helm, Pilot
@@ -79,7 +80,8 @@ def drive(
     """Drive a robot through one run; the robot is at rest when this returns or raises.
 
     The result says what stopped the run: missing actions, Ctrl-C or SIGTERM, an impossible reading, a refusal of the
-    server, a stop by the robot itself, objects that are no longer seen, a computer that slept.
+    server, a stop by the robot itself, an error in a robot of somebody's own, objects that are no longer seen, a
+    computer that slept.
 
     Args:
         control: must fail rather than wait for its server (`ReconnectConfig(waits=False)`). It is closed at the end.
@@ -115,7 +117,7 @@ def drive(
                 loop = _Loop(robot, steps, *about, on_step, on_event, budget, clock, heartbeat, estimator)
                 loop.run()
         finally:
-            with _undisturbed(), contextlib.suppress(RobotStopped):
+            with _undisturbed(), contextlib.suppress(RelayError), own_code_told():
                 robot.stop()
     return loop.result(control.model.spec.action.dim)
 
@@ -247,7 +249,14 @@ class _Loop:
         """Run until the last period or a stop; the robot is at rest afterwards."""
         schedule = Schedule(self.clock, self.started.period_s)
         try:
-            while len(self._late_ns) < self.config.steps and self._period(schedule) is not Command.STOP:
+            while len(self._late_ns) < self.config.steps:
+                with own_code_told():  # a robot's or a pilot's; a listener's error goes through
+                    command = self._period(schedule)
+                if command is Command.STOP:
+                    break
+                if command is Command.FOLLOW:
+                    self.on_step(self._steps[-1])
+                    self._missing -= self._steps[-1].done
                 self._tell()
                 if self.config.until and not self._missing:
                     break
@@ -259,8 +268,9 @@ class _Loop:
         with _undisturbed():
             try:
                 self._beat(_REST_S)
-                self.robot.stop()
-            except RobotStopped as error:  # the robot stopped by itself
+                with own_code_told():
+                    self.robot.stop()
+            except RelayError as error:  # the robot stopped by itself, or cannot
                 self._watchdog.trip(self.clock.now_ns(), str(error))
             self._beat(None)
             self._watchdog.rest(self.clock.now_ns())
@@ -321,8 +331,6 @@ class _Loop:
             sensed = None if estimator is None else reading
             author = action.author or self._helm.author
             self._steps.append(Step(number, state, action, self.robot.done(), goal, sensed, author))
-            self.on_step(self._steps[-1])
-            self._missing -= self._steps[-1].done
         return command
 
     def _decided(self, state: np.ndarray) -> Action | None:

@@ -304,6 +304,25 @@ def test_a_robot_that_has_stopped_by_itself_is_not_told_to_again(arm: FakeArm) -
     assert "it stands already" in [event.text for event in result.events]
 
 
+@pytest.mark.parametrize("verb", ["observe", "apply", "done"])
+def test_an_error_in_a_robot_of_somebodys_own_is_a_stop_that_says_so(arm: FakeArm, verb: str) -> None:
+    spoil(arm, verb, 8, stop_with(ConnectionError("the line is dead")))
+    result = driven(lambda number: 5 * MS, 100, arm)
+    assert result.stop is not None
+    assert "ConnectionError: the line is dead (test_realtime.py, line " in result.stop.cause
+    assert [event.text for event in result.events if event.kind == "tripped"] == [result.stop.cause]
+
+
+def test_an_error_at_the_stop_keeps_the_first_cause(arm: FakeArm) -> None:
+    spoil(arm, "observe", 8, stop_with(ConnectionError("the line is dead")))
+    for call in (1, 2):
+        spoil(arm, "stop", call, stop_with(ConnectionError("still dead")))
+    result = driven(lambda number: 5 * MS, 100, arm)
+    assert result.stop is not None
+    assert "the line is dead" in result.stop.cause
+    assert "still dead" in [event.text for event in result.events if event.kind == "tripped"][-1]
+
+
 def test_a_listener_that_fails_leaves_the_robot_at_rest(arm: FakeArm) -> None:
     def fail(_: Any) -> None:
         raise OSError("no such terminal")
