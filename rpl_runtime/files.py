@@ -39,22 +39,45 @@ def staged(path: Path, mode: int = 0o666) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "must be a regular file", str(path))
     # A name of its own, so that two writers do not mix; the suffix stays, since writers choose a format by it.
     staging = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    os.close(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     try:
-        yield staging
-        if before is not None:
-            with suppress(PermissionError):  # only root gives files away
-                os.chown(staging, before.st_uid, before.st_gid)
-            staging.chmod(stat.S_IMODE(before.st_mode))
-        _to_disk(staging)
-        os.replace(staging, path)
-        _to_disk(path.parent)
+        os.close(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        try:
+            yield staging
+            if before is not None:
+                with suppress(PermissionError):  # only root gives files away
+                    os.chown(staging, before.st_uid, before.st_gid)
+                staging.chmod(stat.S_IMODE(before.st_mode))
+            _to_disk(staging)
+            os.replace(staging, path)
+            _to_disk(path.parent)
+        finally:
+            staging.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno is not None:  # the system's own, which does not name the file of a write to a full disk
-            error.filename = error.filename or str(path)
+        # The system's own, which does not name the file of a write to a full disk; nobody knows the staging name.
+        if error.errno is not None and error.filename in (None, str(staging)):
+            error.filename = str(path)
         raise
-    finally:
-        staging.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Check that a file can be put at a path, as far as names tell: before the work whose result it is to hold.
+
+    Raises:
+        InvalidInput: a folder is there, a file where its folder would be, or a folder that this user cannot write to.
+    """
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; must be a file, or a path where one can be put")
+    if (there := in_the_way(path.parent)) is not None:
+        raise InvalidInput(f"{there} is not a folder, so {path} cannot be written; choose another path")
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if not os.access(folder, os.W_OK):
+        raise InvalidInput(f"{folder} cannot be written to, so {path} cannot be written; choose another path")
+
+
+def in_the_way(folder: Path) -> Path | None:
+    """What is in the place of a folder that is to be made, or of one above it; None: nothing."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    return None if there.is_dir() else there
 
 
 def followed(path: Path) -> Path:
@@ -102,8 +125,16 @@ def translated(path: Path, error: type[RelayError], what: str) -> Iterator[None]
     except Exception as cause:  # readers of foreign formats raise classes without a common base
         if isinstance(cause, OSError) and cause.strerror:
             raise error(f"{path} cannot be read: {cause.strerror}") from cause
-        first = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        raise error(f"{path} is damaged or not {what}: {first[:_SHOWN]}") from cause
+        raise error(f"{path} is damaged or not {what}: {_in_a_line(cause)[:_SHOWN]}") from cause
+
+
+def _in_a_line(cause: Exception) -> str:
+    from pydantic import ValidationError  # here, since it takes long to import
+
+    if isinstance(cause, ValidationError):  # its own first line only counts what does not fit
+        first = cause.errors()[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
 @contextmanager

@@ -41,7 +41,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     (folder / "other.json").write_text('{"a": 1}')
     for name in ("empty.txt", "taken.py", "log.mcap"):
         (folder / name).touch(mode=0o644)
-    (folder / "empty").mkdir()
+    for name in ("empty", "empty.mp4", "broken", "odd"):
+        (folder / name).mkdir()
+    (folder / "broken" / "run.json").write_text("{")
+    (folder / "odd" / "run.json").write_text("{}")
     carts = np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32)
     save_folder([Trajectory(*carts)], folder / "carts")
     assert rpl("tokens", "new", folder / "tokens", "arm", "--right", "act").returncode == 0

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from rpl_runtime.cli.options import ADDRESS, Address, Json, access_of, reaching, show
+from rpl_runtime.cli.options import ADDRESS, LONGEST_S, Address, Json, access_of, reaching, show
 from rpl_runtime.console import Console
 from rpl_runtime.errors import BundleCorrupt, InvalidInput, hint, printable
 
@@ -126,7 +126,7 @@ def unload_model(
 def top_command(
     context: typer.Context,
     address: Address = ADDRESS,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between updates.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.05, max=LONGEST_S, help="Seconds between updates.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once, instead of a live table.")] = False,
 ) -> None:
     """Show the robots of a server, live: goals, control steps, ages of subgoals, latencies; needs the right to watch.
@@ -253,7 +253,7 @@ def health_command(
     context: typer.Context,
     address: Address = ADDRESS,
     service: Annotated[str | None, typer.Option(help="Model to probe; omit for readiness, '' for liveness.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 2.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=LONGEST_S, help="Seconds to wait for the answer.")] = 2.0,
 ) -> None:
     """Probe a server. Exits with 0 if it serves, with 1 if not, with 4 if no server answers.
 

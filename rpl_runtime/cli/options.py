@@ -15,12 +15,14 @@ import typer
 from typer.core import TyperGroup
 
 from rpl_runtime.errors import printable
+from rpl_runtime.files import in_the_way
 
 if TYPE_CHECKING:
     from rpl_runtime.auth.client import Access
 
 ADDRESS = "127.0.0.1:50051"  # a server's, by default
 _ADDRESS_VARIABLE = "RPL_ADDRESS"
+LONGEST_S = 1e9  # [s] 30 years, the longest that a command can be told to wait: clocks and locks cannot for ever
 
 Start = Literal["nominal", "perturbed"]  # of the kitchen
 TaskName = Annotated[
@@ -52,10 +54,8 @@ PlanLead = Annotated[int, typer.Option(min=0, help="Control steps between the re
 
 def to_write(folder: Path | None) -> Path | None:
     """A folder that a command writes into, there or not; the callback of such options."""
-    if folder is not None:
-        there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-        if not there.is_dir():
-            raise typer.BadParameter(f"{there} is not a folder; must be a folder, or a path where one can be made")
+    if folder is not None and (there := in_the_way(folder)) is not None:
+        raise typer.BadParameter(f"{there} is not a folder; must be a folder, or a path where one can be made")
     return folder
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rpl_runtime.cli.options import BundleToServe, Json, OtherAddress, PlanLead, Providers, TaskName
+from rpl_runtime.cli.options import LONGEST_S, BundleToServe, Json, OtherAddress, PlanLead, Providers, TaskName
 
 if TYPE_CHECKING:
     from rpl_runtime.cli.options import Server
@@ -150,7 +150,7 @@ class RunAsked:
 
     Raises:
         BadParameter: options contradict each other.
-        InvalidInput: a log or a film has a suffix that cannot be written here.
+        InvalidInput: a log, a film or a calibration cannot be written where it is asked for.
     """
 
     goal: Annotated[
@@ -204,6 +204,7 @@ class RunAsked:
         float | None,
         typer.Option(
             min=0.0,
+            max=LONGEST_S,
             help="Simulation: seconds to wait for a server; default: 30 for one that stopped, none for one that is "
             "not up yet.",
         ),
@@ -240,7 +241,8 @@ class RunAsked:
     as_json: Json = False
 
     def __post_init__(self) -> None:
-        from rpl_runtime.evaluation.figures import check_suffix
+        from rpl_runtime.evaluation.figures import check_output
+        from rpl_runtime.files import check_place
         from rpl_runtime.tasks.pictures import video_suffixes
 
         calibrates = self.calibrate_to is not None
@@ -251,11 +253,13 @@ class RunAsked:
         if self.view and self.low_level == "local":
             raise typer.BadParameter("--view shows a robot that a server runs; with --low-level local none does")
         if self.log_to is not None:
-            check_suffix(self.log_to, [".mcap"])  # by which commands that take a folder of logs find it
+            check_output(self.log_to, [".mcap"])  # by which commands that take a folder of logs find it
         if self.video is not None:
             if self.robot != "kitchen" or calibrates:
                 raise typer.BadParameter("--video films a run of the simulated robot; use --log for another")
-            check_suffix(self.video, video_suffixes())
+            check_output(self.video, video_suffixes())
+        if self.calibrate_to is not None:
+            check_place(self.calibrate_to)
         if ":" in self.robot and (calibrates or self.record_to is not None or self.start is not None):
             raise typer.BadParameter("--calibrate, --record and --start are not for a robot of your own; use --log")
         if self.robot == "franka":

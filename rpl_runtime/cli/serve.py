@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from rpl_runtime.cli.options import ADDRESS, Providers, access_of, grouped
+from rpl_runtime.cli.options import ADDRESS, LONGEST_S, Providers, access_of, grouped
 from rpl_runtime.console import Console
 from rpl_runtime.telemetry.log_format import LogFormat, write_log
 
@@ -130,13 +130,18 @@ class ServeOptions:
     ] = ADDRESS
     security: SecurityOptions
     drain: Annotated[
-        float, typer.Option(min=0.0, help="Seconds for runs to finish after SIGTERM; a second signal ends them.")
+        float,
+        typer.Option(
+            min=0.0, max=LONGEST_S, help="Seconds for runs to finish after SIGTERM; a second signal ends them."
+        ),
     ] = 5.0
     max_models: Annotated[
         int, typer.Option(min=1, help="Most models in memory, including replaced ones still in use.")
     ] = 8
     max_robots: Annotated[int, typer.Option(min=1, help="Most robots that run at once.")] = 1024
-    idle: Annotated[float, typer.Option(min=0.1, help="Seconds of silence after which a robot is released.")] = 300.0
+    idle: Annotated[
+        float, typer.Option(min=0.1, max=LONGEST_S, help="Seconds of silence after which a robot is released.")
+    ] = 300.0
     quotas: QuotaOptions
     providers: Providers = "CPU"
     planning: PlanningOptions

@@ -8,7 +8,7 @@ import numpy as np
 
 from rpl_runtime.errors import InvalidInput, require
 from rpl_runtime.evaluation.results import check_evaluation
-from rpl_runtime.files import JsonDict, staged
+from rpl_runtime.files import JsonDict, check_place, staged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,14 +41,16 @@ def picture_suffixes() -> list[str]:
     return [f".{name}" for name in backend.FigureCanvasAgg.get_supported_filetypes()]
 
 
-def check_suffix(path: Path, suffixes: Collection[str]) -> None:
-    """
+def check_output(path: Path, suffixes: Collection[str]) -> None:
+    """Check a path of a file that is to be written, before the work that fills it.
+
     Raises:
-        InvalidInput: the path has another suffix.
+        InvalidInput: it has another suffix, or no file can be put there.
     """
     if path.suffix.lower() not in suffixes:
         usual = ", ".join(suffix for suffix in _USUAL if suffix in suffixes)
         raise InvalidInput(f"{path} has the suffix {path.suffix!r}; must be one that can be written, such as {usual}")
+    check_place(path)
 
 
 def draw_results(evaluation: JsonDict, path: Path) -> None:
@@ -58,7 +60,7 @@ def draw_results(evaluation: JsonDict, path: Path) -> None:
         MissingExtra: matplotlib is not installed.
         InvalidInput: `rpl evaluate` did not write the evaluation, or the suffix is not that of an image format.
     """
-    check_suffix(path, picture_suffixes())
+    check_output(path, picture_suffixes())
     check_evaluation(evaluation)
     import matplotlib as mpl
     from matplotlib.figure import Figure

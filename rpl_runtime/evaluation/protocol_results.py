@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rpl_runtime.console import count
 from rpl_runtime.errors import InvalidInput
-from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE, check_suffix, picture_suffixes
+from rpl_runtime.evaluation.figures import COLOURS, INK, STYLE, check_output, picture_suffixes
 from rpl_runtime.evaluation.protocol import Hardship, Outcome, ProtocolConfig
 from rpl_runtime.files import JsonDict, staged
 from rpl_runtime.provenance import command, commit, versions
@@ -134,7 +134,7 @@ def draw_protocol(contents: Sequence[JsonDict], path: Path) -> None:
         MissingExtra: matplotlib is not installed.
         InvalidInput: the suffix is not that of an image format.
     """
-    check_suffix(path, picture_suffixes())
+    check_output(path, picture_suffixes())
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -9,9 +9,10 @@ A step has no span: at 12.5 a second for each robot, spans would add little to t
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import time_ns
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from rpl_runtime.errors import InvalidInput, RelayError, require
 from rpl_runtime.relay.messages import Action, Finished, ModelInfo, Started
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 _EXTRA = "otel"
 _LAST_SPANS_S = 1.0  # [s] to send the remaining spans
+
+
+def _names_collector(url: str) -> bool:
+    with suppress(ValueError):  # of a port that is not one
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname and parts.port)
+    return False
 
 
 @contextmanager
@@ -45,7 +53,7 @@ def tracing(exporter: "str | SpanExporter") -> Iterator[Observer]:
     export = require("opentelemetry.sdk.trace.export", _EXTRA)
     sender = exporter
     if isinstance(sender, str):
-        if not sender.startswith(("http://", "https://")):
+        if not _names_collector(sender):
             raise InvalidInput(f"traces to {sender!r}; must be http://HOST:PORT or https://HOST:PORT")
         otlp = require("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", _EXTRA)
         sender = otlp.OTLPSpanExporter(endpoint=sender)

@@ -65,7 +65,7 @@ def play_command(
     from dataclasses import replace
 
     from rpl_runtime.console import progress
-    from rpl_runtime.evaluation.figures import check_suffix
+    from rpl_runtime.evaluation.figures import check_output
     from rpl_runtime.tasks.pictures import sheet_suffixes
     from rpl_train.data.sheet import contact_sheet
     from rpl_train.data.trajectory import load
@@ -74,7 +74,7 @@ def play_command(
     from rpl_train.tasks import load_task
 
     if sheet is not None:
-        check_suffix(sheet, sheet_suffixes())
+        check_output(sheet, sheet_suffixes())
     task = load_task(task_name)
     given = {"play.sequences": sequences, "play.shifts": shifts, "play.seed": seed, "play.jobs": jobs}
     given |= {"play.executor": executor}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rpl_runtime.errors import BundleError, InvalidInput
-from rpl_runtime.files import alone_in, locked, read, staged, translated
+from rpl_runtime.files import alone_in, check_place, locked, read, staged, translated
 
 
 def test_a_file_that_is_replaced_keeps_its_mode_and_its_owner(tmp_path: Path) -> None:
@@ -24,6 +24,19 @@ def test_a_file_that_is_replaced_keeps_its_mode_and_its_owner(tmp_path: Path) ->
     assert file.read_text() == "after"
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_that_cannot_be_begun_is_named_as_it_was_asked_for() -> None:
+    with pytest.raises(OSError, match="No such file") as refused, staged(Path("/proc/settings.json")):
+        pass
+    assert refused.value.filename == "/proc/settings.json"
+
+
+def test_a_place_in_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(InvalidInput, match=f"{tmp_path} cannot be written to, so {tmp_path}/new/film.mp4 cannot"):
+        check_place(tmp_path / "new" / "film.mp4")
+    check_place(Path("film.mp4"))
 
 
 def test_a_link_stays_and_leads_to_the_new_content(tmp_path: Path) -> None:

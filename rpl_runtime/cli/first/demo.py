@@ -27,7 +27,7 @@ def demo_command(
     from rpl_runtime.cli.run import RunOptions, run_simulated
     from rpl_runtime.client import Access
     from rpl_runtime.evaluation.evaluate import EvaluateConfig, plan_trials
-    from rpl_runtime.evaluation.figures import check_suffix
+    from rpl_runtime.evaluation.figures import check_output
     from rpl_runtime.server.subprocess import serve_in_process
     from rpl_runtime.shipped import shipped
     from rpl_runtime.tasks.load import DEFAULT, load_task
@@ -35,7 +35,7 @@ def demo_command(
 
     task, console = load_task(DEFAULT), Console(soft_wrap=True, highlight=False)
     if filmed:
-        check_suffix(video, video_suffixes())
+        check_output(video, video_suffixes())
     with serve_in_process(shipped("models/kitchen")) as address:
         options = RunOptions(
             goal=GOAL,

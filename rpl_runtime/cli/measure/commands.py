@@ -10,7 +10,7 @@ import typer
 from rpl_runtime.cli.measure.evaluate_options import TRAINED_BELOW, EvaluateOptions
 from rpl_runtime.cli.options import BundleFolder, Json, grouped, show, used_server
 from rpl_runtime.console import Console, say
-from rpl_runtime.files import write_json
+from rpl_runtime.files import check_place, write_json
 
 
 @grouped
@@ -33,7 +33,7 @@ def evaluate_command(context: typer.Context, asked: EvaluateOptions) -> None:
     source, hard, results = asked.source, asked.hard, asked.results
     task = load_task(source.task_name)
     own = hard.own(task)
-    results.check_suffixes()  # before anything runs
+    results.check_outputs()  # before anything runs
     if source.saved is not None:
         show_again(source.saved, results)
         return
@@ -77,6 +77,8 @@ def bench_command(
     from rpl_runtime.bench.bench import BenchConfig, bench, bench_table
     from rpl_runtime.cli.report import written
 
+    if output is not None:
+        check_place(output)
     with Console(stderr=True).status("measuring"):
         result = bench(bundle, BenchConfig(steps, seconds, peers=peers))
     try:

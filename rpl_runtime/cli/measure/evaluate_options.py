@@ -245,12 +245,12 @@ class ResultOptions:
     write: Annotated[bool, typer.Option("--write", help="Put the results into the bundle and its card.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
 
-    def check_suffixes(self) -> None:
+    def check_outputs(self) -> None:
         """
         Raises:
-            InvalidInput: a picture or a film has a suffix that cannot be written here.
+            InvalidInput: a picture or a film cannot be written where it is asked for.
         """
-        from rpl_runtime.evaluation.figures import check_suffix, picture_suffixes
+        from rpl_runtime.evaluation.figures import check_output, picture_suffixes
         from rpl_runtime.tasks.pictures import sheet_suffixes, video_suffixes
 
         for path, suffixes in (
@@ -259,7 +259,7 @@ class ResultOptions:
             (self.sheet, sheet_suffixes),
         ):
             if path is not None:
-                check_suffix(path, suffixes())
+                check_output(path, suffixes())
 
     def alone(self) -> AbstractContextManager[object]:
         """Keeps other commands out of the output folder."""

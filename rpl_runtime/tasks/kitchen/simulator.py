@@ -29,10 +29,19 @@ _KETTLE_XY = slice(23, 25)
 
 @dataclass(frozen=True)
 class StartNoise:
-    """Largest distances of a start from the nominal one, drawn uniformly from +- these bounds."""
+    """Largest distances of a start from the nominal one, drawn uniformly from +- these bounds.
+
+    Raises:
+        InvalidInput: a bound is out of its range.
+    """
 
     arm: float = 0.0  # [rad] each arm joint
     kettle: float = 0.0  # [m] the kettle's x and y
+
+    def __post_init__(self) -> None:
+        for name, value, unit in (("arm", self.arm, "rad"), ("kettle", self.kettle, "m")):
+            if not 0 <= value <= 1:
+                raise InvalidInput(f"the {name} starts off by up to {value} {unit}; must be 0 to 1")
 
 
 NOMINAL = StartNoise()
