@@ -126,6 +126,33 @@ def test_a_page_on_a_terminal_shows_no_codes_of_colours() -> None:
     assert b"less is told -FRX" in shown
 
 
+@pytest.mark.parametrize(("words", "code"), [("inspect nowhere", 3), ("docs nowhere", 2), ("run --nosuch", 2)])
+def test_an_error_that_cannot_be_written_keeps_its_exit_code(words: str, code: int) -> None:
+    with open("/dev/full", "w") as full:
+        refused = subprocess.run([*RPL, *words.split()], stderr=full, check=False)
+    assert refused.returncode == code
+
+
+def test_an_output_that_lacks_letters_or_columns_gets_the_text_all_the_same() -> None:
+    poor = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "0"}
+    page = subprocess.run([*RPL, "docs", "glossary"], env=poor, capture_output=True, text=True, check=False)
+    assert (page.returncode, page.stderr) == (0, "")
+    refused = subprocess.run([*RPL, "inspect", "nowhere"], env=poor, capture_output=True, text=True, check=False)
+    assert "nowhere does not exist" in refused.stderr
+
+
+def test_a_folder_that_is_gone_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    refused = rpl("new", "task", "maze")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: the current folder no longer exists; change to one that does\n",
+    )
+
+
 def test_an_output_without_space_is_one_sentence() -> None:
     with open("/dev/full", "w") as full:
         told = subprocess.run([*RPL, "docs"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)

@@ -8,9 +8,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import entry_points
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -53,13 +54,15 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 def main() -> None:
     """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own sentence about a failure is enough
+    _open_outputs()
     try:
         with own_code_told():
             command()(prog_name="rpl")
     except RelayError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        _fail(_told(error), 1)
+        refused = error.__context__  # a usage error, where it cannot be written that it is one
+        _fail(_told(error), getattr(refused, "exit_code", 1))
 
 
 @cache
@@ -70,17 +73,28 @@ def command() -> Callable[..., None]:
     return get_command(app)
 
 
+def _open_outputs() -> None:
+    """See to it that all text is printed: where an output lacks a letter, and where it is said to have no columns."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # as Python does for the standard error
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
+
+
 def _told(error: OSError) -> str:
     if error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if error.errno == errno.ENOSPC:  # files are named (files.staged)
         return f"the standard output cannot be written: {error.strerror}; it must go to a disk that has space"
+    if error.errno == errno.ENOENT:
+        return "the current folder no longer exists; change to one that does"
     return error.strerror or str(error)
 
 
 def _fail(message: str, code: int) -> None:
     # Escaped, because units such as [rad] in a message are not markup.
-    Console(stderr=True).print("[bold red]error:[/]", escape(printable(message)), highlight=False, soft_wrap=True)
+    with suppress(OSError):  # nobody may be listening
+        Console(stderr=True).print("[bold red]error:[/]", escape(printable(message)), highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
