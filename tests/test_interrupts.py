@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from processes import RPL, rpl, started
+from rpl_runtime.cli import kept
 from rpl_runtime.cli.app import command
 
 pytest.importorskip("torch", reason="needs the train extra")
@@ -198,6 +199,22 @@ def test_the_script_begins_where_an_interrupt_is_heard_at_once() -> None:
         "os",
         "signal",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("improve models/a models/b --logs run", "run the same command again to go on"),
+        ("evaluate models/a --output=out", "run the same command again to go on"),
+        ("evaluate models/a --output out", "run the same command again to go on"),
+        ("evaluate models/a", "nothing is kept: with --output FOLDER"),
+        ("run --goal microwave", "a robot is at rest"),
+        ("inspect models/a", ""),
+    ],
+)
+def test_an_interrupted_command_says_what_it_has_kept(line: str, said: str) -> None:
+    assert said in kept(line.split())
+    assert bool(said) == bool(kept(line.split()))
 
 
 @pytest.mark.alone  # two seconds are little for a process that loads torch beside others

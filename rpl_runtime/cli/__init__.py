@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from rpl_runtime.process import INTERRUPTED_EXIT, Interrupts, end_workers
@@ -14,7 +15,7 @@ _KEPT = {
     "run": "; a robot is at rest, and a log of --log is kept up to here",
     "replay": "; the log is unchanged",
     "bench": "; nothing is kept: run it again from the beginning",
-} | dict.fromkeys(("accept", "imitate", "train", "finetune", "distill", "paper", "play"), _GO_ON)
+} | dict.fromkeys(("accept", "imitate", "improve", "train", "finetune", "distill", "paper", "play"), _GO_ON)
 _OF_EPISODES = {"evaluate", "hard"}  # which keep them if they are told where
 
 
@@ -41,14 +42,20 @@ def main() -> None:
         raise
 
 
+def kept(words: Sequence[str]) -> str:
+    """What an interrupted command of these words has kept, as the end of a sentence."""
+    if not _OF_EPISODES & set(words):
+        return next((_KEPT[word] for word in words if word in _KEPT), "")
+    if any(word.partition("=")[0] == "--output" for word in words):
+        return _GO_ON
+    return "; nothing is kept: with --output FOLDER it would go on from there"
+
+
 def _interrupted() -> NoReturn:
     """Say what is kept, and end here and now: what the interrupt broke off in a library may hang at a tidy end."""
-    kept = next((_KEPT[word] for word in sys.argv if word in _KEPT), "")
-    if _OF_EPISODES & set(sys.argv):
-        kept = _GO_ON if "--output" in sys.argv else "; nothing is kept: with --output FOLDER it would go on from there"
     end_workers()
     with contextlib.suppress(OSError):  # nobody may be listening
-        print(f"interrupted{kept}", file=sys.stderr, flush=True)
+        print(f"interrupted{kept(sys.argv)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
     atexit._run_exitfuncs()  # semaphores of workers, logs
     os._exit(INTERRUPTED_EXIT)
