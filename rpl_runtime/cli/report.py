@@ -232,7 +232,8 @@ def print_drive(facts: JsonDict) -> None:
     if facts["dry_run"]:
         console.print("A dry run: nothing was commanded.")
     kept = ", ".join(f"{kind} {count}" for kind, count in limit_violations.items()) or "none"
-    console.print(f"{facts['periods']} periods, {facts['held']} without an action, {facts['missed']} missed")
+    periods = count(facts["periods"], "control period")
+    console.print(f"{periods}, {facts['held']} without an action, {facts['missed']} missed")
     console.print(f"targets changed to keep a limit: {kept}")
     table = Table(header_style="bold")
     for heading in ("[us]", "n", "p50", "p90", "p99", "p99.9", "max"):

@@ -127,7 +127,7 @@ class TestSimulated:
         options = ("--host", host, "--no-realtime", "--objects", "mirror", "--steps", "5", "--low-level", "local")
         finished = rpl_run("--address", address, *options, "--log", str(log))
         assert finished.exit_code == 1, finished.stderr
-        assert "5 periods, 0 without an action" in finished.stdout
+        assert "5 control periods, 0 without an action" in finished.stdout
         kept = read_log(log)
         assert (len(kept.steps), kept.whole, kept.header.robot) == (5, True, "franka")
 
@@ -173,4 +173,4 @@ def test_what_stopped_it_and_when_is_said(capsys: pytest.CaptureFixture[str]) ->
     assert "stopped after 2.50 s" in said
     assert "joint 4 [rad] jumped" in said
     assert "jerk 2" in said
-    assert "2 periods, 3 without an action, 1 missed" in said
+    assert "2 control periods, 3 without an action, 1 missed" in said
