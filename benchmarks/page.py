@@ -43,9 +43,7 @@ def main(
     first: list[str] = []
     if "server" in found:
         draw(found["server"], folder / "server.png")
-        int8 = folder / "server-int8.json"
-        quantized = json.loads(int8.read_text()) if int8.exists() else None
-        first = [*requirements(found["server"], quantized), *([circumstances(quantized), ""] if quantized else [])]
+        first = list(requirements(found["server"]))
     lines = [line for name, content in found.items() for line in (*TABLES[name](content), circumstances(content), "")]
     fill_page(page, [*first, *lines])
 
@@ -53,19 +51,14 @@ def main(
 # ------------------------------------------------------------------------------------------------------- tables
 
 
-def requirements(content: JsonDict, quantized: JsonDict | None) -> Iterator[str]:
-    """What is asked of a server, and what was found; beside it what an 8-bit low level has, if measured."""
+def requirements(content: JsonDict) -> Iterator[str]:
+    """What is asked of a server, and what was found."""
     yield from heading("What is asked, and what was found")
-    headings = ["", "required", "found", ""]
     rows = [
         [one["what"], f"{one['sense']} {one['limit']:,g}", f"{one['value']:,.2f}", verdict(one)]
         for one in content["requirements"]
     ]
-    if quantized:
-        headings += ["with an 8-bit low level", ""]
-        found = {one["what"]: [f"{one['value']:,.2f}", verdict(one)] for one in quantized["requirements"]}
-        rows = [[*row, *found.get(row[0], ["", ""])] for row in rows]
-    yield from table(headings, rows)
+    yield from table(["", "required", "found", ""], rows)
 
 
 def server(content: JsonDict) -> Iterator[str]:
