@@ -3,7 +3,8 @@
     python -m benchmarks.page docs/data/benchmarks docs/benchmarks.md
 
 Reads the JSON files of the folder, each the `--json` output of the script with that name (server.json of `rpl bench`),
-draws server.png beside them and puts the tables between the marks of the page.
+draws server.png beside them and puts the tables between the marks of the page: what is asked of a server and of the low
+level beside the robot at its beginning, all others at its end.
 """
 
 import json
@@ -40,24 +41,26 @@ def main(
     """Draw the picture and fill in the page."""
     paths = {name: folder / f"{name}.json" for name in TABLES}
     found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-    first: list[str] = []
     if "server" in found:
         draw(found["server"], folder / "server.png")
-        first = list(requirements(found["server"]))
+        fill_page(page, list(requirements(found["server"], found.get("local"))), "asked")
     lines = [line for name, content in found.items() for line in (*TABLES[name](content), circumstances(content), "")]
-    fill_page(page, [*first, *lines])
+    fill_page(page, lines)
 
 
 # ------------------------------------------------------------------------------------------------------- tables
 
 
-def requirements(content: JsonDict) -> Iterator[str]:
-    """What is asked of a server, and what was found."""
-    yield from heading("What is asked, and what was found")
+def requirements(content: JsonDict, beside_robot: JsonDict | None) -> Iterator[str]:
+    """What is asked of a server and of the low level beside the robot, and what was found."""
     rows = [
         [one["what"], f"{one['sense']} {one['limit']:,g}", f"{one['value']:,.2f}", verdict(one)]
         for one in content["requirements"]
     ]
+    if beside_robot is not None:
+        [row] = [row for row in beside_robot["rows"] if row["what"] == "low level local"]
+        what = f"{row['what']}, amortised over {beside_robot['amortised over']}, p50 [us]"
+        rows.append([what, f"at most {beside_robot['limit_us']:g}", f"{row['p50_us']:.2f}", verdict(beside_robot)])
     yield from table(["", "required", "found", ""], rows)
 
 

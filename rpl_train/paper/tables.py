@@ -19,7 +19,6 @@ from rpl_train.paper.results import Row, Score, exploring, method_facts, names, 
 from rpl_train.runs import LEVELS
 
 HARD = "hard"  # the folder of results by the hard protocol, in that of the rows
-_BEGIN, _END = "<!-- table -->", "<!-- /table -->"
 _EVALUATED = {  # heading -> measure of an evaluation
     "success ever": "success_ever",
     "success end": "success_end",
@@ -160,18 +159,19 @@ def _hard_lines(folder: Path) -> list[str]:
     return ["### The hard protocol", "", *(f"| {' | '.join(line)} |" for line in lines), "", NOTE, "", *commands, ""]
 
 
-def fill_page(page: Path, lines: Sequence[str]) -> None:
-    """Replace the lines between the marks of a Markdown page.
+def fill_page(page: Path, lines: Sequence[str], mark: str = "table") -> None:
+    """Replace the lines between two marks of a Markdown page.
 
     Raises:
         InvalidInput: the page lacks the marks.
     """
-    before, begin, rest = page.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    first, last = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, begin, rest = page.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise InvalidInput(f"{page.name} has no place for the tables; put {_BEGIN} and {_END} where they belong")
+        raise InvalidInput(f"{page.name} has no place for the tables; put {first} and {last} where they belong")
     with staged(page) as staging:
-        staging.write_text(before + "\n".join([_BEGIN, "", *lines, _END]) + after)
+        staging.write_text(before + "\n".join([first, "", *lines, last]) + after)
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:
