@@ -210,11 +210,23 @@ def test_the_script_begins_where_an_interrupt_is_heard_at_once() -> None:
         ("evaluate models/a", "nothing is kept: with --output FOLDER"),
         ("run --goal microwave", "a robot is at rest"),
         ("inspect models/a", ""),
+        ("export run models/a", ""),
+        ("demos play runs/play", "run the same command again to go on"),
+        ("demos info train", ""),
+        ("demos hard bench", "nothing is kept: with --output FOLDER"),
+        ("--tls --token-file bench run --goal microwave", "a robot is at rest"),
     ],
 )
 def test_an_interrupted_command_says_what_it_has_kept(line: str, said: str) -> None:
     assert said in kept(line.split())
     assert bool(said) == bool(kept(line.split()))
+
+
+def test_the_options_before_a_command_that_take_a_value_are_known() -> None:
+    names = [name for option in command().params if not option.is_flag for name in option.opts]
+    assert names
+    for name in names:
+        assert kept([name, "bench", "run"]) == kept(["run"])
 
 
 @pytest.mark.alone  # two seconds are little for a process that loads torch beside others
