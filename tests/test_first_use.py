@@ -6,11 +6,13 @@ import pty
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from processes import RPL, rpl
+from rpl_runtime.cli import app
 from rpl_runtime.errors import hint
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.server.server import serve_in_thread
@@ -150,6 +152,20 @@ def test_a_folder_that_is_gone_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     assert (refused.returncode, refused.stderr) == (
         1,
         "error: the current folder no longer exists; change to one that does\n",
+    )
+
+
+def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def exhausted(**_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(app, "command", lambda: exhausted)
+    monkeypatch.setattr(app, "own_code_told", nullcontext)  # this file would be somebody's own code
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "error: there is not enough memory; free some, or raise this shell's limit (`ulimit -v`)\n"
     )
 
 

@@ -63,6 +63,8 @@ def main() -> None:
     except OSError as error:
         refused = error.__context__  # a usage error, where it cannot be written that it is one
         _fail(_told(error), getattr(refused, "exit_code", 1))
+    except MemoryError:
+        _fail("there is not enough memory; free some, or raise this shell's limit (`ulimit -v`)", 1)
 
 
 @cache
