@@ -98,9 +98,15 @@ def test_a_folder_without_peers_is_refused(tiny_bundle: Bundle, tmp_path: Path):
 
 
 def test_a_table_is_printed_before_a_file_is_written_that_may_fail(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpl_runtime.bench.bench.bench", lambda *_: Bench({"took": "minutes"}, met=True))
-    finished = rpl("bench", tiny_bundle.path, "--json", "--output", tiny_bundle.path)
+    taken = tmp_path / "bench.json"
+
+    def measured(*_: object) -> Bench:
+        taken.mkdir()  # where the file should go, which was free when the work began
+        return Bench({"took": "minutes"}, met=True)
+
+    monkeypatch.setattr("rpl_runtime.bench.bench.bench", measured)
+    finished = rpl("bench", tiny_bundle.path, "--json", "--output", taken)
     assert (finished.returncode, json.loads(finished.stdout)) == (1, {"took": "minutes"})
-    assert f"{tiny_bundle.path} was not written" in finished.stderr.replace("\n", "")
+    assert f"{taken} was not written" in finished.stderr.replace("\n", "")

@@ -12,7 +12,7 @@ import policies
 from faults import no_file_longer_than
 from rpl_runtime.cli.app import app
 from rpl_runtime.client.client import Client
-from rpl_runtime.errors import InvalidInput, RecordingError
+from rpl_runtime.errors import InvalidInput
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.recording import recorder as log_module
@@ -121,7 +121,9 @@ def test_a_log_that_cannot_be_begun_stops_before_the_robot_moves(tmp_path: Path,
     log = tmp_path / "file" / "run.mcap"
     with serve_in_thread(kitchen_bundle) as address:
         finished = CliRunner().invoke(app, ["run", "--address", address, "--goal", "kettle", "--log", str(log)])
-    assert isinstance(finished.exception, RecordingError)
+    assert isinstance(finished.exception, InvalidInput)
+    assert f"{log.parent} is not a folder" in str(finished.exception)
+    assert finished.stdout == ""
 
 
 def test_the_command_logs_its_run(tmp_path: Path, kitchen_bundle: Bundle) -> None:

@@ -251,7 +251,7 @@ def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
         ).trained
         for objective in ("npg", "dapg")
     }
-    assert likelihood(runs["dapg"]) > max(likelihood(base), likelihood(runs["npg"])) + 1
+    assert likelihood(runs["dapg"]) > max(likelihood(base), likelihood(runs["npg"])) + 0.5
 
 
 def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(base, tmp_path, monkeypatch):
