@@ -47,6 +47,7 @@ from types import ModuleType
 from typing import Self
 
 _LONGEST = 2000  # [characters] of a text from elsewhere
+_NO_MEMORY = re.compile(r"bad_alloc|(can't|cannot|could not) allocate memory", re.IGNORECASE)
 
 
 class RelayError(Exception):
@@ -204,6 +205,11 @@ def error_named(name: str) -> type[RelayError]:
     for error in tree:
         tree += error.__subclasses__()
     return next((error for error in tree if error.__name__ == name), RelayError)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory: libraries in C++ have no class of their own for it."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def printable(text: str, most: int = _LONGEST) -> str:

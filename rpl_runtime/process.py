@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import FrameType
 
-from rpl_runtime.errors import ServerUnavailable
+from rpl_runtime.errors import RelayError, ServerUnavailable, lacks_memory
 
 _EXIT_S = 10.0  # [s] for a process to end before it is killed
 _GRACE_S = 1.0  # [s] from a second signal to the end of the process
@@ -146,6 +146,7 @@ def own_process(serve: Callable[..., None], *arguments: object) -> Iterator[str]
     """Run a module's function `serve(on_ready, *arguments)` in a new process; the block's value is on_ready's argument.
 
     Raises:
+        RelayError, MemoryError: what the function raised before it was ready.
         ServerUnavailable: the process ended before it was ready.
     """
     here, there = CONTEXT.Pipe(duplex=False)
@@ -154,13 +155,15 @@ def own_process(serve: Callable[..., None], *arguments: object) -> Iterator[str]
     there.close()
     try:
         try:
-            address = here.recv()
+            said = here.recv()
         except EOFError:
             process.join()
             raise ServerUnavailable(
                 f"the server ended with exit code {process.exitcode} before it was ready; its own output says why"
             ) from None
-        yield address
+        if isinstance(said, Exception):
+            raise said
+        yield said
     finally:
         process.terminate()
         process.join(_EXIT_S)
@@ -197,4 +200,16 @@ def end_with_parent() -> None:
 
 def _child(serve: Callable[..., None], ready: Connection, *arguments: object) -> None:
     end_with_parent()
-    serve(ready.send, *arguments)
+    began = False
+
+    def on_ready(value: object) -> None:
+        nonlocal began
+        began = True
+        ready.send(value)
+
+    try:
+        serve(on_ready, *arguments)
+    except Exception as error:
+        if began or not (isinstance(error, RelayError) or lacks_memory(error)):
+            raise
+        ready.send(MemoryError() if lacks_memory(error) else error)

@@ -1,5 +1,6 @@
 """What a newcomer meets first: doctor, docs, new, demo, and copies of bundles."""
 
+import errno
 import json
 import os
 import pty
@@ -13,7 +14,7 @@ import pytest
 
 from processes import RPL, rpl
 from rpl_runtime.cli import app
-from rpl_runtime.errors import hint
+from rpl_runtime.errors import BundleError, hint
 from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.server.server import serve_in_thread
 
@@ -155,9 +156,21 @@ def test_a_folder_that_is_gone_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     )
 
 
-def test_too_little_memory_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ValueError("Error: engine error: Could not allocate memory"),  # as MuJoCo says it
+        RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc"),
+        BundleError("high.onnx is not a graph that ONNX Runtime loads: std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_too_little_memory_is_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def exhausted(**_: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(app, "command", lambda: exhausted)
     monkeypatch.setattr(app, "own_code_told", nullcontext)  # this file would be somebody's own code

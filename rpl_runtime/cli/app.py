@@ -44,7 +44,7 @@ from rpl_runtime.cli.serve import serve_command
 from rpl_runtime.cli.tokens import tokens_app
 from rpl_runtime.cli.view import view_command
 from rpl_runtime.console import Console, count
-from rpl_runtime.errors import RelayError, printable
+from rpl_runtime.errors import RelayError, lacks_memory, printable
 from rpl_runtime.factories import own_code_told
 
 # Markdown: rich's own markup would take a unit such as [m] in a help text for a tag.
@@ -58,13 +58,10 @@ def main() -> None:
     try:
         with own_code_told():
             command()(prog_name="rpl")
-    except RelayError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        refused = error.__context__  # a usage error, where it cannot be written that it is one
-        _fail(_told(error), getattr(refused, "exit_code", 1))
-    except MemoryError:
-        _fail("there is not enough memory; free some, or raise this shell's limit (`ulimit -v`)", 1)
+    except Exception as error:
+        if (told := _told(error)) is None:
+            raise
+        _fail(*told)
 
 
 @cache
@@ -83,7 +80,19 @@ def _open_outputs() -> None:
         del os.environ["COLUMNS"]
 
 
-def _told(error: OSError) -> str:
+def _told(error: Exception) -> tuple[str, int] | None:
+    """The sentence and the exit code of an expected error, None for any other."""
+    if lacks_memory(error):
+        return "there is not enough memory; free some, or raise this shell's limit (`ulimit -v`)", 1
+    if isinstance(error, RelayError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        refused = error.__context__  # a usage error, where it cannot be written that it is one
+        return _of_system(error), getattr(refused, "exit_code", 1)
+    return None
+
+
+def _of_system(error: OSError) -> str:
     if error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if error.errno == errno.ENOSPC:  # files are named (files.staged)

@@ -1,5 +1,6 @@
 """Servers in processes of their own."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from processes import started
 from rpl_runtime.client import Access, Client
 from rpl_runtime.client.admin import Admin
-from rpl_runtime.errors import BundleNotFound, InvalidInput, ServerUnavailable
+from rpl_runtime.errors import BundleNotFound, InvalidInput, PermissionDenied, ServerUnavailable
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
@@ -20,6 +21,19 @@ from rpl_runtime.server.subprocess import mortal_server, serve_in_process
 
 def fail(on_ready: Callable[[str], None]) -> None:
     sys.exit(7)
+
+
+def refuse(on_ready: Callable[[str], None]) -> None:
+    raise PermissionDenied("token arm has no right to watch")
+
+
+def exhaust(on_ready: Callable[[str], None]) -> None:
+    raise RuntimeError("std::bad_alloc")
+
+
+def break_off(on_ready: Callable[[str], None]) -> None:
+    on_ready("here")
+    raise PermissionDenied("no longer")
 
 
 def test_a_bundle_is_served_for_the_length_of_the_block(tiny_bundle: Bundle):
@@ -69,6 +83,21 @@ def test_a_server_computes_with_the_execution_providers_that_it_is_given(tiny_bu
 def test_a_server_that_does_not_start_is_one_sentence():
     with pytest.raises(ServerUnavailable, match="exit code 7"), own_process(fail):
         pass
+
+
+@pytest.mark.parametrize(("serve", "error"), [(refuse, PermissionDenied), (exhaust, MemoryError)])
+def test_why_a_server_does_not_start_is_told_by_its_parent(serve, error, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(error), own_process(serve):
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_a_server_that_fails_later_says_so_itself(capfd: pytest.CaptureFixture[str]):
+    with own_process(break_off) as said:
+        for child in multiprocessing.active_children():
+            child.join()
+    assert said == "here"
+    assert "PermissionDenied: no longer" in capfd.readouterr().err
 
 
 def test_grpc_stays_out_of_the_children_that_a_program_forks():
