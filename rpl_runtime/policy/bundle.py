@@ -137,7 +137,11 @@ def store_files(path: Path, files: dict[str, bytes]) -> Bundle:
     if unknown := set(files) - set(FILES):
         raise BundleError(f"a bundle has no file {sorted(unknown)[0]!r}; its files are {', '.join(FILES)}")
     with locked(path):
-        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        except OSError as error:
+            error.filename = str(path)  # nobody knows the staging name
+            raise
         older = staging.with_name(f"{staging.name}.older")  # a folder cannot be renamed onto another
         try:
             for name, content in files.items():
