@@ -1,6 +1,7 @@
 """The page of a logged run, in a real browser: it is played, scrubbed, and says where it is cut off."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,18 @@ import pytest
 
 from browser import TEXT, Browser, open_browser, policy_ghost
 from extras import needs
-from processes import rpl
 from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
-from rpl_runtime.policy.bundle import Bundle
+from rpl_runtime.loop.lockstep import run
+from rpl_runtime.policy.bundle import Bundle, load_bundle
 from rpl_runtime.process import own_process
 from rpl_runtime.recording.mcap import LogHeader, LogWriter
 from rpl_runtime.recording.recorder import RunRecorder
-from rpl_runtime.relay.run import Step
+from rpl_runtime.relay.run import RunConfig, Step
 from rpl_runtime.relay.run_state import POLICY
+from rpl_runtime.robots.simulated import SimulatedRobot
 from rpl_runtime.server.server import serve_in_thread
+from rpl_runtime.tasks.load import load_task
 from rpl_runtime.view.log import _apart, view_log
 
 pytestmark = needs("view and record extras", "viser", "mcap")
@@ -87,14 +90,35 @@ def test_a_log_that_is_cut_off_says_so_and_shows_the_rest(browser: Browser, log:
 
 
 @needs("view and sim extras", "mjviser", "gymnasium_robotics")
-def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal(tmp_path: Path) -> None:
-    log = tmp_path / "run.mcap"
-    ran = rpl("run", "--bundle", KITCHEN, "--goal", "microwave", "--steps", "60", "--log", log)
-    assert ran.returncode == 0, ran.stderr
-    with own_process(view_log, log, 0) as page, open_browser(600, 400) as browser:
+def test_a_log_of_a_kitchen_is_drawn_with_its_subgoal_and_what_was_done_to_it(tmp_path: Path) -> None:
+    path, bundle = tmp_path / "run.mcap", load_bundle(KITCHEN)
+    with (
+        serve_in_thread(bundle) as address,
+        Client(address) as client,
+        Admin(address) as admin,
+        client.control() as control,
+        closing(SimulatedRobot(load_task("kitchen"))) as robot,
+    ):
+        header = LogHeader(robot="kitchen", seed=0, plan_lead=0, digest=bundle.digest, spec=bundle.spec)
+        deeds: dict[int, Callable[[np.ndarray], object]] = {
+            39: lambda _: admin.veto("kitchen"),
+            64: lambda state: admin.pin("kitchen", state.tolist()),
+            79: lambda _: admin.release("kitchen"),
+            99: lambda state: control.set_goal("kitchen", ["microwave", "kettle"], state),
+        }
+        with RunRecorder(LogWriter(path, header)) as recorder:
+
+            def keep(step: Step) -> None:
+                recorder.step(step)
+                deeds.get(step.step, lambda _: None)(step.state)
+
+            run(robot, control, RunConfig(("microwave",), 120, "kitchen", seed=0), keep)
+    with own_process(view_log, path, 0) as page, open_browser(800, 560) as browser:
         browser.driver.get(page)
         browser.until_text("control step 0")
-        browser.slide("timeline", 5 * RIGHT_KEY)
-        browser.until_text("control step 5")
+        for mark in ("step 40: vetoed", "step 65: pinned", "step 100: goal"):
+            assert mark in browser.text
+        browser.slide("timeline", 30 * RIGHT_KEY)
+        browser.until_text("control step 30")
         browser.until(lambda: policy_ghost(browser) > 0.003, "the ghost")
         browser.keep("log")
