@@ -78,7 +78,7 @@ def train(config: RecipeConfig, report: Report) -> ExportResult:
             *(task, paths, config.run, config.play, config.aggregate, config.run),
             lambda round_, what, n, total: report(f"round {round_}, {what}", n, total, ""),
         )
-        return _exported(config, trained)
+        return _exported(config, trained, report)
 
     if config.finetune:
         report("goals", 0, goals, "")
@@ -91,10 +91,13 @@ def train(config: RecipeConfig, report: Report) -> ExportResult:
             lambda done, what: report("rounds", done, rounds, what),
         )
 
-    return _exported(config, trained)
+    return _exported(config, trained, report)
 
 
-def _exported(config: RecipeConfig, trained: TrainedRun) -> ExportResult:
+def _exported(config: RecipeConfig, trained: TrainedRun, report: Report) -> ExportResult:
     policy, record = trained
     spec = record.spec.model_copy(update={"name": config.name})
-    return export(policy, spec, record.provenance, config.bundle, record.statistics, config.parity, config.task)
+    return export(
+        *(policy, spec, record.provenance, config.bundle, record.statistics, config.parity, config.task),
+        on_batch=lambda done, total: report("compared batches", done, total, ""),
+    )

@@ -1,6 +1,7 @@
 """The command `rpl improve`. As cli/app.py, it imports what it needs when it runs."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +108,10 @@ def improve_command(asked: ImproveOptions) -> None:
         taught = _taught(old, asked.demos, task, work / "play", tuning.jobs, report)
         policy, record = improve(task, trained, old.digest, taught, seen, work, tuning, losses(report, tuning.steps))
         spec = record.spec.model_copy(update={"name": new.absolute().name})
-        export(policy, spec, record.provenance, new, record.statistics, settings.parity, task)
+        export(
+            *(policy, spec, record.provenance, new, record.statistics, settings.parity, task),
+            on_batch=partial(report, "compared batches"),
+        )
         if stall := old.manifest.stall:
             add_stall(load_bundle(new), task, StallConfig(rate=stall.rate))
         protocol = EvaluateConfig(episodes=asked.episodes, jobs=tuning.jobs)

@@ -15,7 +15,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -77,8 +77,11 @@ def export(
     task: Task | None = None,
     low_only: bool = False,
     calibration: LowBatch | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExportResult:
     """Write the bundle of a policy, in place of one that is there already; parity is checked in the task's worlds.
+
+    `on_batch` is told how many batches of episodes were compared, of how many.
 
     With `low_only` both levels are checked, and the low level alone is written: a planner must set its subgoals.
     With a `calibration` the low level is quantised (quantize.py), and may differ from its module by INT8_TOLERANCE.
@@ -111,7 +114,7 @@ def export(
     )
     with tempfile.TemporaryDirectory() as scratch:
         candidate = write_bundle(Path(scratch) / "candidate", manifest, high, low)
-        parity = check_parity(policy, open_policy(candidate, config.providers), spec, config, task)
+        parity = check_parity(policy, open_policy(candidate, config.providers), spec, config, task, on_batch)
     manifest = manifest.model_copy(update={"parity": asdict(parity)})
     replaced = standing_at(path)
     return ExportResult(write_bundle(path, manifest, None if low_only else high, low), parity, replaced)

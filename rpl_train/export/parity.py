@@ -8,7 +8,7 @@ smaller batches are compared.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple
@@ -68,14 +68,23 @@ class _Gap(NamedTuple):
 
 
 def check_parity(
-    modules: Levels, graphs: Levels, spec: PolicySpec, config: ParityConfig, task: Task | None = None
+    modules: Levels,
+    graphs: Levels,
+    spec: PolicySpec,
+    config: ParityConfig,
+    task: Task | None = None,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Parity:
     """Compare both sides over whole episodes, in the worlds of the task if there is one.
+
+    `on_batch` is told how many batches of episodes were compared, of how many.
 
     Raises:
         ParityError: their position targets differ by more than the tolerance.
     """
     count, batch, steps = _sizes(modules, graphs, spec, config, task)
+    total = count + -(-count // batch)
+    on_batch(0, total)
     tracks = (
         _world_tracks(graphs, spec, task, config.seed, count, steps)
         if task
@@ -83,7 +92,10 @@ def check_parity(
     )
     among = list(itertools.islice(itertools.cycle(tracks), -(-len(tracks) // batch) * batch))
     batches = [[track] for track in tracks] + [among[at : at + batch] for at in range(0, len(among), batch)]
-    gaps = [gap for first, batch in enumerate(batches) for gap in _replay(modules, graphs, spec, batch, first)]
+    gaps: list[_Gap] = []
+    for first, together in enumerate(batches):
+        gaps += _replay(modules, graphs, spec, together, first)
+        on_batch(first + 1, total)
     worst = max(gaps, key=lambda gap: gap.target)
     if worst.target > config.tolerance:
         raise ParityError(

@@ -91,6 +91,7 @@ def test_every_stage_reports_how_far_it_is_and_finished_ones_are_not_run_again(r
         "low level": (3, 3, "trained before"),
         "goals": (2, 2, "kbts"),
         "rounds": (0, 1, "learning"),
+        "compared batches": (18, 18, ""),  # each of 17 goals alone, and all at once
     }
 
 
