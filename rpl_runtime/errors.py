@@ -255,5 +255,6 @@ def _requirements(extra: str) -> list[str]:
 
 def hint(got: str, known: Iterable[str]) -> str:
     """What to put after an unknown name in a message: the nearest known one, if one is near."""
-    near = get_close_matches(got, list(known), 1, 0.7)
-    return f" (did you mean {near[0]}?)" if near else ""
+    folded = {name.casefold(): name for name in known}
+    near = get_close_matches(got.casefold(), folded, 1, 0.7)
+    return f" (did you mean {folded[near[0]]}?)" if near else ""
