@@ -2,6 +2,8 @@
 
 import keyword
 import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +34,8 @@ def new_command(
     path = Path(f"{name}.py")
     if path.exists():
         raise InvalidInput(f"{path} exists; choose another name")
+    if name in sys.modules or find_spec(name):  # one of the two would hide the other
+        raise InvalidInput(f"{name!r} is a module of this Python already; choose another name, such as my_{kind}")
     source, then = _KINDS[kind]
     text = shipped(source).read_text()
     if source.endswith(".md"):
