@@ -45,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         (folder / name).mkdir()
     (folder / "broken" / "run.json").write_text("{")
     (folder / "odd" / "run.json").write_text("{}")
+    (folder / "loop").symlink_to("loop")
     carts = np.zeros((4, 3), np.float32), np.zeros((4, 2), np.float32)
     save_folder([Trajectory(*carts)], folder / "carts")
     assert rpl("tokens", "new", folder / "tokens", "arm", "--right", "act").returncode == 0

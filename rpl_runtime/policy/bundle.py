@@ -170,8 +170,10 @@ def standing_at(path: Path) -> str | None:
     """The name and short digest of the bundle that `store_files` would replace at a path, None if there is none.
 
     Raises:
-        BundleError: the path holds something other than a bundle.
+        BundleError: the path holds something other than a bundle, or this user cannot write there.
+        OSError: its links lead in a circle.
     """
+    followed(path)
     _check_replaceable(path)
     if not path.exists() or not any(path.iterdir()):
         return None
@@ -212,6 +214,8 @@ def _check_replaceable(path: Path) -> None:
         above = next(folder for folder in path.absolute().parents if folder.exists())
         if not above.is_dir():
             raise BundleError(f"{path} cannot be made, since {above} is not a folder; choose another path")
+        if not os.access(above, os.W_OK):
+            raise BundleError(f"{path} cannot be made, since {above} cannot be written to; choose another path")
         return
     found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if not path.is_dir() or (found and MANIFEST not in found):

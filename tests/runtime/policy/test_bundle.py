@@ -27,6 +27,7 @@ from rpl_runtime.policy.bundle import (
     Bundle,
     attach_evaluation,
     load_bundle,
+    standing_at,
 )
 from rpl_runtime.policy.graphs import OnnxPolicy
 
@@ -316,3 +317,12 @@ def test_a_full_disk_is_told_of_with_the_bundle_s_path(tmp_path: Path, monkeypat
         bundle_module.store_files(tmp_path / "cart", {"low.onnx": b""})
     assert told.value.filename == str(tmp_path / "cart")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_of_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert standing_at(tmp_path / "new") is None
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(BundleError, match=r"new cannot be made, since .* cannot be written to; choose another path"):
+        standing_at(tmp_path / "new")
