@@ -26,8 +26,10 @@ _OPEN = 0.04  # [m] a finger's position when the gripper is open
 _KETTLE_XY, _KETTLE_Z = slice(23, 25), 25
 _CLEAR = (-0.29, 0.25), (-0.15, 0.77)  # [m] lowest and highest x, y of a kettle on the stove, clear of the microwave
 _BESIDE, _BEFORE = 0.16, 0.11  # [m] from the gripper to the kettle's handle, within which a finger may be inside of it
-_TWISTED = 0.3, 0.6  # [rad] from which on, and at which wholly, a kettle counts as twisted
-_DEEP = 0.45, 0.55  # [m] y from which on, and at which wholly, a kettle has a way back on which it comes round
+_TWISTED = 0.25, 0.45  # [rad] from which on, and at which wholly, a kettle counts as twisted
+_DEEP = 0.38, 0.46  # [m] y from which on, and at which wholly, a kettle has a way back on which it can come round
+_UP = 0.2  # [rad, m] by which a kettle that is carried counts as less twisted, and less deep
+_SLACK = 0.02  # [m] by which a gripper that holds something may be farther from its place: a noisy arm opens no hand
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
@@ -69,6 +71,7 @@ class _View:
     astray: float  # [m] distance of the gripper from the line of approach; a rotation of 1 rad counts as 0.1 m
     outside: float  # [m] the same, plus its distance before the front or behind the hold
     reachable: float  # 0 to 1: whether inverse kinematics found `home`
+    slack: float  # [m] how much farther from the hold still counts as holding, as the fingers are around something
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Demonstrator:
         else:
             view = self._view(here, work)
             move = self._move(here, view, work)
-            opening = _smooth(view.distance, 0.02, 0.045)
+            opening = _smooth(view.distance - view.slack, 0.02, 0.045)
         return self._target(here, move, _OPEN * opening)
 
     def finished(self, state: np.ndarray, work: Work) -> bool:
@@ -193,7 +196,7 @@ class Demonstrator:
     def _work(self, here: _Here, view: _View, work: Work) -> np.ndarray:
         """Joint step (7,) [rad] that goes in if the gripper is in line, and leads the element if it is held."""
         gain = self.style.gain
-        near = 1 - _smooth(view.distance, 0.035, 0.055)
+        near = 1 - _smooth(view.distance - view.slack, 0.035, 0.055)
         held = near * (1 - _smooth(here.width, 0.028, 0.035))
         approach = view.rotation[:, 2]
         depth = float(approach @ (view.hold - here.hand))
@@ -269,6 +272,7 @@ class Demonstrator:
             astray=astray,
             outside=max(-depth - 0.03, depth - standoff, 0.0) + astray,
             reachable=1 - _smooth(missed, 0.02, 0.06),
+            slack=_SLACK * (1 - _smooth(here.width, 0.028, 0.035)) * _smooth(here.width, 0.010, 0.015),
         )
 
     def _hold(self, qpos: np.ndarray, work: Work) -> tuple[np.ndarray, np.ndarray]:
@@ -297,9 +301,15 @@ class Demonstrator:
         dims = list(skill.dims)
         aim, lift = np.array(skill.back if work.back else skill.aim), skill.lift
         if work.element == "kettle":
-            # Pulled over the stove, a twisted kettle comes round behind the gripper; lifted or pushed, it does not.
-            twisted = _smooth(abs(_yaw(qpos)), *_TWISTED) * _smooth(float(qpos[_KETTLE_XY][1]), *_DEEP)
-            aim, lift = aim + twisted * (skill.back - aim), (1 - twisted) * lift
+            # Its leg is left of its centre. A kettle that is twisted clockwise comes round where it is pulled over the
+            # stove by it; one twisted the other way, where it is pushed; lifted, neither. What is on the stove rather
+            # stays there, and what is in the air is carried on: half of both would be a standstill.
+            yaw, up = _yaw(qpos), _UP * min(max((qpos[_KETTLE_Z] - _STOVE) / lift, 0.0), 1.0)
+            twisted = _smooth(abs(yaw) - up, *_TWISTED)
+            if yaw < 0:
+                twisted *= _smooth(float(qpos[_KETTLE_XY][1]) - up, *_DEEP)
+                aim = aim + twisted * (skill.back - aim)
+            lift *= 1 - twisted
         left = aim - qpos[dims]
         ahead = qpos.copy()
         # The kettle first moves aside: the microwave is close to its straight path.

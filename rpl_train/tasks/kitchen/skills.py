@@ -87,12 +87,17 @@ _SLIDE_BESIDE_DOOR = replace(
 # An open hinge door swings about when the wrist touches it: come straight, from farther away.
 _HINGE_BACK = replace(SKILLS["hinge cabinet"], approach_end=(0.0, 1.0, 0.2), farther=0.1)
 
+# Beside a kettle at its goal the hand must get past the microwave: come straight, from farther away.
+_KETTLE_BACK = replace(SKILLS["kettle"], farther=0.06)
+
 
 def skill_for(work: Work, qpos: np.ndarray) -> Skill:
     """The skill for a work in a configuration (30,)."""
     if work.element == "slide cabinet" and (work.back or qpos[_HINGE_DOOR] > 0.6):
         return _SLIDE_BESIDE_DOOR
-    return _HINGE_BACK if work == ("hinge cabinet", True) else SKILLS[work.element]
+    if work.back:
+        return {"kettle": _KETTLE_BACK, "hinge cabinet": _HINGE_BACK}.get(work.element, SKILLS[work.element])
+    return SKILLS[work.element]
 
 
 def progress(skill: Skill, qpos: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rpl_runtime.errors import InvalidGoal
+from rpl_runtime.tasks.kitchen.disturbances import with_elements
 from rpl_runtime.tasks.kitchen.elements import DONE_DISTANCE, ELEMENTS, MAX_TARGET_STEP
 from rpl_runtime.tasks.kitchen.simulator import PERTURBED, Kitchen, open_kitchen
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator
@@ -85,6 +86,35 @@ def test_a_kettle_that_was_twisted_in_its_grip_is_pulled_straight(kitchen: Kitch
         assert 2 * np.arccos(abs(state[26])) < 0.6  # [rad]
     state, _ = work(kitchen, kitchen.restore(qpos, seed=0), "kettle", most=60)
     assert ELEMENTS["kettle"].is_done(state)
+
+
+@pytest.mark.parametrize("yaw", [-0.6, 0.6])
+def test_a_kettle_that_stands_twisted_half_way_is_brought_to_its_place_either_way_round(kitchen: Kitchen, yaw: float):
+    qpos = kitchen.reset(seed=0) * 1.0
+    qpos[23:30] = -0.24, 0.5, 1.62, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+    state, _ = work(kitchen, kitchen.restore(qpos, seed=1), "kettle", most=100)
+    assert ELEMENTS["kettle"].is_done(state)
+
+
+@pytest.mark.parametrize("element", ["microwave", "hinge cabinet"])
+def test_what_is_right_on_average_over_a_noisy_arm_still_leads_a_heavy_door(kitchen: Kitchen, element: str):
+    demonstrator, rng = Demonstrator(kitchen.model), np.random.default_rng(0)
+    noise = np.zeros((3, 30))
+    state = kitchen.reset(seed=1, noise=PERTURBED)
+    for _ in range(110):
+        noise[:, ARM] = rng.normal(0.0, 0.022, (3, 7))  # [rad]; a learned policy is blurred by about as much
+        targets = [demonstrator.act(state + each, Work(element)) for each in (*noise, *-noise)]
+        state = kitchen.step(np.mean(targets, axis=0))
+        if demonstrator.finished(state, Work(element)):
+            break
+    assert element in kitchen.done()
+
+
+def test_a_kettle_is_led_back_from_its_place_beside_the_microwave(kitchen: Kitchen):
+    for seed in range(3):
+        kitchen.reset(seed=seed, noise=PERTURBED)
+        start = kitchen.restore(with_elements(kitchen.qpos, ["kettle"]), seed=1)
+        work(kitchen, start, "kettle", back=True, most=115)
 
 
 @pytest.mark.parametrize("element", ELEMENTS)

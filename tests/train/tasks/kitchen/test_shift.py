@@ -42,7 +42,7 @@ def work(world, settings: ShiftSettings, index: int = 0, driver=None) -> Shift:
 @pytest.fixture(scope="module")
 def calm(world) -> Shift:
     """A shift without disturbances: an element forward, back, and forward again."""
-    return work(world, CALM)
+    return work(world, CALM, index=2)
 
 
 def test_goals_follow_each_other_without_a_reset_forward_and_back(calm):
