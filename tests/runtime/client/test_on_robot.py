@@ -183,15 +183,21 @@ def test_closing_waits_for_no_plan(tiny_address: str) -> None:
 
 @pytest.mark.parametrize("lead", [0, 2])
 @pytest.mark.parametrize("fault", ["drop request", "drop reply", "duplicate request"])
-def test_plans_that_go_astray_change_nothing(fault: str, lead: int, tiny_address: str, tiny_client: Client) -> None:
+@pytest.mark.usefixtures("transport")
+def test_plans_that_go_astray_change_nothing(fault: str, lead: int, tiny_bundle: Bundle, tiny_client: Client) -> None:
     with tiny_client.control() as there:
         expected = drive(there, seed=5, plan_lead=lead)
     config = ReconnectConfig(timeout_s=0.5)
-    with Meddler(tiny_address, {0: fault, 2: fault}) as meddler, on_robot_control(meddler.address, config) as here:
+    with (
+        serve_in_thread(tiny_bundle) as address,
+        Meddler(address, {0: fault, 2: fault}) as meddler,
+        on_robot_control(meddler.address, config) as here,
+    ):
         np.testing.assert_array_equal(drive(here, seed=5, plan_lead=lead), expected)
     assert meddler.happened == [fault] * 2
 
 
+@pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize("lead", [0, 2])
 def test_a_server_that_is_killed_changes_nothing(lead: int, tiny_bundle: Bundle, tiny_client: Client) -> None:
     with tiny_client.control() as there:

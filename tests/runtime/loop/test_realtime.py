@@ -403,8 +403,9 @@ def test_what_stopped_it_is_in_the_log(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------- behind real servers and real wires
 
 
-@pytest.fixture(scope="module")
-def address(kitchen_bundle: Bundle) -> Iterator[str]:
+@pytest.fixture
+def address(kitchen_bundle: Bundle, transport: str) -> Iterator[str]:
+    """Of a server, with each way that the bytes can take."""
     with serve_in_thread(kitchen_bundle) as address:
         yield address
 
@@ -445,6 +446,7 @@ def serve_pid(on_ready: Callable[[str], None], bundle: str) -> None:
     serve(load_bundle(Path(bundle)), ServerConfig("127.0.0.1:0"), lambda bound: on_ready(f"{os.getpid()} {bound}"))
 
 
+@pytest.mark.usefixtures("transport")
 def test_a_server_that_is_killed_stops_the_arm_after_two_periods(kitchen_bundle: Bundle) -> None:
     with own_process(serve_pid, str(kitchen_bundle.path)) as process_and_address:
         process, address = process_and_address.split()
