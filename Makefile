@@ -27,6 +27,9 @@ test: $(VENV)/.dev lint
 # The runtime's core on every Python that is installed; PYTHONS="python3.12 /opt/python3.13/bin/python3" names others.
 PYTHONS ?= python3.11 python3.12 python3.13
 CORE := $(addprefix tests/runtime/,auth client policy relay safety server telemetry wire)
+# And the tests of all that travels, on both ways, at both ends of the supported range of grpcio.
+GRPCIOS ?= 1.80.0 1.85.*
+TRAVELS := $(addprefix tests/,runtime/auth runtime/client runtime/server runtime/telemetry attack/test_server.py)
 
 matrix:
 	@for python in $(PYTHONS); do \
@@ -36,6 +39,14 @@ matrix:
 	    $$env/bin/pip install --quiet --constraint constraints.txt '.[sim,record]' pytest hypothesis onnx trustme grpcio-tools && \
 	    $$env/bin/python -m pytest $(CORE) || exit 1; \
 	    echo "$$python: the core works"; \
+	done
+	@for grpcio in $(GRPCIOS); do \
+	    env=$(VENV)/matrix/grpcio-$$grpcio; \
+	    $(PYTHON) -m venv $$env && \
+	    grep -v '^grpcio' constraints.txt > $$env/constraints.txt && \
+	    $$env/bin/pip install --quiet --constraint $$env/constraints.txt "grpcio==$$grpcio" '.[sim,record]' pytest hypothesis onnx trustme && \
+	    $$env/bin/python -m pytest $(TRAVELS) || exit 1; \
+	    echo "grpcio $$grpcio: both ways work"; \
 	done
 
 # The long form of tests/attack, whose short form is part of `make test`.
