@@ -16,6 +16,8 @@ from rpl_runtime.policy.bundle import HIGH, LOW, Bundle
 CPU = "CPU"
 _PROVIDER = "ExecutionProvider"  # the end of each one's name in ONNX Runtime
 PLANS_S = 2.0  # [s] for the largest batch of plans: it holds up other batches, and shutdown
+TOGETHER = 16  # rows of several streams in a call of the low level: a row of 64 would cost a seventh less
+_JOINT_S = 0.001  # [s] the longest that one action of a policy may take whose actions are computed together
 _TRIES, _TRYING_S = 3, 1.0  # runs of which the fastest counts, and [s] after which one is enough
 
 
@@ -50,6 +52,7 @@ class OnnxPolicy:
 
     def __init__(self, bundle: Bundle, providers: str = CPU) -> None:
         self.spec = bundle.spec
+        self.joint = False  # whether rows of several streams may share a call of the low level; see `find_joint`
         self._plan_time_s: float | None = None
         n, m = self.spec.state.dim, self.spec.action.dim
         high = {"state": n, "goal": n, "mask": n, "noise": self.spec.high_noise}
@@ -86,6 +89,23 @@ class OnnxPolicy:
         """[s] of a clock for one action, measured now."""
         rows = self._example(1)
         return _fastest_s(lambda: self.act(*rows[1]), clock)
+
+    def find_joint(self) -> None:
+        """Find out whether rows may share a call: if that changes no bit of an action, and an action takes little time.
+
+        Products of another number of rows may be summed in another order, and a graph may even mix rows.
+        """
+        if self.act_time_s() > _JOINT_S:
+            return
+        draw, spec = np.random.default_rng(0).standard_normal, self.spec
+        rows = [draw((TOGETHER, size), np.float32) for size in (spec.state.dim, spec.state.dim, spec.low_noise)]
+        rows[:2] = (np.clip(vectors, *spec.state.bounds) for vectors in rows[:2])
+        counts = _numbers_up_to(TOGETHER)
+        try:
+            alone = np.concatenate([self.act(*(vectors[row : row + 1] for vectors in rows)) for row in range(TOGETHER)])
+            self.joint = all(np.array_equal(self.act(*(v[:count] for v in rows)), alone[:count]) for count in counts)
+        except Exception:  # onnxruntime's exceptions share no base class but this one
+            return  # a graph that fails in some states is found out by the robots that are in them
 
     def most_plans(self) -> int:
         """Rows that the high level may be given at once: as many as it can plan in PLANS_S, and at least one."""
@@ -160,12 +180,12 @@ class Graph(threading.local):
         self._session = session
         self._names = tuple(inputs)
         self._outputs = [output]
-        self.inputs = tuple(np.zeros((1, size), dtype=np.float32) for size in inputs.values())  # of a batch of one
-        self.output = np.zeros((1, output_dim), dtype=np.float32)  # of the same, filled by `run_one`
+        self._inputs = tuple(np.zeros((1, size), dtype=np.float32) for size in inputs.values())  # of a batch of one
+        self._output = np.zeros((1, output_dim), dtype=np.float32)  # of the same
         self._binding = session.io_binding()
-        for name, row in zip(inputs, self.inputs, strict=True):
+        for name, row in zip(inputs, self._inputs, strict=True):
             self._binding.bind_cpu_input(name, row)
-        shape, address = self.output.shape, self.output.ctypes.data
+        shape, address = self._output.shape, self._output.ctypes.data
         self._binding.bind_output(output, "cpu", 0, np.float32, shape, address)
 
     def run(self, *batches: np.ndarray) -> np.ndarray:
@@ -177,14 +197,14 @@ class Graph(threading.local):
             if more := _number_for(rows) - rows:
                 batches = tuple(np.concatenate([batch, np.repeat(batch[-1:], more, axis=0)]) for batch in batches)
             return self._session.run(self._outputs, dict(zip(self._names, batches, strict=True)))[0][:rows]  # type: ignore[index, return-value]
-        for row, batch in zip(self.inputs, batches, strict=True):
-            row[:] = batch
-        self.run_one()
-        return self.output.copy()
+        return self.run_one(*(batch[0] for batch in batches)).copy()
 
-    def run_one(self) -> None:
-        """Fill `output` from `inputs`."""
+    def run_one(self, *inputs: np.ndarray) -> np.ndarray:
+        """The output (1, dim) for one row of inputs (dim,), in their order; it is overwritten by the next one."""
+        for bound, row in zip(self._inputs, inputs, strict=True):
+            bound[0] = row
         self._session.run_with_iobinding(self._binding)
+        return self._output
 
 
 def graph_metadata(bundle: Bundle, name: str) -> JsonDict:

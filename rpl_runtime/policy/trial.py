@@ -58,6 +58,7 @@ def open_policy(bundle: Bundle, providers: str = CPU) -> OnnxPolicy:
         _passed.add(bundle.digest)
     policy = OnnxPolicy(bundle, providers)
     policy.warm_up()
+    policy.find_joint()
     return policy
 
 

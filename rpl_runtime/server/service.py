@@ -25,6 +25,7 @@ from rpl_runtime.server.transport import converse
 from rpl_runtime.server.turns import Turn, Workers
 from rpl_runtime.telemetry.observer import CallObserver
 from rpl_runtime.wire import bundles, levels
+from rpl_runtime.wire.conversation import Later, Undecided
 
 _INLINE_ROWS = 64  # a larger or slower batch of Plan or Act runs in a thread, so that no robot waits for it
 
@@ -62,9 +63,10 @@ class Service:
                     _tell(call.observers, conversation.said, call.model.info)
                     self.streams.check(stream)
 
-                await converse(
-                    context, call.turn, lambda request: conversation.answer(request, perf_counter_ns()), conclude
-                )
+                def answer(request: bytes, decide_first: Callable[[], None] | None) -> bytes | Later | Undecided:
+                    return conversation.answer(request, perf_counter_ns(), decide_first)
+
+                await converse(context, call.turn, answer, conclude)
 
     async def Describe(self, request: bytes, context: Context) -> bytes:
         """The policy's spec, its digest and its files."""

@@ -5,7 +5,8 @@ takes names of grpcio that are not public, so it is chosen only where they are f
 used on this side. The other way is grpc.aio, whose own thread reads and wakes the event loop for each message.
 
 On both, all code of the server runs as if in one thread. On the faster way the event loop holds a lock, which it leaves
-only while it waits; the thread that reads answers under the same lock.
+only while it waits; the thread that reads answers under the same lock. There, steps of several streams share a call of
+the low level if their messages have come; nothing waits for more to come.
 """
 
 import asyncio
@@ -23,9 +24,10 @@ from typing import Any, NamedTuple
 import grpc
 import grpc.aio
 
+from rpl_runtime.policy.graphs import TOGETHER
 from rpl_runtime.server.turns import Turn
 from rpl_runtime.wire.control import PUBLIC_TRANSPORT
-from rpl_runtime.wire.conversation import Later
+from rpl_runtime.wire.conversation import Later, Undecided, decide
 
 try:
     from grpc._cython import cygrpc
@@ -49,6 +51,9 @@ _NAMES = (
 _LOCK: ContextVar["_FairLock"] = ContextVar("_LOCK")  # of the running event loop
 _Metadata = tuple[tuple[str, str | bytes], ...]  # of a call
 _UNREAD_S, _CONNECTIONS = 0.005, 8  # [s] until the network is read again; connections of which each time one is read
+_TOGETHER_S = 0.001  # [s] after which no more messages are taken to share a call of the low level
+_Answer = Callable[[bytes, Callable[[], None] | None], bytes | Later | Undecided]
+_Make = Callable[[], bytes | Later | Undecided]  # makes a reply
 SERVING_THREAD, PUBLIC = "serving thread", "public"
 
 
@@ -76,7 +81,7 @@ def new_server(options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
 async def converse(
     context: grpc.aio.ServicerContext,
     turn: Turn,
-    answer: Callable[[bytes], bytes | Later],
+    answer: _Answer,
     conclude: Callable[[], None],
 ) -> None:
     """Answer the messages of a call, in its caller's turn, until the client sends no more.
@@ -84,7 +89,8 @@ async def converse(
     Args:
         context: of the call.
         turn: of its caller.
-        answer: from a message to its reply, which may come later. What it raises ends the call.
+        answer: from a message to its reply, which may come later; what it raises ends the call. If given a function, it
+            may leave the reply undecided, or call the function, which decides those that were left so before.
         conclude: called when the reply is on its way. What it raises ends the call.
     """
     if isinstance(context, _Call):
@@ -93,7 +99,8 @@ async def converse(
     while (request := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
         await turn.wait()
         with turn:
-            reply = answer(request)
+            reply = answer(request, None)
+        assert not isinstance(reply, Undecided)
         while isinstance(reply, Later):
             await _settled(reply)
             with turn:
@@ -162,6 +169,14 @@ class _Aborted(Exception):
         self.status = code.value[0], details, trailing_metadata
 
 
+class _Joining(NamedTuple):
+    """A message of Control whose reply may share a call of the low level."""
+
+    reply: Undecided
+    turn: Turn
+    reply_with: Callable[[_Make], None]  # sends what is made
+
+
 class _Server:
     """The part of grpc.aio's server that this project uses, over the completion queue of gRPC's core."""
 
@@ -170,6 +185,8 @@ class _Server:
         self.loop = asyncio.get_running_loop()
         self.lock = _LOCK.get()
         self.calls: set[asyncio.Task[None]] = set()
+        self.talking = 0  # calls in `converse`
+        self.joining: list[_Joining] = []  # messages that the serving thread has read, until it looks for no more
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options), False)
@@ -218,18 +235,41 @@ class _Server:
 
     def _serve(self) -> None:
         assert cygrpc is not None
-        looked = time.monotonic()
-        while (event := self._queue.poll()).completion_type != cygrpc.CompletionType.queue_shutdown:
-            try:
-                event.tag(event)  # each batch of operations has its continuation as its tag
-            except Exception:
-                _LOG.exception("an event of gRPC was not handled")
-            del event  # it may hold the last reference to a call
+        looked, kinds = time.monotonic(), cygrpc.CompletionType
+        while (event := self._queue.poll()).completion_type != kinds.queue_shutdown:
+            with self.lock:
+                self._safely(event.tag, event)  # each batch of operations has its continuation as its tag
+                del event  # it may hold the last reference to a call
+                if self.joining:
+                    until = time.monotonic() + _TOGETHER_S
+                    while 0 < len(self.joining) < TOGETHER and time.monotonic() < until:
+                        if (event := self._queue.poll(deadline=0)).completion_type != kinds.operation_complete:
+                            break
+                        self._safely(event.tag, event)
+                        del event
+                    self._safely(self.decide)
             # A queue with an event in it is not polled. Whoever keeps it full would keep all others from being read.
             if time.monotonic() > looked + _UNREAD_S:
                 for _ in range(_CONNECTIONS):
                     self._look.poll(deadline=0)
                 looked = time.monotonic()
+
+    @staticmethod
+    def _safely(call: Callable[..., object], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except Exception:
+            _LOG.exception("an event of gRPC was not handled")
+
+    def decide(self) -> None:
+        """Reply to the messages that join; each caller's turn counts its part of the time."""
+        joining, self.joining = self.joining, []
+        began = time.monotonic()
+        makes = decide([message.reply for message in joining])
+        each_s = (time.monotonic() - began) / max(1, len(joining))
+        for message, make in zip(joining, makes, strict=True):
+            message.turn.spend(each_s)
+            message.reply_with(make)
 
     def _accept(self) -> None:
         if self._stopping:  # a call that came just before is still answered
@@ -319,9 +359,7 @@ class _Call:
     async def write(self, reply: object) -> None:
         await self._batch(*self._opening(), self._message(reply))
 
-    async def converse(
-        self, turn: Turn, answer: Callable[[bytes], bytes | Later], conclude: Callable[[], None]
-    ) -> None:
+    async def converse(self, turn: Turn, answer: _Answer, conclude: Callable[[], None]) -> None:
         """As the function does; messages are answered in the serving thread."""
         send, receive = cygrpc.SendMessageOperation, cygrpc.ReceiveMessageOperation(0)  # type: ignore[union-attr]
         done: asyncio.Future[None] = self._server.loop.create_future()
@@ -338,20 +376,26 @@ class _Call:
 
         def received(event: _Event) -> None:
             request = event.batch_operations[-1].message()
-            with self._server.lock:
-                if ended:
-                    return
-                if request is None:
-                    end()
-                elif turn.ready():
-                    reply_with(partial(answer, request))
-                else:
-                    self._server.soon(wait, turn.served, partial(answer, request))
+            if ended:
+                return
+            if request is None:
+                end()
+            elif turn.ready():
+                reply_with(partial(answer, request, decide_first if self._server.talking > 1 else None))
+            else:
+                self._server.soon(wait, turn.served, partial(answer, request, None))
 
-        def reply_with(make: Callable[[], bytes | Later]) -> None:
+        def decide_first() -> None:
+            self._server.decide()
+            turn.__enter__()  # the time up to here was that of others
+
+        def reply_with(make: _Make) -> None:
             try:
                 with turn:
                     reply = make()
+                if isinstance(reply, Undecided):
+                    self._server.joining.append(_Joining(reply, turn, reply_with))
+                    return
                 if isinstance(reply, Later):
                     self._server.soon(wait, partial(_settled, reply), reply.go_on)
                     return
@@ -362,7 +406,7 @@ class _Call:
             except Exception as error:
                 end(error)
 
-        def wait(until: Callable[[], Awaitable[None]], make: Callable[[], bytes | Later]) -> None:
+        def wait(until: Callable[[], Awaitable[None]], make: _Make) -> None:
             nonlocal waiting
 
             async def reply_then() -> None:
@@ -380,11 +424,13 @@ class _Call:
         if opening:
             self._call.start_server_batch(opening, _ignore)
         self._call.start_server_batch((receive,), received)
+        self._server.talking += 1
         try:
             await done
             if fault is not None:
                 raise fault
         finally:
+            self._server.talking -= 1
             # These functions refer to each other, so what they hold is not freed at once; an error holds its message.
             ended, fault = True, None
             if waiting is not None:

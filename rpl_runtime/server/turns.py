@@ -83,8 +83,11 @@ class Turn:
         self._began = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        now = time.monotonic()
-        self.share.spend(min(now - self._began, _LONGEST_S), now)
+        self.spend(time.monotonic() - self._began)
+
+    def spend(self, seconds: float) -> None:
+        """Count a time [s] of work for the caller."""
+        self.share.spend(min(seconds, _LONGEST_S), time.monotonic())
 
     async def batch(self, workers: "Workers", work: Callable[[], T]) -> T:
         """Do long work of this caller in a thread, piece by piece. Returns its result, or raises its error."""

@@ -1,13 +1,14 @@
 """One Control stream, from the bytes of a message to the bytes of its reply: the path of every step, top to bottom.
 
-A message of one plain step is answered here: its bytes are copied into the low level's bound input, and the action into
-the reply, without Python values between. So is a step of many robots in columns, whose blocks stay arrays. Everything
-else takes the ordinary path: requests as values (control.py) for the session (relay/session.py). All paths give the
-same actions and leave the runs in the same state.
+A message of one plain step is answered here: its bytes are read as the low level's input, and the action is written to
+the reply, without Python values between; such steps of several streams may share a call of the low level. So is a step
+of many robots in columns, whose blocks stay arrays. Everything else takes the ordinary path: requests as values
+(control.py) for the session (relay/session.py). All paths give the same actions and leave the runs in the same state.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -33,6 +34,34 @@ class Later(NamedTuple):
     go_on: Callable[[], "bytes | Later"]  # to be called once they are settled
 
 
+class Undecided(NamedTuple):
+    """A reply that lacks its action, from one row of the low level; until then no other message of the stream comes."""
+
+    policy: OnnxPolicy
+    row: tuple[np.ndarray, ...]  # inputs (dim,) of the low level
+    go_on: Callable[[np.ndarray], bytes | Later]  # to be called with the action (1, m)
+
+    def alone(self) -> bytes | Later:
+        """The reply, by a call of the low level for this row."""
+        return self.go_on(self.policy.low.run_one(*self.row))
+
+
+def decide(undecided: Sequence[Undecided]) -> list[Callable[[], bytes | Later]]:
+    """What makes each reply. Those of one policy share a call of its low level, unless that fails."""
+    makes: list[Callable[[], bytes | Later]] = [reply.alone for reply in undecided]
+    for policy in {reply.policy for reply in undecided} if len(undecided) > 1 else ():
+        sharing = [at for at, reply in enumerate(undecided) if reply.policy is policy]
+        if len(sharing) == 1:
+            continue
+        try:
+            actions = policy.act(*map(np.array, zip(*(undecided[at].row for at in sharing), strict=True)))
+        except Exception:  # onnxruntime's exceptions share no base class but this one
+            continue  # alone, the row that is at fault fails for itself
+        for at, action in zip(sharing, actions, strict=True):
+            makes[at] = partial(undecided[at].go_on, action[None])
+    return makes
+
+
 class Conversation:
     """The messages of one stream, in their order.
 
@@ -54,19 +83,30 @@ class Conversation:
         self._due: tuple[str, int, np.ndarray] | None = None  # robot, step and state with which a planner must be asked
         self.said: list[PlainSteps | tuple[Rows, Answer]] = []  # by the last reply, for observers
 
-    def answer(self, raw: bytes, received_ns: int) -> bytes | Later:
+    def answer(
+        self, raw: bytes, received_ns: int, decide_first: Callable[[], None] | None = None
+    ) -> bytes | Later | Undecided:
         """The reply to a message that was received at a time [ns] of `perf_counter_ns`.
+
+        With `decide_first` a plain step may be left undecided. All other messages call it first, which decides those
+        that came before: each finds the runs as if all had been answered in their order.
 
         Raises:
             InvalidInput, ProtocolViolation: the message cannot be read, as `control.unpack_request` says.
             LimitReached: there are too many of them.
         """
         message = parse_request(raw)
-        if message.HasField("columns"):
+        in_columns = message.HasField("columns")
+        if not in_columns:
+            self._count(len(message.rows), len(raw))
+            if len(message.rows) == 1:
+                reply = self._plain_step(message, received_ns, joins=decide_first is not None)
+                if reply is not None:
+                    return reply
+        if decide_first is not None:
+            decide_first()
+        if in_columns:
             return self._steps(message, len(raw), received_ns)
-        self._count(len(message.rows), len(raw))
-        if len(message.rows) == 1 and (reply := self._plain_step(message.rows[0], received_ns)) is not None:
-            return reply
         return _reply(self._rows(unpack_rows(message), received_ns))
 
     def prepare(self) -> None:
@@ -85,8 +125,9 @@ class Conversation:
         self.said = [(rows, answer)]
         return pack_reply(*answer)
 
-    def _plain_step(self, row: Message, received_ns: int) -> bytes | None:
-        """The reply to one plain step; None: it is anything else, or at fault, and nothing has changed."""
+    def _plain_step(self, message: Message, received_ns: int, joins: bool) -> bytes | Later | Undecided | None:
+        """The reply to a message of one plain step; None: it is anything else, or at fault, and nothing has changed."""
+        row = message.rows[0]
         session, policy, spec = self._session, self._policy, self._spec
         robot, seen = row.robot, row.observation
         state_bytes, step = seen.state, seen.step
@@ -109,9 +150,7 @@ class Conversation:
             if not replans and (left <= 0 or left == run.lead):
                 return None  # a plan made ahead takes effect, or must be made
 
-        low = policy.low
-        state, followed, noise = low.inputs
-        state[0] = np.frombuffer(state_bytes, FLOATS)
+        state = np.frombuffer(state_bytes, FLOATS)[None]
         if not spec.state.accepts(state):
             return None
         decoded_ns = planned_ns = perf_counter_ns()
@@ -124,55 +163,60 @@ class Conversation:
             planned_ns = perf_counter_ns()
             if not np.isfinite(subgoal).all():
                 return None
-        followed[0] = subgoal
+        assert subgoal is not None
         if seed is None:
-            noise[0] = low_mode
+            noise = low_mode
         elif run.drawn is not None and run.drawn[0] == step:
-            noise[0] = run.drawn[1]
+            noise = run.drawn[1]
         else:
-            noise[0] = self._low_noise(run)
+            noise = self._low_noise(run)
         began_ns = perf_counter_ns()
-        low.run_one()
-        acted_ns = perf_counter_ns()
-        if not spec.action.accepts(low.output):
-            return None
 
-        session.loop.version += 1
-        if replans:
-            assert subgoal is not None
-            run.follow(subgoal)
-        run.step = step + 1
-        session.heard_ns[robot] = received_ns
-        session.states[robot] = np.frombuffer(state_bytes, FLOATS)
-        novelty = None if session.score is None else session.score(state)[0].item()
-        if novelty is not None:
-            session.novelty[robot] = novelty
-        [asks] = session.asks_for_help([robot], state, [novelty])
+        def decided(target: np.ndarray) -> bytes | Later:
+            """The reply, with the action (1, m)."""
+            acted_ns = perf_counter_ns()
+            if not spec.action.accepts(target):
+                return _reply(self._rows(unpack_rows(message), received_ns))
 
-        reply = TWINS["ControlReply"]()
-        action = reply.rows.add(robot=robot).action
-        action.target = low.output.astype(FLOATS, copy=False).tobytes()
-        action.age = age
-        action.valid_until_ns = valid_until_ns(seen.observed_ns, session.period_ns)
-        if replans:
-            action.replanned = True
-            action.subgoal = followed.astype(FLOATS, copy=False).tobytes()
-        if novelty is not None:
-            action.novelty = novelty
-        if asks:
-            action.help = True
-        times = session.times = StageTimes(
-            (decoded_ns - received_ns) / 1e3,
-            (planned_ns - decoded_ns) / 1e3,
-            (acted_ns - began_ns) / 1e3,
-            (perf_counter_ns() - received_ns) / 1e3,
-        )
-        stages = reply.times
-        stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
-        self._sampled = None if seed is None else run
-        new = ((robot, step, novelty),) if replans else ()
-        self.said = [PlainSteps(1, new, int(novelty is not None and novelty > FLAGGED), times)]
-        return reply.SerializeToString()
+            session.loop.version += 1
+            if replans:
+                run.follow(subgoal)
+            run.step = step + 1
+            session.heard_ns[robot] = received_ns
+            session.states[robot] = state[0]
+            novelty = None if session.score is None else session.score(state)[0].item()
+            if novelty is not None:
+                session.novelty[robot] = novelty
+            [asks] = session.asks_for_help([robot], state, [novelty])
+
+            reply = TWINS["ControlReply"]()
+            action = reply.rows.add(robot=robot).action
+            action.target = target.astype(FLOATS, copy=False).tobytes()
+            action.age = age
+            action.valid_until_ns = valid_until_ns(seen.observed_ns, session.period_ns)
+            if replans:
+                action.replanned = True
+                action.subgoal = subgoal.astype(FLOATS, copy=False).tobytes()
+            if novelty is not None:
+                action.novelty = novelty
+            if asks:
+                action.help = True
+            times = session.times = StageTimes(
+                (decoded_ns - received_ns) / 1e3,
+                (planned_ns - decoded_ns) / 1e3,
+                (acted_ns - began_ns) / 1e3,
+                (perf_counter_ns() - received_ns) / 1e3,
+            )
+            stages = reply.times
+            stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
+            self._sampled = None if seed is None else run
+            new = ((robot, step, novelty),) if replans else ()
+            self.said = [PlainSteps(1, new, int(novelty is not None and novelty > FLAGGED), times)]
+            return reply.SerializeToString()
+
+        if joins and policy.joint:
+            return Undecided(policy, (state[0], subgoal, noise), decided)
+        return decided(policy.low.run_one(state[0], subgoal, noise))
 
     def _steps(self, message: Message, size: int, received_ns: int) -> bytes | Later:
         """The reply to a step of each of many robots; those whose step is not plain are answered apart, as rows."""

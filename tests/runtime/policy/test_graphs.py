@@ -49,6 +49,34 @@ def test_rows_of_a_batch_do_not_touch_each_other(tiny_bundle: Bundle, batch: int
     np.testing.assert_allclose(policy.act(last["state"], subgoal[-1:], last["noise"][:, :2]), action[-1:], atol=1e-6)
 
 
+def test_rows_share_a_call_only_if_that_changes_no_bit_and_takes_little_time(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act = OnnxPolicy.act
+
+    def mixes(policy: OnnxPolicy, *rows: np.ndarray) -> np.ndarray:
+        action = act(policy, *rows)
+        return np.nextafter(action, np.float32(9)) if len(action) == 8 else action
+
+    def fails(policy: OnnxPolicy, *rows: np.ndarray) -> np.ndarray:
+        if rows[0].any():
+            raise ValueError("not in this state")
+        return act(policy, *rows)
+
+    def found() -> bool:
+        policy = OnnxPolicy(tiny_bundle)
+        policy.find_joint()
+        return policy.joint
+
+    assert found()
+    for other in (mixes, fails):
+        with monkeypatch.context() as patch:
+            patch.setattr(OnnxPolicy, "act", other)
+            assert not found()
+    monkeypatch.setattr(OnnxPolicy, "act_time_s", lambda _: 0.01)
+    assert not found()
+
+
 def test_every_input_reaches_the_output(tiny_bundle: Bundle) -> None:
     policy, inputs = OnnxPolicy(tiny_bundle), rows(tiny_bundle, 1)
     subgoal = policy.plan(**inputs)

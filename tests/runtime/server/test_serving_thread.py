@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -10,11 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from rpl_runtime.auth.quotas import QuotaConfig, Quotas
+from rpl_runtime.server import transport as transport_module
 from rpl_runtime.server.transport import SERVING_THREAD, converse, new_server, run, way_to_serve
-from rpl_runtime.server.turns import Turns
+from rpl_runtime.server.turns import Turn, Turns
+from rpl_runtime.wire.conversation import Later, Undecided
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -26,6 +30,11 @@ class Handlers:
         self.over: SimpleQueue[str] = SimpleQueue()  # names of calls whose handler has ended
         self.threads: set[str] = set()  # that answered messages
         self.concluded = 0  # messages
+        self.coming = 0  # messages of `Join` that are still to come before any is decided
+        self.low = SimpleNamespace(run_one=lambda row: row[None])  # of the policy of `Join`
+        self.shared: list[int] = []  # the numbers of messages of `Join` that shared a call
+        self.turns = [Turns().of(Quotas(QuotaConfig()).share(str(number), 0.0)) for number in range(8)]  # of `Join`
+        self.answers: list[Future[None]] = []  # that are waited for
 
     async def Say(self, request: bytes, context: Any) -> bytes:
         return dict(context.invocation_metadata())["key"].encode() + request
@@ -50,7 +59,7 @@ class Handlers:
     async def Talk(self, requests: AsyncIterator[bytes], context: Any) -> None:
         turn = Turns().of(Quotas(QuotaConfig()).share("a", 0.0))
 
-        def answer(request: bytes) -> bytes:
+        def answer(request: bytes, decide_first: object) -> bytes:
             self.threads.add(threading.current_thread().name)
             if request == b"bad":
                 raise ValueError("a bad message")
@@ -66,6 +75,42 @@ class Handlers:
         finally:
             self.over.put("Talk")
 
+    def act(self, rows: np.ndarray) -> np.ndarray:
+        """Of the policy of `Join`."""
+        self.shared.append(len(rows))
+        return rows
+
+    async def Join(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        turn = self.turns.pop()
+        policy: Any = self
+
+        def decided(row: np.ndarray) -> bytes:
+            if row[0, 0] < 0:
+                raise ValueError("a bad action")
+            return b"%d" % row[0, 0]
+
+        def answer(request: bytes, decide_first: Callable[[], None] | None) -> bytes | Later | Undecided:
+            self.coming -= 1
+            if request == b"bad":
+                raise ValueError("a bad message")
+            if request == b"later":
+                self.answers.append(later := Future())
+                coming: Any = SimpleNamespace(
+                    when_settled=lambda call: later.add_done_callback(lambda _: call()), left_s=60
+                )
+                return Later([coming], lambda: b"at last")
+            if request == b"first":
+                if decide_first is not None:
+                    decide_first()
+                return b"%d" % len(self.shared)
+            row = np.array([float(request)])
+            return decided(row[None]) if decide_first is None else Undecided(policy, (row,), decided)
+
+        try:
+            await converse(context, turn, answer, lambda: None)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
 
 @contextmanager
 def serving() -> Iterator[tuple[Handlers, grpc.Channel]]:
@@ -77,6 +122,7 @@ def serving() -> Iterator[tuple[Handlers, grpc.Channel]]:
         "Fail": grpc.unary_unary_rpc_method_handler,
         "Wait": grpc.unary_stream_rpc_method_handler,
         "Talk": grpc.stream_stream_rpc_method_handler,
+        "Join": grpc.stream_stream_rpc_method_handler,
     }
 
     async def main() -> None:
@@ -239,3 +285,117 @@ def test_stopping_ends_calls_that_are_open() -> None:
         assert next(call) == b"begun"
     with pytest.raises(grpc.RpcError):
         next(call)
+
+
+@pytest.fixture
+def join(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Sequence[bytes]], tuple[Handlers, list[Any]]]]:
+    """Give messages of streams, one of each, at once. Returns their replies, or what ended the stream.
+
+    On the serving thread, the queue waits for the messages that are still to come.
+    """
+    with serving_patiently(monkeypatch) as (handlers, channel):
+
+        def join(messages: Sequence[bytes]) -> tuple[Handlers, list[Any]]:
+            outboxes = [SimpleQueue[bytes | None]() for _ in messages]
+            calls = [channel.stream_stream("/test.Test/Join")(iter(outbox.get, None)) for outbox in outboxes]
+            for outbox, call in zip(outboxes, calls, strict=True):
+                outbox.put(b"0")
+                assert next(call) == b"0"
+            handlers.shared.clear()
+            handlers.coming = len(messages)
+            for number, (outbox, message) in enumerate(zip(outboxes, messages, strict=True), 1):
+                outbox.put(message)
+                while handlers.coming > len(messages) - number:
+                    time.sleep(0.001)
+            # Those that wait are read last: the others do not wait for them.
+            found: dict[int, Any] = {}
+            for at in sorted(range(len(messages)), key=lambda at: messages[at] == b"later"):
+                if messages[at] == b"later":
+                    handlers.answers.pop().set_result(None)
+                try:
+                    found[at] = next(calls[at])
+                except grpc.RpcError as error:
+                    found[at] = error.details()  # type: ignore[attr-defined]
+            for outbox in outboxes:
+                outbox.put(None)
+            for at, call in enumerate(calls):
+                if isinstance(found[at], bytes):
+                    assert list(call) == []
+            return handlers, [found[at] for at in range(len(messages))]
+
+        yield join
+
+
+@contextmanager
+def serving_patiently(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Handlers, grpc.Channel]]:
+    if way_to_serve() != SERVING_THREAD:
+        with serving() as served:
+            yield served
+        return
+    served_by: list[Handlers] = []
+
+    class Patient(transport_module.cygrpc.CompletionQueue):
+        def poll(self, deadline: float | None = None) -> Any:
+            if deadline == 0 and served_by and served_by[0].coming > 0:
+                deadline = time.time() + 60.0
+            return super().poll(deadline=deadline)
+
+    monkeypatch.setattr(transport_module, "cygrpc", Names(transport_module.cygrpc, Patient))
+    for name in ("_TOGETHER_S", "_UNREAD_S"):
+        monkeypatch.setattr(transport_module, name, 60.0)
+    with serving() as served:
+        served_by.append(served[0])
+        yield served
+
+
+class Names:
+    """The names of cygrpc, with another queue."""
+
+    def __init__(self, names: Any, queue: type) -> None:
+        self._names, self.CompletionQueue = names, queue
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._names, name)
+
+
+def test_messages_that_are_there_at_once_share_a_call(join: Any) -> None:
+    handlers, replies = join([b"1", b"2", b"3", b"4"])
+    assert replies == [b"1", b"2", b"3", b"4"]
+    assert handlers.shared == ([4] if way_to_serve() == SERVING_THREAD else [])
+
+
+@pytest.mark.parametrize(("odd", "ends"), [(b"bad", "a bad message"), (b"-1", "a bad action"), (b"later", b"at last")])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_message_that_fails_or_waits_holds_up_no_other_that_came_with_it(
+    odd: bytes, ends: str | bytes, at: int, join: Any
+) -> None:
+    messages = [b"1", b"2"]
+    messages.insert(at, odd)
+    handlers, replies = join(messages)
+    assert replies == [ends if message == odd else message for message in messages]
+    if way_to_serve() == SERVING_THREAD:
+        assert handlers.shared == [3 if odd == b"-1" else 2]
+
+
+def test_a_message_finds_those_that_came_before_it_decided(join: Any) -> None:
+    handlers, replies = join([b"1", b"2", b"first", b"3", b"4"])
+    shared = [2, 2] if way_to_serve() == SERVING_THREAD else []
+    assert replies == [b"1", b"2", b"%d" % len(shared[:1]), b"3", b"4"]
+    assert handlers.shared == shared
+
+
+def test_each_callers_turn_counts_its_part_of_a_shared_call(join: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way_to_serve() != SERVING_THREAD:
+        pytest.skip("no call is shared")
+    now, spent = [0.0], list[tuple[Turn, float]]()
+
+    def act(handlers: Handlers, rows: np.ndarray) -> np.ndarray:
+        now[0] += 6.0
+        return rows
+
+    monkeypatch.setattr(Handlers, "act", act)
+    monkeypatch.setattr(transport_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Turn, "spend", lambda turn, seconds: spent.append((turn, seconds)))
+    join([b"1", b"2", b"3"])
+    counted = [turn for turn, seconds in spent if seconds == 2.0]
+    assert len(counted) == len(set(counted)) == 3

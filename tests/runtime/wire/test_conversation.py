@@ -30,7 +30,7 @@ from rpl_runtime.relay.run_state import Resume, Run, SubgoalOverride, TakeOver
 from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire.columns import pack_columns
-from rpl_runtime.wire.conversation import Conversation
+from rpl_runtime.wire.conversation import Conversation, Undecided, decide
 
 STALL = Stall(limit=1.5, rate=0.1, episodes=9)
 STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
@@ -484,3 +484,110 @@ def test_a_robot_that_makes_no_progress_asks_for_help_the_same(tmp_path: Path) -
     assert list(both.step("a", "b", b=(6, nearer)).columns.help) == [0]
     both.each(lambda session: session.loop.veto("a"))
     assert not both.ask(see(7))[0].action.help
+
+
+# ----------------------------------------------------------------------------------- steps of several streams at once
+
+
+class Streams:
+    """Streams of a robot each, which step at once, and the same streams one by one."""
+
+    def __init__(self, bundle: Bundle, starts: Sequence[Start]) -> None:
+        self.policy = OnnxPolicy(bundle)
+        self.policy.joint = True
+        self.together, self.apart = ([Session(self.policy, bundle, Leases()) for _ in starts] for _ in range(2))
+        self.conversations = [
+            Conversation(session, self.policy, lambda *_: None) for session in (*self.together, *self.apart)
+        ]
+        for number, conversation in enumerate(self.conversations):
+            conversation.answer(codec.pack_request([("a", starts[number % len(starts)])]), 7)
+
+    def step(self, *requests: Request) -> list[pb.ReplyRow]:
+        """A step of each stream; compares replies and states, and returns the replies."""
+        raws = [codec.pack_request([("a", request)]) for request in requests]
+        count = len(raws)
+        replies: list[bytes | None] = [None] * count
+        undecided: dict[int, Undecided] = {}
+        self.joined = 0
+
+        def decide_first() -> None:
+            for at, make in zip(undecided, decide(list(undecided.values())), strict=True):
+                replies[at] = make()
+            undecided.clear()
+
+        for at, raw in enumerate(raws):
+            reply = self.conversations[at].answer(raw, 7, decide_first)
+            if isinstance(reply, Undecided):
+                undecided[at] = reply
+                self.joined += 1
+            else:
+                assert not undecided  # what is not plain finds those before it decided
+                replies[at] = reply
+        decide_first()
+        expected = [self.conversations[count + at].answer(raw, 7) for at, raw in enumerate(raws)]
+        for conversation in self.conversations:
+            conversation.prepare()
+        found, wanted = ([pb.ControlReply.FromString(reply).rows[0] for reply in some] for some in (replies, expected))
+        assert [row.SerializeToString() for row in found] == [row.SerializeToString() for row in wanted]
+        for one, other in zip(self.together, self.apart, strict=True):
+            assert Both.state(one) == Both.state(other)
+        return found
+
+
+EACH = [Start(DOOR, STATE), Start(DOOR, STATE, seed=3), Start(DOOR, STATE, plan_lead=1), Start(DOOR, STATE, seed=4)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_steps_that_share_a_call_are_the_same_to_the_bit(count: int, tiny_bundle: Bundle) -> None:
+    streams = Streams(tiny_bundle, EACH[:count])
+    joined = 0
+    for step in range(3 * tiny_bundle.spec.horizon):
+        streams.step(*(Observation(step, STATE * (at + 1) / 5, 1000) for at in range(count)))
+        joined += streams.joined
+    assert joined > 2 * count * tiny_bundle.spec.horizon
+
+
+def test_a_step_that_is_refused_or_not_plain_leaves_the_others_as_they_are(tiny_bundle: Bundle) -> None:
+    streams = Streams(tiny_bundle, EACH)
+    states = STATE, np.full(5, np.nan, np.float32), STATE, STATE
+    rows = streams.step(*(Observation(step, state, 1000) for step, state in zip([0, 0, 9, 0], states, strict=True)))
+    assert [row.WhichOneof("kind") for row in rows] == ["action", "refusal", "refusal", "action"]
+    assert streams.joined == 2
+    rows = streams.step(Observation(1, STATE, 1000), Finish(), SetGoal(("lamp",), STATE), Observation(1, STATE, 1000))
+    assert [row.WhichOneof("kind") for row in rows] == ["action", "finished", "goal_set", "action"]
+
+
+@pytest.mark.parametrize("case", ["the call fails", "a row has no number"])
+def test_a_fault_of_a_shared_call_is_nobody_elses(
+    case: str, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the streams that get no action from it, each is answered as if it were alone."""
+    streams, act, calls = Streams(tiny_bundle, EACH), OnnxPolicy.act, []
+
+    def fail(policy: OnnxPolicy, *rows: np.ndarray) -> np.ndarray:
+        calls.append(len(rows[0]))
+        if len(rows[0]) == 1:
+            return act(policy, *rows)
+        if case == "the call fails":
+            raise ValueError("a row too many")
+        actions = act(policy, *rows)
+        actions[1] = np.nan
+        return actions
+
+    monkeypatch.setattr(OnnxPolicy, "act", fail)
+    for step in range(2):
+        rows = streams.step(*[Observation(step, STATE, 1000)] * len(EACH))
+        assert [row.WhichOneof("kind") for row in rows] == ["action"] * len(EACH)
+    assert max(calls) > 1
+
+
+def test_each_policy_has_a_call_of_its_own(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    other = policies.tiny_bundle(tmp_path / "other", seed=1)
+    both = [Streams(bundle, EACH[:2]) for bundle in (tiny_bundle, other)]
+    raw = codec.pack_request([("a", Observation(0, STATE, 1000))])
+    undecided = [streams.conversations[at].answer(raw, 7, lambda: None) for at in range(2) for streams in both]
+    found = [make() for make in decide(undecided)]
+    expected = [streams.conversations[2 + at].answer(raw, 7) for at in range(2) for streams in both]
+    rows = [[pb.ControlReply.FromString(reply).rows[0] for reply in replies] for replies in (found, expected)]
+    assert rows[0] == rows[1]
+    assert rows[0][0] != rows[0][1]
