@@ -27,8 +27,10 @@ _KETTLE_XY, _KETTLE_Z = slice(23, 25), 25
 _CLEAR = (-0.29, 0.25), (-0.15, 0.77)  # [m] lowest and highest x, y of a kettle on the stove, clear of the microwave
 _BESIDE, _BEFORE = 0.16, 0.11  # [m] from the gripper to the kettle's handle, within which a finger may be inside of it
 _TWISTED = 0.25, 0.45  # [rad] from which on, and at which wholly, a kettle counts as twisted
-_DEEP = 0.38, 0.46  # [m] y from which on, and at which wholly, a kettle has a way back on which it can come round
-_UP = 0.2  # [rad, m] by which a kettle that is carried counts as less twisted, and less deep
+_PULL = 0.12  # [m] how far ahead of it a twisted kettle is pulled to
+_FRONT = 0.12, 0.2  # [m] y up to which no kettle is pulled, and from which on it wholly is
+_OFF = 1.63, 1.66  # [m] height from which on, and at which wholly, a kettle is off the stove
+_CARRIED = 0.2  # [rad] by which it may be more twisted there
 _SLACK = 0.02  # [m] by which a gripper that holds something may be farther from its place: a noisy arm opens no hand
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
@@ -304,11 +306,11 @@ class Demonstrator:
             # Its leg is left of its centre. A kettle that is twisted clockwise comes round where it is pulled over the
             # stove by it; one twisted the other way, where it is pushed; lifted, neither. What is on the stove rather
             # stays there, and what is in the air is carried on: half of both would be a standstill.
-            yaw, up = _yaw(qpos), _UP * min(max((qpos[_KETTLE_Z] - _STOVE) / lift, 0.0), 1.0)
-            twisted = _smooth(abs(yaw) - up, *_TWISTED)
+            yaw = _yaw(qpos)
+            twisted = _smooth(abs(yaw) - _CARRIED * _smooth(float(qpos[_KETTLE_Z]), *_OFF), *_TWISTED)
             if yaw < 0:
-                twisted *= _smooth(float(qpos[_KETTLE_XY][1]) - up, *_DEEP)
-                aim = aim + twisted * (skill.back - aim)
+                twisted *= _smooth(float(qpos[_KETTLE_XY][1]), *_FRONT)
+                aim = aim + twisted * (qpos[dims] - (_PULL, 0.0) - aim)
             lift *= 1 - twisted
         left = aim - qpos[dims]
         ahead = qpos.copy()

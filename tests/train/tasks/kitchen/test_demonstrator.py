@@ -88,11 +88,11 @@ def test_a_kettle_that_was_twisted_in_its_grip_is_pulled_straight(kitchen: Kitch
     assert ELEMENTS["kettle"].is_done(state)
 
 
-@pytest.mark.parametrize("yaw", [-0.6, 0.6])
-def test_a_kettle_that_stands_twisted_half_way_is_brought_to_its_place_either_way_round(kitchen: Kitchen, yaw: float):
+@pytest.mark.parametrize(("y", "yaw"), [(0.5, 0.6), (0.45, -0.6), (0.65, -0.9)])
+def test_a_kettle_that_stands_twisted_is_brought_to_its_place_either_way_round(kitchen: Kitchen, y: float, yaw: float):
     qpos = kitchen.reset(seed=0) * 1.0
-    qpos[23:30] = -0.24, 0.5, 1.62, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
-    state, _ = work(kitchen, kitchen.restore(qpos, seed=1), "kettle", most=100)
+    qpos[23:30] = -0.24, y, 1.62, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+    state, _ = work(kitchen, kitchen.restore(qpos, seed=1), "kettle", most=75)
     assert ELEMENTS["kettle"].is_done(state)
 
 
