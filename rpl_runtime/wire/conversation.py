@@ -56,7 +56,7 @@ def decide(undecided: Sequence[Undecided]) -> list[Callable[[], bytes | Later]]:
         try:
             actions = policy.act(*map(np.array, zip(*(undecided[at].row for at in sharing), strict=True)))
         except Exception:  # onnxruntime's exceptions share no base class but this one
-            continue  # alone, the row that is at fault fails for itself
+            sharing, actions = [], ()  # each alone: the row that is at fault fails for itself
         for at, action in zip(sharing, actions, strict=True):
             makes[at] = partial(undecided[at].go_on, action[None])
     return makes
