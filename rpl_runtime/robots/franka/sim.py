@@ -18,6 +18,7 @@ from rpl_runtime.process import own_process
 from rpl_runtime.robots.franka.frames import to_franka
 from rpl_runtime.robots.franka.franka import HOME
 from rpl_runtime.robots.franka.hand import MAX_WIDTH
+from rpl_runtime.tasks.mujoco import load_mujoco
 
 _PORT = 1337  # of Franka's control interface
 
@@ -62,6 +63,7 @@ def simulated_robot(host: str = "127.0.0.1", faults: Faults = _SOUND) -> Iterato
 
 def serve(on_ready: Callable[[str], None], host: str, faults: Faults = _SOUND) -> None:
     """Simulate a robot until Ctrl-C or the end of the process; `on_ready` gets the host once it can be driven."""
+    load_mujoco()  # before the simulator imports it, which would start processes to find GLFW
     server_module, base = require("franky_sim", "franka-sim"), require("franky_sim.base_simulator", "franka-sim")
     simulator = require("franky_sim.mujoco_simulator", "franka-sim").MujocoSimulator()
     damping = tuple((_TRAILS_S + faults.late_s) * stiffness for stiffness in _STIFFNESS)

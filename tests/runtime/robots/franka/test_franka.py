@@ -474,3 +474,22 @@ def test_the_example_simulates_a_robot_until_ctrl_c() -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+def test_a_simulated_robot_starts_no_python_to_find_glfw():
+    program = """
+import sys
+started = []
+sys.addaudithook(lambda event, arguments: started.append(arguments[0]) if event == "subprocess.Popen" else None)
+from rpl_runtime.robots.franka.sim import serve
+
+def stop(host):
+    raise KeyboardInterrupt
+
+serve(stop, sys.argv[1])
+print(sys.executable in started, "glfw" in sys.modules)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYGLFW")}
+    command = [sys.executable, "-c", program, address(78)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "True"]
