@@ -141,7 +141,7 @@ class Conversation:
         left = (run.lasts or spec.horizon) - age  # [steps] for which the subgoal is still followed
         if session.loop.planner is not None:
             replans, asks = False, run.asked is None and left <= run.lead
-            if subgoal is None or run.answered() or (asks and run.rules.wait):
+            if subgoal is None or run.answered() or (run.rules.wait and left <= run.lead):
                 return None  # the step needs an answer, or has one
             if asks:
                 self._due = robot, step, np.frombuffer(state_bytes, FLOATS)

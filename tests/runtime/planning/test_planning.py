@@ -24,12 +24,13 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
 from rpl_runtime.relay.leases import Leases
-from rpl_runtime.relay.messages import Action, Observation, Start
+from rpl_runtime.relay.messages import Action, Observation, Observations, Start
 from rpl_runtime.relay.plans import Coming, Fallback, Origin, Plan, PlanRules, Question, Source
 from rpl_runtime.relay.session import Session
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
+from rpl_runtime.wire.columns import pack_columns
 from rpl_runtime.wire.control import pack_request
-from rpl_runtime.wire.conversation import Conversation
+from rpl_runtime.wire.conversation import Conversation, Later
 
 SPEC = policies.tiny_spec()
 STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
@@ -200,6 +201,29 @@ def test_a_run_that_waits_gets_each_plan_at_its_step(tiny_bundle: Bundle, slow: 
         actions = [control.step("a", step, STATE) for step in range(3 * SPEC.horizon)]
         assert [action.age for action in actions] == [*range(SPEC.horizon)] * 3
         assert [action.origin.waited for action in actions if action.origin] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("in_columns", [False, True])
+def test_a_run_that_waits_for_a_plan_asked_for_ahead_waits_at_the_step_that_it_is_for(
+    in_columns: bool, tiny_bundle: Bundle
+) -> None:
+    planner, policy = Slow(), OnnxPolicy(tiny_bundle)
+    planner.answer()
+    port = Planning(PlanningConfig(planner, WAIT_S), None, "test").port(policy)
+    session = Session(policy, tiny_bundle, Leases(), "", port)
+    conversation = Conversation(session, policy, lambda rows, size: None)
+    start = Start(GOAL, STATE, plan_lead=2, rules=PlanRules(wait=True))
+    session.answer([("a", start), ("a", Observation(0, STATE, 0))], 0)
+    waits = []
+    for step in range(1, SPEC.horizon + 1):
+        seen = Observations(np.ones(1), np.array([step]), STATE[None], 0)
+        raw = pack_columns(seen) if in_columns else pack_request([("a", Observation(step, STATE, 0))])
+        waits.append(isinstance(conversation.answer(raw, 0), Later))
+        conversation.prepare()
+    planner.await_question(2)
+    planner.answer()
+    session.close()
+    assert waits == [False, False, False, True]
 
 
 def test_many_robots_in_columns_follow_on_and_get_their_plans(tiny_bundle: Bundle, slow: Any) -> None:
