@@ -386,8 +386,9 @@ class _Call:
                 self._server.soon(wait, turn.served, partial(answer, request, None))
 
         def decide_first() -> None:
+            turn.__exit__(None, None, None)  # the time of the others is theirs
             self._server.decide()
-            turn.__enter__()  # the time up to here was that of others
+            turn.__enter__()
 
         def reply_with(make: _Make) -> None:
             try:

@@ -16,6 +16,7 @@ import pytest
 
 from rpl_runtime.auth.quotas import QuotaConfig, Quotas
 from rpl_runtime.server import transport as transport_module
+from rpl_runtime.server import turns as turns_module
 from rpl_runtime.server.transport import SERVING_THREAD, converse, new_server, run, way_to_serve
 from rpl_runtime.server.turns import Turn, Turns
 from rpl_runtime.wire.conversation import Later, Undecided
@@ -75,6 +76,9 @@ class Handlers:
         finally:
             self.over.put("Talk")
 
+    def read(self) -> None:
+        """What a message of `Join` takes before anything is decided."""
+
     def act(self, rows: np.ndarray) -> np.ndarray:
         """Of the policy of `Join`."""
         self.shared.append(len(rows))
@@ -91,6 +95,7 @@ class Handlers:
 
         def answer(request: bytes, decide_first: Callable[[], None] | None) -> bytes | Later | Undecided:
             self.coming -= 1
+            self.read()
             if request == b"bad":
                 raise ValueError("a bad message")
             if request == b"later":
@@ -399,3 +404,21 @@ def test_each_callers_turn_counts_its_part_of_a_shared_call(join: Any, monkeypat
     join([b"1", b"2", b"3"])
     counted = [turn for turn, seconds in spent if seconds == 2.0]
     assert len(counted) == len(set(counted)) == 3
+
+
+def test_what_a_message_takes_before_the_others_are_decided_counts_for_its_caller(
+    join: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what they take does not: all of the time is counted once."""
+    now, spent = [0.0], list[float]()
+
+    def work(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(Handlers, "read", lambda handlers: work(1.0))
+    monkeypatch.setattr(Handlers, "act", lambda handlers, rows: (work(8.0), rows)[1])
+    for module in (transport_module, turns_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Turn, "spend", lambda turn, seconds: spent.append(seconds))
+    join([b"1", b"2", b"first"])
+    assert sum(spent) == now[0] == (14.0 if way_to_serve() == SERVING_THREAD else 6.0)
