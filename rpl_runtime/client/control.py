@@ -116,7 +116,7 @@ class Control:
     ) -> Sequence[messages.Action | RelayError]:
         """One step of several robots in one message: an action for each, or its refusal."""
         observed_ns = time.monotonic_ns()
-        if self._columns is not None and (seen := self._observations(steps, states, observed_ns)) is not None:
+        if self._columns is not None and (seen := self._observations(len(robots), steps, states, observed_ns)):
             batch = self._columns(list(robots), seen)
             if batch is not None and self.model.spec.action.accepts(batch.targets):
                 return batch
@@ -195,14 +195,18 @@ class Control:
         self.line.close()
 
     def _observations(
-        self, steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray, observed_ns: int
+        self, count: int, steps: Sequence[int], states: Sequence[np.ndarray] | np.ndarray, observed_ns: int
     ) -> messages.Observations | None:
-        """The same as columns; None: they do not fit, and as rows the server says why."""
+        """The same as columns; None: they do not fit, and as rows it is said why."""
         try:
-            numbers, vectors = np.array(steps, dtype=np.uint32), np.asarray(states, dtype=np.float32)
+            given, vectors = np.asarray(steps), np.asarray(states, dtype=np.float32)
         except (TypeError, ValueError, OverflowError):
             return None
-        if vectors.shape != (len(numbers), self.model.spec.state.dim) or len(numbers) > MAX_ROWS:
+        shapes = given.shape, vectors.shape
+        if shapes != ((count,), (count, self.model.spec.state.dim)) or count > MAX_ROWS or given.dtype.kind not in "iu":
+            return None
+        numbers = given.astype(np.uint32)
+        if not np.array_equal(numbers, given):  # numpy cuts off what does not fit
             return None
         return messages.Observations(numbers, numbers, vectors, observed_ns)
 

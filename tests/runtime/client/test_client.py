@@ -307,6 +307,28 @@ def test_rows_of_a_batch_stand_for_themselves(tiny_client: Client) -> None:
         assert isinstance(third, Action)
 
 
+MISFITS = {
+    "a step too few": ("abc", [0, 0], 3, ValueError),
+    "a state too few": ("abc", [0, 0, 0], 2, ValueError),
+    "a robot too few": ("ab", [0, 0, 0], 3, ValueError),
+    "half a step": ("abc", [0.5, 0, 0], 3, InvalidInput),
+    "a step before the first": ("abc", np.array([-1, 0, 0]), 3, InvalidInput),
+    "a step that wraps to the first": ("abc", np.array([2**32, 0, 0]), 3, InvalidInput),
+    "steps of one each": ("abc", [[0], [0], [0]], 3, InvalidInput),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_batch_that_does_not_fit_is_not_sent(case: str, tiny_client: Client) -> None:
+    robots, steps, states, error = MISFITS[case]
+    with tiny_client.control() as control:
+        for robot in "abc":
+            control.start(robot, ["door"], STATE)
+        with pytest.raises(error):
+            control.step_batch(list(robots), steps, np.zeros((states, 5)))
+        assert all(isinstance(reply, Action) for reply in control.step_batch("abc", [0, 0, 0], np.zeros((3, 5))))
+
+
 def test_a_batch_is_the_same_as_columns_and_as_rows(tiny_bundle: Bundle, tiny_client: Client) -> None:
     """With a state that is refused, a robot that a row asked for in between, and a plan ahead."""
     with tiny_client.control() as columns, tiny_client.control() as rows:
