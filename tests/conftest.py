@@ -19,6 +19,7 @@ from processes import started
 from rpl_runtime.client.client import Client
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import serve_in_thread
+from rpl_runtime.server.transport import way_to_serve
 from rpl_runtime.wire.control import PUBLIC_TRANSPORT
 
 # A process that was started in the background ignores Ctrl-C, and so would all that it starts.
@@ -85,10 +86,21 @@ def own_bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def tiny_address(tiny_bundle: Bundle) -> Iterator[str]:
-    """The address of a server of the tiny bundle in this process."""
-    with serve_in_thread(tiny_bundle) as address:
-        yield address
+def tiny_addresses(tiny_bundle: Bundle, grpc_aio: None) -> Iterator[dict[str, str]]:
+    """The address of a server of the tiny bundle in this process, by the way that its bytes take."""
+    with ExitStack() as servers:
+        addresses = {}
+        for public in ("", "1"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(PUBLIC_TRANSPORT, public)
+                addresses[way_to_serve()] = servers.enter_context(serve_in_thread(tiny_bundle))
+        yield addresses
+
+
+@pytest.fixture
+def tiny_address(tiny_addresses: dict[str, str]) -> str:
+    """Of the way that a server takes now."""
+    return tiny_addresses[way_to_serve()]
 
 
 @pytest.fixture

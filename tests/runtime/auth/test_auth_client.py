@@ -21,6 +21,8 @@ from rpl_runtime.errors import InvalidInput, LimitReached, PermissionDenied, Ser
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.server.server import ServerConfig, serve_in_thread
 
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
+
 STATE = np.zeros(5, dtype=np.float32)
 
 

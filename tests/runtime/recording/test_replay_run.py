@@ -21,6 +21,7 @@ from rpl_runtime.recording.mcap import Log, LoggedStep, LogHeader
 from rpl_runtime.recording.replay import replay
 from rpl_runtime.relay.run_state import POLICY
 from rpl_runtime.server.server import serve_in_thread
+from rpl_runtime.server.transport import way_to_serve
 from rpl_runtime.wire import admin as admin_wire
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -110,8 +111,8 @@ def logged(case: Case, client: Client) -> Log:
 
 @given(case=cases())
 @settings(max_examples=40)
-def test_the_policy_that_ran_decides_the_same_whatever_is_missing(tiny_address: str, case: Case) -> None:
-    with Client(tiny_address) as client:
+def test_the_policy_that_ran_decides_the_same_whatever_is_missing(tiny_addresses: dict[str, str], case: Case) -> None:
+    with Client(tiny_addresses[way_to_serve()]) as client:
         log = logged(case, client)
         with client.control() as control:
             if all(step.author != POLICY for step in log.steps):

@@ -19,6 +19,8 @@ pytest.importorskip("opentelemetry.sdk")
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+pytestmark = pytest.mark.usefixtures("transport")  # each test with each way that the bytes can take
+
 STATE = np.zeros(5, dtype=np.float32)
 
 
