@@ -2,6 +2,8 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 import policies
 from rpl_runtime._pb.rpl.v1 import relay_pb2 as pb
-from rpl_runtime.errors import InvalidInput, ProtocolViolation, RelayError
+from rpl_runtime.errors import InvalidInput, PlannerLost, ProtocolViolation, RelayError
 from rpl_runtime.policy.bundle import Bundle
 from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.manifest import Stall
@@ -26,11 +28,12 @@ from rpl_runtime.relay.messages import (
     SetGoal,
     Start,
 )
+from rpl_runtime.relay.plans import Fallback, Plan, PlanRules, Question, Source
 from rpl_runtime.relay.run_state import Resume, Run, SubgoalOverride, TakeOver
 from rpl_runtime.relay.session import PlainSteps, Session
 from rpl_runtime.wire import control as codec
 from rpl_runtime.wire.columns import pack_columns
-from rpl_runtime.wire.conversation import Conversation, Undecided, decide
+from rpl_runtime.wire.conversation import Conversation, Later, Undecided, decide
 
 STALL = Stall(limit=1.5, rate=0.1, episodes=9)
 STATE = np.array([0.5, -0.25, 0.1, 0.0, 0.0], np.float32)
@@ -66,12 +69,58 @@ def shown(row: pb.ReplyRow) -> object:
     return (row.refusal.reason, row.refusal.code) if row.HasField("refusal") else row.SerializeToString()
 
 
-class Both:
-    """The same messages on both paths, each with a session of its own."""
+class Planner:
+    """A planner whose answers come so many messages after their questions, or as soon as they are waited for."""
 
-    def __init__(self, bundle: Bundle, policy: OnnxPolicy) -> None:
+    source = Source.PLANNER
+
+    def __init__(self, delay: int) -> None:
+        self.delay = delay
+        self.now = 0  # messages
+
+    def ask(self, question: Question, rules: PlanRules) -> "Answer":
+        return Answer(self, question, self.now + self.delay)
+
+    def check(self, rules: PlanRules) -> None:
+        """All are good."""
+
+    def fallback(self, rules: PlanRules) -> Fallback:
+        return rules.fallback or Fallback.KEEP
+
+
+@dataclass
+class Answer:
+    """The answer to a question; every fifth step's is lost."""
+
+    planner: Planner = field(repr=False)
+    question: Question
+    due: int
+    left_s = 0.0
+
+    @property
+    def settled(self) -> bool:
+        return self.planner.now >= self.due
+
+    def result(self) -> Plan:
+        self.due = min(self.due, self.planner.now)
+        if self.question.step % 5 == 4:
+            raise PlannerLost("it has no plan")
+        return Plan(self.question.state + np.float32(0.1), 0.5, self.question.step % 4)
+
+    def when_settled(self, call: Callable[[], object]) -> None:
+        """Nobody waits here."""
+
+    def drop(self) -> None:
+        """Nothing is held."""
+
+
+class Both:
+    """The same messages on both paths, each with a session of its own, and a planner of its own if it has a delay."""
+
+    def __init__(self, bundle: Bundle, policy: OnnxPolicy, delay: int | None = None) -> None:
         self.counted: list[tuple[int, int]] = []  # rows and bytes of each message
-        self.lean, self.ordinary = (Session(policy, bundle, Leases()) for _ in range(2))
+        self.planners = [None if delay is None else Planner(delay) for _ in range(2)]
+        self.lean, self.ordinary = (Session(policy, bundle, Leases(), "", planner) for planner in self.planners)
         self.conversation = Conversation(self.lean, policy, lambda rows, size: self.counted.append((rows, size)))
 
     def ask(self, *rows: tuple[str, Request]) -> list[pb.ReplyRow]:
@@ -79,8 +128,7 @@ class Both:
         return self.send(codec.pack_request(rows))
 
     def send(self, raw: bytes) -> list[pb.ReplyRow]:
-        found = pb.ControlReply.FromString(self.conversation.answer(raw, received_ns=7))
-        self.conversation.prepare()
+        found = self.reply(raw)
         answer = self.ordinary.answer(codec.unpack_request(raw), received_ns=7)
         expected = pb.ControlReply.FromString(codec.pack_reply(*answer))
         assert [row.SerializeToString() for row in found.rows] == [row.SerializeToString() for row in expected.rows]
@@ -88,6 +136,21 @@ class Both:
         assert self.counted[-1] == (len(found.rows), len(raw))
         assert self.state(self.lean) == self.state(self.ordinary)
         return list(found.rows)
+
+    def reply(self, raw: bytes) -> pb.ControlReply:
+        """The lean path's reply, once what it waits for is there."""
+        for planner in self.planners:
+            if planner is not None:
+                planner.now += 1
+        reply = self.conversation.answer(raw, received_ns=7)
+        while isinstance(reply, Later):
+            for coming in reply.awaited:
+                with suppress(PlannerLost):
+                    coming.result()
+            reply = reply.go_on()
+        assert isinstance(reply, bytes)
+        self.conversation.prepare()
+        return pb.ControlReply.FromString(reply)
 
     def each(self, act: Callable[[Session], object]) -> None:
         """Let an operator act on both."""
@@ -119,8 +182,7 @@ class Both:
         steps, states = [rows[robot][0] for robot in robots], [rows[robot][1] for robot in robots]
         seen = Observations(np.array(handles), np.array(steps), np.array(states), 1000)
         raw = pack_columns(seen)
-        found = pb.ControlReply.FromString(self.conversation.answer(raw, received_ns=7))
-        self.conversation.prepare()
+        found = self.reply(raw)
         assert self.counted[-1] == (len(robots), len(raw))
         asked = [(robot, Observation(rows[robot][0], rows[robot][1], 1000)) for robot in robots]
         answer = self.ordinary.answer(asked, received_ns=7)
@@ -167,6 +229,22 @@ def test_steps_and_replans_are_plain_and_the_same(case: str, both: Both) -> None
         assert row.action.replanned is (step % 4 == 0)
         took.append(both.plain)
     assert took == plain
+
+
+@pytest.mark.parametrize("rules", [PlanRules(), PlanRules(wait=True), PlanRules(fallback=Fallback.HOLD)], ids=str)
+@pytest.mark.parametrize("lead", [0, 2])
+@pytest.mark.parametrize("delay", [1, 3, 9])
+def test_steps_whose_plans_come_later_are_the_same(
+    delay: int, lead: int, rules: PlanRules, served: tuple[Bundle, OnnxPolicy]
+) -> None:
+    both = Both(*served, delay)
+    both.ask(*((robot, Start(DOOR, STATE, seed=3, plan_lead=lead, rules=rules)) for robot in "ab"))
+    plain = []
+    for step in range(14):
+        both.ask(see(step))
+        plain.append(both.plain)
+        both.step("b")
+    assert any(plain)
 
 
 def test_noise_drawn_ahead_is_that_of_the_step(both: Both) -> None:
@@ -289,9 +367,14 @@ KINDS = (
 )
 
 
-@given(st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(KINDS), st.integers(0, 3)), max_size=3)))
-def test_any_conversation_is_the_same(served: tuple[Bundle, OnnxPolicy], messages: list[Sequence[Turn]]) -> None:
-    both = Both(*served)
+@given(
+    st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(KINDS), st.integers(0, 3)), max_size=3)),
+    st.sampled_from([None, 1, 3]),
+)
+def test_any_conversation_is_the_same(
+    served: tuple[Bundle, OnnxPolicy], messages: list[Sequence[Turn]], delay: int | None
+) -> None:
+    both = Both(*served, delay)
     for number, message in enumerate(messages):
         rows: list[tuple[str, Request]] = []
         for robot, kind, argument in message:
@@ -308,7 +391,8 @@ def test_any_conversation_is_the_same(served: tuple[Bundle, OnnxPolicy], message
                         rows = []
                     both.step(*("ab", "ba", robot, "a" + robot)[argument], **{robot: (step, state)})
                 case "start":
-                    rows.append((robot, Start(DOOR, state, seed=argument or None, plan_lead=argument % 3)))
+                    rules = PlanRules(argument > 1, [*Fallback][argument])
+                    rows.append((robot, Start(DOOR, state, argument or None, plan_lead=argument % 3, rules=rules)))
                 case "goal":
                     rows.append((robot, SetGoal(("lamp", "door")[: argument % 2 + 1], state)))
                 case "finish":
