@@ -409,6 +409,8 @@ class _Call:
 
         def wait(until: Callable[[], Awaitable[None]], make: _Make) -> None:
             nonlocal waiting
+            if ended:  # before the event loop came to this
+                return
 
             async def reply_then() -> None:
                 try:

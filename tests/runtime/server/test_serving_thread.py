@@ -31,6 +31,7 @@ class Handlers:
         self.over: SimpleQueue[str] = SimpleQueue()  # names of calls whose handler has ended
         self.threads: set[str] = set()  # that answered messages
         self.concluded = 0  # messages
+        self.talking: asyncio.Task[None] | None = None  # the task of the last `Talk`
         self.coming = 0  # messages of `Join` that are still to come before any is decided
         self.low = SimpleNamespace(run_one=lambda row: row[None])  # of the policy of `Join`
         self.shared: list[int] = []  # the numbers of messages of `Join` that shared a call
@@ -59,6 +60,7 @@ class Handlers:
 
     async def Talk(self, requests: AsyncIterator[bytes], context: Any) -> None:
         turn = Turns().of(Quotas(QuotaConfig()).share("a", 0.0))
+        self.talking = asyncio.current_task()
 
         def answer(request: bytes, decide_first: object) -> bytes:
             self.threads.add(threading.current_thread().name)
@@ -282,6 +284,27 @@ def test_a_handler_ends_when_its_client_is_gone(method: str) -> None:
         call.cancel()
         hold.set()
         assert handlers.over.get(timeout=60.0) == method
+
+
+def test_a_message_that_is_to_wait_for_its_turn_is_not_answered_once_its_call_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server ends the call in the moment in which the message comes, as it does when it stops."""
+    if way_to_serve() != SERVING_THREAD:
+        pytest.skip("on one thread nothing comes between")
+    with serving() as (handlers, channel):
+
+        def ready(turn: Turn) -> bool:
+            assert handlers.talking is not None
+            handlers.talking.cancel()
+            return False
+
+        monkeypatch.setattr(Turn, "ready", ready)
+        with pytest.raises(grpc.RpcError):
+            list(channel.stream_stream("/test.Test/Talk")(iter([b"late"])))
+        assert handlers.over.get(timeout=60.0) == "Talk"
+        channel.unary_unary("/test.Test/Say")(b"", metadata=(("key", "value"),))  # what was to be done then is done
+        assert handlers.threads == set()
 
 
 def test_stopping_ends_calls_that_are_open() -> None:
