@@ -22,6 +22,7 @@ from rpl_runtime.client.client import Client
 from rpl_runtime.errors import BundleError, MismatchedPair
 from rpl_runtime.policy import trial
 from rpl_runtime.policy.bundle import HIGH, LOW, Bundle, load_bundle
+from rpl_runtime.policy.graphs import OnnxPolicy
 from rpl_runtime.policy.operators import check_operators
 from rpl_runtime.policy.trial import REQUEST_BYTES, open_policy
 from rpl_runtime.server.subprocess import serve_in_process
@@ -270,6 +271,13 @@ def test_a_plan_may_take_longer_than_a_period_but_not_than_its_horizon(tmp_path:
     assert policy.most_plans() < 100
     with pytest.raises(BundleError, match=r"a plan of tiny takes .* s of processor time; must be at most its ho"):
         open_policy(policies.rewritten(hasty, "high", slow(700, 10)))
+
+
+def test_a_policy_is_opened_knowing_whether_its_rows_may_share_a_call(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnnxPolicy, "act_time_s", lambda _: 0.0)
+    assert open_policy(tiny_bundle).joint
 
 
 def test_a_graph_that_takes_the_processor_is_refused(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

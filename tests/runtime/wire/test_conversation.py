@@ -633,6 +633,13 @@ def test_steps_that_share_a_call_are_the_same_to_the_bit(count: int, tiny_bundle
     assert joined > 2 * count * tiny_bundle.spec.horizon
 
 
+def test_steps_of_a_policy_whose_rows_may_not_share_a_call_are_decided_at_once(tiny_bundle: Bundle) -> None:
+    streams = Streams(tiny_bundle, EACH)
+    streams.policy.joint = False
+    streams.step(*[Observation(0, STATE, 1000)] * len(EACH))
+    assert streams.joined == 0
+
+
 def test_a_step_that_is_refused_or_not_plain_leaves_the_others_as_they_are(tiny_bundle: Bundle) -> None:
     streams = Streams(tiny_bundle, EACH)
     states = STATE, np.full(5, np.nan, np.float32), STATE, STATE
