@@ -307,7 +307,7 @@ def test_rows_of_a_batch_stand_for_themselves(tiny_client: Client) -> None:
         assert isinstance(third, Action)
 
 
-MISFITS = {
+MISFITS: dict[str, tuple[str, Any, int, type[Exception]]] = {
     "a step too few": ("abc", [0, 0], 3, ValueError),
     "a state too few": ("abc", [0, 0, 0], 2, ValueError),
     "a robot too few": ("ab", [0, 0, 0], 3, ValueError),
