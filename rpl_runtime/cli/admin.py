@@ -87,7 +87,8 @@ def pull_model(
         if Path(source).is_dir():
             bundle = load_bundle(Path(source))
         elif ":" in source:
-            with Client(source, access=access_of(context)) as client:
+            waiting = Console(stderr=True).status(f"fetching the bundle of {escape(printable(source))}")
+            with waiting, Client(source, access=access_of(context)) as client:
                 bundle = client.fetch(Path(scratch) / "bundle")
         else:
             known = [path.parent.name for path in shipped("models").glob("*/manifest.json")]

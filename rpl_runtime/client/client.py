@@ -9,8 +9,9 @@ Refusals and gRPC statuses are raised as this project's errors. No call is retri
 whose server is gone. A `Control` belongs to one thread; open one for each.
 """
 
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -28,8 +29,6 @@ from rpl_runtime.relay.run_state import TakeOver
 from rpl_runtime.wire import bundles as describe
 from rpl_runtime.wire import columns, levels
 from rpl_runtime.wire import control as codec
-
-_FETCH_TIMEOUT_S = 300.0
 
 _T = TypeVar("_T")
 
@@ -79,9 +78,9 @@ class Client(Connection):
             BundleError: the folder holds something else, or the bundle is damaged.
         """
         files: dict[str, bytearray] = {}
-        with self.translated(_FETCH_TIMEOUT_S):
-            fetch = self.channel.unary_stream(_path("Fetch"))
-            for raw in fetch(b"", timeout=_FETCH_TIMEOUT_S, metadata=self.metadata):
+        with self.translated(self._timeout_s):
+            fetch = self.channel.unary_stream(_path("Fetch"))(b"", metadata=self.metadata)
+            for raw in _each_in_time(fetch, fetch.cancel, self._timeout_s):
                 name, chunk = describe.unpack_chunk(raw)
                 files.setdefault(name, bytearray()).extend(chunk)
         return store_files(folder, {name: bytes(content) for name, content in files.items()})
@@ -118,6 +117,20 @@ class Client(Connection):
     def _call(self, method: str, request: bytes) -> bytes:
         with self.translated(self._timeout_s):
             return self._methods[method](request, timeout=self._timeout_s, metadata=self.metadata)
+
+
+def _each_in_time(messages: Iterator[bytes], cancel: Callable[[], object], timeout_s: float) -> Iterator[bytes]:
+    """The messages of a call; one that takes longer than a time [s] ends it. gRPC's own limit is for all together."""
+    while True:
+        alarm = threading.Timer(timeout_s, cancel)
+        alarm.start()
+        try:
+            message = next(messages)
+        except StopIteration:
+            return
+        finally:
+            alarm.cancel()
+        yield message
 
 
 class Stream:

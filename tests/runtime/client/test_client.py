@@ -180,12 +180,19 @@ Handler = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 @contextlib.contextmanager
-def impostor(bundle: Bundle, control: Handler | None = None, files: dict[str, bytes] | None = None) -> Iterator[str]:
-    """A server that describes a policy and then does as it likes."""
+def impostor(
+    bundle: Bundle,
+    control: Handler | None = None,
+    files: dict[str, bytes] | None = None,
+    stalled: threading.Event | None = None,
+) -> Iterator[str]:
+    """A server that describes a policy and then does as it likes; after its files it may wait until an event."""
 
     def fetch(request: bytes, context: object) -> Iterator[bytes]:
         for name, content in (files or {}).items():
             yield from describe.pack_chunks(name, content)
+        if stalled is not None:
+            stalled.wait()
 
     model = describe.pack_model(ModelInfo(bundle.spec, bundle.digest, 1, {}))
     handlers: dict[str, grpc.RpcMethodHandler] = {
@@ -409,6 +416,18 @@ def test_fetch_takes_the_place_of_a_bundle_and_of_nothing_else(tiny_client: Clie
     with pytest.raises(BundleError, match="is not a bundle"):
         tiny_client.fetch(tmp_path / "photos")
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
+
+
+def test_a_fetch_that_stalls_is_one_sentence_after_the_timeout(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    over = threading.Event()
+    with impostor(tiny_bundle, files={"high.onnx": bytes(1 << 20)}, stalled=over) as address:
+        with (
+            Client(address, timeout_s=0.5) as client,
+            pytest.raises(ServerUnavailable, match=r"no answer came within 0\.5 s"),
+        ):
+            client.fetch(tmp_path / "copy")
+        over.set()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
