@@ -86,8 +86,9 @@ def test_a_missing_extra_is_one_sentence(base, kitchen_bundle: Bundle, command, 
     assert "Traceback" not in found.stderr
 
 
-def test_training_commands_say_what_they_need(base):
-    found = run(base, "rpl", "imitate", "run", "--demos", "none")
+@pytest.mark.parametrize("command", [("imitate", "run", "--demos", "none"), ("demos", "play", "new")])
+def test_training_commands_say_what_they_need(base, command):
+    found = run(base, "rpl", *command)
     assert found.returncode == 1
     assert "pip install 'torch" in found.stderr
     assert run(base, "rpl", "--help").returncode == 0

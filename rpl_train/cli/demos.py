@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rpl_runtime.cli.options import ExecutorName, Json, TaskName, grouped, show, to_write
+from rpl_runtime.errors import require
 from rpl_train.cli.options import SettingsOptions
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def play_command(
 
     Example: rpl demos play runs/play --sequences 400 --sheet play.png
     """
+    require("torch", "train")
     from dataclasses import replace
 
     from rpl_runtime.console import progress
