@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rpl_runtime.errors import InvalidInput, RelayError
+from rpl_runtime.errors import InvalidInput, RelayError, hint
 
 # Files of Python and of this project; those of packages lie in folders called site-packages or dist-packages.
 _NOT_OWN = (sysconfig.get_path("stdlib"), str(Path(__file__).parent), str(Path(__file__).parents[1] / "rpl_"), "<")
+_NAMED = 8  # of what a module has, at most, in a message; its own first
 
 
 def call_factory(reference: str, example: str) -> Any:
@@ -41,8 +42,11 @@ def call_factory(reference: str, example: str) -> Any:
             raise failed(f"{module_name} fails on import", error) from error
         factory = getattr(module, name, None)
         if not callable(factory):
-            offered = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
-            raise InvalidInput(f"{module_name} has no factory {name!r}; it has {', '.join(offered) or 'none'}")
+            having = {key: value for key, value in vars(module).items() if callable(value) and key[0] != "_"}
+            offered = sorted(having, key=lambda key: (getattr(having[key], "__module__", "") != module_name, key))
+            named = offered[:_NAMED] + ([f"{len(offered) - _NAMED} more"] if len(offered) > _NAMED else [])
+            near = hint(name, offered)
+            raise InvalidInput(f"{module_name} has no factory {name!r}{near}; it has {', '.join(named) or 'none'}")
         try:
             return factory()
         except RelayError:
