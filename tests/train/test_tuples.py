@@ -169,6 +169,11 @@ def test_from_the_last_recorded_step_on_the_target_is_where_the_motion_ends(hold
     assert laid.targets[7:] == pytest.approx(np.full((hold + 1, 1), laid.states[-1, 0]))
 
 
+def test_steps_are_appended_to_what_names_the_author_of_each_step_too():
+    laid = lay_out([replace(moving(), authors=("anna",) * 8)], drawer_spec(), hold=4)
+    assert np.array_equal(laid.states, lay_out([moving()], drawer_spec(), hold=4).states)
+
+
 def test_nothing_can_be_appended_where_no_target_is_known_to_stop_the_robot():
     spec = drawer_spec()
     velocity = VectorSpec(names=("hand_velocity",), units=("m/s",), low=(-1.0,), high=(1.0,))
