@@ -96,6 +96,25 @@ def test_a_kettle_that_stands_twisted_is_brought_to_its_place_either_way_round(k
     assert ELEMENTS["kettle"].is_done(state)
 
 
+@pytest.mark.parametrize(("yaw", "carried"), [(-0.44, True), (-0.9, False)])
+def test_a_kettle_in_the_air_is_carried_on_unless_it_is_twisted_far(kitchen: Kitchen, yaw: float, carried: bool):
+    """One on the stove is led back if it is twisted by 0.44 rad."""
+    demonstrator, state = Demonstrator(kitchen.model), kitchen.reset(seed=3)
+    while state[24] < 0.5:
+        state = kitchen.step(demonstrator.act(state, Work("kettle")))
+    grip, qpos = kitchen.data.site("end_effector").xpos[:2], kitchen.qpos
+    by = yaw - 2 * np.arctan2(qpos[29], qpos[26])
+    turn = np.array([[np.cos(by), -np.sin(by)], [np.sin(by), np.cos(by)]])
+    qpos[23:25] = grip + turn @ (qpos[23:25] - grip)
+    qpos[26:30] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+    state, path = kitchen.restore(qpos, seed=0), []
+    for _ in range(12):
+        state = kitchen.step(demonstrator.act(state, Work("kettle")))
+        path.append(state[24:26])  # [m] y, height
+    forward, lowest = path[-1][0] - path[0][0], min(height for _, height in path)
+    assert (forward > 0.1, lowest > 1.66) == (carried, carried)
+
+
 @pytest.mark.parametrize("element", ["microwave", "hinge cabinet"])
 def test_what_is_right_on_average_over_a_noisy_arm_still_leads_a_heavy_door(kitchen: Kitchen, element: str):
     demonstrator, rng = Demonstrator(kitchen.model), np.random.default_rng(0)
