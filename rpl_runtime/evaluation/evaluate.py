@@ -7,10 +7,8 @@ parallel.
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, NoneType
@@ -23,6 +21,7 @@ from rpl_runtime.estimation.calibration import Calibration
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.results import Episode, summarize
+from rpl_runtime.evaluation.simulators import share_out
 from rpl_runtime.files import JsonDict
 from rpl_runtime.jobs import Executor, Job, run_jobs
 from rpl_runtime.loop.calibrate import calibrate
@@ -276,33 +275,18 @@ def _run_all(
     finished: Callable[[Episode], None],
 ) -> None:
     """Run trials on simulators in parallel, each with its own stream; calls of `finished` do not overlap."""
-    waiting, turn = deque(trials), threading.Lock()
+    turn = threading.Lock()
 
-    def work(robot: DegradedRobot) -> None:
+    def work(waiting: Iterator[Trial]) -> None:
         own = estimator()
-        with client.control() as control:
-            while waiting:
-                try:
-                    trial = waiting.popleft()
-                except IndexError:
-                    return  # another simulator was faster
+        with closing(DegradedRobot(SimulatedRobot(task), config.robot)) as robot, client.control() as control:
+            for trial in waiting:
                 played = play(robot, control, trial, config, estimator=own)
                 episode = episode_of(trial, played, task, robot.simulated.world, robot.limit_violations)
                 with turn:
                     finished(episode)
 
-    with ExitStack() as stack:
-        robots = [
-            stack.enter_context(closing(DegradedRobot(SimulatedRobot(task), config.robot)))
-            for _ in range(min(config.jobs, len(trials)))
-        ]
-        pool = stack.enter_context(ThreadPoolExecutor(config.jobs))
-        workers = [pool.submit(work, robot) for robot in robots]
-        try:
-            for worker in as_completed(workers):
-                worker.result()
-        finally:
-            waiting.clear()  # if one failed, the others end after their current episode
+    share_out(trials, config.jobs, work)
 
 
 def _run_apart(

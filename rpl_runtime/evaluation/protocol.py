@@ -8,10 +8,9 @@ action comes over a `Control`, the physics is the environment's own, and setting
 
 import json
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from rpl_runtime.errors import InvalidInput, WorldFault
 from rpl_runtime.estimation.estimator import Estimator
 from rpl_runtime.evaluation.episodes import open_journal
 from rpl_runtime.evaluation.evaluate import FIRST_SEED
+from rpl_runtime.evaluation.simulators import share_out
 from rpl_runtime.files import JsonDict
 from rpl_runtime.loop.lockstep import run
 from rpl_runtime.policy.spec import ElementSpec
@@ -199,17 +199,12 @@ def run_protocol(
             if key in done:
                 on_outcome(done[key])
         made = {robot: estimator(robot) for robot in {hardship.robot for hardship in hardships.values()}}
-        waiting, turn = deque(key for key in wanted if key not in done), threading.Lock()
+        turn = threading.Lock()
 
-        def work() -> None:
-            with ExitStack() as stack:
-                robot = stack.enter_context(closing(SimulatedRobot(task)))
-                control = stack.enter_context(open_control())  # last: a stream that is silent for long is closed
-                while waiting:
-                    try:
-                        name, number = waiting.popleft()
-                    except IndexError:
-                        return  # another simulator was faster
+        def work(waiting: Iterator[tuple[str, int]]) -> None:
+            # The control last: a stream that is silent for long is closed.
+            with closing(SimulatedRobot(task)) as robot, open_control() as control:
+                for name, number in waiting:
                     hardship = hardships[name]
                     episode = _Episode(task, robot, name, hardship, number, config.seed)
                     outcome = episode.play(control, made[hardship.robot](), on_moment)
@@ -218,13 +213,7 @@ def run_protocol(
                         done[name, number] = outcome
                         on_outcome(outcome)
 
-        with ThreadPoolExecutor(config.jobs) as pool:
-            workers = [pool.submit(work) for _ in range(min(config.jobs, max(1, len(waiting))))]
-            try:
-                for worker in as_completed(workers):
-                    worker.result()
-            finally:
-                waiting.clear()  # if one failed, the others end after their current episode
+        share_out([key for key in wanted if key not in done], config.jobs, work)
     return [done[key] for key in wanted]
 
 
