@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: small policies, and bundles made of them."""
 
 import gc
+import importlib
 import signal
 import subprocess
 import sys
@@ -59,11 +60,14 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, g
 
 @pytest.fixture(scope="session")
 def one_table_of_operators() -> Iterator[None]:
-    """torch makes its table of ONNX operators anew for each graph, which takes half a second; here once."""
+    """torch makes its tables of operators anew for each graph, which takes about a second; here once."""
     registration = pytest.importorskip("torch.onnx._internal.exporter._registration", reason="needs the train extra")
+    utils = importlib.import_module("torch._export.utils")
     with pytest.MonkeyPatch.context() as patch:
         made = staticmethod(cache(registration.ONNXRegistry.from_torchlib))
         patch.setattr(registration.ONNXRegistry, "from_torchlib", made)
+        composite = cache(utils._collect_all_valid_cia_ops_for_namespace)
+        patch.setattr(utils, "_collect_all_valid_cia_ops_for_namespace", composite)
         yield
 
 
