@@ -32,6 +32,7 @@ _FRONT = 0.12, 0.2  # [m] y up to which no kettle is pulled, and from which on i
 _OFF = 1.63, 1.66  # [m] height from which on, and at which wholly, a kettle is off the stove
 _CARRIED = 0.2  # [rad] by which it may be more twisted there
 _SLACK = 0.02  # [m] by which a gripper that holds something may be farther from its place: a noisy arm opens no hand
+_AHEAD = 2.0  # times as far as is left, a knob's set-point is ahead of it: its friction would stop it short
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
@@ -315,7 +316,7 @@ class Demonstrator:
         left = aim - qpos[dims]
         ahead = qpos.copy()
         # The kettle first moves aside: the microwave is close to its straight path.
-        ahead[dims] += _capped(left * [1.0, 4.0][: len(dims)], skill.lead)
+        ahead[dims] += _capped(left * (_AHEAD if skill.turns else [1.0, 4.0][: len(dims)]), skill.lead)
         if skill.lift:
             height = _STOVE + lift * _smooth(float(np.linalg.norm(left)), 0.03, 0.12)
             ahead[_KETTLE_Z] += np.clip(height - qpos[_KETTLE_Z], -skill.lead, skill.lead)

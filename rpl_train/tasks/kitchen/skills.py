@@ -21,7 +21,7 @@ class Skill:
 
     site: str
     dims: tuple[int, ...]  # dimensions of the state that the gripper leads
-    aim: tuple[float, ...]  # [rad, m] where it leads them; beyond the goal if the element has a stop
+    aim: tuple[float, ...]  # [rad, m] where it leads them; beyond the goal only if a stop is near
     back: tuple[float, ...]  # [rad, m] where it leads them on the way back; beyond the rest if there is a stop
     lead: float  # [rad, m] distance of the gripper's set-point ahead of the element
     finished: float  # the work is finished within this distance of the goal, by the element's own measure
@@ -44,7 +44,7 @@ class Skill:
 # Approach directions, offsets and postures are close to those of the human recordings.
 SKILLS = {
     "microwave": Skill(
-        "microhandle_site", (22,), (-0.95,), (0.05,), 0.14, 0.09, (-0.30, 0.95, -0.10), (-0.40, 0.90, -0.10),
+        "microhandle_site", (22,), (-0.75,), (0.05,), 0.14, 0.09, (-0.30, 0.95, -0.10), (-0.40, 0.90, -0.10),
         (-1.00, -1.70, 1.84, -1.61, -0.75, 1.39, 2.60), offset=(0.0, 0.0, 0.04), tall=True, berth=0.15, height=0.15,
     ),
     "kettle": Skill(
@@ -53,11 +53,11 @@ SKILLS = {
         posture_end=(-1.70, -1.74, 1.86, -1.50, -1.25, 1.18, 2.85),
     ),
     "bottom burner": Skill(
-        "knob2_site", (11,), (-1.3,), (0.3,), 0.35, 0.12, (0.06, 0.99, 0.10), (0.06, 0.99, 0.10),
+        "knob2_site", (11,), (-0.88,), (0.3,), 0.35, 0.12, (0.06, 0.99, 0.10), (0.06, 0.99, 0.10),
         (-1.38, -1.52, 1.43, -2.30, -0.08, 2.04, 1.60), offset=(0.0, -0.03, 0.0), turns=True,
     ),
     "top burner": Skill(
-        "knob4_site", (15,), (-1.3,), (0.3,), 0.35, 0.12, (0.07, 0.97, 0.20), (0.07, 0.97, 0.20),
+        "knob4_site", (15,), (-0.92,), (0.3,), 0.35, 0.12, (0.07, 0.97, 0.20), (0.07, 0.97, 0.20),
         (-1.41, -1.40, 1.29, -2.21, -0.06, 2.02, 1.50), offset=(0.0, -0.03, 0.0), turns=True,
     ),
     "light switch": Skill(

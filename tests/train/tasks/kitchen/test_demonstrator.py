@@ -45,6 +45,27 @@ def test_each_element_is_done_from_the_nominal_start(kitchen: Kitchen, element: 
     assert len(steps) < 80
 
 
+@pytest.mark.parametrize("turned", [-1.25, -1.55])
+@pytest.mark.parametrize("element", ["bottom burner", "top burner"])
+def test_a_knob_that_is_turned_too_far_is_turned_back_to_its_goal(kitchen: Kitchen, element: str, turned: float):
+    kitchen.reset(seed=3)
+    qpos = with_elements(kitchen.qpos, [element])
+    qpos[SKILLS[element].dims[0]] = turned
+    kitchen.restore(qpos, seed=3)
+    assert element not in kitchen.done()
+    _, steps = work(kitchen, kitchen.state, element)
+    assert len(steps) < 60
+
+
+@pytest.mark.parametrize("element", ["microwave", "bottom burner", "top burner"])
+def test_what_is_held_on_to_comes_to_rest_well_inside_of_its_goal(kitchen: Kitchen, element: str):
+    state, _ = work(kitchen, kitchen.reset(seed=3), element)
+    demonstrator = Demonstrator(kitchen.model)
+    for _ in range(40):
+        state = kitchen.step(demonstrator.act(state, Work(element)))
+    assert ELEMENTS[element].distance(state) < DONE_DISTANCE / 2
+
+
 @pytest.mark.parametrize("element", ["kettle", "hinge cabinet"])
 def test_each_element_is_done_from_a_perturbed_start(kitchen: Kitchen, element: str):
     work(kitchen, kitchen.reset(seed=4, noise=PERTURBED), element)
