@@ -32,7 +32,7 @@ _FRONT = 0.12, 0.2  # [m] y up to which no kettle is pulled, and from which on i
 _OFF = 1.63, 1.66  # [m] height from which on, and at which wholly, a kettle is off the stove
 _CARRIED = 0.2  # [rad] by which it may be more twisted there
 _SLACK = 0.02  # [m] by which a gripper that holds something may be farther from its place: a noisy arm opens no hand
-_AHEAD = 2.0  # times as far as is left, a knob's set-point is ahead of it: its friction would stop it short
+_AHEAD = 2.0  # times as far as is left, a held knob's set-point is ahead of it: with once it stops short of its goal
 _STOVE = 1.62  # [m] the kettle's height when it stands
 # Share of the way to its set-point that a servo moves an arm joint in one period: 1 - exp(-0.08 s x kp / damping).
 _REACHED = np.array([0.50, 0.50, 0.50, 0.50, 0.62, 0.62, 0.62])
