@@ -29,7 +29,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 CORE := $(addprefix tests/runtime/,auth client policy relay safety server telemetry wire)
 # And the tests of all that travels, on both ways, at both ends of the supported range of grpcio.
 GRPCIOS ?= 1.80.0 1.85.*
-TRAVELS := $(addprefix tests/,runtime/auth runtime/client runtime/server runtime/telemetry attack/test_server.py)
+TRAVELS := $(addprefix tests/,runtime/auth runtime/client runtime/planning runtime/server runtime/telemetry attack/test_server.py)
 
 matrix:
 	@for python in $(PYTHONS); do \

@@ -126,6 +126,8 @@ class Control:
             (robot, messages.Observation(step, _vector(state), observed_ns))
             for robot, step, state in zip(robots, steps, states, strict=True)
         ]
+        if not rows:
+            return []
         replies = cast(list[messages.Action | RelayError], self.line.exchange(rows))
         return [reply if isinstance(reply, RelayError) else self._fault(reply) or reply for reply in replies]
 
@@ -203,7 +205,9 @@ class Control:
         except (TypeError, ValueError, OverflowError):
             return None
         shapes = given.shape, vectors.shape
-        if shapes != ((count,), (count, self.model.spec.state.dim)) or count > MAX_ROWS or given.dtype.kind not in "iu":
+        if shapes != ((count,), (count, self.model.spec.state.dim)) or given.dtype.kind not in "iu":
+            return None
+        if not 0 < count <= MAX_ROWS:
             return None
         numbers = given.astype(np.uint32)
         if not np.array_equal(numbers, given):  # numpy cuts off what does not fit

@@ -336,6 +336,14 @@ def test_a_batch_that_does_not_fit_is_not_sent(case: str, tiny_client: Client) -
         assert all(isinstance(reply, Action) for reply in control.step_batch("abc", [0, 0, 0], np.zeros((3, 5))))
 
 
+@pytest.mark.parametrize("steps", [[], np.zeros(0, int)], ids=["list", "array"])
+def test_a_batch_of_no_robots_is_no_message(steps: Any, tiny_client: Client) -> None:
+    with tiny_client.control() as control:
+        control.start("a", ["door"], STATE)
+        assert len(control.step_batch([], steps, np.zeros((0, 5)))) == 0
+        assert isinstance(control.step("a", 0, STATE), Action)
+
+
 def test_a_batch_is_the_same_as_columns_and_as_rows(tiny_bundle: Bundle, tiny_client: Client) -> None:
     """With a state that is refused, a robot that a row asked for in between, and a plan ahead."""
     with tiny_client.control() as columns, tiny_client.control() as rows:
