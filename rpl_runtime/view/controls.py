@@ -45,6 +45,8 @@ class Controls:
         self._turned: dict[int, float] = {}  # dimension of the target -> value that somebody set
         self._in_hand = ""  # the robot whose target the sliders of the hand show
         self._shown: dict[str, int] = {}  # element -> value of its slider that the page, and not a viewer, set last
+        self._planned: tuple[float, ...] = ()  # the subgoal that was followed last
+        self._shares: dict[str, int] = {}  # element -> value of its slider for that
         self._turn_to_show = threading.Lock()  # viewers act in threads of their own
         self._goal = b""  # mask of the goal that was shown; whoever ticks something changes that
         self._tabs = gui.add_tab_group(order=6)  # below the status, which stays in view in a small window
@@ -122,14 +124,17 @@ class Controls:
             self._goal, asked = mask.tobytes(), self._spec.asked(mask)
             for name, tick in self._ticks.items():
                 tick.value = name in asked
-        if robot.subgoal:
+        if robot.subgoal and robot.subgoal != self._planned:
             subgoal = np.array(robot.subgoal, dtype=np.float32)
-            moved = self._moved()
-            with self._turn_to_show:
-                for name, slider in self._sliders.items():
-                    if name not in moved:
-                        self._shown[name] = round(100 * self._share(self._spec.elements[name], subgoal))
-                        slider.value = self._shown[name]
+            elements = self._spec.elements
+            self._shares = {name: round(100 * self._share(elements[name], subgoal)) for name in self._sliders}
+            self._planned = robot.subgoal
+        with self._turn_to_show:
+            for name, share in self._shares.items():
+                slider, before = self._sliders[name], self._shown[name]
+                if share != before and slider.value == before:  # looked at last: viewers move it at any time
+                    self._shown[name] = share
+                    slider.value = share
 
     def settle(self) -> None:
         """Forget the sliders' changes."""

@@ -48,6 +48,7 @@ class Panel:
         self._robots = gui.add_dropdown("robot", _NOBODY, visible=False, order=1)
         self._robots.on_update(lambda event: None if event.client_id is None else choose(event.target.value))
         self._status = gui.add_html("", order=2)
+        gui.add_html(_CSS, order=3)
         self._news = gui.add_html("", order=1e9)
 
     def show(self, names: tuple[str, ...], chosen: RobotStatus, spec: PolicySpec) -> None:
@@ -56,18 +57,18 @@ class Panel:
             self._robots.options = names
         self._robots.value = chosen.robot
         self._robots.visible = len(names) > 1
-        self._status.content = _CSS + _status(chosen, spec)
+        self._status.content = _status(chosen, spec)
 
     def show_nothing(self, why: str) -> None:
         """Say why no robot is to be seen."""
         self._robots.visible = False
-        self._status.content = f'{_CSS}<div class="rpl">{html.escape(why)}</div>'
+        self._status.content = f'<div class="rpl">{html.escape(why)}</div>'
 
     def tell(self, sentence: str, bad: bool = False) -> None:
         """Add a sentence to those at the foot of the panel, the newest first."""
         style = ' class="bad"' if bad else ""
         self._told.appendleft(f"<div{style}>{time.strftime('%H:%M:%S')} {html.escape(sentence)}</div>")
-        self._news.content = f'{_CSS}<div class="rpl">{"".join(self._told)}</div>'
+        self._news.content = f'<div class="rpl">{"".join(self._told)}</div>'
 
 
 def _status(robot: RobotStatus, spec: PolicySpec) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from policies import tiny_spec
+from rpl_runtime.policy.spec import ElementSpec
 from rpl_runtime.relay.messages import StageTimes
 from rpl_runtime.view.controls import Controls
 from rpl_runtime.view.gate import page_server
@@ -51,6 +52,24 @@ def test_a_slider_stays_where_a_viewer_put_it_until_the_change_is_used() -> None
         controls.follow(asked_for("door", closed), None)
         assert not controls.changed
         assert controls.subgoal(np.array(closed))[3] == 0.0
+
+
+def test_a_slider_that_is_moved_while_the_page_follows_the_robot_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, half_open = (0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.75, 0.0)
+    with page_server(0, "a page") as (server, _):
+        controls = Controls(server.gui, SPEC, np.zeros(SPEC.state.dim), lambda what, viewer: None)
+        controls.follow(asked_for("door", half_open), None)
+        worked_out = controls._share
+
+        def and_a_viewer_moves(element: ElementSpec, state: np.ndarray) -> float:
+            if element is SPEC.elements["door"]:
+                controls._sliders["door"].value = 100
+            return worked_out(element, state)
+
+        monkeypatch.setattr(controls, "_share", and_a_viewer_moves)
+        controls.follow(asked_for("door", closed), None)
+        assert controls._sliders["door"].value == 100
+        assert controls.changed
 
 
 def test_the_target_of_a_robot_in_hand_is_shown_as_far_as_it_can_be_read() -> None:
