@@ -42,6 +42,27 @@ def test_a_sequence_is_played_to_its_end():
     assert trajectory.source == "play of kitchen, seed 1 #0"
 
 
+def test_an_element_that_comes_undone_while_the_hand_settles_is_done_again(monkeypatch: pytest.MonkeyPatch):
+    demonstrator = KitchenPlay(length=1, start="nominal", noise=0.0, pause=0.0, detour=0.0, settle=20)
+    index = [demonstrator.sequence(1, index) for index in range(len(ELEMENTS))].index(("slide cabinet",))
+    with open_kitchen() as world:
+        once = len(demonstrator.perform(KITCHEN, world, 1, index).states)
+        step, steps = world.step, 0
+
+        def undone_at_the_end(target: np.ndarray) -> np.ndarray:
+            nonlocal steps
+            steps += 1
+            if steps == once - 10:
+                assert "slide cabinet" in world.done()
+                world.data.qpos[list(ELEMENTS["slide cabinet"].dims)] = 0.0
+            return step(target)
+
+        monkeypatch.setattr(world, "step", undone_at_the_end)
+        twice = len(demonstrator.perform(KITCHEN, world, 1, index).states)
+        assert "slide cabinet" in world.done()
+    assert once + 10 < twice < demonstrator.limit
+
+
 def test_what_is_stored_is_the_intention_and_what_is_executed_is_not(tmp_path: Path):
     quiet = play(kitchen(noise=0.0, pause=0.0, detour=0.0), SHORT, tmp_path / "quiet").sequences[0]
     noisy = play(kitchen(noise=0.05, pause=0.0, detour=0.0), SHORT, tmp_path / "noisy").sequences[0]
