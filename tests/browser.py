@@ -26,6 +26,13 @@ _OPTIONS = (
     "--enable-unsafe-swiftshader",
 )
 TEXT = ("--disable-gpu-compositing",)  # for a page on which nothing is drawn, where it halves the work
+_COUNTED_MS = 2000  # [ms] for which the pictures of a page are counted that does not show what it should
+_COUNT_PICTURES = """
+let pictures = 0;
+const count = () => { pictures += 1; requestAnimationFrame(count); };
+requestAnimationFrame(count);
+const [ms, done] = arguments;
+setTimeout(() => done(pictures), ms);"""
 _ROUGH = ("--webgl-antialiasing-mode=none",)  # which software draws sooner, unless pictures are kept
 
 
@@ -101,8 +108,14 @@ class Browser:
         """Wait until a condition holds."""
         last = time.monotonic() + _PATIENCE_S
         while not holds():
-            assert time.monotonic() < last, f"{what} did not come; the page says:\n{self.text}"
+            assert time.monotonic() < last, f"{what} did not come; {self._told()}"
             time.sleep(0.05)
+
+    def _told(self) -> str:
+        """What the page says, and whether it still draws: without pictures it shows no news."""
+        pictures = self.driver.execute_async_script(_COUNT_PICTURES, _COUNTED_MS)
+        console = "\n".join(entry["message"] for entry in self.driver.get_log("browser"))
+        return f"in {_COUNTED_MS} ms it drew {pictures} times; it says:\n{self.text}\nand to its console:\n{console}"
 
     def until_text(self, text: str) -> None:
         """Wait until a text is on the page."""
@@ -142,6 +155,7 @@ def open_browser(width: int = 1000, height: int = 700, options: tuple[str, ...] 
         pytest.skip(_MISSING)
     settings = webdriver.ChromeOptions()
     settings.binary_location = chromium
+    settings.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     drawn = () if os.environ.get(PICTURES) else _ROUGH
     for option in (*_OPTIONS, f"--window-size={width},{height}", *drawn, *options):
         settings.add_argument(option)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 WAIT_S = 5.0  # [s] for what is on its way out, such as the socket of a closed channel
 
 # What one test starts and the whole session keeps.
-KEPT_PROCESSES = ("multiprocessing.resource_tracker", "--type=renderer")  # of a browser, which is seen itself
+KEPT_PROCESSES = ("multiprocessing.resource_tracker", "--type=")  # the latter: of a browser, which is seen itself
 KEPT_THREADS = re.compile("asyncio_|tqdm_monitor")  # the executor of a server of the session; of progress bars
 KEPT_FILES = re.compile("torchinductor_")  # torch's cache
 KEPT_FOLDERS = {".git", ".venv", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"}
