@@ -9,6 +9,8 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +23,7 @@ from rpl_runtime import provenance
 from rpl_runtime.errors import DemonstrationError, InvalidInput, RecordingError, require
 from rpl_runtime.files import JsonDict, followed, read, translated
 from rpl_runtime.policy.spec import PolicySpec
+from rpl_runtime.process import CONTEXT, end_with_parent, end_workers
 from rpl_runtime.tasks.pictures import write_video
 from rpl_runtime.tasks.task import Task
 from rpl_train.data.sheet import frame_of
@@ -87,15 +90,15 @@ def import_lerobot(folder: Path, spec: PolicySpec) -> list[Trajectory]:
         DemonstrationError: the data set is damaged, of another version, or of another task.
         MissingExtra: pyarrow is not installed.
     """
-    parquet = require("pyarrow.parquet", "lerobot")
+    require("pyarrow.parquet", "lerobot")
     with translated(folder, DemonstrationError, f"a LeRobot data set {_VERSION}"):
         info = json.loads(read(folder / _INFO, _MOST_META))
         _check(folder, info, spec)
-        episodes = _rows(
-            parquet, sorted(folder.glob("meta/episodes/*/*.parquet")), ["episode_index", "source", "elements"]
-        )
         columns = [_STATE, _ACTION, "episode_index", *(["author"] if "author" in info["features"] else [])]
-        frames = _rows(parquet, sorted(folder.glob("data/*/*.parquet")), columns)
+        episodes, frames = _apart(
+            (sorted(folder.glob("meta/episodes/*/*.parquet")), ["episode_index", "source", "elements"]),
+            (sorted(folder.glob("data/*/*.parquet")), columns),
+        )
         if sorted(episodes["episode_index"]) != list(range(len(episodes["episode_index"]))):
             raise ValueError("its episodes are not numbered from 0 on")
         owner, authors = np.array(frames["episode_index"]), np.array(frames.get("author", [""]), dtype=np.str_)
@@ -125,11 +128,33 @@ def _check(folder: Path, info: JsonDict, spec: PolicySpec) -> None:
         raise DemonstrationError(f"{folder} has {info['fps']} steps a second; must be {1 / spec.period_s:g}")
 
 
-def _rows(parquet: ModuleType, paths: list[Path], columns: Sequence[str]) -> dict[str, list[Any]]:
+def _apart(*wanted: tuple[list[Path], list[str]]) -> list[dict[str, list[Any]]]:
+    """`_rows` of each of some files and columns, in a process of its own.
+
+    Some damage aborts the process that reads it: pyarrow's `RowGroupMetaData.column` lets no C++ exception through.
+    """
+    with ProcessPoolExecutor(1, CONTEXT, _quiet) as executor:
+        try:
+            return [found.result() for found in [executor.submit(_rows, *each) for each in wanted]]
+        except BrokenProcessPool:
+            raise ValueError("its Parquet files are damaged") from None
+        except KeyboardInterrupt:
+            end_workers()
+            raise
+
+
+def _quiet() -> None:
+    """Let a process end with its parent, and say nothing of why it aborts."""
+    end_with_parent()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _rows(paths: list[Path], columns: list[str]) -> dict[str, list[Any]]:
     """Those of some columns that there are in several Parquet files, one file after the other.
 
     Parquet holds a repeated value once: a few bytes unpack to any number of values, and of characters.
     """
+    parquet = require("pyarrow.parquet", "lerobot")
     if not paths:
         raise ValueError("its Parquet files are not there")
     rows: dict[str, list[Any]] = {}
