@@ -124,7 +124,9 @@ class Controls:
             self._goal, asked = mask.tobytes(), self._spec.asked(mask)
             for name, tick in self._ticks.items():
                 tick.value = name in asked
-        if robot.subgoal and robot.subgoal != self._planned:
+        if not robot.subgoal:
+            return
+        if robot.subgoal != self._planned:
             subgoal = np.array(robot.subgoal, dtype=np.float32)
             elements = self._spec.elements
             self._shares = {name: round(100 * self._share(elements[name], subgoal)) for name in self._sliders}

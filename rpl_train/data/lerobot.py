@@ -137,7 +137,7 @@ def _apart(*wanted: tuple[list[Path], list[str]]) -> list[dict[str, list[Any]]]:
         try:
             return [found.result() for found in [executor.submit(_rows, *each) for each in wanted]]
         except BrokenProcessPool:
-            raise ValueError("its Parquet files are damaged") from None
+            raise ValueError("the process that reads its Parquet files has died") from None
         except KeyboardInterrupt:
             end_workers()
             raise

@@ -56,7 +56,7 @@ def test_parquet_that_aborts_the_process_that_reads_it_is_refused_in_one_sentenc
     """Its histogram of definition levels has another size than its schema says; found by the test above, seed 1."""
     sound = FORMATS["parquet of episodes"](tmp_path)
     shutil.copy(Path(__file__).with_name("aborts.parquet"), sound.file)
-    with pytest.raises(DemonstrationError, match="its Parquet files are damaged"):
+    with pytest.raises(DemonstrationError, match="the process that reads its Parquet files has died"):
         sound.read()
 
 
