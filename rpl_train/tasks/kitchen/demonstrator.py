@@ -306,12 +306,15 @@ class Demonstrator:
         if work.element == "kettle":
             # Its leg is left of its centre. A kettle that is twisted clockwise comes round where it is pulled over the
             # stove by it; one twisted the other way, where it is pushed; lifted, neither. What is on the stove rather
-            # stays there, and what is in the air is carried on: half of both would be a standstill.
+            # stays there, and what is in the air is carried on: half of both would be a standstill. On the way back, one
+            # twisted the other way is carried too: there is nothing to push it to.
             yaw = _yaw(qpos)
             twisted = _smooth(abs(yaw) - _CARRIED * _smooth(float(qpos[_KETTLE_Z]), *_OFF), *_TWISTED)
             if yaw < 0:
                 twisted *= _smooth(float(qpos[_KETTLE_XY][1]), *_FRONT)
                 aim = aim + twisted * (qpos[dims] - (_PULL, 0.0) - aim)
+            elif work.back:
+                twisted = 0.0
             lift *= 1 - twisted
         left = aim - qpos[dims]
         ahead = qpos.copy()

@@ -32,8 +32,8 @@ _GLIMPSE = 80  # [steps] for which it drives at most, where it is not to reach t
 _REACHED = 10  # [steps] for which a goal that it reached must last
 _UPRIGHT = 0.9  # cosine of the largest tilt of a kettle that is worked with
 _UNMOVED = 0.1  # [rad, m] by which what no element moves may move
-# The arm gets hold of a kettle at the back of the stove only this near to its goal, x and y [m].
-_KETTLE_XY, _HOLDABLE = slice(23, 25), 0.025
+# Lowest and highest x, y [m] of a kettle that the arm gets hold of at the back of the stove, to bring it back.
+_KETTLE_XY, _HOLDABLE = slice(23, 25), ((-0.29, 0.0), (0.0, 0.81))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +134,8 @@ class Worker:
 
     def _next_goal(self) -> _Goal:
         rng, done = self._rng, self._kitchen.done()
-        place = self._kitchen.qpos[_KETTLE_XY]
-        returns = done
-        if np.linalg.norm(place - ELEMENTS["kettle"].goal[:2]) > _HOLDABLE:
-            returns = done - {"kettle"}
+        place, (low, high) = self._kitchen.qpos[_KETTLE_XY], _HOLDABLE
+        returns = done if np.all((low <= place) & (place <= high)) else done - {"kettle"}
         back = bool(returns) and (len(done) == len(ELEMENTS) or rng.random() < self._settings.back)
         pool = [name for name in ELEMENTS if (name in returns if back else name not in done)]
         size = int(rng.integers(1, min(self._settings.largest, len(pool)) + 1))
@@ -152,8 +150,7 @@ class Worker:
         if rng.random() >= settings.disturbed:
             return []
         at = (int(rng.integers(_ELEMENT * len(goal.works))),)
-        kinds = ("jolt",) if goal.back and "kettle" in goal.elements else ("jolt", "push")
-        match rng.choice(kinds if goal.back else (*kinds, "put-back")):
+        match rng.choice(("jolt", "push") if goal.back else ("jolt", "push", "put-back")):
             case "jolt":
                 return [Jolt(kitchen, settings.jolt * rng.uniform(0.3, 1), at, rng)]
             case "push":

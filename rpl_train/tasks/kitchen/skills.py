@@ -87,16 +87,44 @@ _SLIDE_BESIDE_DOOR = replace(
 # An open hinge door swings about when the wrist touches it: come straight, from farther away.
 _HINGE_BACK = replace(SKILLS["hinge cabinet"], approach_end=(0.0, 1.0, 0.2), farther=0.1)
 
-# Beside a kettle at its goal the hand must get past the microwave: come straight, from farther away.
-_KETTLE_BACK = replace(SKILLS["kettle"], farther=0.06)
+# Beside a kettle at its goal the microwave bars the wrist that led it there: turn it over, and come from above, lower
+# and from farther away.
+_KETTLE_BACK = replace(
+    SKILLS["kettle"],
+    approach_end=(0.0, 0.97, -0.45),
+    posture_end=(-1.48, -1.69, 2.01, -2.06, 0.28, 2.11, 1.44),
+    farther=0.03,
+    lift=0.05,
+)
+_WRIST, _FINGERS, _KETTLE_XY = 4, slice(7, 9), slice(23, 25)  # dimensions of the state
+_STRAIGHT = -0.25  # [m] x of a kettle to which the gripper comes neither from the left nor from the right
+_OUT = 0.45  # [m] y up to which a kettle is not beside the microwave
+_LOWER = 0.015  # [m] by which it is held lower at its goal: there the handle's bar is close above the fingers
+
+
+def _kettle_back(qpos: np.ndarray) -> Skill:
+    """The way back of a kettle: the nearer it is to the microwave, the more the gripper comes from the right."""
+    x, y = qpos[_KETTLE_XY]
+    led_there = qpos[_WRIST] < -0.6 and 0.010 < qpos[_FINGERS].mean() < 0.030  # and it still holds it
+    if y < _OUT or led_there:
+        return SKILLS["kettle"]
+    side, ahead, down = _KETTLE_BACK.approach_end
+    along, across, up = _KETTLE_BACK.offset
+    return replace(
+        _KETTLE_BACK,
+        approach_end=(side + min(max(4.0 * (float(x) - _STRAIGHT), -0.2), 0.2), ahead, down),
+        offset=(along, across, up - _LOWER * progress(_KETTLE_BACK, qpos)),
+    )
 
 
 def skill_for(work: Work, qpos: np.ndarray) -> Skill:
     """The skill for a work in a configuration (30,)."""
     if work.element == "slide cabinet" and (work.back or qpos[_HINGE_DOOR] > 0.6):
         return _SLIDE_BESIDE_DOOR
-    if work.back:
-        return {"kettle": _KETTLE_BACK, "hinge cabinet": _HINGE_BACK}.get(work.element, SKILLS[work.element])
+    if work == Work("kettle", back=True):
+        return _kettle_back(qpos)
+    if work == Work("hinge cabinet", back=True):
+        return _HINGE_BACK
     return SKILLS[work.element]
 
 
