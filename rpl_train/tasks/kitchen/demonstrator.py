@@ -306,8 +306,8 @@ class Demonstrator:
         if work.element == "kettle":
             # Its leg is left of its centre. A kettle that is twisted clockwise comes round where it is pulled over the
             # stove by it; one twisted the other way, where it is pushed; lifted, neither. What is on the stove rather
-            # stays there, and what is in the air is carried on: half of both would be a standstill. On the way back, one
-            # twisted the other way is carried too: there is nothing to push it to.
+            # stays there, and what is in the air is carried on: half of both would be a standstill. On the way back one
+            # twisted the other way is carried too, for being pulled would only twist it more.
             yaw = _yaw(qpos)
             twisted = _smooth(abs(yaw) - _CARRIED * _smooth(float(qpos[_KETTLE_Z]), *_OFF), *_TWISTED)
             if yaw < 0:

@@ -157,6 +157,23 @@ def test_a_kettle_is_led_back_from_its_place_beside_the_microwave(kitchen: Kitch
         work(kitchen, start, "kettle", back=True, most=115)
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "yaw"),
+    [(-0.28, 0.75, 0.0), (-0.25, 0.70, -0.12), (-0.25, 0.79, 0.0), (-0.17, 0.74, -0.19), (-0.10, 0.65, 0.1)],
+)
+def test_a_kettle_is_led_back_from_wherever_it_stands_around_its_goal(kitchen: Kitchen, x: float, y: float, yaw: float):
+    qpos = with_elements(kitchen.reset(seed=1) * 1.0, ["kettle"])
+    qpos[23:30] = x, y, 1.62, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+    work(kitchen, kitchen.restore(qpos, seed=1), "kettle", back=True, most=115)
+
+
+def test_a_kettle_is_not_twisted_further_on_the_way_back(kitchen: Kitchen):
+    qpos, yaw = kitchen.reset(seed=1) * 1.0, 0.45
+    qpos[23:30] = -0.21, 0.70, 1.62, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+    state, _ = work(kitchen, kitchen.restore(qpos, seed=1), "kettle", back=True, most=115)
+    assert abs(2 * np.arctan2(state[29], state[26])) < 0.6  # [rad]
+
+
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_each_element_is_led_back_to_where_it_was_by_an_arm_that_was_elsewhere(kitchen: Kitchen, element: str):
     start = kitchen.reset(seed=7, noise=PERTURBED)

@@ -16,7 +16,7 @@ from rpl_train.play import PlayConfig
 from rpl_train.shifts.work import work_shifts
 from rpl_train.tasks.kitchen.demonstrator import Demonstrator, Style
 from rpl_train.tasks.kitchen.play import KitchenPlay
-from rpl_train.tasks.kitchen.shift import ShiftSettings
+from rpl_train.tasks.kitchen.shift import ShiftSettings, Worker
 from rpl_train.tasks.kitchen.skills import Work
 from rpl_train.tasks.kitchen.task import KITCHEN
 
@@ -187,6 +187,23 @@ def test_advice_is_for_the_work_that_the_subgoal_serves(world):
     for element in elements:
         assert advised(Scripted(world, False, element)) == element  # moved by the subgoal
         assert advised(Pointing(world, held(element))) == element
+
+
+@pytest.mark.parametrize(("x", "y", "asked"), [(-0.23, 0.75, True), (-0.17, 0.72, True), (-0.23, 0.85, False)])
+def test_a_kettle_is_asked_back_wherever_the_arm_gets_hold_of_it(world, x: float, y: float, asked: bool):
+    """At y 0.85 m it counts as done, and is out of reach."""
+    settings = replace(CALM, goals=1, largest=4, limit=2)
+    elements = set()
+    for seed in range(8):
+        drawn = (np.random.default_rng(seed), Demonstrator(world.model), lambda target: target)
+        worker = Worker(settings, KITCHEN, world, *drawn, settle=0, random_order=True)
+        qpos = with_elements(world.qpos, ["kettle", "microwave"])
+        qpos[23:25] = x, y
+        world.restore(qpos, seed=0)
+        [goal] = worker.work().goals
+        assert goal.back
+        elements.update(goal.elements)
+    assert elements == ({"kettle", "microwave"} if asked else {"microwave"})
 
 
 @pytest.mark.parametrize("settings", [{"goals": 0}, {"back": 1.5}, {"push": float("nan")}])
