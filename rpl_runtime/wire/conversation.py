@@ -201,12 +201,7 @@ class Conversation:
                 action.novelty = novelty
             if asks:
                 action.help = True
-            times = session.times = StageTimes(
-                (decoded_ns - received_ns) / 1e3,
-                (planned_ns - decoded_ns) / 1e3,
-                (acted_ns - began_ns) / 1e3,
-                (perf_counter_ns() - received_ns) / 1e3,
-            )
+            times = session.times = _times(received_ns, decoded_ns, planned_ns, began_ns, acted_ns)
             stages = reply.times
             stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
             self._sampled = None if seed is None else run
@@ -220,7 +215,7 @@ class Conversation:
 
     def _steps(self, message: Message, size: int, received_ns: int) -> bytes | Later:
         """The reply to a step of each of many robots; those whose step is not plain are answered apart, as rows."""
-        session, policy, spec, handles = self._session, self._policy, self._spec, message.columns.handles
+        session, spec, handles = self._session, self._spec, message.columns.handles
         if message.rows:
             raise ProtocolViolation("the message has rows and columns; must be either")
         seen = unpack_columns(message.columns, spec.state.dim)
@@ -228,6 +223,39 @@ class Conversation:
         if (group := self._group) is None or (group.handles, group.version) != (handles, session.loop.version):
             group = self._group = _Group(session, handles, seen.handles, spec)
         self.prepare()
+        acted, steps = self._act(group, seen), group.steps
+        group.advance(acted, spec.horizon)
+        plain, rows, new = acted.plain, acted.rows, np.flatnonzero(acted.replans)
+        names = group.robots if plain.all() else [group.robots[row] for row in np.flatnonzero(plain)]
+        session.loop.version += 1
+        group.version = session.loop.version
+        session.heard_ns.update(dict.fromkeys(names, received_ns))
+        session.states.update(zip(names, seen.states[rows], strict=True))
+        novelty = None if session.score is None else session.score(seen.states[rows])
+        scores: list[float | None] = [None] * len(names) if novelty is None else novelty.tolist()
+        if novelty is not None:
+            session.novelty.update(zip(names, novelty.tolist(), strict=True))
+        asking = session.asks_for_help(names, seen.states[rows], scores)
+
+        reply, apart = TWINS["ControlReply"](), np.flatnonzero(~plain)
+        ages, until_ns = (steps - group.planned_at)[rows], valid_until_ns(seen.observed_ns, session.period_ns)
+        told = acted.targets, ages, group.subgoals[new], novelty, until_ns, apart, np.flatnonzero(asking)
+        fill_columns(reply, Actions(*told))
+        times = _times(received_ns, *acted.reached_ns)
+        stages = reply.times
+        stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
+        planned = [(names[at], int(steps[rows][at]), scores[at]) for at in np.flatnonzero(acted.replans[rows])]
+        far = 0 if novelty is None else int(np.count_nonzero(novelty > FLAGGED))
+        self.said = [PlainSteps(len(names), planned, far, times)]
+        if len(apart):
+            requests = [self._request(group, seen, row) for row in apart.tolist()]
+            return _reply(self._apart(requests, reply, times, received_ns))
+        session.times = times
+        return reply.SerializeToString()
+
+    def _act(self, group: "_Group", seen: Observations) -> "_Acted":
+        """The actions of the rows that are plain steps, and new subgoals of those that are due for one."""
+        session, policy, spec = self._session, self._policy, self._spec
         steps, subgoals, noise = group.steps, group.subgoals, group.noise
         assert noise is not None
         plain = group.plain & (seen.steps == steps)
@@ -262,63 +290,7 @@ class Conversation:
             rows, targets = np.arange(len(steps))[rows][kept], targets[kept]
             plain[:] = False
             plain[rows] = True
-
-        replans &= plain
-        new = np.flatnonzero(replans).tolist()
-        group.subgoals, group.planned_at[replans], group.due[replans] = (
-            subgoals,
-            steps[replans],
-            steps[replans] + spec.horizon,
-        )
-        names = group.robots if plain.all() else [group.robots[row] for row in np.flatnonzero(plain)]
-        for row in new:
-            run = group.runs[row]
-            run.follow(subgoals[row])
-        for row in range(len(steps)) if plain.all() else np.flatnonzero(plain):
-            group.runs[row].step += 1
-        ages = steps - group.planned_at
-        group.steps = steps + plain
-        if group.sampled:
-            group.noise = None
-        session.loop.version += 1
-        group.version = session.loop.version
-        session.heard_ns.update(dict.fromkeys(names, received_ns))
-        session.states.update(zip(names, seen.states[rows], strict=True))
-        novelty = None if session.score is None else session.score(seen.states[rows])
-        if novelty is not None:
-            session.novelty.update(zip(names, novelty.tolist(), strict=True))
-        asking = session.asks_for_help(
-            names, seen.states[rows], [None] * len(names) if novelty is None else novelty.tolist()
-        )
-
-        reply, apart = TWINS["ControlReply"](), np.flatnonzero(~plain)
-        until_ns = valid_until_ns(seen.observed_ns, session.period_ns)
-        fill_columns(
-            reply, Actions(targets, ages[rows], subgoals[replans], novelty, until_ns, apart, np.flatnonzero(asking))
-        )
-        times = StageTimes(
-            (decoded_ns - received_ns) / 1e3,
-            (planned_ns - decoded_ns) / 1e3,
-            (acted_ns - began_ns) / 1e3,
-            (perf_counter_ns() - received_ns) / 1e3,
-        )
-        told = [
-            (
-                group.robots[row],
-                int(steps[row]),
-                None if novelty is None else float(novelty[np.count_nonzero(plain[:row])]),
-            )
-            for row in new
-        ]
-        far = 0 if novelty is None else int(np.count_nonzero(novelty > FLAGGED))
-        self.said = [PlainSteps(len(targets), told, far, times)]
-        stages = reply.times
-        stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
-        if len(apart):
-            requests = [self._request(group, seen, row) for row in apart.tolist()]
-            return _reply(self._apart(requests, reply, times, received_ns))
-        session.times = times
-        return reply.SerializeToString()
+        return _Acted(plain, rows, plain & replans, subgoals, targets, (decoded_ns, planned_ns, began_ns, acted_ns))
 
     def _apart(self, rows: Rows, reply: Message, times: StageTimes, received_ns: int) -> Answering[bytes]:
         answer = yield from self._session.answering(rows, received_ns)
@@ -334,6 +306,17 @@ class Conversation:
 
     def _low_noise(self, run: Run) -> np.ndarray:
         return self._session.loop.noise.draw(run.seed or 0, run.key, "low", run.step, self._spec.low_noise)
+
+
+class _Acted(NamedTuple):
+    """What the policy did for a message in columns."""
+
+    plain: np.ndarray  # (B,) the rows that it answered
+    rows: np.ndarray | slice  # the same, as indices
+    replans: np.ndarray  # (B,) those of them that have a new subgoal
+    subgoals: np.ndarray  # (B, n) that are followed now
+    targets: np.ndarray  # (P, m) of the answered rows
+    reached_ns: tuple[int, int, int, int]  # when it was decoded and planned, when the low level began, and ended
 
 
 class _Group:
@@ -367,6 +350,25 @@ class _Group:
             if run.subgoal is not None:
                 self.subgoals[row] = run.subgoal
         self.noise: np.ndarray | None = None  # (B, low_noise) of the next steps, drawn ahead
+
+    def advance(self, acted: _Acted, horizon: int) -> None:
+        """Go on to the next step of the rows that were answered."""
+        steps, replans, plain = self.steps, acted.replans, acted.plain
+        self.subgoals = acted.subgoals
+        self.planned_at[replans], self.due[replans] = steps[replans], steps[replans] + horizon
+        for row in np.flatnonzero(replans):
+            self.runs[row].follow(acted.subgoals[row])
+        for row in range(len(steps)) if plain.all() else np.flatnonzero(plain):
+            self.runs[row].step += 1
+        self.steps = steps + plain
+        if self.sampled:
+            self.noise = None
+
+
+def _times(received_ns: int, decoded_ns: int, planned_ns: int, began_ns: int, acted_ns: int) -> StageTimes:
+    """How long the stages of a reply took that is complete now."""
+    spans_ns = decoded_ns - received_ns, planned_ns - decoded_ns, acted_ns - began_ns, perf_counter_ns() - received_ns
+    return StageTimes(*(span_ns / 1e3 for span_ns in spans_ns))
 
 
 def _reply(answering: Answering[bytes]) -> bytes | Later:
