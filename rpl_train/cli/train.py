@@ -1,5 +1,6 @@
 """The command `rpl train`: every stage in turn. As in cli/app.py, it imports what it needs when it runs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
     from rpl_runtime.tasks.task import Task
     from rpl_train.cli.settings import Settings
     from rpl_train.recipe import RecipeConfig
+
+
+_KITCHEN: Mapping[str, object] = {  # settings of the kitchen's recipe; models/shift was made with them
+    "play.sequences": 200,
+    "imitate.steps": 12_000,
+    "imitate.networks.relative": True,
+    "imitate.networks.low_hidden": (512, 512, 512),
+    "imitate.networks.high_hidden": (512, 512, 512),
+    COMPONENTS: 1,
+}
 
 
 class Recipe(StrEnum):
@@ -68,6 +79,8 @@ class TrainOptions:
 
     def settings(self, task: "Task") -> "Settings":
         """The settings of all stages; prints them and exits if that is asked for."""
+        if self.recipe is Recipe.KITCHEN:
+            task = replace(task, settings={**task.settings, **_KITCHEN})
         imitations = ("imitate", "aggregate.imitate")
         given: dict[str, object] = {COMPONENTS: self.components, "imitate.steps": self.steps}
         given |= {"finetune.env_steps": self.env_steps}

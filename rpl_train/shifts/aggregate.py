@@ -33,13 +33,13 @@ class AggregateConfig:
         InvalidInput: a number is out of its range.
     """
 
-    rounds: int = 7  # in which the policy drives, after the first
+    rounds: int = 3  # in which the policy drives, after the first
     first: int = 60  # shifts that the demonstrator works alone
     shifts: int = 45  # of each later round
-    last: int = 20_000  # optimiser steps of each level in the last round, whose policy is the one that is kept
+    last: int = 30_000  # optimiser steps of each level in the last round, whose policy is the one that is kept
     imitate: ImitateConfig = field(  # of each round; its networks are those of the first weights
         default_factory=lambda: ImitateConfig(
-            steps=5_000, pool=PoolConfig(named_goals=0.7, end_goals=0.15, counterfactual=0.3)
+            steps=5_000, pool=PoolConfig(low_noise=0.02, named_goals=0.7, end_goals=0.15, counterfactual=0.3)
         )
     )
 

@@ -2,7 +2,9 @@
 
 import json
 import sys
+import tomllib
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ from rpl_train.paper.results import write_row
 from rpl_train.rl.rollout import rollout
 from rpl_train.runs import load_run, read_run
 from rpl_train.tasks.kitchen.task import KITCHEN
+
+SHIFT = Path(__file__).parents[3] / "models" / "shift"
 
 
 @pytest.fixture
@@ -172,6 +176,19 @@ def base(tmp_path_factory):
 def test_finetune_refuses_bad_input_before_it_begins(rpl, base, tmp_path, options, sentence):
     assert sentence in refused(rpl, "finetune", base, tmp_path / "run", *options)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_kitchens_recipe_has_the_settings_that_models_shift_was_made_with(rpl):
+    code, out, _ = rpl("train", "mine", "--recipe", "kitchen", "--show-config")
+    assert code == 0
+    asked, made = tomllib.loads(out), json.loads((SHIFT / "manifest.json").read_text())["provenance"]
+    play, *shifts = made["data"]
+    assert asked["play"]["sequences"] == play["episodes"]
+    assert asked["aggregate"]["rounds"] == len(shifts) - 1
+    assert asked["aggregate"]["last"] == made["settings"]["steps"]
+    assert asked["imitate"]["networks"] == made["settings"]["networks"]
+    pool = {name: value for name, value in made["settings"]["pool"].items() if value is not None}
+    assert asked["aggregate"]["imitate"]["pool"] == pool
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
