@@ -59,7 +59,7 @@ class TrainOptions:
         typer.Option(
             help="imitate: imitation alone, minutes. relay: then fine-tune each goal of the task's first group and "
             "distil them into one policy, hours; models/kitchen was made so. kitchen: learn from shifts in which the "
-            "policy drives more and more, two hours; models/shift was made so."
+            "policy drives more and more, an hour or two; models/shift was made so."
         ),
     ] = Recipe.IMITATE
     task_name: TaskName = "kitchen"
