@@ -223,31 +223,37 @@ class Conversation:
         if (group := self._group) is None or (group.handles, group.version) != (handles, session.loop.version):
             group = self._group = _Group(session, handles, seen.handles, spec)
         self.prepare()
-        acted, steps = self._act(group, seen), group.steps
+        acted, before = self._act(group, seen), group.steps
+        rows, fresh = acted.rows, acted.fresh
+        whole = isinstance(rows, slice)
+        names, apart = group.robots, _NO_ROWS
+        if not whole:
+            names, apart = [names[row] for row in rows], np.delete(np.arange(len(names)), rows)
+        steps, states = before[rows], seen.states[rows]
         group.advance(acted, spec.horizon)
-        plain, rows, new = acted.plain, acted.rows, np.flatnonzero(acted.replans)
-        names = group.robots if plain.all() else [group.robots[row] for row in np.flatnonzero(plain)]
         session.loop.version += 1
         group.version = session.loop.version
         session.heard_ns.update(dict.fromkeys(names, received_ns))
-        session.states.update(zip(names, seen.states[rows], strict=True))
-        novelty = None if session.score is None else session.score(seen.states[rows])
-        scores: list[float | None] = [None] * len(names) if novelty is None else novelty.tolist()
-        if novelty is not None:
-            session.novelty.update(zip(names, novelty.tolist(), strict=True))
-        asking = session.asks_for_help(names, seen.states[rows], scores)
+        session.states.update(zip(names, states, strict=True))
+        novelty = None if session.score is None else session.score(states)
+        found: list[float] = [] if novelty is None else novelty.tolist()
+        if found:
+            session.novelty.update(zip(names, found, strict=True))
+        scores = found or [None] * len(names)
+        asking = session.asks_for_help(names, states, scores)
 
-        reply, apart = TWINS["ControlReply"](), np.flatnonzero(~plain)
-        ages, until_ns = (steps - group.planned_at)[rows], valid_until_ns(seen.observed_ns, session.period_ns)
-        told = acted.targets, ages, group.subgoals[new], novelty, until_ns, apart, np.flatnonzero(asking)
-        fill_columns(reply, Actions(*told))
+        reply, until_ns = TWINS["ControlReply"](), valid_until_ns(seen.observed_ns, session.period_ns)
+        asks = np.flatnonzero(asking) if any(asking) else _NO_ROWS
+        ages, new = steps - group.planned_at[rows], group.subgoals[fresh]
+        fill_columns(reply, Actions(acted.targets, ages, new, novelty, until_ns, apart, asks))
         times = _times(received_ns, *acted.reached_ns)
         stages = reply.times
         stages.decode_us, stages.plan_us, stages.act_us, stages.total_us = times
-        planned = [(names[at], int(steps[rows][at]), scores[at]) for at in np.flatnonzero(acted.replans[rows])]
+        answers = fresh if whole else np.searchsorted(rows, fresh)
+        planned = [(names[at], int(steps[at]), scores[at]) for at in answers.tolist()]
         far = 0 if novelty is None else int(np.count_nonzero(novelty > FLAGGED))
         self.said = [PlainSteps(len(names), planned, far, times)]
-        if len(apart):
+        if not whole:
             requests = [self._request(group, seen, row) for row in apart.tolist()]
             return _reply(self._apart(requests, reply, times, received_ns))
         session.times = times
@@ -264,21 +270,20 @@ class Conversation:
             plain &= ((seen.states >= low) & (seen.states <= high)).all(axis=1)
 
         decoded_ns = planned_ns = perf_counter_ns()
-        replans = plain & (steps >= group.due)
+        fresh = np.flatnonzero(plain & (steps >= group.due))
         if session.loop.planner is not None:  # which must be asked, or has answered
-            plain &= ~replans
+            plain[fresh] = False
             plain[[row for row in group.asking if group.runs[row].answered()]] = False
-            replans &= plain
-        if replans.any():
-            rows = np.flatnonzero(replans)
-            runs = [group.runs[row] for row in rows]
+            fresh = _NO_ROWS
+        if len(fresh):
+            runs = [group.runs[row] for row in fresh]
             goals, masks = (np.array(vectors) for vectors in zip(*(run.goal for run in runs), strict=True))
-            drawn = session.loop.noise_rows("high", runs, steps[rows], spec.high_noise)
+            drawn = session.loop.noise_rows("high", runs, steps[fresh], spec.high_noise)
             subgoals = subgoals.copy()
-            subgoals[rows] = policy.plan(seen.states[rows], goals, masks, drawn)
+            subgoals[fresh] = policy.plan(seen.states[fresh], goals, masks, drawn)
             plain &= np.isfinite(subgoals).all(axis=1)
             planned_ns = perf_counter_ns()
-        rows = slice(None) if plain.all() else np.flatnonzero(plain)  # a slice needs no copies
+        rows: np.ndarray | slice = slice(None) if plain.all() else np.flatnonzero(plain)  # a slice needs no copies
         began_ns = perf_counter_ns()
         targets = np.empty((0, spec.action.dim), np.float32)
         if plain.any():
@@ -287,10 +292,10 @@ class Conversation:
         if not spec.action.accepts(targets):
             low, high = spec.action.bounds
             kept = ((targets >= low) & (targets <= high)).all(axis=1)
-            rows, targets = np.arange(len(steps))[rows][kept], targets[kept]
-            plain[:] = False
-            plain[rows] = True
-        return _Acted(plain, rows, plain & replans, subgoals, targets, (decoded_ns, planned_ns, began_ns, acted_ns))
+            rows, targets = np.flatnonzero(plain)[kept], targets[kept]
+        if not isinstance(rows, slice):
+            fresh = np.intersect1d(fresh, rows)
+        return _Acted(rows, fresh, subgoals, targets, (decoded_ns, planned_ns, began_ns, acted_ns))
 
     def _apart(self, rows: Rows, reply: Message, times: StageTimes, received_ns: int) -> Answering[bytes]:
         answer = yield from self._session.answering(rows, received_ns)
@@ -311,9 +316,8 @@ class Conversation:
 class _Acted(NamedTuple):
     """What the policy did for a message in columns."""
 
-    plain: np.ndarray  # (B,) the rows that it answered
-    rows: np.ndarray | slice  # the same, as indices
-    replans: np.ndarray  # (B,) those of them that have a new subgoal
+    rows: np.ndarray | slice  # (P,) those that it answered; a slice: all of them
+    fresh: np.ndarray  # (K,) those of them that have a new subgoal
     subgoals: np.ndarray  # (B, n) that are followed now
     targets: np.ndarray  # (P, m) of the answered rows
     reached_ns: tuple[int, int, int, int]  # when it was decoded and planned, when the low level began, and ended
@@ -353,14 +357,15 @@ class _Group:
 
     def advance(self, acted: _Acted, horizon: int) -> None:
         """Go on to the next step of the rows that were answered."""
-        steps, replans, plain = self.steps, acted.replans, acted.plain
+        rows, fresh, before = acted.rows, acted.fresh, self.steps
         self.subgoals = acted.subgoals
-        self.planned_at[replans], self.due[replans] = steps[replans], steps[replans] + horizon
-        for row in np.flatnonzero(replans):
+        self.planned_at[fresh], self.due[fresh] = before[fresh], before[fresh] + horizon
+        for row in fresh:
             self.runs[row].follow(acted.subgoals[row])
-        for row in range(len(steps)) if plain.all() else np.flatnonzero(plain):
-            self.runs[row].step += 1
-        self.steps = steps + plain
+        for run in self.runs if isinstance(rows, slice) else [self.runs[row] for row in rows]:
+            run.step += 1
+        self.steps = before.copy()
+        self.steps[rows] += 1
         if self.sampled:
             self.noise = None
 
@@ -381,4 +386,5 @@ def _reply(answering: Answering[bytes]) -> bytes | Later:
 
 
 _NEVER = 2**62  # [steps]
+_NO_ROWS = np.empty(0, np.intp)
 _NOBODY = Run(ResolvedGoal(NOTHING, NOTHING), None, 0)
