@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(BIN)/rpl evaluate models/kitchen --episodes 1 --output demo --video demo/kitchen.mp4 --sheet demo/kitchen.png
 
 view: $(VENV)/.view
-	$(BIN)/rpl run --bundle models/shift --goal microwave --steps 7500 --view
+	$(BIN)/rpl run --bundle models/kitchen --goal microwave --steps 7500 --view
 
 # Files go to the processes in the order of the folders: by default those of few tests come last, and they are slow.
 # They are three on two cores, since many tests wait for other processes. These find what Python compiled for the first.

@@ -25,7 +25,7 @@ from rpl_runtime.cli.app import command
 pytest.importorskip("torch", reason="needs the train extra")
 
 ROOT = Path(__file__).parents[1]
-KITCHEN, SPECIALISTS = ROOT / "models" / "kitchen", ROOT / "models" / "kitchen-specialists.safetensors"
+KITCHEN, SPECIALISTS = ROOT / "models" / "kitchen", ROOT / "models" / "relay-specialists.safetensors"
 SHORT_S, LONG_S = 1.0, 2.0  # [s] from when a command hears signals to the last moment at which one may come
 SECOND_S = 2.0  # [s] from a second signal to the end
 # Their ordinary end is a signal.

@@ -22,8 +22,8 @@ NAMED = ("microwave", "light switch", "top burner", "kettle")
 
 
 def test_the_manifest_names_the_specialists_that_are_kept() -> None:
-    family = load_specialists(MODELS / "kitchen-specialists.safetensors")
-    named = load_bundle(MODELS / "kitchen").manifest.provenance.settings["specialists"]
+    family = load_specialists(MODELS / "relay-specialists.safetensors")
+    named = load_bundle(MODELS / "relay").manifest.provenance.settings["specialists"]
     kept = {goal: weights_digest(trained.policy) for goal, trained in family.specialists.items()}
     assert kept == {goal: teacher["weights"] for goal, teacher in named.items()}
     assert set(kept) == set(PAPER_GOALS)

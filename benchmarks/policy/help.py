@@ -3,7 +3,7 @@
 The policy is calibrated in a copy of its bundle (`rpl stall`), and then plays other episodes of the kitchen: from the
 nominal start, where a request is a false alarm if the goal is reached, and from a wide one.
 
-    python -m benchmarks.policy.help models/kitchen
+    python -m benchmarks.policy.help models/relay
 """
 
 import shutil

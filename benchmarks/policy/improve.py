@@ -6,7 +6,7 @@ shows what longer training does without the logs. Each new policy plays alone, o
 start and by the paper's protocol. For a policy that a wide start does not trouble, --arm and --kettle widen it until
 the policy alone does 40 to 75 %.
 
-    python -m benchmarks.policy.improve models/kitchen --demos A.hdf5 --demos B.hdf5 --work runs/improve
+    python -m benchmarks.policy.improve models/relay --demos A.hdf5 --demos B.hdf5 --work runs/improve
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """How well the novelty score separates failing episodes from others, in kitchens unlike the training data.
 
-    python -m benchmarks.policy.novelty models/kitchen --output docs/data/novelty.json --picture docs/data/novelty.png
+    python -m benchmarks.policy.novelty models/relay --output docs/data/novelty.json --picture docs/data/novelty.png
     python -m benchmarks.policy.novelty --from docs/data/novelty.json
 
 A policy plays every compound goal of the paper, through the relay loop in process: from starts farther and farther from

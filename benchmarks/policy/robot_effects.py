@@ -1,6 +1,6 @@
 """Effect of a robot on a policy: success under the limits of real arms, and with noisy, late or missing observations.
 
-    python -m benchmarks.policy.robot_effects models/kitchen --episodes 5 --output docs/data/robot
+    python -m benchmarks.policy.robot_effects models/relay --episodes 5 --output docs/data/robot
     python -m benchmarks.policy.robot_effects --from docs/data/robot/effects.json --output docs/data/robot
     python -m benchmarks.policy.robot_effects models/play --rows estimated --name play --output docs/data/robot
 

@@ -1,6 +1,6 @@
 """Success beyond the goals of training: every set of one to seven of the kitchen's elements.
 
-    python -m benchmarks.policy.sets models/kitchen --output docs/data/sets.json
+    python -m benchmarks.policy.sets models/relay --output docs/data/sets.json
     python -m benchmarks.policy.sets --from docs/data/sets.json
 
 Each row is `rpl evaluate` on the sets of a kind, with 70 control steps for each element, as in the protocol for four.

@@ -1,6 +1,6 @@
 """What a hand is worth: episodes from wide starts with a pilot who takes over when the policy is stuck, and without.
 
-    python -m benchmarks.policy.takeover models/kitchen --output docs/data/takeover.json
+    python -m benchmarks.policy.takeover models/relay --output docs/data/takeover.json
     python -m benchmarks.policy.takeover --from docs/data/takeover.json
 
 Each of the paper's 17 goals gets the same starts alone and with the scripted demonstrator as pilot: the arm up to 0.15

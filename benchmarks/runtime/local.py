@@ -1,6 +1,6 @@
 """Time of a control step with the low level beside the robot and plans over gRPC.
 
-    python -m benchmarks.runtime.local models/kitchen
+    python -m benchmarks.runtime.local models/relay
 
 The server runs in its own process. Five ways to act are measured in turns, a horizon each, so that all see the same
 machine: ONNX Runtime's bare `session.run` of low.onnx, the low level in this process, the relay loop with both levels

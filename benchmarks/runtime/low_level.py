@@ -1,6 +1,6 @@
 """The low levels of bundles beside each other, in process and by turns: what `rpl export --quantize int8` saves.
 
-python -m benchmarks.runtime.low_level models/kitchen models/kitchen-int8
+python -m benchmarks.runtime.low_level models/relay models/relay-int8
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Success with the low level beside the robot over a slow network, with and without planning ahead.
 
-    python -m benchmarks.runtime.plan_lead models/kitchen
+    python -m benchmarks.runtime.plan_lead models/relay
 
 Simulators pause between steps; here the clock paces the kitchen, as a real one: a control period takes 0.08 s, and 280
 of them 22 s. A period uses the action for the state observed at its beginning if that action comes within IN_TIME_S.
@@ -8,7 +8,7 @@ Otherwise the last target is held, and the action is refused once it is older th
 delayed on the wire. All episodes take the modes of both levels.
 
 A plan_lead also costs something without a delay, since the plan is made for an older state: `rpl evaluate
-models/kitchen --start perturbed --plan-lead 3` measures that. "waited" are the periods before the first action.
+models/relay --start perturbed --plan-lead 3` measures that. "waited" are the periods before the first action.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Steps of many robots while their planner takes its time: it waits, it computes, or it is killed again and again.
 
-    python -m benchmarks.runtime.planners models/kitchen
+    python -m benchmarks.runtime.planners models/relay
 
 Every robot has a stream of its own and sends a step every control period of the bundle. A step is missed if its answer
 takes longer than the period. The first plan of each robot is waited for before the clock starts, so every step has a

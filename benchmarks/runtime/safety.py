@@ -1,6 +1,6 @@
 """Effect of the safety filter on a policy's targets: how many it changes, how far it lags behind, how long it takes.
 
-    python -m benchmarks.runtime.safety models/kitchen
+    python -m benchmarks.runtime.safety models/relay
 
 For the first table, a policy plays in the simulated kitchen without a filter, and a filter of each robot gets the
 targets of its episodes: how many joint targets pass unchanged, the distance from command to target at the end of a

@@ -1,6 +1,6 @@
 """Many short runs against one server: no leaks after they end.
 
-    python -m benchmarks.runtime.soak models/kitchen --steps 2000000
+    python -m benchmarks.runtime.soak models/relay --steps 2000000
 
 Every visit opens a connection and a stream, starts robots with new names, goals and options of every kind, makes
 control steps, of which some are refused, changes a goal, plans and acts without a run, finishes every other robot, and

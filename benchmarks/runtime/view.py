@@ -1,7 +1,7 @@
 """What a page costs: the server that is watched, the page itself, and how soon there is something to see.
 
-    python -m benchmarks.runtime.view models/kitchen
-    python -m benchmarks.runtime.view models/kitchen --setting 1,20 --output cost.json    # one of four: two minutes
+    python -m benchmarks.runtime.view models/relay
+    python -m benchmarks.runtime.view models/relay --setting 1,20 --output cost.json    # one of four: two minutes
     python -m benchmarks.runtime.view --from docs/data/cockpit/cost.json
 
 Server, page and viewers run in processes of their own; a viewer is a web socket that takes all that the page sends, as

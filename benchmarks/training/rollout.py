@@ -1,6 +1,6 @@
 """Control steps per second of the kitchen on a core, and the gain from the kitchen for training and from a second core.
 
-    python -m benchmarks.training.rollout models/kitchen
+    python -m benchmarks.training.rollout models/relay
 
 The first three rows play the same targets, those of the policy's own episodes, in turns by episode. Their time is that
 of the calling thread, so other work on the machine matters little. The last two rows are whole rollouts with the

@@ -247,7 +247,7 @@ class PaperOptions:
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2
     executor: ExecutorName = None
     distilled: Annotated[
-        Path | None, typer.Option(help="An evaluated bundle, such as models/kitchen, to add as a row.")
+        Path | None, typer.Option(help="An evaluated bundle, such as models/relay, to add as a row.")
     ] = None
     page: Annotated[
         Path | None,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rpl_train.recipe import RecipeConfig
 
 
-_KITCHEN: Mapping[str, object] = {  # settings of the kitchen's recipe; models/shift was made with them
+_KITCHEN: Mapping[str, object] = {  # settings of the kitchen's recipe; models/kitchen was made with them
     "play.sequences": 200,
     "imitate.steps": 12_000,
     "imitate.networks.relative": True,
@@ -58,8 +58,8 @@ class TrainOptions:
         Recipe,
         typer.Option(
             help="imitate: imitation alone, minutes. relay: then fine-tune each goal of the task's first group and "
-            "distil them into one policy, hours; models/kitchen was made so. kitchen: learn from shifts in which the "
-            "policy drives more and more, an hour or two; models/shift was made so."
+            "distil them into one policy, hours; models/relay was made so. kitchen: learn from shifts in which the "
+            "policy drives more and more, an hour or two; models/kitchen was made so."
         ),
     ] = Recipe.IMITATE
     task_name: TaskName = "kitchen"

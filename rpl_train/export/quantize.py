@@ -21,7 +21,7 @@ from rpl_runtime.errors import InvalidInput
 from rpl_train.augment import LowBatch, Pool
 
 _WEIGHT, _INPUT = 63, 255  # the largest integers
-_ROOM = 3.0  # times the range over training tuples; episodes of models/kitchen use up to 1.8 times, a stray one 3.8
+_ROOM = 3.0  # times the range over training tuples; episodes of models/relay use up to 1.8 times, a stray one 3.8
 _TUPLES, _SEED = 8192, 0
 _PLAIN = {"alpha": 1.0, "beta": 1.0, "transA": 0}  # attributes of torch's linear layers
 

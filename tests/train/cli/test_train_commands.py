@@ -29,7 +29,7 @@ from rpl_train.rl.rollout import rollout
 from rpl_train.runs import load_run, read_run
 from rpl_train.tasks.kitchen.task import KITCHEN
 
-SHIFT = Path(__file__).parents[3] / "models" / "shift"
+SHIPPED = Path(__file__).parents[3] / "models" / "kitchen"
 
 
 @pytest.fixture
@@ -178,10 +178,10 @@ def test_finetune_refuses_bad_input_before_it_begins(rpl, base, tmp_path, option
     assert not (tmp_path / "run").exists()
 
 
-def test_the_kitchens_recipe_has_the_settings_that_models_shift_was_made_with(rpl):
+def test_the_kitchens_recipe_has_the_settings_that_models_kitchen_was_made_with(rpl):
     code, out, _ = rpl("train", "mine", "--recipe", "kitchen", "--show-config")
     assert code == 0
-    asked, made = tomllib.loads(out), json.loads((SHIFT / "manifest.json").read_text())["provenance"]
+    asked, made = tomllib.loads(out), json.loads((SHIPPED / "manifest.json").read_text())["provenance"]
     play, *shifts = made["data"]
     assert asked["play"]["sequences"] == play["episodes"]
     assert asked["aggregate"]["rounds"] == len(shifts) - 1

@@ -76,7 +76,7 @@ def test_what_was_put_back_and_is_done_again_is_progress() -> None:
 
 
 ALONE = ["bottom burner", "light switch", "slide cabinet"]  # what is left when the kettle is done
-LEFT = {  # arm, fingers, doors and kettle where models/kitchen asked for help from wide starts, the kettle on its way
+LEFT = {  # arm, fingers, doors and kettle where models/relay asked for help from wide starts, the kettle on its way
     "hangs on a finger": (
         (-1.28, -1.674, 1.592, -1.715, -0.896, 1.794, 2.419, 0.012, 0.0),
         (-0.441, 0.449, 1.822, 0.949, -0.221, -0.197, 0.106),
