@@ -57,6 +57,12 @@ def circumstances(packages: Sequence[str]) -> JsonDict:
     }
 
 
+def cpu_s(process: int | None) -> float:
+    """The processor's time [s] that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def show(content: JsonDict, as_json: bool, *parts: RenderableType) -> None:
     """Print a result: as JSON, or as its tables and lines."""
     if as_json:

@@ -31,7 +31,7 @@ from rich.table import Table
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
-from benchmarks.common import PROGRESS, Given, Json, Saved, circumstances, obtained, show, table, verdict
+from benchmarks.common import PROGRESS, Given, Json, Saved, circumstances, cpu_s, obtained, show, table, verdict
 from rpl_runtime.bench.peers.control import middle
 from rpl_runtime.client import Access, Client
 from rpl_runtime.files import JsonDict
@@ -154,12 +154,6 @@ def steps_us(
     for thread in threads:
         thread.join()
     return spent, perf_counter() - began
-
-
-def cpu_s(process: int | None) -> float:
-    """The processor's time [s] that a process has used."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def watch(on_ready: Callable[[str], None], page: str, received: Any) -> None:
