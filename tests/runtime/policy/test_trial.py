@@ -331,7 +331,7 @@ def test_a_request_holds_no_more_rows_than_are_tried() -> None:
     assert REQUEST_BYTES == MAX_MESSAGE_BYTES
 
 
-@pytest.mark.parametrize("name", ["kitchen", "play"])
+@pytest.mark.parametrize("name", ["kitchen", "play", "relay"])
 def test_the_shipped_bundles_pass(name: str) -> None:
     bundle = load_bundle(ROOT / "models" / name)
     for graph in (HIGH, LOW):

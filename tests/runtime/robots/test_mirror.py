@@ -27,7 +27,7 @@ def mirror():
 @pytest.fixture(scope="module")
 def opening() -> np.ndarray:
     """The joints (T, 9) of an arm that opens the microwave, and stops there."""
-    bundle = load_bundle(ROOT / "models" / "kitchen")
+    bundle = load_bundle(ROOT / "models" / "relay")
     loop = RelayLoop(OnnxPolicy(bundle), bundle.spec)
     joints = []
     with open_kitchen() as kitchen:

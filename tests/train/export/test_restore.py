@@ -30,7 +30,7 @@ def tensors(bundle: Bundle, level: str) -> dict[str, bytes]:
     return {each.name: numpy_helper.to_array(each).tobytes() for each in graph.initializer}
 
 
-@pytest.mark.parametrize("name", ["kitchen", "play"])
+@pytest.mark.parametrize("name", ["kitchen", "play", "relay"])
 def test_the_shipped_policies_act_as_their_graphs(name: str) -> None:
     shipped = load_bundle(ROOT / "models" / name)
     parity = check_parity(restore(shipped, "kitchen").policy, OnnxPolicy(shipped), shipped.spec, SHORT, KITCHEN)
