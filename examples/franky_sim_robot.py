@@ -2,7 +2,7 @@
 
 It speaks the network protocol of Franka's own controller, at the given address:
 
-    pip install 'relay-policy[franka-sim,sim]'
+    pip install -e '.[franka-sim,sim]'    # from a checkout
     python examples/franky_sim_robot.py 127.0.0.1
 """
 

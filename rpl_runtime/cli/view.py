@@ -1,6 +1,5 @@
 """`rpl view`: a page in the browser that shows robots and lets an operator step in."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -33,11 +32,20 @@ def view_command(
 
     if log is not None and address is not None:
         raise typer.BadParameter("give a log or --address, not both")
-    with suppress(KeyboardInterrupt):
+    pages = list[str]()
+
+    def on_ready(page: str) -> None:
+        pages.append(page)
+        print_page(page)
+
+    try:
         if log is None:
-            view_server(print_page, server_of(address), access_of(context), port)
+            view_server(on_ready, server_of(address), access_of(context), port)
         else:
-            view_log(print_page, log, port)
+            view_log(on_ready, log, port)
+    except KeyboardInterrupt:
+        if not pages:  # there was nothing to end yet
+            raise
 
 
 def print_page(address: str, console: Console | None = None) -> None:

@@ -69,7 +69,7 @@ def check_sizes(trajectory: Trajectory, spec: PolicySpec) -> None:
     if sizes != (spec.state.dim, spec.action.dim):
         raise DemonstrationError(
             f"{trajectory.source or 'a demonstration'} has states of {sizes[0]} and targets of {sizes[1]} numbers; "
-            f"{spec.name} has {spec.state.dim} and {spec.action.dim}"
+            f"{spec.name} has {spec.state.dim} and {spec.action.dim}; --task names the task that it is of"
         )
 
 

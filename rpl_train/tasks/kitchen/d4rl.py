@@ -49,7 +49,7 @@ def import_d4rl(path: Path) -> list[Trajectory]:
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, ...]]]:
     if not path.is_file():
         wrong = "is not a file" if path.exists() else "does not exist"
-        raise DemonstrationError(f"{path} {wrong}; expected an HDF5 file in D4RL's kitchen layout")
+        raise DemonstrationError(f"{path} {wrong}; must be recordings, as `rpl demos import --help` names them")
     with translated(path, DemonstrationError, f"in D4RL's layout, {_LAYOUT}"), opened_hdf5(path, "train") as file:
         observations, actions, terminals = (numbers(file, name) for name in ("observations", "actions", "terminals"))
         ends = np.flatnonzero(terminals) + 1
