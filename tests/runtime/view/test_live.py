@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from browser import TEXT, Browser, open_browser
 from extras import needs
@@ -19,6 +20,7 @@ from processes import rpl
 from rpl_runtime.auth.client import Access
 from rpl_runtime.auth.server import SecurityConfig
 from rpl_runtime.auth.tokens import Right, add_grant, grant
+from rpl_runtime.cli.app import app
 from rpl_runtime.client.admin import Admin
 from rpl_runtime.client.client import Client
 from rpl_runtime.errors import PermissionDenied, ProtocolViolation, ServerUnavailable
@@ -235,3 +237,16 @@ def test_a_page_that_cannot_begin_is_one_sentence(tmp_path: Path) -> None:
     assert (other.returncode, "is not an MCAP file" in other.stderr) == (2, True)
     local = rpl("run", "--goal", "kettle", "--view", "--low-level", "local")
     assert (local.returncode, "--view shows a robot that a server runs" in local.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("shown", "code"), [(True, 0), (False, 130)])
+def test_ctrl_c_ends_a_page_and_interrupts_one_that_is_not_there_yet(
+    shown: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(on_ready: Callable[[str], None], *_: object) -> None:
+        if shown:
+            on_ready("http://127.0.0.1:8080/secret")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live, "view_server", interrupted)
+    assert CliRunner().invoke(app, ["view"]).exit_code == code
