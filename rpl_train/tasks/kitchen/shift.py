@@ -30,6 +30,7 @@ _SHORTEST = 5  # [steps] of a piece
 _TURN = 140  # [steps] for each element that a policy has to itself
 _GLIMPSE = 80  # [steps] for which it drives at most, where it is not to reach the goal
 _REACHED = 10  # [steps] for which a goal that it reached must last
+_RESTING = 120  # [steps] for which it must stay there at most, or it learns to arrive and not to stay
 _UPRIGHT = 0.9  # cosine of the largest tilt of a kettle that is worked with
 _UNMOVED = 0.1  # [rad, m] by which what no element moves may move
 # Lowest and highest x, y [m] of a kettle that the arm gets hold of at the back of the stove, to bring it back.
@@ -158,20 +159,21 @@ class Worker:
             case _:
                 return [PutBack(kitchen, int(rng.integers(5, 50)), goal.elements)]
 
-    def _turn(self, goal: _Goal) -> tuple[int, bool]:
-        """For how many steps the policy drives, and whether it is to reach the goal by itself."""
+    def _turn(self, goal: _Goal) -> tuple[int, int, bool]:
+        """For how many steps the policy drives, how many of them at its goal, and whether it is to get there alone."""
         if self._driver is None:
-            return 0, False
+            return 0, 0, False
         alone = self._rng.random() < 0.5
         by_name = not goal.back and self._rng.random() < 0.7
         spec, state = self._task.spec, self._kitchen.state
         self._driver.begin(spec.resolve(goal.elements, state) if by_name else spec.resolve_state(goal.state))
-        return (_TURN * len(goal.works), True) if alone else (int(self._rng.integers(5, _GLIMPSE)), False)
+        turn = _TURN * len(goal.works) if alone else int(self._rng.integers(5, _GLIMPSE))
+        return turn, int(self._rng.integers(_REACHED, _RESTING + 1)), alone
 
     def _reach(self, goal: _Goal) -> ShiftGoal:
         """Work toward one goal, and keep the pieces of it."""
         kitchen, demonstrator = self._kitchen, self._demonstrator
-        turn, alone = self._turn(goal)
+        turn, rest, alone = self._turn(goal)
         limit = turn + self._settings.limit * len(goal.works)
         disturbances, quiet = self._disturbances(goal), _AFTER + 1
         finished: set[Work] = set()
@@ -195,7 +197,7 @@ class Worker:
         target = kitchen.state[: len(self._task.spec.action.names)]
         while settled <= self._settle:
             state = kitchen.state
-            driven = step < turn and reached < _REACHED
+            driven = step < turn and reached < rest
             finished = {each for each in goal.works if self._finished(each, state, each in finished, goal)}
             left = [each for each in goal.works if each not in finished]
             if step >= limit or self._broken():

@@ -124,14 +124,42 @@ class Scripted:
 
 def test_an_able_driver_reaches_its_goals_alone_and_an_idle_one_does_not(world):
     able, idle = Scripted(world, True), Scripted(world, False)
-    reached = [goal.alone for goal in work(world, replace(CALM, goals=3), 7, able).goals]
-    missed = work(world, replace(CALM, goals=2), 7, idle)
+    reached = [goal.alone for goal in work(world, replace(CALM, goals=3), 3, able).goals]
+    missed = work(world, replace(CALM, goals=2), 3, idle)
     assert True in reached
     assert False not in reached
     assert False in [goal.alone for goal in missed.goals]
     assert not any(goal.left for goal in missed.goals)  # the demonstrator takes over and finishes
     recorded = sum(len(piece.states) for piece in missed.pieces if piece.subgoals is None)
     assert sum(goal.steps for goal in missed.goals) == idle.driven + recorded
+
+
+class Fickle(Scripted):
+    """One that reaches its goal, rests there for a while, and then undoes it."""
+
+    def __init__(self, world) -> None:
+        super().__init__(world, True)
+        self._rested = 0
+
+    def begin(self, goal: ResolvedGoal) -> None:
+        super().begin(goal)
+        self._rested = 0
+
+    def act(self, state: np.ndarray) -> np.ndarray:
+        goal = self._goal
+        [name] = [n for n, each in ELEMENTS.items() if goal.mask[each.dims[0]] and each.is_done(goal.state)]
+        target = super().act(state)
+        self._rested += ELEMENTS[name].is_done(state)
+        return self._demonstrator.act(state, Work(name, back=True)) if self._rested > 30 else target
+
+
+def test_a_driver_that_leaves_what_it_has_done_is_shown_the_way_again(world):
+    settings = replace(CALM, goals=1, back=0.0)
+    goals = [work(world, settings, index, Fickle(world)).goals[0] for index in range(12)]
+    left = [goal for goal in goals if goal.alone is False]
+    assert left
+    assert not any(goal.left for goal in left)
+    assert True in [goal.alone for goal in goals]  # of how many steps it must rest differs
 
 
 def test_the_demonstrator_advises_a_driver_whose_subgoal_is_on_its_way(world):
