@@ -203,7 +203,7 @@ def _drive(
             log.event("limit_violations", json.dumps(result.limit_violations))
     spec = control.model.spec
     facts = run_facts(result.run, elements, spec) | drive_facts(result, dry_run)
-    show(options.as_json, facts, lambda: (print_run(facts, spec.period_s), print_drive(facts)))
+    show(options.as_json, facts, lambda: (print_drive(facts), print_run(facts, spec.period_s)))
     return exit_code(result, facts["success"])
 
 

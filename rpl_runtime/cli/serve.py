@@ -151,9 +151,9 @@ class ServeOptions:
     traces: Annotated[
         str | None, typer.Option(metavar="URL", help="Send OpenTelemetry spans to the collector at http://HOST:PORT.")
     ] = None
-    log: Annotated[LogFormat, typer.Option(help="Format of the log of runs, refusals and errors on stderr.")] = (
-        LogFormat.TEXT
-    )
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Of the log of runs, refusals and errors on standard error.")
+    ] = LogFormat.TEXT
     reflection: Annotated[
         bool,
         typer.Option("--reflection", help="Describe the service to tools such as grpcurl, also to other machines."),
@@ -202,7 +202,7 @@ def serve_command(context: typer.Context, asked: ServeOptions) -> None:
 
     config, planner = asked.config(context), asked.planning.planner
     bundles = [load_bundle(bundle) for bundle in asked.bundles]
-    write_log(asked.log, sys.stderr)
+    write_log(asked.log_format, sys.stderr)
     serve(bundles, config, on_ready=lambda bound: print_serving(bundles, bound, config.security, planner))
 
 

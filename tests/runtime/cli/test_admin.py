@@ -154,7 +154,7 @@ def test_the_hierarchy_of_a_running_robot_is_seen_and_held(own_bundle: Bundle) -
 
 
 def test_the_log_is_json_on_standard_error(own_bundle: Bundle) -> None:
-    with serving(own_bundle.path, "--address", "127.0.0.1:0", "--log", "json") as (port, process):
+    with serving(own_bundle.path, "--address", "127.0.0.1:0", "--log-format", "json") as (port, process):
         with Client(f"127.0.0.1:{port}") as client, client.control() as control:
             control.start("a", ["door"], STATE)
             control.finish("a")

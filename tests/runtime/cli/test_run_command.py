@@ -128,6 +128,7 @@ class TestSimulated:
         finished = rpl_run("--address", address, *options, "--log", str(log))
         assert finished.exit_code == 1, finished.stderr
         assert "5 control periods, 0 without an action" in finished.stdout
+        assert finished.stdout.splitlines()[-1].startswith("no success: ")
         kept = read_log(log)
         assert (len(kept.steps), kept.whole, kept.header.robot) == (5, True, "franka")
 

@@ -98,7 +98,7 @@ def test_a_port_in_use_is_one_sentence_and_an_exit_code(own_bundle: Bundle) -> N
 
 def test_json_lines_stay_json_without_a_collector_of_traces_and_the_server_stops_soon(own_bundle: Bundle) -> None:
     pytest.importorskip("opentelemetry.sdk")
-    command = [*RPL, "serve", own_bundle.path, "--address", "127.0.0.1:0", "--log", "json"]
+    command = [*RPL, "serve", own_bundle.path, "--address", "127.0.0.1:0", "--log-format", "json"]
     nobody = f"http://127.0.0.1:{free_port()}"
     with started([*command, "--traces", nobody, "--drain", "0"], stderr=subprocess.PIPE) as process:
         with Client(address_in(process)) as client, client.control() as control:
