@@ -155,13 +155,15 @@ class Stage:
         model, scene = self._scenery.model, self._server.scene
         nowhere = np.zeros((0, 4)), np.zeros((0, 3))  # turns and positions of no instance
         for body, geoms in self._scenery.visible().items():
-            for number, alike in enumerate(shapes.group_geoms_by_visual_compat(model, geoms)):
-                mesh = shapes.merge_geoms(model, alike)
+            looks = shapes.group_geoms_by_visual_compat(model, geoms)
+            meshes = [shapes.merge_geoms(model, alike) for alike in looks]
+            for number, mesh in enumerate(meshes):
                 handle = scene.add_batched_meshes_trimesh(f"/real/{body}/{number}", mesh, *nowhere, lod=_far(mesh))
                 self._real.meshes.append((handle, body))
             if not shapes.is_fixed_body(model, body):
-                hulls = shapes.merge_geoms_hull(model, geoms)  # of its meshes
-                whole = shapes.merge_geoms(model, geoms) if hulls is None else hulls
+                whole = shapes.merge_geoms_hull(model, geoms)
+                if whole is None:  # merging takes a good part of the time until the first picture
+                    whole = meshes[0] if len(meshes) == 1 else shapes.merge_geoms(model, geoms)
                 handle = scene.add_batched_meshes_simple(
                     f"/ghost/{body}",
                     whole.vertices,
