@@ -91,7 +91,13 @@ def export(
         ParityError: the graphs' actions differ from the modules'; nothing was written.
         BundleError: something that is not a bundle is at the path.
     """
-    levels = list(zip(_signatures(spec), (policy.high, policy.low), strict=True))
+    n, m = spec.state.dim, spec.action.dim
+    high_inputs = {"state": n, "goal": n, "mask": n, "noise": spec.high_noise}
+    low_inputs = {"state": n, "subgoal": n, "noise": spec.low_noise}
+    levels = [
+        (_Signature("high", high_inputs, "subgoal", n), policy.high),
+        (_Signature("low", low_inputs, "action", m), policy.low),
+    ]
     for signature, module in levels:
         _check_module(signature, module, spec)
     graphs = [_graph(signature, module, spec) for signature, module in levels]
@@ -152,13 +158,6 @@ class _Signature(NamedTuple):
     def __str__(self) -> str:
         inputs = ", ".join(f"{name} (B, {size})" for name, size in self.inputs.items())
         return f"{self.level}({inputs}) -> {self.output} (B, {self.size}), float32"
-
-
-def _signatures(spec: PolicySpec) -> tuple[_Signature, _Signature]:
-    n, m = spec.state.dim, spec.action.dim
-    high = {"state": n, "goal": n, "mask": n, "noise": spec.high_noise}
-    low = {"state": n, "subgoal": n, "noise": spec.low_noise}
-    return _Signature("high", high, "subgoal", n), _Signature("low", low, "action", m)
 
 
 def _example(signature: _Signature, spec: PolicySpec, rows: int) -> tuple[Tensor, ...]:
