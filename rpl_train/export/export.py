@@ -106,7 +106,16 @@ def export(
         config = replace(config, tolerance=INT8_TOLERANCE)
     pair_id = hashlib.sha256(b"".join(hashlib.sha256(_bytes(graph)).digest() for graph in graphs)).hexdigest()
     for graph, (signature, module) in zip(graphs, levels, strict=True):
-        facts = {"pair_id": pair_id} | _facts(signature, module, spec)
+        # A graph's file is readable without its bundle.
+        facts: JsonDict = {
+            "pair_id": pair_id,
+            "level": signature.level,
+            "signature": f"{signature}; goal and subgoal are laid out as state is",
+            "noise": signature.inputs["noise"],
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "relay_policy": version("relay-policy"),
+            **spec.model_dump(mode="json"),
+        }
         onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     high, low = map(_bytes, graphs)
 
@@ -228,18 +237,6 @@ def _strip(message: Message) -> None:
         elif field.message_type is not None:
             for child in [value] if isinstance(value, Message) else value:
                 _strip(child)
-
-
-def _facts(signature: _Signature, module: nn.Module, spec: PolicySpec) -> JsonDict:
-    """Metadata that make a graph's file readable without its bundle."""
-    return {
-        "level": signature.level,
-        "signature": f"{signature}; goal and subgoal are laid out as state is",
-        "noise": signature.inputs["noise"],
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "relay_policy": version("relay-policy"),
-        **spec.model_dump(mode="json"),
-    }
 
 
 def _bytes(graph: onnx.ModelProto) -> bytes:
