@@ -29,7 +29,9 @@ def call_factory(reference: str, example: str) -> Any:
     module_name, _, name = reference.partition(":")
     if not module_name or not name:
         raise InvalidInput(f"{reference!r} is not a factory; must be module:factory, as in {example}")
-    with _current_directory_importable():
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -53,6 +55,8 @@ def call_factory(reference: str, example: str) -> Any:
             raise
         except Exception as error:  # and so may its factory
             raise failed(f"{reference} fails", error) from error
+    finally:
+        sys.path.remove(here)
 
 
 def failed(what: str, error: Exception) -> InvalidInput:
@@ -83,13 +87,3 @@ def _own(error: Exception) -> list[traceback.FrameSummary]:
     """The frames of an error in somebody's own code, the innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame for frame in frames if not (frame.filename.startswith(_NOT_OWN) or "-packages/" in frame.filename)]
-
-
-@contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

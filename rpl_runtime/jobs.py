@@ -71,7 +71,9 @@ def run_jobs(
     if failures:
         reasons: dict[str, list[str]] = {}
         for name, failure in failures.items():
-            reasons.setdefault(_reason(failure), []).append(name)
+            cause = getattr(failure, "cause", None) or failure  # Ray wraps what a job raises
+            reason = str(cause) if isinstance(cause, RelayError) else f"{type(cause).__name__}: {cause}"
+            reasons.setdefault(reason, []).append(name)
         told = _listed([f"{_listed(names)}: {reason}" for reason, names in reasons.items()], "; ")
         raise JobsFailed(f"{len(failures)} of {len(jobs)} jobs failed: {told}") from next(iter(failures.values()))
     return [results[at] for at in range(len(jobs))]
@@ -195,8 +197,3 @@ def _call_in(folder: str, job: Job[_T]) -> _T:
 def _listed(items: Sequence[str], separator: str = ", ") -> str:
     more = [f"{len(items) - _NAMED} more"] if len(items) > _NAMED else []
     return separator.join([*items[:_NAMED], *more])
-
-
-def _reason(error: BaseException) -> str:
-    error = getattr(error, "cause", None) or error  # Ray wraps what a job raises
-    return str(error) if isinstance(error, RelayError) else f"{type(error).__name__}: {error}"

@@ -271,18 +271,18 @@ def label(
         "low": (teacher.low, {"state": states, "subgoal": subgoals}),
         "high": (teacher.high, {"state": planned, "goal": goals, "mask": masks}),
     }
-    return {level: _lessons(*given[level]) for level in levels}
+    lessons: dict[LevelName, Lessons] = {}
+    for level in levels:
+        module, inputs = given[level]
+        logits, mean, log_std = _distribution(module, inputs)
+        lessons[level] = inputs | {"logits": logits, "mean": mean, "log_std": log_std.expand(len(mean), -1)}
+    return lessons
 
 
 def _differ(level: LevelName, base: TrainedRun, trained: TrainedRun) -> bool:
     """Whether a specialist's level has other weights than the base's."""
     ours, theirs = (getattr(run.policy, level).state_dict() for run in (base, trained))
     return any(not values.equal(theirs[name]) for name, values in ours.items())
-
-
-def _lessons(module: torch.nn.Module, inputs: Lessons) -> Lessons:
-    logits, mean, log_std = _distribution(module, inputs)
-    return inputs | {"logits": logits, "mean": mean, "log_std": log_std.expand(len(mean), -1)}
 
 
 def _distribution(module: torch.nn.Module, inputs: Lessons) -> Mixture:

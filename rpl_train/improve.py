@@ -216,7 +216,14 @@ def _improve_level(
         return module, loss
 
     train_level(level, run, config, prepare, progress)
-    _restore_spread(build_level(level, record), first, run / f"{level}.safetensors")
+    module, trained = build_level(level, record), run / f"{level}.safetensors"
+    if isinstance(module, Level):
+        # It gets back the spread with which it began: the wider one was to learn by, not to explore with.
+        load_weights(first, module)
+        spread = module.log_std.detach().clone()
+        load_weights(trained, module)
+        module.log_std.data.copy_(spread)
+        save_weights(trained, module)
 
 
 @torch.no_grad()
@@ -229,16 +236,6 @@ def _widen(module: Level, batches: Sequence[list[Tensor]], noise: int) -> None:
     *given, wanted = (torch.cat(columns) for columns in zip(*batches, strict=True))
     away = (wanted - module(*given, wanted.new_zeros(len(wanted), noise))) / module.scale
     module.log_std.copy_(torch.maximum(module.log_std, away.square().mean(0).sqrt().log()))
-
-
-def _restore_spread(module: nn.Module, first: Path, trained: Path) -> None:
-    """Give a trained level the spread with which it began: the wider one was to learn by, not to explore with."""
-    if isinstance(module, Level):
-        load_weights(first, module)
-        spread = module.log_std.detach().clone()
-        load_weights(trained, module)
-        module.log_std.data.copy_(spread)
-        save_weights(trained, module)
 
 
 def played_again(bundle: Bundle, task: Task, folder: Path, jobs: int, report: Callable[[int, int], None]) -> list[Path]:

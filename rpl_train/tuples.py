@@ -103,7 +103,10 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
         DemonstrationError: there are no demonstrations, or their sizes are not the spec's.
         InvalidInput: something is to be appended to actions that are not position targets, so none is known to hold.
     """
-    _check(demonstrations, spec)
+    if not demonstrations:
+        raise DemonstrationError("there are no demonstrations to learn from")
+    for demonstration in demonstrations:
+        check_sizes(demonstration, spec)
     if hold and not spec.commanded:
         raise InvalidInput(f"hold is {hold}, but the actions of {spec.name} are not position targets; must be 0")
     if hold:
@@ -174,10 +177,3 @@ def _held(demonstration: Trajectory, commanded: tuple[int, ...], steps: int) -> 
         targets=np.vstack([demonstration.targets[:-1], targets]).astype(np.float32),
         authors=(),  # nobody decided the steps that are appended
     )
-
-
-def _check(demonstrations: Sequence[Trajectory], spec: PolicySpec) -> None:
-    if not demonstrations:
-        raise DemonstrationError("there are no demonstrations to learn from")
-    for demonstration in demonstrations:
-        check_sizes(demonstration, spec)

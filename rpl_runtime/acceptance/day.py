@@ -11,7 +11,7 @@ from rpl_runtime.acceptance.journal import Journal, Record, Setting, now
 from rpl_runtime.acceptance.report import write_report
 from rpl_runtime.acceptance.steps import STEPS, AcceptanceStep, Site
 from rpl_runtime.errors import RelayError
-from rpl_runtime.files import alone_in
+from rpl_runtime.files import JsonDict, alone_in
 
 
 def accept(
@@ -48,15 +48,11 @@ def accept(
 
 
 def _made(step: AcceptanceStep, site: Site) -> Record:
-    began, began_s = now(), time.monotonic()
-
-    def record(**found: object) -> Record:
-        took_s = round(time.monotonic() - began_s, 1)
-        content = {"step": step.name, "happens": step.happens, "began": began, "took_s": took_s}
-        return Record.model_validate(content | found)
-
+    content: JsonDict = {"step": step.name, "happens": step.happens, "began": now()}
+    began_s = time.monotonic()
     try:
         found = step.work(site)
+        content |= {"checks": tuple(found.checks), "notes": found.notes, "pictures": tuple(found.pictures)}
     except RelayError as error:
-        return record(error=str(error))
-    return record(checks=tuple(found.checks), notes=found.notes, pictures=tuple(found.pictures))
+        content["error"] = str(error)
+    return Record.model_validate(content | {"took_s": round(time.monotonic() - began_s, 1)})

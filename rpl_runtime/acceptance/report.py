@@ -46,22 +46,19 @@ def page(journal: Journal, folder: Path) -> str:
     }
     steps = "".join(_step(name, journal.record(name), folder) for name in journal.steps)
     versions = ", ".join(f"{name} {version}" for name, version in journal.versions.items())
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(journal.verdict)}</title>'
-        f'<style>{_STYLE}</style></head><body><h1 class="{journal.verdict.name.lower()}">{escape(journal.sentence)}'
-        f"</h1>{_pairs(about)}{_summary(journal)}{steps}<footer>{_advice(journal.verdict)} All values are in "
-        f'<a href="{FILE}">{FILE}</a>. {escape(journal.command)}; commit {escape(journal.commit)}; {escape(versions)}.'
-        f"</footer></body></html>\n"
-    )
-
-
-def _advice(verdict: Verdict) -> str:
-    if verdict is Verdict.ACCEPTED:
-        return (
+    advice = "Mend what failed, then run the same command again: it goes on here."
+    if journal.verdict is Verdict.ACCEPTED:
+        advice = (
             "The steps used a software stop, which is not safety-rated. Accept again after a change of robot, hand, "
             "firmware, network, perception or bundle."
         )
-    return "Mend what failed, then run the same command again: it goes on here."
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(journal.verdict)}</title>'
+        f'<style>{_STYLE}</style></head><body><h1 class="{journal.verdict.name.lower()}">{escape(journal.sentence)}'
+        f"</h1>{_pairs(about)}{_summary(journal)}{steps}<footer>{advice} All values are in "
+        f'<a href="{FILE}">{FILE}</a>. {escape(journal.command)}; commit {escape(journal.commit)}; {escape(versions)}.'
+        f"</footer></body></html>\n"
+    )
 
 
 def _summary(journal: Journal) -> str:

@@ -4,8 +4,8 @@ Every step opens the robot anew and closes it at its end, so that none depends o
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -250,7 +250,8 @@ def motion(site: Site, speed: float, whole: bool) -> Found:
     ]
     if whole:
         checks += judge.judge_elements(elements, {name: run.first_done(name) for name in elements})
-    notes = {"targets changed to keep a limit": _counts(result), "done": ", ".join(sorted(run.ever_done)) or "nothing"}
+    changed = ", ".join(f"{kind} {count}" for kind, count in result.limit_violations.items()) or "none"
+    notes = {"targets changed to keep a limit": changed, "done": ", ".join(sorted(run.ever_done)) or "nothing"}
     pictures = [_speeds(f"{', '.join(elements)} at {speed:g} of the speed", trace, trace.at_s[0], "begins")]
     if len(run.states):
         at_s = site.task.spec.period_s * np.arange(len(run.states))
@@ -368,15 +369,13 @@ def _estimator(site: Site) -> Estimator | None:
     return Estimator(body, found, site.bundle.manifest.statistics, site.bundle.spec.period_s)
 
 
-@contextmanager
-def _log(site: Site, name: str, config: RunConfig) -> Iterator[RunRecorder]:
+def _log(site: Site, name: str, config: RunConfig) -> RunRecorder:
     path = site.folder / f"{name}.mcap"
     path.unlink(missing_ok=True)  # of an earlier try of this step
     header = LogHeader(
         robot=config.robot_id, seed=config.seed, plan_lead=0, digest=site.bundle.digest, spec=site.bundle.spec
     )
-    with RunRecorder(LogWriter(path, header)) as recorder:
-        yield recorder
+    return RunRecorder(LogWriter(path, header))
 
 
 def _led(robot: FrankaRobot, schedule: Schedule, target: np.ndarray, periods: int) -> np.ndarray:
@@ -420,10 +419,6 @@ def _curve(name: str, x: np.ndarray, y: np.ndarray) -> Curve:
 def _outline(name: str, box: Box, x: int, y: int) -> Curve:
     (left, right), (low, high) = ((box.low[axis], box.high[axis]) for axis in (x, y))
     return Curve(name=name, x=(left, right, right, left, left), y=(low, low, high, high, low))
-
-
-def _counts(result: DriveResult) -> str:
-    return ", ".join(f"{kind} {count}" for kind, count in result.limit_violations.items()) or "none"
 
 
 def _age(age_s: float | None) -> str:

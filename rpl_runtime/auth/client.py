@@ -103,7 +103,14 @@ class Connection:
         if address.startswith(_RESOLVED):
             options.append(("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'))
         if access.secure:
-            self.channel = grpc.secure_channel(address, _credentials(access), options)
+            if (access.cert is None) != (access.key is None):
+                raise InvalidInput(f"a client's certificate needs its key and the reverse; {CERT} or {KEY} is missing")
+            credentials = grpc.ssl_channel_credentials(
+                None if access.ca is None else read_authorities(access.ca),
+                None if access.key is None else read_private(access.key).encode(),
+                None if access.cert is None else read_public(access.cert),
+            )
+            self.channel = grpc.secure_channel(address, credentials, options)
         elif access.token is None or access.insecure or is_local(address):
             self.channel = grpc.insecure_channel(address, options)
         else:
@@ -163,13 +170,3 @@ class Connection:
         if "errors resolving" in said or "dns resolution failed" in said:
             return f"no server answers at {address}: this machine finds no host of that name"
         return f"no server answers at {address}{IS_ONE_THERE}"
-
-
-def _credentials(access: Access) -> grpc.ChannelCredentials:
-    if (access.cert is None) != (access.key is None):
-        raise InvalidInput(f"a client's certificate needs its key and the reverse; {CERT} or {KEY} is missing")
-    return grpc.ssl_channel_credentials(
-        None if access.ca is None else read_authorities(access.ca),
-        None if access.key is None else read_private(access.key).encode(),
-        None if access.cert is None else read_public(access.cert),
-    )

@@ -269,6 +269,13 @@ def bench_table(content: JsonDict) -> Group:
         verdict = "[green]met[/]" if one["met"] else "[red]missed[/]"
         limit = f"{one['sense']} {one['limit']:g}"
         requirements.add_row(escape(one["what"]), f"{one['value']:.2f}", limit, verdict)
+    title = f"Control over its peers, the median of {_ROUNDS} runs, with the lowest and the highest"
+    ratios = Table(title=title, header_style="bold", title_justify="left")
+    for heading in ("load", "figure", "peer", "ratio", "from", "to"):
+        ratios.add_column(heading, justify="left" if heading in ("load", "figure", "peer") else "right")
+    for row in content["ratios"]:
+        figures = (f"{row[key]:.2f}" for key in ("ratio", "low", "high"))
+        ratios.add_row(row["load"], row["figure"], row["peer"], *figures)
     held = ", ".join(f"{what} {mb:.0f}" for what, mb in content["memory_mb"].items() if mb is not None)
     machine = content["machine"]
     ways = ", ".join(f"{side} {way}" for side, way in content["transport"].items())
@@ -283,20 +290,10 @@ def bench_table(content: JsonDict) -> Group:
         _latencies(
             "parallel streams at the policy's rate, and deadlines missed", content["paced"], "streams", "missed"
         ),
-        _ratio_table(content["ratios"]),
+        ratios,
         requirements,
         f"requirements met: {sum(one['met'] for one in content['requirements'])} of {len(content['requirements'])}",
     )
-
-
-def _ratio_table(rows: Iterable[JsonDict]) -> Table:
-    title = f"Control over its peers, the median of {_ROUNDS} runs, with the lowest and the highest"
-    table = Table(title=title, header_style="bold", title_justify="left")
-    for heading in ("load", "figure", "peer", "ratio", "from", "to"):
-        table.add_column(heading, justify="left" if heading in ("load", "figure", "peer") else "right")
-    for row in rows:
-        table.add_row(row["load"], row["figure"], row["peer"], *(f"{row[key]:.2f}" for key in ("ratio", "low", "high")))
-    return table
 
 
 def _latencies(title: str, rows: Iterable[JsonDict], load: str | None = None, result: str | None = None) -> Table:

@@ -54,14 +54,22 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 def main() -> None:
     """Run the command line; every expected error becomes one sentence on stderr and an exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # our own sentence about a failure is enough
-    _open_outputs()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # as Python does for the standard error
+    if os.environ.get("COLUMNS") == "0":  # or nothing would be printed
+        del os.environ["COLUMNS"]
     try:
         with own_code_told():
             command()(prog_name="rpl")
     except Exception as error:
         if (told := _told(error)) is None:
             raise
-        _fail(*told)
+        message, code = told
+        # Escaped, because units such as [rad] in a message are not markup.
+        text = escape(printable(message))
+        with suppress(OSError):  # nobody may be listening
+            Console(stderr=True).print("[bold red]error:[/]", text, highlight=False, soft_wrap=True)
+        sys.exit(code)
 
 
 @cache
@@ -72,41 +80,22 @@ def command() -> Callable[..., None]:
     return get_command(app)
 
 
-def _open_outputs() -> None:
-    """See to it that all text is printed: where an output lacks a letter, and where it is said to have no columns."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # as Python does for the standard error
-    if os.environ.get("COLUMNS") == "0":
-        del os.environ["COLUMNS"]
-
-
 def _told(error: Exception) -> tuple[str, int] | None:
     """The sentence and the exit code of an expected error, None for any other."""
     if lacks_memory(error):
         return "there is not enough memory; free some, or raise this shell's limit (`ulimit -v`)", 1
     if isinstance(error, RelayError):
         return str(error), error.exit_code
-    if isinstance(error, OSError):
-        refused = error.__context__  # a usage error, where it cannot be written that it is one
-        return _of_system(error), getattr(refused, "exit_code", 1)
-    return None
-
-
-def _of_system(error: OSError) -> str:
+    if not isinstance(error, OSError):
+        return None
+    code = getattr(error.__context__, "exit_code", 1)  # of a usage error, where it cannot be written that it is one
     if error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}", code
     if error.errno == errno.ENOSPC:  # files are named (files.staged)
-        return f"the standard output cannot be written: {error.strerror}; it must go to a disk that has space"
+        return f"the standard output cannot be written: {error.strerror}; it must go to a disk that has space", code
     if error.errno == errno.ENOENT:
-        return "the current folder no longer exists; change to one that does"
-    return error.strerror or str(error)
-
-
-def _fail(message: str, code: int) -> None:
-    # Escaped, because units such as [rad] in a message are not markup.
-    with suppress(OSError):  # nobody may be listening
-        Console(stderr=True).print("[bold red]error:[/]", escape(printable(message)), highlight=False, soft_wrap=True)
-    sys.exit(code)
+        return "the current folder no longer exists; change to one that does", code
+    return error.strerror or str(error), code
 
 
 app.callback()(rpl_options)

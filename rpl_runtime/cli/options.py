@@ -24,7 +24,6 @@ ADDRESS = "127.0.0.1:50051"  # a server's, by default
 _ADDRESS_VARIABLE = "RPL_ADDRESS"
 LONGEST_S = 1e9  # [s] 30 years, the longest that a command can be told to wait: clocks and locks cannot for ever
 
-Start = Literal["nominal", "perturbed"]  # of the kitchen
 TaskName = Annotated[
     str, typer.Option("--task", metavar="TASK", help="module:factory of a task, or the name of an installed one.")
 ]

@@ -129,6 +129,8 @@ def print_calibration(calibration: Calibration, path: Path) -> None:
 def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) -> JsonDict:
     """The result of a run, for each element of its goal; `unasked` are the others that it got done."""
     at_start = spec.done(result.states[0]) if len(result.states) else frozenset()
+    goal, end = result.goal, result.final_state
+    whole = float(np.linalg.norm((end - goal.state)[goal.mask > 0]))  # from a goal that is a state
     return {
         "policy": spec.name,
         "bundle_digest": result.digest,
@@ -139,7 +141,7 @@ def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) ->
                 "ever_done": name in result.ever_done,
                 "done_at_end": name in result.done_at_end,
                 "first_done": result.first_done(name),
-                "distance_at_end": _distance(result, name, spec),
+                "distance_at_end": spec.elements[name].distance(end) if name in spec.elements else whole,
             }
             for name in elements
         },
@@ -147,13 +149,6 @@ def run_facts(result: RunResult, elements: tuple[str, ...], spec: PolicySpec) ->
         "done": len(result.ever_done.intersection(elements)),
         "success": result.ever_done.issuperset(elements),
     }
-
-
-def _distance(result: RunResult, name: str, spec: PolicySpec) -> float:
-    """How far an element of the goal, or a goal that is a state, is from done at the end."""
-    if name in spec.elements:
-        return spec.elements[name].distance(result.final_state)
-    return float(np.linalg.norm((result.final_state - result.goal.state)[result.goal.mask > 0]))
 
 
 def print_run(facts: JsonDict, period_s: float) -> None:

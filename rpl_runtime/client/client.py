@@ -182,7 +182,15 @@ class Stream:
             As `exchange`.
         """
         self._group = None
-        return self._converse(codec.pack_step(robot, seen), lambda raw: self._stepped(robot, seen, raw), self._waits_s)
+
+        def unpacked(raw: bytes) -> messages.Reply:
+            action = codec.unpack_step(raw, robot, self._subgoals.get(robot, messages.NOTHING))
+            if action is None:
+                return self._replies([(robot, seen)], raw)[0]
+            self._accept(robot, seen, action)
+            return action
+
+        return self._converse(codec.pack_step(robot, seen), unpacked, self._waits_s)
 
     def step_columns(self, robots: list[str], seen: messages.Observations) -> messages.ActionBatch | None:
         """One step of each robot as columns; seen.handles is filled in here. None: a robot was not started here.
@@ -228,13 +236,6 @@ class Stream:
         return [
             self._checked(robot, request, reply) for (robot, request), (_, reply) in zip(rows, replies, strict=True)
         ]
-
-    def _stepped(self, robot: str, seen: messages.Observation, raw: bytes) -> messages.Reply:
-        action = codec.unpack_step(raw, robot, self._subgoals.get(robot, messages.NOTHING))
-        if action is None:
-            return self._replies([(robot, seen)], raw)[0]
-        self._accept(robot, seen, action)
-        return action
 
     def _accept(self, robot: str, seen: messages.Observation, action: messages.Action) -> None:
         """Note the subgoal that a robot follows from an action on.

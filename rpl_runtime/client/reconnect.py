@@ -93,19 +93,20 @@ class Places:
             ServerUnavailable: none does.
             ModelNotFound: that server has no such model.
         """
-        return persist(lambda: self._described(timeout_s), self._config.first_s, threading.Event())
 
-    def _described(self, timeout_s: float) -> messages.ModelInfo:
-        reasons = []
-        for _ in range(len(self._turns)):
-            try:
-                with self.client(timeout_s, model=self._config.model) as client:
-                    return client.describe()
-            except ServerUnavailable as error:
-                reasons.append(str(error))
-                self.move_on()
-        said = "; ".join(reason.removesuffix(IS_ONE_THERE) for reason in reasons)
-        raise ServerUnavailable(said + (IS_ONE_THERE if reasons[-1].endswith(IS_ONE_THERE) else ""))
+        def described() -> messages.ModelInfo:
+            reasons = []
+            for _ in range(len(self._turns)):
+                try:
+                    with self.client(timeout_s, model=self._config.model) as client:
+                        return client.describe()
+                except ServerUnavailable as error:
+                    reasons.append(str(error))
+                    self.move_on()
+            said = "; ".join(reason.removesuffix(IS_ONE_THERE) for reason in reasons)
+            raise ServerUnavailable(said + (IS_ONE_THERE if reasons[-1].endswith(IS_ONE_THERE) else ""))
+
+        return persist(described, self._config.first_s, threading.Event())
 
 
 def lasting_control(address: str, config: ReconnectConfig | None = None) -> Control:

@@ -35,19 +35,18 @@ class RestFilter:
             self._up, self._down = np.zeros_like(self.mean), np.zeros_like(self.mean)
             self._moving = np.zeros(len(self._objects), dtype=int)
         for number, dims in enumerate(self._objects):
+            seen = reading[dims]
             # A sensor that saw nothing new repeats itself, which is not another sample of its noise.
-            if not np.array_equal(reading[dims], self._last[dims]):
-                self._take(number, dims, reading[dims])
+            if np.array_equal(seen, self._last[dims]):
+                continue
+            away = (seen - self.mean[dims]) / (self._sigma[dims] * np.sqrt(1 + 1 / self._count[dims]))
+            self._up[dims] = np.maximum(0.0, self._up[dims] + away - _DRIFT)
+            self._down[dims] = np.maximum(0.0, self._down[dims] - away - _DRIFT)
+            if max(self._up[dims].max(), self._down[dims].max()) > _LIMIT or abs(away).max() > _JUMP:
+                self.mean[dims], self._count[dims], self._moving[number] = seen, 1.0, _MOVING
+                self._up[dims] = self._down[dims] = 0.0
+            else:
+                self._moving[number] = max(0, self._moving[number] - 1)
+                self._count[dims] = np.minimum(self._count[dims] + 1, _SHORT if self._moving[number] else _LONGEST)
+                self.mean[dims] += (seen - self.mean[dims]) / self._count[dims]
         self._last = reading
-
-    def _take(self, number: int, dims: list[int], reading: np.ndarray) -> None:
-        away = (reading - self.mean[dims]) / (self._sigma[dims] * np.sqrt(1 + 1 / self._count[dims]))
-        self._up[dims] = np.maximum(0.0, self._up[dims] + away - _DRIFT)
-        self._down[dims] = np.maximum(0.0, self._down[dims] - away - _DRIFT)
-        if max(self._up[dims].max(), self._down[dims].max()) > _LIMIT or abs(away).max() > _JUMP:
-            self.mean[dims], self._count[dims], self._moving[number] = reading, 1.0, _MOVING
-            self._up[dims] = self._down[dims] = 0.0
-            return
-        self._moving[number] = max(0, self._moving[number] - 1)
-        self._count[dims] = np.minimum(self._count[dims] + 1, _SHORT if self._moving[number] else _LONGEST)
-        self.mean[dims] += (reading - self.mean[dims]) / self._count[dims]

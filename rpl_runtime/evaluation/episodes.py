@@ -58,16 +58,6 @@ def _begin(file: FileIO, path: Path, conditions: JsonDict, kind: type[T]) -> lis
     content = read(path, _MOST_BYTES)
     # A killed process may leave half a line at the end.
     lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
-    episodes = _read(path, lines, conditions, kind)
-    if not episodes:
-        lines = [json.dumps(conditions).encode() + b"\n"]
-    file.truncate(0)
-    file.seek(0)
-    file.write(b"".join(lines))
-    return episodes
-
-
-def _read(path: Path, lines: list[bytes], conditions: JsonDict, kind: type[T]) -> list[T]:
     head, *rest = lines or [b"{}"]
     kept = dict(json.loads(head))
     episodes = [kind.model_validate_json(line) for line in rest]
@@ -77,4 +67,9 @@ def _read(path: Path, lines: list[bytes], conditions: JsonDict, kind: type[T]) -
                 f"{path} holds episodes with {key} {kept.get(key)}, but this evaluation has {value}; "
                 "choose another folder, or remove the file to start again"
             )
+    if not episodes:
+        lines = [json.dumps(conditions).encode() + b"\n"]
+    file.truncate(0)
+    file.seek(0)
+    file.write(b"".join(lines))
     return episodes

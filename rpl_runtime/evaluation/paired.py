@@ -5,7 +5,7 @@ one succeeds and the other does not tell them apart. The 95 % interval of the di
 and Min (Statistics in Medicine 24, 2005): Wald's for matched pairs with half a pair added to each of the four outcomes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from math import sqrt
 from pathlib import Path
@@ -91,7 +91,7 @@ def print_comparison(comparison: JsonDict) -> None:
 
 def _compared(pairs: Sequence[tuple[Episode, Episode]]) -> JsonDict:
     sides = dict(zip(("old", "new"), zip(*pairs, strict=True), strict=True))
-    was, now = (np.array([_succeeded(each) for each in side]) for side in sides.values())
+    was, now = (np.array([len(e.first_done) == len(e.elements) for e in side]) for side in sides.values())
     gained, lost, size = int((now & ~was).sum()), int((was & ~now).sum()), len(pairs) + 2
     middle = (gained - lost) / size
     reach = _NORMAL * sqrt(gained + lost + 1 - (gained - lost) ** 2 / size) / size
@@ -103,14 +103,6 @@ def _compared(pairs: Sequence[tuple[Episode, Episode]]) -> JsonDict:
         "interval": [max(-1.0, middle - reach), min(1.0, middle + reach)],
         "gained": gained,
         "lost": lost,
-        "elements": {side: _elements(episodes) for side, episodes in sides.items()},
+        # The mean number ever done.
+        "elements": {side: float(np.mean([len(e.first_done) for e in episodes])) for side, episodes in sides.items()},
     }
-
-
-def _succeeded(episode: Episode) -> bool:
-    return len(episode.first_done) == len(episode.elements)
-
-
-def _elements(episodes: Iterable[Episode]) -> float:
-    """Mean number of elements ever done."""
-    return float(np.mean([len(episode.first_done) for episode in episodes]))

@@ -233,7 +233,7 @@ class _Episode:
     ) -> None:
         goals = [goal for text in hardship.goals for goal in task.parse_goals(text)]
         self._goal, elements = goals[number % len(goals)]
-        self._task, self._hazards = task, hazards_of(task)
+        self._task, hazards = task, hazards_of(task)
         self._name, self._number, self._hardship = name, number, hardship
         self._seed = task.episode_seed(seed, elements, number // len(goals))
         self._rng = np.random.default_rng((self._seed, _STREAM))
@@ -242,15 +242,11 @@ class _Episode:
         self._judged: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
         self._steps = 0
         self._refused: str | None = None
-        self._begin(elements)
-
-    def _begin(self, elements: tuple[str, ...]) -> None:
-        """The start of the world, the first goal and the disturbances."""
-        hardship, robot, hazards = self._hardship, self._robot, self._hazards
-        robot.task, robot.start = replace(self._task, starts={"hard": hardship.start}), "hard"
+        self._hazards = hazards
+        robot.task, robot.start = replace(task, starts={"hard": hardship.start}), "hard"
         robot.start_from = None
         if hardship.start_from:
-            robot.start_from = np.array(hardship.start_from[self._number % len(hardship.start_from)])
+            robot.start_from = np.array(hardship.start_from[number % len(hardship.start_from)])
         robot.reset(self._seed)
         self._start = self._world.truth  # (n,) what an undo goes back to
         if hardship.undo:

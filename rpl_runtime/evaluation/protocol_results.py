@@ -1,7 +1,7 @@
 """The results of the hard protocol: a JSON file for each policy, and one table and picture for several."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,28 +37,23 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 def summarized(outcomes: Sequence[Outcome]) -> dict[str, JsonDict]:
     """The results of each condition: goals reached of those asked, with their interval."""
-    return dict(_summaries(outcomes))
-
-
-def _summaries(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, JsonDict]]:
+    found: dict[str, JsonDict] = {}
     for name in dict.fromkeys(outcome.condition for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.condition == name]
-        reached, asked = sum(each.reached for each in own), sum(len(each.goals) for each in own)
-        last = sum(each.goals[-1][0] == each.goals[-1][1] for each in own)
-        redrawn = sum((Counter(each.redrawn) for each in own), Counter[str]())
-        second = len(own[0].goals) == 2
-        yield (
-            name,
-            {
-                "episodes": len(own),
-                "reached": last if second else reached,
-                "asked": len(own) if second else asked,
-                "interval": wilson(last if second else reached, len(own) if second else asked),
-                "refused": sum(each.refused is not None for each in own),
-                "redrawn": dict(redrawn),
-                "fell": sum(each.fell for each in own),
-            },
-        )
+        if len(own[0].goals) == 2:  # only the second one counts
+            reached, asked = sum(each.goals[-1][0] == each.goals[-1][1] for each in own), len(own)
+        else:
+            reached, asked = sum(each.reached for each in own), sum(len(each.goals) for each in own)
+        found[name] = {
+            "episodes": len(own),
+            "reached": reached,
+            "asked": asked,
+            "interval": wilson(reached, asked),
+            "refused": sum(each.refused is not None for each in own),
+            "redrawn": dict(sum((Counter(each.redrawn) for each in own), Counter[str]())),
+            "fell": sum(each.fell for each in own),
+        }
+    return found
 
 
 def content_of(

@@ -1,6 +1,5 @@
 """Serve a planner of this process to others (planner.proto)."""
 
-import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from rpl_runtime.policy.spec import PolicySpec
 from rpl_runtime.wire import planner as wire
 from rpl_runtime.wire.control import status_of
 
-_LOG = logging.getLogger(__name__)
 _THREADS = 64  # questions that are answered at once
 
 

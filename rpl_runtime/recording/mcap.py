@@ -111,8 +111,12 @@ class LogWriter:
         """Add a step that ended at `over_ns`, and its goal if that changed."""
         period_s = self._header.spec.period_s
         observed_ns = step.action.valid_until_ns - round(period_s * 1e9)
+        messages, action = self._messages(step), step.action
+        if self._drawing is not None:
+            drawn = self._drawing.step(step.state, action.subgoal, action.override, self._unix_ns + observed_ns)
+            messages = itertools.chain(messages, drawn)
         with self._translated():
-            for topic, message in itertools.chain(self._messages(step), self._drawn(step, observed_ns)):
+            for topic, message in messages:
                 self._write(topic, message, over_ns, observed_ns, step.step)
             self._written += 1
             if self._written % max(1, round(1 / period_s)) == 0:
@@ -158,11 +162,6 @@ class LogWriter:
             help=action.help,
         )
         yield "/action", logged
-
-    def _drawn(self, step: Step, observed_ns: int) -> Iterator[tuple[str, Message]]:
-        if self._drawing is not None:
-            action = step.action
-            yield from self._drawing.step(step.state, action.subgoal, action.override, self._unix_ns + observed_ns)
 
     def _add_metadata(self, name: str, values: JsonDict) -> None:
         self._mcap.add_metadata(name, {key: json.dumps(value) for key, value in values.items()})

@@ -62,8 +62,17 @@ def record(task: Task, recordings: Sequence[Recording], folder: Path, about: Map
         RecordingError: the data cannot be written, for example because the disk is full.
         MissingExtra: minari or h5py is not installed.
     """
+    n, m = task.spec.state.dim, task.spec.action.dim
     for recording in recordings:
-        _check(recording, task)
+        states, targets = recording.states, recording.targets
+        steps = len(targets)
+        if targets.shape != (steps, m) or states.shape not in ((steps, n), (steps + 1, n)):
+            raise InvalidInput(
+                f"a data set of {task.name} must have targets (T, {m}) with states (T, {n}) or (T + 1, {n}); "
+                f"got targets {targets.shape} with states {states.shape}"
+            )
+        if unknown := sorted(set(recording.elements) - set(task.elements)):
+            raise InvalidInput(f"{task.name} has no {', '.join(unknown)}; must be one of {', '.join(task.elements)}")
     folder = followed(folder)  # Minari joins a relative one to itself
     data, begun = folder / "data", False
     try:
@@ -91,23 +100,6 @@ def record(task: Task, recordings: Sequence[Recording], folder: Path, about: Map
     except OSError as error:
         kept = "its earlier episodes are kept" if begun else "nothing of it is left"
         raise RecordingError(f"{folder} cannot be written, and {kept}: {error.strerror or error}") from error
-
-
-def _check(recording: Recording, task: Task) -> None:
-    """
-    Raises:
-        InvalidInput: the sizes or the elements are not the task's.
-    """
-    states, targets = recording.states, recording.targets
-    steps, n, m = len(targets), task.spec.state.dim, task.spec.action.dim
-    if targets.shape != (steps, m) or states.shape not in ((steps, n), (steps + 1, n)):
-        raise InvalidInput(
-            f"a data set of {task.name} must have targets (T, {m}) with states (T, {n}) or (T + 1, {n}); "
-            f"got targets {targets.shape} with states {states.shape}"
-        )
-    unknown = sorted(set(recording.elements) - set(task.elements))
-    if unknown:
-        raise InvalidInput(f"{task.name} has no {', '.join(unknown)}; must be one of {', '.join(task.elements)}")
 
 
 def check_record(task: Task, folder: Path) -> bool:

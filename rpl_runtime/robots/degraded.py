@@ -175,7 +175,7 @@ class DegradedRobot:
         noise = {"m": given.position_noise, "rad": given.angle_noise}
         bias = {"m": given.position_bias, "rad": given.angle_bias}
         drawn = self._rng.normal(size=len(state)) * [noise.get(unit, 0.0) for unit in units]
-        turn = self._rng.normal(size=3) * given.angle_noise
+        turn = self._rng.normal(size=3) * given.angle_noise  # (3,) [rad] about the object's own axes
         drawn += signs[: len(state)] * [bias.get(unit, 0.0) for unit in units]
         turn += signs[len(state) :] * given.angle_bias
         for driven, (driver, ratio) in sight.driven.items():
@@ -184,17 +184,13 @@ class DegradedRobot:
             drawn[list(sight.still)] = 0.0
         seen = state + drawn
         if sight.rotation and turn.any():
-            seen[list(sight.rotation)] = _turned(seen[list(sight.rotation)], turn)
+            quaternion = seen[list(sight.rotation)]  # wxyz
+            w, vector = quaternion[0], quaternion[1:]
+            turned = quaternion + np.append(-vector @ turn, w * turn + np.cross(vector, turn)) / 2
+            seen[list(sight.rotation)] = turned / np.linalg.norm(turned)
         return seen[self._objects_dims].astype(np.float32)
 
 
 def _back(kept: Sequence[np.ndarray], late: int) -> np.ndarray:
     """The observation of some periods ago, or the first one."""
     return kept[max(-len(kept), -1 - late)]
-
-
-def _turned(quaternion: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """A rotation (4,) wxyz after a small turn about its own axes (3,) [rad]."""
-    w, vector = quaternion[0], quaternion[1:]
-    turned = quaternion + np.append(-vector @ turn, w * turn + np.cross(vector, turn)) / 2
-    return turned / np.linalg.norm(turned)

@@ -329,7 +329,9 @@ class _Arm:
         return np.stack([each.any(axis=0) for each in (outside, slow | fast, *too_much)])
 
     def _flange_inside(self, motion: Motion) -> bool:
-        return _is_flange_inside(motion.position, self._limits)
+        """Whether the flange is in the workspace for all of a motion."""
+        flange, box = _flange(motion.position, self._limits), self._limits.workspace
+        return bool(((flange >= box.low) & (flange <= box.high)).all())
 
     def _scaled_back(self, motion: Motion, inside: Callable[[Motion], np.ndarray]) -> Motion:
         """Each joint at the largest share found of the way from the proved motion to this one.
@@ -361,9 +363,3 @@ class _Arm:
 def _flange(joints: np.ndarray, limits: ArmLimits) -> np.ndarray:
     """The flange's place (..., 3) [m] in the base frame, for joints (..., J) [rad]."""
     return flange_pose(joints + limits.zero)[0]
-
-
-def _is_flange_inside(joints: np.ndarray, limits: ArmLimits) -> bool:
-    """Whether the flange is in the workspace for all of some joints (..., J) [rad]."""
-    flange, box = _flange(joints, limits), limits.workspace
-    return bool(((flange >= box.low) & (flange <= box.high)).all())

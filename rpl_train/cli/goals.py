@@ -158,17 +158,15 @@ def _teachers(specialists: list[str]) -> "dict[str, TrainedRun]":
     """Load the specialists, by the letters of their goals."""
     from rpl_train.runs import load_run
 
-    named = dict(_pair(text) for text in specialists)
+    named: dict[str, Path] = {}
+    for text in specialists:
+        goal, equals, path = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is not a specialist; must be GOAL=RUN, such as mkbs=runs/mkbs")
+        named[goal] = Path(path)
     if len(named) < len(specialists):
         raise typer.BadParameter("a goal has several specialists; must be one for each goal")
     return {goal: load_run(path) for goal, path in named.items()}
-
-
-def _pair(text: str) -> tuple[str, Path]:
-    goal, equals, path = text.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is not a specialist; must be GOAL=RUN, such as mkbs=runs/mkbs")
-    return goal, Path(path)
 
 
 def pack_command(

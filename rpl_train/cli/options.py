@@ -1,6 +1,7 @@
 """What the commands of training share: options, above all those by which every setting can be reached, and checks."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,18 +92,15 @@ def check_place(bundle: Path, force: bool, run: Path | None = None) -> None:
         BundleError: something that is not a bundle stands at the path.
         InvalidInput: a bundle stands there that must not be replaced: without `force`, any but an export of `run`.
     """
-    from rpl_runtime.policy.bundle import standing_at
+    from rpl_runtime.policy.bundle import load_bundle, standing_at
 
     standing = standing_at(bundle)
-    if standing is not None and not force and not (run is not None and _is_export_of(bundle, run)):
-        raise InvalidInput(f"{bundle} already holds {standing}; pass --force to replace it, or choose another path")
+    if standing is None or force:
+        return
+    if run is not None:
+        from rpl_train.runs import read_run
 
-
-def _is_export_of(bundle: Path, run: Path) -> bool:
-    from rpl_runtime.policy.bundle import load_bundle
-    from rpl_train.runs import read_run
-
-    try:
-        return load_bundle(bundle).manifest.provenance == read_run(run).provenance
-    except RelayError:  # one of them is missing or damaged
-        return False
+        with suppress(RelayError):  # one of them is missing or damaged
+            if load_bundle(bundle).manifest.provenance == read_run(run).provenance:
+                return
+    raise InvalidInput(f"{bundle} already holds {standing}; pass --force to replace it, or choose another path")

@@ -93,8 +93,17 @@ def import_lerobot(folder: Path, spec: PolicySpec) -> list[Trajectory]:
     require("pyarrow.parquet", "lerobot")
     with translated(folder, DemonstrationError, f"a LeRobot data set {_VERSION}"):
         info = json.loads(read(folder / _INFO, _MOST_META))
-        _check(folder, info, spec)
-        columns = [_STATE, _ACTION, "episode_index", *(["author"] if "author" in info["features"] else [])]
+        version, features = str(info["codebase_version"]), info["features"]
+        if not version.startswith("v3."):
+            raise DemonstrationError(f"{folder} is a LeRobot data set of version {version[:20]}; must be {_VERSION}")
+        theirs = tuple(features[name]["names"] for name in (_STATE, _ACTION))
+        if theirs != (list(spec.state.names), list(spec.action.names)):
+            raise DemonstrationError(
+                f"{folder} has other names of states and actions than {spec.name}; it must have those of the task"
+            )
+        if not np.isclose(float(info["fps"]) * spec.period_s, 1.0):
+            raise DemonstrationError(f"{folder} has {info['fps']} steps a second; must be {1 / spec.period_s:g}")
+        columns = [_STATE, _ACTION, "episode_index", *(["author"] if "author" in features else [])]
         episodes, frames = _apart(
             (sorted(folder.glob("meta/episodes/*/*.parquet")), ["episode_index", "source", "elements"]),
             (sorted(folder.glob("data/*/*.parquet")), columns),
@@ -113,19 +122,6 @@ def import_lerobot(folder: Path, spec: PolicySpec) -> list[Trajectory]:
             elements = tuple(episodes["elements"][row]) if "elements" in episodes else ()
             found.append(Trajectory(states[steps], targets[steps], elements, source, by if any(by) else ()))
     return found
-
-
-def _check(folder: Path, info: JsonDict, spec: PolicySpec) -> None:
-    version, features = str(info["codebase_version"]), info["features"]
-    if not version.startswith("v3."):
-        raise DemonstrationError(f"{folder} is a LeRobot data set of version {version[:20]}; must be {_VERSION}")
-    theirs = tuple(features[name]["names"] for name in (_STATE, _ACTION))
-    if theirs != (list(spec.state.names), list(spec.action.names)):
-        raise DemonstrationError(
-            f"{folder} has other names of states and actions than {spec.name}; it must have those of the task"
-        )
-    if not np.isclose(float(info["fps"]) * spec.period_s, 1.0):
-        raise DemonstrationError(f"{folder} has {info['fps']} steps a second; must be {1 / spec.period_s:g}")
 
 
 def _apart(*wanted: tuple[list[Path], list[str]]) -> list[dict[str, list[Any]]]:

@@ -91,7 +91,13 @@ def export(
         ParityError: the graphs' actions differ from the modules'; nothing was written.
         BundleError: something that is not a bundle is at the path.
     """
-    levels = list(zip(_signatures(spec), (policy.high, policy.low), strict=True))
+    n, m = spec.state.dim, spec.action.dim
+    high_inputs = {"state": n, "goal": n, "mask": n, "noise": spec.high_noise}
+    low_inputs = {"state": n, "subgoal": n, "noise": spec.low_noise}
+    levels = [
+        (_Signature("high", high_inputs, "subgoal", n), policy.high),
+        (_Signature("low", low_inputs, "action", m), policy.low),
+    ]
     for signature, module in levels:
         _check_module(signature, module, spec)
     graphs = [_graph(signature, module, spec) for signature, module in levels]
@@ -100,7 +106,16 @@ def export(
         config = replace(config, tolerance=INT8_TOLERANCE)
     pair_id = hashlib.sha256(b"".join(hashlib.sha256(_bytes(graph)).digest() for graph in graphs)).hexdigest()
     for graph, (signature, module) in zip(graphs, levels, strict=True):
-        facts = {"pair_id": pair_id} | _facts(signature, module, spec)
+        # A graph's file is readable without its bundle.
+        facts: JsonDict = {
+            "pair_id": pair_id,
+            "level": signature.level,
+            "signature": f"{signature}; goal and subgoal are laid out as state is",
+            "noise": signature.inputs["noise"],
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "relay_policy": version("relay-policy"),
+            **spec.model_dump(mode="json"),
+        }
         onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     high, low = map(_bytes, graphs)
 
@@ -152,13 +167,6 @@ class _Signature(NamedTuple):
     def __str__(self) -> str:
         inputs = ", ".join(f"{name} (B, {size})" for name, size in self.inputs.items())
         return f"{self.level}({inputs}) -> {self.output} (B, {self.size}), float32"
-
-
-def _signatures(spec: PolicySpec) -> tuple[_Signature, _Signature]:
-    n, m = spec.state.dim, spec.action.dim
-    high = {"state": n, "goal": n, "mask": n, "noise": spec.high_noise}
-    low = {"state": n, "subgoal": n, "noise": spec.low_noise}
-    return _Signature("high", high, "subgoal", n), _Signature("low", low, "action", m)
 
 
 def _example(signature: _Signature, spec: PolicySpec, rows: int) -> tuple[Tensor, ...]:
@@ -229,18 +237,6 @@ def _strip(message: Message) -> None:
         elif field.message_type is not None:
             for child in [value] if isinstance(value, Message) else value:
                 _strip(child)
-
-
-def _facts(signature: _Signature, module: nn.Module, spec: PolicySpec) -> JsonDict:
-    """Metadata that make a graph's file readable without its bundle."""
-    return {
-        "level": signature.level,
-        "signature": f"{signature}; goal and subgoal are laid out as state is",
-        "noise": signature.inputs["noise"],
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "relay_policy": version("relay-policy"),
-        **spec.model_dump(mode="json"),
-    }
 
 
 def _bytes(graph: onnx.ModelProto) -> bytes:

@@ -19,7 +19,6 @@ from rpl_runtime.errors import ParityError
 from rpl_runtime.policy.graphs import CPU
 from rpl_runtime.policy.spec import PolicySpec, ResolvedGoal
 from rpl_runtime.relay.loop import Levels, RelayLoop
-from rpl_runtime.relay.run_state import Decision
 from rpl_runtime.tasks.task import Task
 from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_worlds, rollout
 
@@ -149,14 +148,10 @@ def _replay(
             loop.start(robot, track.goal, None if seed % 3 == 0 else seed)
     for step, states in enumerate(np.stack([track.states for track in batch], axis=1)):
         ours, theirs = (loop.step(robots, [step] * len(robots), states) for loop in loops)
-        yield _gap(ours, theirs, spec, f"step {step} of a batch of {len(batch)}")
-
-
-def _gap(ours: Decision, theirs: Decision, spec: PolicySpec, when: str) -> _Gap:
-    difference = np.abs(ours.action - theirs.action)  # (B, m)
-    dim = int(difference.max(axis=0).argmax())
-    where = f"{spec.action.names[dim]} [{spec.action.units[dim]}] at {when}"
-    return _Gap(float(difference.max()), float(np.abs(ours.subgoal - theirs.subgoal).max()), where)
+        difference = np.abs(ours.action - theirs.action)  # (B, m)
+        dim = int(difference.max(axis=0).argmax())
+        where = f"{spec.action.names[dim]} [{spec.action.units[dim]}] at step {step} of a batch of {len(batch)}"
+        yield _Gap(float(difference.max()), float(np.abs(ours.subgoal - theirs.subgoal).max()), where)
 
 
 def _world_tracks(graphs: Levels, spec: PolicySpec, task: Task, seed: int, count: int, steps: int) -> list[_Track]:

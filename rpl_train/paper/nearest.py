@@ -11,7 +11,7 @@ import numpy as np
 
 from rpl_runtime.client.control import Control, Rows
 from rpl_runtime.errors import ProtocolViolation
-from rpl_runtime.evaluation.evaluate import EvaluateConfig, Played, Trial, content_of, episode_of, plan_trials
+from rpl_runtime.evaluation.evaluate import EvaluateConfig, Played, content_of, episode_of, plan_trials
 from rpl_runtime.evaluation.results import Episode
 from rpl_runtime.files import JsonDict
 from rpl_runtime.policy.spec import ResolvedGoal
@@ -32,7 +32,7 @@ from rpl_runtime.relay.messages import (
 )
 from rpl_runtime.robots.kitchen.task import KITCHEN
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
-from rpl_runtime.tasks.kitchen.simulator import Kitchen, open_kitchen
+from rpl_runtime.tasks.kitchen.simulator import open_kitchen
 from rpl_train.data.sources import Demonstrations
 from rpl_train.data.trajectory import Trajectory
 
@@ -41,9 +41,16 @@ _SPEC = kitchen_spec("kitchen")
 
 def evaluate_nearest(demonstrations: Demonstrations, config: EvaluateConfig) -> JsonDict:
     """Run the episodes of an evaluation, each with its nearest demonstration. Returns the evaluation's content."""
-    steps = config.of(KITCHEN).steps or 0
+    steps, episodes = config.of(KITCHEN).steps or 0, list[Episode]()
     with open_kitchen() as kitchen:
-        episodes = [_play(kitchen, demonstrations.trajectories, trial, steps) for trial in plan_trials(KITCHEN, config)]
+        for trial in plan_trials(KITCHEN, config):
+            start = KITCHEN.reset(kitchen, trial.seed, trial.start)
+            targets = nearest(demonstrations.trajectories, trial.elements, start).targets
+            done = []
+            for step in range(steps):
+                kitchen.step(targets[min(step, len(targets) - 1)])
+                done.append(kitchen.done())
+            episodes.append(episode_of(trial, Played(done, None), KITCHEN, kitchen))
     return content_of("nearest demonstration, open loop", "", KITCHEN, config, episodes)
 
 
@@ -117,12 +124,3 @@ class _OpenLoop:
         found = nearest_to(self._demonstrations, resolved.state, elements, state)
         self._left[robot] = deque(np.clip(found.targets, *_SPEC.action.bounds))  # a control refuses others
         return resolved
-
-
-def _play(kitchen: Kitchen, demonstrations: Sequence[Trajectory], trial: Trial, steps: int) -> Episode:
-    targets = nearest(demonstrations, trial.elements, KITCHEN.reset(kitchen, trial.seed, trial.start)).targets
-    done = []
-    for step in range(steps):
-        kitchen.step(targets[min(step, len(targets) - 1)])
-        done.append(kitchen.done())
-    return episode_of(trial, Played(done, None), KITCHEN, kitchen)

@@ -132,7 +132,9 @@ def reproduce(
     def grown(trial: Trial, result: TrialResult) -> None:
         method = trial.method
         results[method.name].append(result)
-        keep(RowResult(method, config.steps_of(method), _in_order(method, results[method.name])))
+        places = {(planned.goals, planned.seed): place for place, planned in enumerate(plan(method))}
+        ordered = sorted(results[method.name], key=lambda result: places[result.goals, result.seed])
+        keep(RowResult(method, config.steps_of(method), tuple(ordered)))
 
     jobs = [Job(trial.name, attempt, (trial, config)) for trial in missing]
     _run("trials", jobs, config, progress, lambda job, result: grown(job.arguments[0], result))
@@ -143,12 +145,6 @@ def _turn(trial: Trial) -> tuple[int, int]:
     [goal] = trial.goals if trial.method.tunes else (COMPARED_GOALS[0],)
     place = COMPARED_GOALS.index(goal) if goal in COMPARED_GOALS else len(COMPARED_GOALS)
     return trial.seed, place
-
-
-def _in_order(method: Method, results: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """A row's results in the order of its plan."""
-    places = {(trial.goals, trial.seed): place for place, trial in enumerate(plan(method))}
-    return tuple(sorted(results, key=lambda result: places[result.goals, result.seed]))
 
 
 def _run(

@@ -4,7 +4,6 @@ Means are taken over the seeds of a goal first, then over goals. 95 % intervals 
 of this project.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rpl_runtime.errors import InvalidInput
 from rpl_runtime.evaluation.results import bootstrap_interval, check_evaluation
-from rpl_runtime.files import JsonDict, staged
+from rpl_runtime.files import JsonDict, write_json
 from rpl_runtime.tasks.kitchen.elements import PAPER_GOALS
 from rpl_train.paper.methods import DISTILLED, METHODS, REFERENCE, Method
 from rpl_train.paper.reproduce import SHOWN, PaperConfig, RowResult, TrialResult, shown_digest
@@ -97,7 +96,7 @@ def write_row(row: RowResult, folder: Path) -> None:
         "env_steps": row.env_steps,
         "trials": [trial._asdict() | {"curve": [point._asdict() for point in trial.curve]} for trial in row.trials],
     }
-    _write(content, folder / f"{row.method.name}.json")
+    write_json(folder / f"{row.method.name}.json", content)
 
 
 def known_trials(methods: Sequence[Method], config: PaperConfig, folder: Path) -> dict[str, list[TrialResult]]:
@@ -146,12 +145,7 @@ def write_distilled(evaluation: JsonDict | None, folder: Path) -> None:
         "env_steps": 0,
         "trials": [{"goals": DISTILLED.goals, "seed": 0, "curve": [], "evaluation": evaluation}],
     }
-    _write(content, folder / f"{DISTILLED.name}.json")
-
-
-def _write(content: JsonDict, path: Path) -> None:
-    with staged(path) as staging:
-        staging.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / f"{DISTILLED.name}.json", content)
 
 
 def read_rows(folder: Path) -> list[Row]:

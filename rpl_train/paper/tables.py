@@ -120,7 +120,12 @@ def print_paper(folder: Path) -> None:
     rows, console = read_rows(folder), Console()
     for block in _blocks(rows):
         console.print(_rich(block))
-    console.print(_provenance(rows))
+    table = _table("What was run")
+    for heading in _RUN_HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("system", "commit") else "right")
+    for row in rows:
+        table.add_row(*map(escape, _run_cells(row)))
+    console.print(table)
     console.print(escape(_CAPTION), style="dim", highlight=False)
 
 
@@ -175,7 +180,8 @@ def fill_page(page: Path, lines: Sequence[str], mark: str = "table") -> None:
 
 
 def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:
-    starts = [start for start in ("nominal", "perturbed") if all(_has(row, start) for row in rows)]
+    known = [trial.evaluation["starts"] for row in rows for trial in row.trials]
+    starts = [start for start in ("nominal", "perturbed") if all(start in found for found in known)]
     for start in starts:
         yield _Block(f"From the {start} start, each row on its own goals", None, rows, _evaluated(start))
     shared = shared_goals(rows)
@@ -185,10 +191,6 @@ def _blocks(rows: Sequence[Row]) -> Iterator[_Block]:
     tuned = [row for row in rows if row.tuned]
     if tuned and (shared := shared_goals(tuned)):
         yield _Block(f"Episodes that fine-tuning learns from, all on {', '.join(shared)}", shared, tuned, _explored())
-
-
-def _has(row: Row, start: str) -> bool:
-    return all(start in trial.evaluation["starts"] for trial in row.trials)
 
 
 def _evaluated(start: str) -> dict[str, Callable[[Row, Sequence[str]], Score]]:
@@ -260,15 +262,6 @@ def _run_cells(row: Row) -> list[str]:
     steps = f"{row.env_steps:,}".replace(",", " ") if row.env_steps else "–"
     commits = ", ".join(commit[:8] + ("-dirty" if commit.endswith("-dirty") else "") for commit in row.commits)
     return [row.method.title, str(len(row.goals)), trials, str(row.episodes), steps, commits]
-
-
-def _provenance(rows: Sequence[Row]) -> Table:
-    table = _table("What was run")
-    for heading in _RUN_HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("system", "commit") else "right")
-    for row in rows:
-        table.add_row(*map(escape, _run_cells(row)))
-    return table
 
 
 def _run_lines(rows: Sequence[Row]) -> list[str]:

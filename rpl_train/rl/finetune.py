@@ -289,8 +289,11 @@ class _Learner:
         """Play an iteration's episodes and learn from them."""
         config, record = self._config, self._record
         explorer = Explorer(RelayPolicy(self._levels["high"], self._levels["low"]), config.levels)
+        rng = np.random.default_rng([config.seed, self.iteration])
+        seeds = rng.choice(TRAINING_SEEDS, config.episodes, replace=False)
+        starts = [Start(config.goal, int(seed), sampling=int(seed)) for seed in seeds]
         episodes = rollout(
-            *(explorer, record.spec, self._task, self._starts(), worlds), start=config.start, threads=config.threads
+            *(explorer, record.spec, self._task, starts, worlds), start=config.start, threads=config.threads
         )
         drawn = explorer.targets(episodes)
         own = self._relabelled(episodes, drawn) if config.objective == "iril" else None
@@ -303,11 +306,6 @@ class _Learner:
             returns[level] = float(seen.rewards.sum(1).mean())
         self.iteration += 1
         return _point(self.iteration, episodes, returns, steps)
-
-    def _starts(self) -> list[Start]:
-        rng = np.random.default_rng([self._config.seed, self.iteration])
-        seeds = rng.choice(TRAINING_SEEDS, self._config.episodes, replace=False)
-        return [Start(self._config.goal, int(seed), sampling=int(seed)) for seed in seeds]
 
     def _relabelled(self, episodes: Sequence[Episode], drawn: np.ndarray) -> Pool:
         """A pool of every episode so far, with the targets as drawn; the commanded ones are clipped."""

@@ -107,18 +107,6 @@ def _elements(seen: Outcome) -> np.ndarray:
     return (_distances(seen.elements, seen.reached, seen.subgoals) < tolerances).mean(1)
 
 
-def _elements_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
-    return seen.done[ends] / seen.named
-
-
-def _completion(seen: Outcome) -> np.ndarray:
-    return np.diff(seen.done, prepend=0).astype(np.float32)
-
-
-def _completion_of_goal(seen: Outcome, ends: np.ndarray) -> np.ndarray:
-    return np.diff(seen.done[ends], prepend=0).astype(np.float32)
-
-
 def reward_for(name: RewardName, spec: PolicySpec) -> Reward:
     """The reward with a name, for a policy.
 
@@ -137,6 +125,10 @@ REWARDS: dict[RewardName, Reward] = {
     "sparse-objects": Reward(_sparse_objects, _sparse_to_goal, until_subgoal=True, by_element=True),
     "sparse": Reward(_sparse, _sparse_to_goal, until_subgoal=True, by_element=True),
     "euclidean": Reward(_euclidean, _euclidean_to_goal, until_subgoal=True),
-    "elements": Reward(_elements, _elements_of_goal, until_subgoal=True, by_element=True),
-    "completion": Reward(_completion, _completion_of_goal, until_subgoal=False),
+    "elements": Reward(_elements, lambda seen, ends: seen.done[ends] / seen.named, until_subgoal=True, by_element=True),
+    "completion": Reward(
+        lambda seen: np.diff(seen.done, prepend=0).astype(np.float32),
+        lambda seen, ends: np.diff(seen.done[ends], prepend=0).astype(np.float32),
+        until_subgoal=False,
+    ),
 }

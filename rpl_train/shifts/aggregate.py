@@ -13,6 +13,7 @@ Every round is kept in the folder of the run:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rpl_runtime.errors import InvalidInput
@@ -22,7 +23,7 @@ from rpl_train.data.recordings import load_demonstrations
 from rpl_train.imitate import ImitateConfig, Progress, imitate
 from rpl_train.play import PlayConfig, write_json
 from rpl_train.runs import TrainedRun, read_run
-from rpl_train.shifts.work import ShiftsResult, work_shifts
+from rpl_train.shifts.work import work_shifts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,11 @@ def aggregate(
     for round_ in range(config.rounds + 1):
         shifts = replace(play, seed=play.seed + round_, shifts=config.shifts if round_ else config.first)
         worked.append(run / f"shifts-{round_}")
-        result = work_shifts(task, shifts, worked[-1], before if round_ else None, _shown(progress, round_))
-        curve.append(_point(round_, result))
+        result = work_shifts(task, shifts, worked[-1], before if round_ else None, partial(progress, round_, "shifts"))
+        facts = result.facts()
+        curve.append(
+            {"round": round_, "reached alone": result.alone, "works": facts["works"], "finished": facts["finished"]}
+        )
         write_json(run / "curve.json", curve)
         demonstrations = load_demonstrations([*paths, *worked], task)
         folder = run / f"round-{round_}"
@@ -87,16 +91,6 @@ def aggregate(
         before = folder
     assert trained is not None
     return trained
-
-
-def _point(round_: int, result: ShiftsResult) -> dict[str, float | int | None]:
-    """A point of the curve: the policy of the round before, and the demonstrator."""
-    facts = result.facts()
-    return {"round": round_, "reached alone": result.alone, "works": facts["works"], "finished": facts["finished"]}
-
-
-def _shown(progress: Callable[[int, str, int, int], None], round_: int) -> Callable[[int, int], None]:
-    return lambda finished, total: progress(round_, "shifts", finished, total)
 
 
 def _losses(progress: Callable[[int, str, int, int], None], round_: int, steps: int) -> Progress:

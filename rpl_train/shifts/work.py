@@ -112,7 +112,11 @@ def work_shifts(
     if not isinstance(task.demonstrator, ShiftWorker):
         raise InvalidInput(f"{task.name} has no demonstrator that works in shifts; shifts must be 0")
     settings = settings_of(task.demonstrator) | {"seed": config.seed, "shifts": True}
-    claim(settings | ({} if driver is None else {"driver": _digest(driver)}), folder)
+    if driver is not None:
+        from rpl_train.runs import load_run, weights_digest
+
+        settings["driver"] = weights_digest(load_run(driver).policy)
+    claim(settings, folder)
     records = [folder / f"shift-{index:06d}.json" for index in range(config.shifts)]
     missing = [index for index, path in enumerate(records) if not path.exists()]
     finished = count(len(records) - len(missing))
@@ -177,9 +181,3 @@ def _load(record: Path) -> tuple[ShiftGoal, ...]:
     with translated(record, DemonstrationError, "the record of a shift"):
         goals = [ShiftGoal(**goal) for goal in json.loads(record.read_text())]
     return tuple(goal._replace(elements=tuple(goal.elements), left=tuple(goal.left)) for goal in goals)
-
-
-def _digest(run: Path) -> str:
-    from rpl_train.runs import load_run, weights_digest
-
-    return weights_digest(load_run(run).policy)

@@ -50,7 +50,17 @@ def doctor_command(as_json: Json = False) -> None:
     findings = list(_findings())
     broken = [finding.what for finding in findings if finding.verdict == "broken"]
     facts = {"works": not broken, "findings": [finding._asdict() for finding in findings]}
-    show(as_json, facts, lambda: _print(findings, broken))
+
+    def table() -> None:
+        console = Console(highlight=False)
+        colours = {"ok": "green", "absent": "yellow", "broken": "red"}
+        table = Table("what", "", Column("", overflow="fold"), box=None, show_header=False)
+        for what, verdict, detail in findings:
+            table.add_row(what, f"[{colours[verdict]}]{verdict}[/]", escape(detail))
+        console.print(table)
+        console.print(f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]everything installed works[/]")
+
+    show(as_json, facts, table)
     raise typer.Exit(1 if broken else 0)
 
 
@@ -118,13 +128,3 @@ def _port(address: str) -> Finding:
         reason = os.strerror(error.errno or 0)  # Python's own text names the address once more
         detail = f"{address}: {reason}; a server may run there: `rpl health`. If not, `rpl serve --address`"
         return Finding("port", "absent", detail)
-
-
-def _print(findings: list[Finding], broken: list[str]) -> None:
-    console = Console(highlight=False)
-    colours = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table("what", "", Column("", overflow="fold"), box=None, show_header=False)
-    for what, verdict, detail in findings:
-        table.add_row(what, f"[{colours[verdict]}]{verdict}[/]", escape(detail))
-    console.print(table)
-    console.print(f"[red]broken:[/] {', '.join(broken)}" if broken else "[green]everything installed works[/]")

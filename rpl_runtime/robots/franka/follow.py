@@ -225,7 +225,8 @@ class Lines:
         """
         over = time.monotonic() + _DEADLINE_S
         take_over = self._settled(over)
-        while self._is_under_way():
+        assert self._line is not None
+        while self._now_ms(self.state()) < len(self._line.commands):
             self._brake(take_over)
             self._join(_LOOK_S)
             take_over = self._settled(over)
@@ -265,10 +266,6 @@ class Lines:
                 return take_over
             self._join(_LOOK_S)
             _check_time(over)
-
-    def _is_under_way(self) -> bool:
-        assert self._line is not None
-        return self._now_ms(self.state()) < len(self._line.commands)
 
     def _brake(self, take_over: TakeOver) -> None:
         """Have the arm come to rest before its line does, if it can: from an even stretch that is near, or at once."""

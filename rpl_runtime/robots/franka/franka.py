@@ -356,21 +356,14 @@ class FrankaRobot:
         """
         if not self._lines.moving:
             return to_kitchen(state.q)
-        self._check_led(abs(np.subtract(state.q, state.q_d)))
-        remaining_ms = _PERIOD_MS - self._lines.since_ms(state)
-        return to_kitchen(self._lines.position(state, min(max(0, remaining_ms), _SEEN_AHEAD_MS)))
-
-    def _check_led(self, astray: np.ndarray) -> None:
-        """Check the distances (7,) [rad] between where the arm was led and where it is.
-
-        Raises:
-            RobotStopped: one is too large, or not finite.
-        """
+        astray = abs(np.subtract(state.q, state.q_d))  # (7,) [rad]
         if not astray.max() <= _ASTRAY:  # also if it is NaN
             joint = int(np.argmax(astray))
             raise RobotStopped(
                 f"joint {joint + 1} is {astray[joint]:.3f} rad from where it was led; must be at most {_ASTRAY} rad"
             )
+        remaining_ms = _PERIOD_MS - self._lines.since_ms(state)
+        return to_kitchen(self._lines.position(state, min(max(0, remaining_ms), _SEEN_AHEAD_MS)))
 
     def _take_over(self, state: ArmState) -> TakeOver | None:
         """When the next line takes over, with the filter ready to continue from there; None if no line can be proved.

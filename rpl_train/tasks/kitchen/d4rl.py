@@ -29,24 +29,6 @@ def import_d4rl(path: Path) -> list[Trajectory]:
         DemonstrationError: the file is missing, truncated, not HDF5, not of this layout, or holds a NaN.
         MissingExtra: h5py is not installed.
     """
-    observations, actions, ends, elements = _read(path)
-    starts = np.concatenate([[0], ends[:-1]])
-    trajectories = []
-    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        states = observations[start:end, :STATE_DIM]
-        targets = clip_target(states[:, :ROBOT_DIM] + actions[start:end] * MAX_TARGET_STEP)
-        trajectories.append(
-            Trajectory(
-                states=states.astype(np.float32),
-                targets=targets.astype(np.float32),
-                elements=elements[index] if elements else completed_in_order(states),
-                source=f"{path.name}#{index}",
-            )
-        )
-    return trajectories
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, ...]]]:
     if not path.is_file():
         wrong = "is not a file" if path.exists() else "does not exist"
         raise DemonstrationError(f"{path} {wrong}; must be recordings, as `rpl demos import --help` names them")
@@ -65,4 +47,17 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[st
     elements = [tuple(name.split("|")) for name in names]
     if elements and len(elements) != len(ends):
         raise DemonstrationError(f"{path} names the elements of {len(elements)} demonstrations but holds {len(ends)}")
-    return observations, actions, ends, elements
+    starts = np.concatenate([[0], ends[:-1]])
+    trajectories = []
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        states = observations[start:end, :STATE_DIM]
+        targets = clip_target(states[:, :ROBOT_DIM] + actions[start:end] * MAX_TARGET_STEP)
+        trajectories.append(
+            Trajectory(
+                states=states.astype(np.float32),
+                targets=targets.astype(np.float32),
+                elements=elements[index] if elements else completed_in_order(states),
+                source=f"{path.name}#{index}",
+            )
+        )
+    return trajectories

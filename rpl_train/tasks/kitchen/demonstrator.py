@@ -244,8 +244,10 @@ class Demonstrator:
     def _target(self, here: _Here, move: np.ndarray, fingers: np.ndarray | float) -> np.ndarray:
         """The target (9,) [rad, m] of a joint step (7,) [rad] and the fingers' positions (2,) [m]."""
         self._place(here.qpos)
+        torque = np.zeros(self._model.nv)
+        mujoco.mj_rne(self._model, self._data, 0, torque)  # [N m] that holds the arm still where it is
         target = here.qpos[:ROBOT_DIM].copy()
-        target[_ARM] += _scaled(move / _REACHED + self._gravity() / _KP, MAX_TARGET_STEP)
+        target[_ARM] += _scaled(move / _REACHED + torque[_ARM] / _KP, MAX_TARGET_STEP)
         target[_FINGERS] = fingers
         return np.clip(target, TARGET_LOW, TARGET_HIGH)
 
@@ -410,12 +412,6 @@ class Demonstrator:
         jacobian = np.zeros((6, self._model.nv))
         mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._hand)
         return jacobian[:, _ARM]
-
-    def _gravity(self) -> np.ndarray:
-        """The torque (7,) [N m] that holds the arm still where it is."""
-        torque = np.zeros(self._model.nv)
-        mujoco.mj_rne(self._model, self._data, 0, torque)
-        return torque[_ARM]
 
 
 def _smooth(value: float, low: float, high: float) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpl_runtime.errors import DemonstrationError, require
-from rpl_runtime.files import JsonDict, read, translated
+from rpl_runtime.files import read, translated
 from rpl_runtime.recording.hdf5 import numbers, opened_hdf5, text_attribute, within
 from rpl_runtime.recording.minari import EPISODES, METADATA
 from rpl_runtime.tasks.kitchen.elements import MAX_TARGET_STEP, PERIOD, ROBOT_DIM, STATE_DIM, completed_in_order
@@ -58,7 +58,17 @@ def import_minari(where: Path) -> list[Trajectory]:
     data = _data_in(where) or _named(where.as_posix())
     with translated(where, DemonstrationError, "a Minari data set of the kitchen"):
         metadata = json.loads(read(data / METADATA, _MOST_METADATA))
-        _check_environment(where, metadata)
+        spec = json.loads(metadata.get("env_spec") or '{"id": "no environment", "kwargs": {}}')
+        if metadata.get("data_format", "hdf5") != "hdf5":
+            raise DemonstrationError(f"the Minari data set {where} is not in HDF5, the one format that can be read")
+        if spec["id"] != ENVIRONMENT:
+            raise DemonstrationError(f"the Minari data set {where} is of {spec['id']}; only {ENVIRONMENT} can be read")
+        frame_skip = spec["kwargs"].get("frame_skip", _FRAME_SKIP)
+        if frame_skip != _FRAME_SKIP:
+            raise DemonstrationError(
+                f"the Minari data set {where} was recorded at {1 / (frame_skip * _PHYSICS_STEP):g} Hz; "
+                f"a target is held for {PERIOD} s here, so only {1 / PERIOD:g} Hz can be read"
+            )
         # Minari itself would run the code that a data set's metadata names.
         with opened_hdf5(data / EPISODES, "train") as file:
             count = int(metadata["total_episodes"])
@@ -87,20 +97,6 @@ def _named(name: str) -> Path:
                 f"run `minari download {name}` with a network: {error}"
             ) from error
     return folder / "data"
-
-
-def _check_environment(where: Path, metadata: JsonDict) -> None:
-    spec = json.loads(metadata.get("env_spec") or '{"id": "no environment", "kwargs": {}}')
-    if metadata.get("data_format", "hdf5") != "hdf5":
-        raise DemonstrationError(f"the Minari data set {where} is not in HDF5, the one format that can be read")
-    if spec["id"] != ENVIRONMENT:
-        raise DemonstrationError(f"the Minari data set {where} is of {spec['id']}; only {ENVIRONMENT} can be read")
-    frame_skip = spec["kwargs"].get("frame_skip", _FRAME_SKIP)
-    if frame_skip != _FRAME_SKIP:
-        raise DemonstrationError(
-            f"the Minari data set {where} was recorded at {1 / (frame_skip * _PHYSICS_STEP):g} Hz; "
-            f"a target is held for {PERIOD} s here, so only {1 / PERIOD:g} Hz can be read"
-        )
 
 
 def _trajectory(episode: "h5py.Group", source: str) -> Trajectory:
