@@ -131,7 +131,7 @@ class Pool:
         kind = rng.random(size)
         to_end = kind < config.named_goals + config.end_goals
         if config.end_goals:
-            to_end |= timeline.resting(episode, step, goal_step).all(1)
+            to_end |= (timeline.resting(episode, step, goal_step) | ~timeline.led[episode]).all(1)
         named = (kind < config.named_goals) & self._nameable[episode]
         goal_step = np.where(to_end, np.where(timeline.cut[episode], NEVER - 1, timeline.last[episode]), goal_step)
         sub_step = np.where(to_end, self.tuples.ahead[step], sub_step)
@@ -148,7 +148,8 @@ class Pool:
         for e, dims in enumerate(self._dims):
             asked = timeline.asked[episode, e]
             before = np.flatnonzero(asked & timeline.begun[episode, e])  # to name what is done asks for nothing
-            asked[before] = rng.random(len(before)) < 0.5
+            # What is dragged along on the way is left there: to name it would teach to stay where it is not done.
+            asked[before] = timeline.done[episode[before], e] & (rng.random(len(before)) < 0.5)
             swap = np.flatnonzero(free[:, e] & (rng.random(size) < config.counterfactual))
             too_early = np.any(served[swap] & timeline.precedes[e], axis=1)  # e comes before a served element
             may_wait = purposeful[swap] & ~too_early

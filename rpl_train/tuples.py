@@ -48,7 +48,8 @@ class Timeline:
     settles: np.ndarray  # (E, K) the first step from which an element stays where it ends
     done: np.ndarray  # (E, K) bool, at its goal in the last step
     begun: np.ndarray  # (E, K) bool, at its goal in the first step
-    goals: np.ndarray  # (E, n) the state that each demonstration goes to
+    led: np.ndarray  # (E, K) bool, the demonstration leads it to another place, and does not only touch it on the way
+    goals: np.ndarray  # (E, n) the state that each demonstration goes to; what it does not lead is where it ends
     asked: np.ndarray  # (E, K) bool, at its goal in that state
     cut: np.ndarray  # (E,) bool, it ends before that state
     precedes: np.ndarray  # (K, K) bool, [a, b]: some demonstration moves a before b
@@ -58,10 +59,10 @@ class Timeline:
         return (end[:, None] < self.moves[episode]) | (start[:, None] >= self.settles[episode])
 
     def served(self, episode: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """(B, K) the elements that the behaviour serves: those moving in [start, end], plus the next one to move."""
+        """(B, K) the elements that the behaviour serves: those moving in [start, end], plus the next that is led."""
         moves = self.moves[episode]
         served = (moves <= end[:, None]) & (self.settles[episode] > start[:, None])
-        later = np.where(moves > end[:, None], moves, NEVER)
+        later = np.where((moves > end[:, None]) & self.led[episode], moves, NEVER)
         rows = np.flatnonzero(later.min(1, initial=NEVER) < NEVER)
         if len(rows) == 0:  # also where there are no elements
             return served
@@ -117,6 +118,17 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
     elements = list(spec.elements.values())
     motions = [_motions(demonstration, spec) for demonstration in demonstrations]
     goals = np.array([d.states[-1] if d.goal is None else d.goal for d in demonstrations])
+    begun, asked, done = (
+        np.array([[e.is_done(state) for e in elements] for state in states], dtype=np.bool_)
+        for states in ([d.states[0] for d in demonstrations], goals, [d.states[-1] for d in demonstrations])
+    )
+    led = ~(begun & asked)
+    for d, demonstration in enumerate(demonstrations):
+        for e, element in enumerate(elements):
+            dims = list(element.dims)
+            led[d, e] &= _apart(demonstration.states[0], goals[d], element)
+            if not led[d, e]:
+                goals[d, dims] = demonstration.states[-1][dims]
     times = np.array(motions, dtype=np.int64).reshape(len(lengths), len(elements), 2)  # from each one's first step
     moved = times[:, :, 0] < NEVER
     moves = np.where(moved, first[:, None] + times[:, :, 0], NEVER)
@@ -129,10 +141,11 @@ def lay_out(demonstrations: Sequence[Trajectory], spec: PolicySpec, hold: int) -
         last=last,
         moves=moves,
         settles=np.where(moved, first[:, None] + times[:, :, 1], 0),
-        done=np.array([[e.is_done(d.states[-1]) for e in elements] for d in demonstrations], dtype=np.bool_),
-        begun=np.array([[e.is_done(d.states[0]) for e in elements] for d in demonstrations], dtype=np.bool_),
+        done=done,
+        begun=begun,
+        led=led,
         goals=goals,
-        asked=np.array([[e.is_done(goal) for e in elements] for goal in goals], dtype=np.bool_),
+        asked=asked,
         cut=np.array([d.cut for d in demonstrations]),
         precedes=np.asarray((moved[:, :, None] & moved[:, None, :] & before).any(axis=0)),
     )
@@ -142,12 +155,17 @@ def _motions(demonstration: Trajectory, spec: PolicySpec) -> list[tuple[int, int
     """When each element moves. Those that a cut demonstration left undone count as moving after its end, in order."""
     found = {name: _motion(demonstration.states, element) for name, element in spec.elements.items()}
     if demonstration.cut and demonstration.goal is not None:
-        end, away = len(demonstration), abs(demonstration.states[-1] - demonstration.goal)
+        end = len(demonstration)
         for place, name in enumerate(demonstration.elements):
-            element = spec.elements[name]
-            if np.linalg.norm(away[list(element.dims)]) >= element.tolerance / 2:
+            if _apart(demonstration.states[-1], demonstration.goal, spec.elements[name]):
                 found[name] = min(found[name][0], end + place), end + place + 1
     return list(found.values())
+
+
+def _apart(state: np.ndarray, goal: np.ndarray, element: ElementSpec) -> bool:
+    """Whether an element stands at different places in two states (n,)."""
+    dims = list(element.dims)
+    return float(np.linalg.norm(state[dims] - goal[dims])) >= element.tolerance / 2
 
 
 def _motion(states: np.ndarray, element: ElementSpec) -> tuple[int, int]:

@@ -255,6 +255,33 @@ def test_what_is_done_before_is_named_half_of_the_time():
     assert 0.4 < there.mask[:, 2].mean() < 0.6
 
 
+def dragging() -> Trajectory:
+    """The second drawer is opened; on the way there the first one, which was open, is dragged along."""
+    states = np.zeros((STEPS, 3), np.float32)
+    states[:, 0] = np.arange(STEPS)
+    states[:, 1] = np.where(np.arange(STEPS) < 6, 1.0, 0.7)
+    states[:, 2] = np.arange(STEPS) >= 12
+    return Trajectory(states, states[:, :1], ("second drawer",), "dragged", goal=np.array([0, 1, 1], np.float32))
+
+
+def test_what_is_dragged_along_is_not_asked_for_and_what_is_left_for_is_still_to_be_done():
+    """Otherwise to leave, or to rest beside what is not done, would be shown where everything that is named is done."""
+    demonstrations = [dragging(), *marked((0,), (1,))]
+
+    def drawn(config: PoolConfig) -> HighBatch:
+        return Pool(demonstrations, drawer_spec(), config).high_batch(np.random.default_rng(0), 500, slice(0, 1))
+
+    assert not drawn(replace(PLAIN, named_goals=1.0)).mask[:, 1].any()
+    swapped = drawn(replace(PLAIN, named_goals=1.0, counterfactual=1.0))
+    before = swapped.state[:, 0] < 12
+    assert (swapped.state[before, 2] == 0).all()
+    assert (swapped.goal[before, 2] == 1).all()
+    whole = drawn(replace(PLAIN, high_window=9, end_goals=1e-9))
+    assert (whole.goal[:, 2] == 1).all()  # none in which only the first drawer has another place
+    asked = whole.goal[:, 0] == 0  # as in the goal of the demonstration; on the way the hand is elsewhere
+    assert whole.goal[asked, 1] == pytest.approx(0.7)
+
+
 def test_with_end_goals_no_goal_comes_before_anything_moves():
     demonstration = drawer_demonstration(np.random.default_rng(0))
     plain = Pool([demonstration], drawer_spec(), replace(PLAIN, high_window=3))

@@ -104,6 +104,19 @@ def test_behaviour_serves_the_elements_that_move_and_the_next_one_to_move():
     assert not after_both.any()
 
 
+def test_what_is_only_touched_on_the_way_is_not_what_the_behaviour_goes_on_to():
+    states = np.zeros((STEPS, 3), np.float32)
+    states[:, 1] = np.where(np.arange(STEPS) < 6, 1.0, 0.7)  # it was open, and is dragged along
+    states[:, 2] = np.arange(STEPS) >= 12
+    goal = np.array([0, 1, 1], np.float32)
+    laid = lay_out([Trajectory(states, states[:, :1], ("second drawer",), "dragged", goal=goal)], drawer_spec(), hold=0)
+    assert laid.led.tolist() == [[False, True]]
+    assert laid.goals == pytest.approx(np.array([[0, 0.7, 1]]))
+    one = np.zeros(1, np.int64)
+    assert laid.served(one, np.array([0]), np.array([3])).tolist() == [[False, True]]
+    assert laid.served(one, np.array([4]), np.array([8])).tolist() == [[True, True]]
+
+
 def test_an_order_that_some_demonstration_shows_is_known():
     rng = np.random.default_rng(0)
     shown = {opens: drawer_demonstration(rng, opens) for opens in ((0, 1), (1, 0), (0,), (1,))}

@@ -31,6 +31,7 @@ _TURN = 140  # [steps] for each element that a policy has to itself
 _GLIMPSE = 80  # [steps] for which it drives at most, where it is not to reach the goal
 _REACHED = 10  # [steps] for which a goal that it reached must last
 _RESTING = 120  # [steps] for which it must stay there at most, or it learns to arrive and not to stay
+_NEARER = 0.02  # [m] by which a subgoal must bring the gripper nearer to what it serves
 _UPRIGHT = 0.9  # cosine of the largest tilt of a kettle that is worked with
 _UNMOVED = 0.1  # [rad, m] by which what no element moves may move
 # Lowest and highest x, y [m] of a kettle that the arm gets hold of at the back of the stove, to bring it back.
@@ -227,15 +228,20 @@ class Worker:
         return ShiftGoal(goal.elements, goal.back, step, (), reached >= _REACHED if alone else None)
 
     def _served(self, left: Sequence[Work], state: np.ndarray, subgoal: np.ndarray) -> Work | None:
-        """The work of those left that a subgoal (30,) serves; None if it moves an element of no such work.
+        """The work of those left that a subgoal (30,) serves; None if there is none.
 
-        It is the one whose element the subgoal moves or, where that is none, to which the gripper comes nearest in it:
-        what leads to another element would teach the low level not to go where it is told.
+        It is the one whose element the subgoal moves or, where that is none, to which the gripper comes nearest in it,
+        if it comes nearer than it is: what leads elsewhere would teach the low level not to go where it is told, or not
+        to stay where it is told to stay.
         """
         change = subgoal - state
         moved = {n for n, each in ELEMENTS.items() if np.linalg.norm(change[list(each.dims)]) >= each.tolerance / 2}
+        away = self._demonstrator.away
         fitting = [each for each in left if moved <= {each.element}]
-        return min(fitting, key=lambda each: self._demonstrator.away(subgoal, each), default=None)
+        nearest = min(fitting, key=lambda each: away(subgoal, each), default=None)
+        if nearest is None or moved:
+            return nearest
+        return nearest if away(subgoal, nearest) < away(state, nearest) - _NEARER else None
 
     def _finished(self, each: Work, state: np.ndarray, before: bool, goal: _Goal) -> bool:
         if self._demonstrator.finished(state, each):

@@ -166,15 +166,17 @@ def test_the_demonstrator_advises_a_driver_whose_subgoal_is_on_its_way(world):
     settings = replace(CALM, goals=1)
     [element] = work(world, settings, 4).goals[0].elements
     other = next(name for name in ELEMENTS if name != element)
-    for moves, advises in ((None, True), (element, True), (other, False)):
+    for moves, advises in ((element, True), (other, False), (None, False)):  # none: it is to stay where it is
         driver = Scripted(world, False, moves)
         advice = [piece for piece in work(world, settings, 4, driver).pieces if piece.subgoals is not None]
         assert sum(len(piece.states) for piece in advice) == (driver.driven if advises else 0)
     demonstrator = Demonstrator(world.model, Style())
-    [piece] = [piece for piece in work(world, settings, 4, Scripted(world, False)).pieces if piece.subgoals is not None]
+    driver = Scripted(world, False, element)
+    [piece] = [piece for piece in work(world, settings, 4, driver).pieces if piece.subgoals is not None]
     own = np.array([demonstrator.act(state, Work(element)) for state in piece.states[:5]])
     assert abs(piece.actions[:5] - own).max() < 0.02  # [rad] it has a style of its own
-    np.testing.assert_array_equal(piece.states, piece.subgoals)
+    asked = [with_elements(state, [element]) for state in piece.states]
+    np.testing.assert_array_equal(piece.subgoals, np.array(asked, np.float32))
 
 
 class Pointing(Scripted):
