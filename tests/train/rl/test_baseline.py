@@ -84,6 +84,16 @@ def test_a_fit_depends_on_its_seed_and_its_data_alone():
     assert np.array_equal(one.values(features), other.values(features))
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_a_fit_is_the_same_in_every_unit_of_the_returns(unit: float):
+    features, returns = seen(300)
+    one, other = Baseline(6), Baseline(6)
+    other.load_state_dict(one.state_dict())
+    one.fit(features, returns, seed=3)
+    other.fit(features, unit * returns - 7, seed=3)
+    assert other.values(features) == pytest.approx(unit * one.values(features) - 7, rel=1e-3, abs=0.01 * unit)
+
+
 def test_returns_that_are_all_equal_can_be_fitted():
     features, _ = seen(100)
     baseline = Baseline(6)
