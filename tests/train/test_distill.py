@@ -22,7 +22,7 @@ from rpl_train.rl.rollout import TRAINING_SEEDS, Start, open_worlds, rollout
 from rpl_train.runs import LEVELS, TrainedRun, load_modules, weights_digest
 
 DEMONSTRATIONS = drawer_demonstrations(6)
-SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, worlds=2, pool=drawers.POOL)
+SMALL = DistillConfig(rounds=2, episodes=4, steps=30, batch=64, worlds=2, seed=3, pool=drawers.POOL)
 on_drawers = partial(distill, drawers.TASK)
 FASTER = replace(SMALL, demonstrated=0.0, learning_rate=3e-3)
 THOROUGH = replace(SMALL, episodes=12, steps=250, batch=256, demonstrated=0.02, learning_rate=6e-3)
@@ -129,6 +129,44 @@ def test_teachers_play_the_first_round_and_the_student_the_next_and_teachers_lab
                 assert torch.equal(values, torch.cat([lessons[level][name] for lessons in expected])), (round_, name)
 
 
+@torch.no_grad()
+def test_a_teacher_labels_the_actions_of_every_step_and_a_plan_of_every_horizon(base, teachers):
+    spec, trained = base.record.spec, teachers["k"].policy
+    with open_worlds(drawers.TASK, 2) as two:
+        starts = [Start(drawers.TASK.parse_goal("k").elements, seed, sampling=seed) for seed in (1, 2)]
+        episodes = rollout(Explorer(base.policy, ("low",)), spec, drawers.TASK, starts, two, steps=10)
+    lessons = label(trained, episodes, spec.horizon)
+    told = [(each, step) for each in episodes for step in range(10)]
+    planned = [(each, step) for each, step in told if step % spec.horizon == 0]
+    given = {
+        "low": [(each.states[step], each.subgoals[step]) for each, step in told],
+        "high": [(each.states[step], each.goal.state, each.goal.mask) for each, step in planned],
+    }
+    for level in LEVELS:
+        inputs = [torch.from_numpy(np.array(column)) for column in zip(*given[level], strict=True)]
+        for name, values in zip(("state", "subgoal" if level == "low" else "goal", "mask"), inputs, strict=False):
+            assert torch.equal(lessons[level][name], values)
+        expected = getattr(trained, level).distribution(*inputs).mixture()
+        assert torch.allclose(lessons[level]["mean"], expected.mean, atol=1e-6)
+        assert torch.allclose(lessons[level]["log_std"], expected.log_std.expand(len(inputs[0]), -1))
+
+
+def test_episodes_begin_at_the_start_that_is_asked_for(base, teachers, tmp_path):
+    task = replace(drawers.TASK, starts={"far": 0.9, "beside": 0.2})
+
+    def progress(round_, what):
+        if what == "learning":
+            raise Break
+
+    farthest = []
+    for start in ("far", "beside"):
+        with pytest.raises(Break):
+            distill(task, base, DEMONSTRATIONS, teachers, tmp_path / start, replace(SMALL, start=start), progress)
+        farthest.append(float(load_lessons(tmp_path / start, 0)["low"]["state"][::24, 0].abs().max()))
+    far, beside = farthest
+    assert far > 0.25 > beside
+
+
 def kl(taught: Mixture, student: Gaussian) -> torch.Tensor:
     """KL(teacher || student) (N,) of two Gaussians, by torch's own formula."""
     pair = (torch.distributions.Normal(g.mean.squeeze(1), g.log_std.exp()) for g in (taught, student.mixture()))
@@ -161,8 +199,8 @@ def test_a_round_descends_the_divergence_from_the_teachers_over_all_lessons_so_f
 
 
 def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeypatch):
-    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "whole", SMALL)
-    stages = []
+    three, stages = replace(SMALL, rounds=3, steps=10), []
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "whole", three)
 
     def break_at(*stage):
         def progress(*now):
@@ -172,10 +210,10 @@ def test_a_broken_run_ends_in_the_same_weights(base, teachers, tmp_path, monkeyp
 
         return progress
 
-    for stage in ((0, "learning"), (1, "playing"), (1, "learning")):
+    for stage in ((0, "learning"), (1, "playing"), (1, "learning"), (2, "playing")):
         with pytest.raises(Break):
-            on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL, break_at(*stage))
-    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "broken", SMALL)
+            on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "broken", three, break_at(*stage))
+    on_drawers(base, DEMONSTRATIONS, teachers, tmp_path / "broken", three)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert (0, "playing") not in stages[stages.index((1, "playing")) :]  # a whole round is not made again
     names = {".lock", "run.json", "high.safetensors", "low.safetensors"}
@@ -229,12 +267,15 @@ def test_provenance_names_every_teacher(base, teachers, tmp_path):
     assert record.spec == base.record.spec
 
 
-def test_provenance_names_what_the_teachers_learned_from(base, tmp_path):
+def test_provenance_names_what_teachers_and_student_learned_from(base, tmp_path):
     played = {"name": "play", "digest": "1" * 64, "episodes": 2, "steps": 48, "licence": "made here"}
     trained = teacher(base, 1.0)
     provenance = base.record.provenance.model_copy(update={"data": (*base.record.provenance.data, played)})
     taught = trained._replace(record=trained.record.model_copy(update={"provenance": provenance}))
-    record = on_drawers(base, DEMONSTRATIONS, {"mk": taught}, tmp_path, SMALL).record
+    record = on_drawers(base, DEMONSTRATIONS, {"mk": taught}, tmp_path / "taught", SMALL).record
+    assert record.provenance.data == (*base.record.provenance.data, played)
+    shown = DEMONSTRATIONS._replace(sources=[*DEMONSTRATIONS.sources, played])
+    record = on_drawers(base, shown, {"mk": trained}, tmp_path / "shown", replace(SMALL, rounds=1, steps=1)).record
     assert record.provenance.data == (*base.record.provenance.data, played)
 
 

@@ -23,7 +23,7 @@ from rpl_train import imitate as module
 from rpl_train.augment import Pool, PoolConfig
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
-from rpl_train.runs import LEVELS, build_level, load_tensors, save_tensors
+from rpl_train.runs import LEVELS, build_level, load_run, load_tensors, save_tensors, weights_digest
 
 POOL = PoolConfig(low_window=4, high_window=STEPS, hold=30)
 SMALL = ImitateConfig(steps=40, batch=32, checkpoint_every=10, jobs=1, networks=NetworkConfig((16,), (16,)), pool=POOL)
@@ -54,6 +54,7 @@ def test_a_broken_run_ends_in_the_same_weights(tmp_path):
             imitate(demonstrations, task, tmp_path / "broken", often, break_at(level, step))
     imitate(demonstrations, task, tmp_path / "broken", often, quiet)
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert not list((tmp_path / "broken").glob("*.resume.safetensors"))
 
 
 def test_relative_networks_learn_how_far_targets_are_from_the_robot(tmp_path):
@@ -62,7 +63,11 @@ def test_relative_networks_learn_how_far_targets_are_from_the_robot(tmp_path):
     record = imitate(demonstrations, drawers.task_of(spec), tmp_path / "near", relative, quiet).record
     pool = Pool(demonstrations.trajectories, spec, POOL)
     apart = pool.timeline.targets - pool.timeline.states[:, list(spec.commanded)]
+    np.testing.assert_allclose(record.targets.mean, apart.mean(0), rtol=1e-5)
     np.testing.assert_allclose(record.targets.std, apart.std(0), rtol=1e-6)
+    plain = imitate(demonstrations, drawers.task_of(spec), tmp_path / "whole", SMALL, quiet).record.targets
+    np.testing.assert_allclose(plain.mean, pool.timeline.targets.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(plain.std, pool.timeline.targets.std(0), rtol=1e-6)
     pulls = spec.model_copy(update={"action": spec.action.model_copy(update={"names": ("pull",)})})
     without = replace(relative, pool=replace(POOL, hold=0))
     with pytest.raises(InvalidInput, match=r"networks\.relative is true for actions that are not position targets"):
@@ -140,20 +145,20 @@ def test_a_level_climbs_the_likelihood_by_adam_with_a_warm_up_and_a_cosine_to_ze
 
     What is reported, and drawn on the board, is the mean loss since the last report.
     """
-    steps, demonstrations, reports, losses = 260, drawer_demonstrations(), [], []
+    steps, seed, demonstrations, reports, losses = 260, 7, drawer_demonstrations(), [], []
     trained = imitate(
-        *(demonstrations, drawers.task_of(drawer_spec()), tmp_path, replace(SMALL, steps=steps)),
+        *(demonstrations, drawers.task_of(drawer_spec()), tmp_path, replace(SMALL, steps=steps, seed=seed)),
         lambda of, step, loss: reports.append((step, loss)) if of == level else None,
     )
     pool = Pool(demonstrations.trajectories, drawer_spec(), POOL)
     with torch.random.fork_rng():
-        torch.manual_seed(SMALL.seed)
+        torch.manual_seed(seed)
         expected = build_level(level, trained.record)
     optimiser = torch.optim.Adam(expected.parameters())
     for t in range(steps):
         optimiser.param_groups[0]["lr"] = 1e-3 * min(1, (t + 1) / 200) * (1 + math.cos(math.pi * t / steps)) / 2
         draw = pool.high_batch if level == "high" else pool.low_batch
-        batch = draw(np.random.default_rng([SMALL.seed, LEVELS.index(level), t]), SMALL.batch)
+        batch = draw(np.random.default_rng([seed, LEVELS.index(level), t]), SMALL.batch)
         optimiser.zero_grad()
         loss = -expected.log_prob(*map(torch.from_numpy, batch)).mean()
         loss.backward()
@@ -260,10 +265,25 @@ def test_training_goes_on_from_the_weights_of_another_run(tmp_path):
     demonstrations, task = drawer_demonstrations(), drawers.task_of(drawer_spec())
     imitate(demonstrations, task, tmp_path / "first", SMALL, quiet)
     still = replace(SMALL, learning_rate=0.0, steps=1)
-    imitate(demonstrations, task, tmp_path / "second", still, quiet, tmp_path / "first")
+    policy, record = imitate(demonstrations, task, tmp_path / "second", still, quiet, tmp_path / "first")
     assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    assert record.provenance.settings["initial"] == weights_digest(policy)
+    assert load_run(tmp_path / "first").record.provenance.settings["initial"] is None
     with pytest.raises(TrainingError, match="initial"):
         imitate(demonstrations, task, tmp_path / "second", still, quiet)
     wide = replace(still, networks=NetworkConfig())
     with pytest.raises(TrainingError, match="another architecture"):
         imitate(demonstrations, task, tmp_path / "third", wide, quiet, tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *((name, 0) for name in ("steps", "batch", "checkpoint_every", "report_every", "jobs")),
+        *(("seed", -1), ("seed", 2**31), ("batch", 2**20 + 1), ("jobs", 1025)),
+        *(("learning_rate", value) for value in (-1e-9, math.inf, math.nan)),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(setting, value):
+    with pytest.raises(InvalidInput, match=f"{setting} of the training is {value}; must be"):
+        replace(SMALL, **{setting: value})

@@ -1,5 +1,7 @@
 """Advantages against a literal reading of their definition, and the value function they lean on."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,12 +78,22 @@ def test_fitting_explains_most_of_the_returns_and_goes_on_from_the_last_fit():
 
 
 def test_a_fit_depends_on_its_seed_and_its_data_alone():
+    features, returns = seen(600)  # more than a batch, so that their order counts
+    one, other, another = (copy.deepcopy(begun) for begun in [Baseline(6)] * 3)
+    for baseline, seed in ((one, 3), (other, 3), (another, 4)):
+        baseline.fit(features, returns, seed)
+    assert np.array_equal(one.values(features), other.values(features))
+    assert not np.array_equal(one.values(features), another.values(features))
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_a_fit_is_the_same_in_every_unit_of_the_returns(unit: float):
     features, returns = seen(300)
     one, other = Baseline(6), Baseline(6)
     other.load_state_dict(one.state_dict())
-    for baseline in (one, other):
-        baseline.fit(features, returns, seed=3)
-    assert np.array_equal(one.values(features), other.values(features))
+    one.fit(features, returns, seed=3)
+    other.fit(features, unit * returns - 7, seed=3)
+    assert other.values(features) == pytest.approx(unit * one.values(features) - 7, rel=1e-3, abs=0.01 * unit)
 
 
 def test_returns_that_are_all_equal_can_be_fitted():

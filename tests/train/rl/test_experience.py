@@ -1,5 +1,7 @@
 """That what a level learns from is what it saw, did and earned, row by row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from rpl_train.rl.experience import Explorer, experience, feature_count
 from rpl_train.rl.rewards import REWARDS
 from rpl_train.rl.rollout import Start, open_worlds, rollout
 from rpl_train.runs import LEVELS
+from rpl_train.statistics import STD_FLOOR
 
 SPEC = drawers.spec()
 STATISTICS = Statistics(mean=(0.5, 0.2, 0.3), std=(0.4, 0.3, 0.3), low=(0, 0, 0), high=(1, 1, 1))
@@ -118,6 +121,26 @@ def test_a_baseline_sees_as_many_features_as_it_was_made_for(policy, level):
     _, seen = of(level, policy)
     assert seen.features.shape == (seen.rewards.size, feature_count(level, 3))
     assert seen.features.dtype == np.float32
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_baseline_sees_state_and_goal_in_standard_deviations_and_how_late_it_is(policy, level):
+    """Row by row, of a goal that leaves a drawer out, and of a dimension that never moved in the demonstrations."""
+    statistics = STATISTICS.model_copy(update={"std": (0.4, 0.3, 0.0)})
+    spec = SPEC.model_copy(update={"horizon": 5})
+    episodes, drawn = played(policy)
+    named = [replace(each, goal=spec.resolve((drawers.FIRST,), each.states[0])) for each in episodes]
+    seen = experience(level, named, drawn, REWARDS["completion"], spec, statistics)
+    mean, scale = np.array(statistics.mean), np.array([0.4, 0.3, STD_FLOOR])
+    expected = []
+    for episode in named:
+        for step in range(0, STEPS, 1 if level == "low" else 5):
+            state, late = episode.states[step], step / STEPS
+            to_goal = [0.0, (episode.goal.state[1] - state[1]) / scale[1], 0.0]
+            to_subgoal = (episode.subgoals[step] - state) / scale if level == "low" else []
+            times = [late, late**2, late**3, (step % 5) / 5]
+            expected.append([*(state - mean) / scale, *to_goal, *times, *to_subgoal])
+    assert seen.features == pytest.approx(np.array(expected), rel=1e-4, abs=1e-5)
 
 
 def test_a_level_that_does_not_learn_takes_its_modes(policy):

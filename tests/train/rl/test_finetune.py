@@ -28,12 +28,13 @@ from rpl_train.data.trajectory import Trajectory, load_folder
 from rpl_train.imitate import ImitateConfig, imitate
 from rpl_train.networks import NetworkConfig
 from rpl_train.rl import finetune as module
-from rpl_train.rl.baseline import Baseline
+from rpl_train.rl.baseline import Baseline, advantages
+from rpl_train.rl.experience import experience
 from rpl_train.rl.finetune import FinetuneConfig, finetune, read_curve
-from rpl_train.rl.npg import NpgConfig
+from rpl_train.rl.npg import NpgConfig, natural_step
 from rpl_train.rl.rewards import REWARDS, Reward
-from rpl_train.rl.rollout import rollout
-from rpl_train.runs import LEVELS, load_run, round_to_half
+from rpl_train.rl.rollout import TRAINING_SEEDS, Episode, Start, rollout
+from rpl_train.runs import LEVELS, build_level, load_run, round_to_half
 from rpl_train.tasks.kitchen.task import KITCHEN
 
 DEMONSTRATIONS = drawer_demonstrations(6)
@@ -208,6 +209,65 @@ def test_a_baseline_is_fitted_to_returns(base, tmp_path, monkeypatch, level):
     assert fitted == pytest.approx([point.returns[level] for point in curve], abs=1e-5)
 
 
+def test_a_step_climbs_whitened_advantages_over_the_baseline_of_the_iterations_before(base, tmp_path, monkeypatch):
+    """A baseline that was fitted to the same episodes would explain away what is to be learned from them."""
+    seen, valued, climbed = [], [], []
+
+    class Watched(Baseline):
+        def values(self, features):
+            valued.append(super().values(features))
+            return valued[-1]
+
+    def watch(*arguments):
+        seen.append(experience(*arguments))
+        return seen[-1]
+
+    def step(level, samples, *others):
+        climbed.append(samples.advantages.numpy().copy())
+        return natural_step(level, samples, *others)
+
+    monkeypatch.setattr(module, "Baseline", Watched)
+    monkeypatch.setattr(module, "experience", watch)
+    monkeypatch.setattr(module, "natural_step", step)
+    on_drawers(base, NONE, tmp_path, config(2, gamma=0.9, smoothing=0.7))
+    assert not valued[0].any()
+    assert valued[1].any()
+    for earned, values, gains in zip(seen, valued, climbed, strict=True):
+        estimates = advantages(earned.rewards, values.reshape(earned.rewards.shape), earned.last, 0.9, 0.7)
+        assert gains == pytest.approx(((estimates - estimates.mean()) / estimates.std()).ravel(), abs=1e-4)
+
+
+def test_each_iteration_explores_from_starts_of_its_own_of_the_kind_that_is_asked_for(base, tmp_path, monkeypatch):
+    task = replace(drawers.TASK, starts={"far": 0.9, "beside": 0.2})
+    episodes = []
+
+    def watch(*arguments, **options):
+        episodes.extend(rollout(*arguments, **options))
+        return episodes[-6:]
+
+    monkeypatch.setattr(module, "rollout", watch)
+    finetune(task, base, NONE, tmp_path, config(2, start="far"))
+    starts = [episode.start for episode in episodes]
+    assert len({start.seed for start in starts}) == 12
+    assert all(0 <= start.seed < TRAINING_SEEDS and start.sampling is not None for start in starts)
+    assert max(abs(episode.states[0, 0]) for episode in episodes) > 0.2
+
+
+def test_a_point_of_the_curve_counts_elements_that_were_ever_done_and_those_done_at_the_end():
+    goal, nothing = drawers.spec().resolve(drawers.GOAL, np.zeros(3, np.float32)), frozenset()
+    first, second, both = frozenset({drawers.FIRST}), frozenset({drawers.SECOND}), frozenset(drawers.GOAL)
+    rows, end = np.zeros((3, 3), np.float32), np.zeros(3, np.float32)
+    episodes = [
+        Episode(Start(drawers.GOAL, seed), goal, rows, rows, rows[:, :1], done, end)
+        for seed, done in enumerate(
+            [(first, both, second), (first, nothing, nothing), (nothing, first, both), (nothing, nothing, nothing)]
+        )
+    ]
+    point = module._point(7, episodes, {"low": 1.0}, {"low": None})
+    assert (point.steps_done, point.success, point.success_at_end) == (5 / 4, 1 / 2, 1 / 4)
+    assert (point.iteration, point.env_steps) == (7, 7 * 4 * 3)
+
+
 def test_demonstrations_turn_the_step_as_the_curve_says(base, tmp_path):
     """DAPG and IRIL by their defaults are other methods than NPG: the first step of each, from the same episodes."""
     before = of(base.policy)
@@ -255,11 +315,11 @@ def test_demonstrations_teach_a_level_beside_what_it_earns(tmp_path):
 
 
 def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(base, tmp_path, monkeypatch):
-    """Half of its tuples are demonstrated, however many episodes of its own there are."""
+    """A share of its tuples are its own, however many episodes there are; each iteration draws others."""
     noisy = copy.deepcopy(base.policy)
     with torch.no_grad():
         noisy.low.log_std.fill_(2.0)  # so that many targets are clipped
-    drawn, commanded, pools, batches = [], [], [], []
+    drawn, commanded, pools, batches, first = [], [], [], [], set()
 
     class Explorer(module.Explorer):
         def targets(self, episodes):
@@ -274,7 +334,9 @@ def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(ba
 
         def low_batch(self, rng, size):
             batches.append(("low", pools.index(self), size))
-            return super().low_batch(rng, size)
+            batch = super().low_batch(rng, size)
+            first.add(float(batch.state[0, 0]) if self is pools[0] else None)
+            return batch
 
         def high_batch(self, rng, size):
             batches.append(("high", pools.index(self), size))
@@ -282,7 +344,7 @@ def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(ba
 
     monkeypatch.setattr(module, "Explorer", Explorer)
     monkeypatch.setattr(module, "Pool", Watched)
-    settings = config(3, 12, objective="iril", levels=LEVELS, reward="euclidean")
+    settings = config(3, 12, objective="iril", levels=LEVELS, reward="euclidean", own=0.25)
     _, curve = on_drawers(base._replace(policy=noisy), DEMONSTRATIONS, tmp_path, settings)
     assert not any(point.skipped for point in curve)
     shown, *own = pools
@@ -290,10 +352,38 @@ def test_iril_learns_at_both_levels_from_every_episode_so_far_as_it_was_drawn(ba
     for iteration, pool in enumerate(own):
         assert np.array_equal(pool.timeline.targets, np.concatenate(drawn[: iteration + 1]))
         assert not np.array_equal(pool.timeline.targets, np.concatenate(commanded[: iteration + 1]))
-    half = settings.likelihood_batch // 2
     assert batches == [
-        (level, place, half) for iteration in range(3) for level in LEVELS for place in (0, iteration + 1)
+        (level, place, size)
+        for iteration in range(3)
+        for level in LEVELS
+        for place, size in ((0, 48), (iteration + 1, 16))
     ]
+    assert len(first - {None}) == 3
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_own_tuples_less_likely_than_most_that_were_demonstrated_get_no_gradient(base, tmp_path, level):
+    """The gradient is that of a literal reading, with lambda_0 lambda_1^k = 0.2 x 0.5^2, of 48 tuples and 16 own."""
+    settings = config(objective="iril", levels=LEVELS, own=0.25, likelihood=0.2, likelihood_decay=0.5, seed=3)
+    learner = module._Learner(drawers.TASK, base, DEMONSTRATIONS.trajectories, tmp_path, settings)
+    learner.iteration = 2
+    far = [replace(each, states=each.states.copy()) for each in DEMONSTRATIONS.trajectories]
+    for each in far[::2]:
+        each.states[12:, 1] += 5
+    shown, own = (Pool(each, drawers.spec(), drawers.POOL) for each in (DEMONSTRATIONS.trajectories, far))
+    network, rng = learner._levels[level], np.random.default_rng([3, 2, LEVELS.index(level)])
+    batches = [
+        pool.high_batch(rng, size) if level == "high" else pool.low_batch(rng, size)
+        for pool, size in ((shown, 48), (own, 16))
+    ]
+    demonstrated, tried = (network.log_prob(*map(torch.from_numpy, batch)) for batch in batches)
+    plausible = tried[tried > float(np.quantile(demonstrated.detach().numpy(), 0.05))]
+    assert 0 < len(plausible) < 16
+    expected = 0.2 * 0.5**2 * (demonstrated.sum() + plausible.sum()) / 64
+    bonus = learner._likelihood(level, shown, own)
+    weights = list(network.body.parameters())
+    for found, wanted in zip(torch.autograd.grad(bonus, weights), torch.autograd.grad(expected, weights), strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -398,6 +488,19 @@ def test_levels_from_scratch_begin_at_their_mean_output(base, tmp_path, monkeypa
     target = seen[0].act(state, state, np.zeros((1, 1), np.float32))
     assert target[0, 0] == pytest.approx(float(base.policy.low.target_mean), abs=0.05)
     assert not equal(of(tuned.policy), of(base.policy))
+
+
+def test_a_level_from_scratch_has_a_hundredth_of_its_usual_output(tmp_path):
+    """And another level that does not start from scratch stays a mixture."""
+    base = drawers.imitated(tmp_path / "base", 2, NetworkConfig((8,), (8,), high_components=3))
+    policy, record = module._prepared(base, config(scratch=("low",), seed=4))
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        usual = build_level("low", base.record)
+    features = torch.randn(20, usual.body[0].in_features)
+    assert torch.allclose(policy.low.body(features), usual.body(features) / 100, rtol=1e-4, atol=1e-7)
+    assert policy.high is base.policy.high
+    assert record == base.record
 
 
 def test_a_high_level_from_scratch_is_one_gaussian_whatever_the_base_was(tmp_path):

@@ -279,6 +279,25 @@ def test_a_bonus_is_climbed_beside_the_advantages():
     assert likelihood().item() - before == pytest.approx(step.expected, rel=0.2)
 
 
+def test_a_bonus_and_the_advantages_are_each_followed_as_well_as_alone():
+    """Five iterations on the sum of both would follow the larger one first."""
+    few, moves, share = NpgConfig(normalised_step=1e-4, iterations=5), [], None
+    for earns, wants in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        level = low_level(16)
+        samples = drawn(level)
+        wanted, before = torch.full((400, 1), 0.9), flat(parameters(level))
+
+        def likelihood(level=level, samples=samples, wanted=wanted, wants=wants) -> torch.Tensor:
+            return wants * level.log_prob(*samples.inputs, wanted).mean()
+
+        share = natural_step(level, samples._replace(advantages=earns * samples.advantages), few, likelihood).share
+        moves.append(flat(parameters(level)) - before)
+    *alone, together = moves
+    parts = np.linalg.lstsq(np.array(alone).T, together, rcond=None)[0]  # of steps that have the same length
+    assert np.linalg.norm(together - parts @ alone) < 1e-3 * np.linalg.norm(together)
+    assert parts[1] / parts[0] == pytest.approx(share, rel=0.01)
+
+
 def test_the_share_of_a_bonus_and_the_cosine_of_the_steps_are_closed_forms_on_a_linear_gaussian_problem():
     """F by hand, as above, from scores: what is reported is what a dense inverse gives."""
     level = low_level()
@@ -326,11 +345,12 @@ def test_a_gradient_that_is_not_finite_leaves_the_level_as_it_was(broken: float)
     assert all(value.equal(before[name]) for name, value in parameters(level).items())
 
 
-def test_a_curvature_that_is_negative_leaves_the_level_as_it_was():
+@pytest.mark.parametrize(("damping", "curvature"), [(-1e3, "-"), (float("nan"), "nan")])
+def test_a_curvature_that_is_negative_or_not_finite_leaves_the_level_as_it_was(damping: float, curvature: str):
     level = low_level(8)
     before = parameters(level)
-    with pytest.raises(TrainingError, match=r"curvature -.* must be finite and not negative"):
-        natural_step(level, drawn(level), NpgConfig(damping=-1e3))
+    with pytest.raises(TrainingError, match=rf"curvature {curvature}.* must be finite and not negative"):
+        natural_step(level, drawn(level), NpgConfig(damping=damping))
     assert all(value.equal(before[name]) for name, value in parameters(level).items())
 
 

@@ -5,9 +5,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from demonstrations import drawer_spec
-from rpl_runtime.policy.spec import PolicySpec
-from rpl_train.rl.rewards import REWARDS, Outcome, RewardName, outcome
+from demonstrations import NAMES, drawer_spec
+from rpl_runtime.errors import InvalidInput
+from rpl_runtime.policy.spec import PolicySpec, VectorSpec
+from rpl_train.rl.rewards import REWARDS, Outcome, RewardName, outcome, reward_for
 from rpl_train.rl.rollout import Episode, Start
 
 FIRST, SECOND = "first drawer", "second drawer"
@@ -80,6 +81,27 @@ def test_sparse_on_objects_asks_the_low_level_for_every_element_and_not_for_the_
     assert high("sparse-objects").tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("hand", "drawer", "objects", "both"), [
+    (0.49, 0.066, 1, 1), (0.51, 0.066, 1, 0), (0.49, 0.068, 0, 0),
+])  # fmt: skip
+def test_sparse_counts_a_third_of_the_tolerance_and_half_a_radian(hand, drawer, objects, both):
+    found = seen()
+    found.reached[1] = found.subgoals[1] + [hand, 0, drawer]  # the tolerance is 0.2
+    assert REWARDS["sparse-objects"].low(found)[1] == objects
+    assert REWARDS["sparse"].low(found)[1] == both
+
+
+def test_only_joints_that_turn_are_the_arm():
+    """A gripper's fingers slide, and a subgoal's fingers are none of it."""
+    hand = spec().action
+    both = VectorSpec(names=NAMES[:2], units=("rad", "m"), low=hand.low * 2, high=hand.high * 2)
+    gripping = spec().model_copy(update={"action": both})
+    goal = gripping.resolve((FIRST,), np.zeros(3, dtype=np.float32))
+    still = np.zeros((1, 3), dtype=np.float32)
+    episode = Episode(Start((FIRST,), 0), goal, still, still, np.zeros((1, 2), np.float32), (frozenset(),), still[0])
+    assert outcome(episode, gripping, np.ones(3)).arm == (0,)
+
+
 def test_sparse_asks_the_high_level_for_the_whole_goal():
     assert high("sparse").tolist() == [0, 1]
     assert high("sparse", FIRST).tolist() == [1, 1]
@@ -111,6 +133,17 @@ def test_completion_pays_once_for_each_element_and_takes_back_what_reverts():
     found.done[:] = [1, 0, 2]
     assert REWARDS["completion"].low(found).tolist() == [1, -1, 2]
     assert REWARDS["completion"].high(found, ENDS).tolist() == [0, 2]
+
+
+def test_rewards_that_look_at_elements_need_a_policy_with_some():
+    bare = spec().model_copy(update={"elements": {}, "library": {}})
+    for name in REWARDS:
+        assert reward_for(name, spec()) is REWARDS[name]
+        if name in {"euclidean", "completion"}:
+            assert reward_for(name, bare) is REWARDS[name]
+        else:
+            with pytest.raises(InvalidInput, match=f"the reward {name} needs a policy with elements"):
+                reward_for(name, bare)
 
 
 def test_rewards_toward_a_subgoal_end_with_it():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import drawers
 from rpl_runtime.errors import RelayError
 from rpl_runtime.policy.spec import VectorSpec
 from rpl_runtime.tasks.kitchen.elements import kitchen_spec
@@ -96,6 +97,45 @@ def test_an_episode_holds_what_happened(kitchens):
     last = play(STARTS[4:], [kitchen])[0]
     assert np.array_equal(last.final_state, kitchen.state)
     assert last.done[-1] == kitchen.done()
+
+
+def test_an_episode_begins_at_the_tasks_last_start_and_has_its_length_unless_others_are_asked_for(kitchens):
+    task, kitchen, [begun] = replace(KITCHEN, episode_steps=3), kitchens[0], STARTS[:1]
+    for options, start in (({}, list(task.starts)[-1]), ({"start": "nominal"}, "nominal")):
+        [episode] = rollout(Wave(), SPEC, task, [begun], [kitchen], **options)
+        assert episode.states.shape == (3, 30)
+        assert np.array_equal(episode.states[0], task.reset(kitchen, begun.seed, start))
+    assert list(task.starts)[-1] == "perturbed"
+
+
+def test_each_is_asked_for_its_goal_from_where_it_is_and_takes_modes_unless_it_samples(kitchens):
+    episodes = play(STARTS, kitchens)
+    for episode in episodes:
+        goal = SPEC.resolve(episode.start.elements, episode.states[0])
+        assert np.array_equal(episode.goal.state, goal.state)
+        assert np.array_equal(episode.goal.mask, goal.mask)
+        modes = Wave().act(episode.states, episode.subgoals, np.zeros((STEPS, 9), np.float32))
+        assert np.array_equal(modes, episode.targets) == (episode.start.sampling is None)
+
+
+class Pull:
+    """A hand that goes past both drawers, from wherever it is."""
+
+    def plan(self, state, goal, mask, noise):
+        return state
+
+    def act(self, state, subgoal, noise):
+        return np.full((len(state), 1), 2.2, dtype=np.float32)
+
+
+def test_elements_are_done_after_the_step_that_brings_them_to_their_goal():
+    starts = [Start(drawers.GOAL, seed) for seed in range(3)]
+    with open_worlds(drawers.TASK, 2) as two:
+        for episode in rollout(Pull(), drawers.spec(), drawers.TASK, starts, two):
+            after = [*episode.states[1:], episode.final_state]
+            assert episode.done == tuple(drawers.spec().done(state) for state in after)
+            assert [len(done) for done in episode.done] == sorted(len(done) for done in episode.done)
+            assert episode.done[-1] == set(drawers.GOAL)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

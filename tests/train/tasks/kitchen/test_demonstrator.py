@@ -174,6 +174,22 @@ def test_a_kettle_is_not_twisted_further_on_the_way_back(kitchen: Kitchen):
     assert abs(2 * np.arctan2(state[29], state[26])) < 0.6  # [rad]
 
 
+def test_a_kettle_that_it_still_holds_at_its_goal_is_led_back_without_being_twisted(kitchen: Kitchen):
+    """The hand does not turn over, as one that comes for it would: the kettle would turn by 1 rad with it."""
+    for seed in (0, 3):
+        state, _ = work(kitchen, kitchen.reset(seed=seed, noise=PERTURBED), "kettle")
+        state, steps = work(kitchen, state, "kettle", back=True)
+        assert abs(2 * np.arctan2(state[29], state[26])) < 0.4  # [rad]
+        assert len(steps) < 30
+
+
+def test_a_hand_that_holds_another_element_comes_to_a_kettle_at_its_goal_from_above(kitchen: Kitchen):
+    """As if it still held the kettle, it would need a hundred steps and more."""
+    state, _ = work(kitchen, kitchen.reset(seed=2, noise=PERTURBED), "kettle")
+    state, _ = work(kitchen, state, "slide cabinet")
+    work(kitchen, state, "kettle", back=True, most=95)
+
+
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_each_element_is_led_back_to_where_it_was_by_an_arm_that_was_elsewhere(kitchen: Kitchen, element: str):
     start = kitchen.reset(seed=7, noise=PERTURBED)
