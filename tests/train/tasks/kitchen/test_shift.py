@@ -225,9 +225,11 @@ def test_a_subgoal_serves_no_work_if_it_moves_another_element(world):
     each, works = worker(world, ONE, 0), {name: Work(name) for name in ("microwave", "light switch")}
     state = world.state
     [door], [switch, _] = ELEMENTS["microwave"].dims, ELEMENTS["light switch"].dims
+    arm = [-1.37, -1.57, 1.38, -1.92, 0.1, 1.67, 1.42]  # [rad] that holds the light switch
 
     def served(change: dict[int, float], *left: str) -> Work | None:
         subgoal = state.copy()
+        subgoal[:7] = arm
         subgoal[list(change)] += list(change.values())
         return each._served([works[name] for name in left], state, subgoal)
 
@@ -236,6 +238,8 @@ def test_a_subgoal_serves_no_work_if_it_moves_another_element(world):
     assert served({door: -0.4, switch: -0.4}, *works) is None
     assert served({door: -0.16}, "light switch") is None
     assert served({door: -0.14}, "light switch") == works["light switch"]
+    arm = state[:7]  # a subgoal to stay brings it nearer to nothing
+    assert served({door: -0.14}, "light switch") is None
     assert served({}) is None
 
 
